@@ -1,0 +1,30 @@
+//! The vocabulary of a mirror as types, and their canonical bytes.
+//!
+//! What always holds:
+//!
+//! 1. A value of these types is valid: every constructor that takes text checks it.
+//! 2. The same content has the same bytes, whatever the history, so it has the same id
+//!    (`tests/trie.rs`); the bytes are plain text that `b3sum` can check (`tests/format.rs`).
+//! 3. A digest that somebody *claimed* is another type than one that was *computed*.
+//!
+//! No I/O, no clock, no async here. The format is described in `docs/format.md`.
+
+mod digest;
+mod name;
+mod path;
+mod serial;
+mod snapshot;
+mod text;
+mod time;
+pub mod trie;
+mod unit;
+
+pub use digest::{Blake3, ClaimedSha256, DigestMismatch, Hasher, InvalidDigest, Sha256};
+pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
+pub use path::{InvalidPath, TreePath};
+pub use serial::{InvalidSerial, Label, Serial};
+pub use snapshot::{Held, HoldReason, RootList, Snapshot, UpstreamUrl};
+pub use text::BadBody;
+pub use time::{InvalidTimestamp, Timestamp};
+pub use trie::{Leaf, Node};
+pub use unit::{Entry, Unit};

@@ -1,0 +1,401 @@
+//! The tree of all units of a mirror.
+//!
+//! Units hang in a 16-way trie over the nibbles of BLAKE3(unit name). A node with at most
+//! [`LEAF_MOST`] units below it is a leaf that lists them; any other lists its children. That rule
+//! looks at the content alone, so the same units have the same root, whatever the order they came in
+//! or what was there before (`tests/trie.rs`), and a change touches only the nodes on its path.
+//!
+//! Nodes are read through a [`Nodes`] and never changed: [`update`] returns the new ones.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use crate::text::{Lines, require_canonical};
+use crate::unit::line;
+use crate::{BadBody, Blake3, DisplayName, ProjectName, Serial};
+
+/// The most units that a leaf lists.
+pub const LEAF_MOST: u64 = 32;
+
+const LEAF: &str = "strandline-leaf 1";
+const BRANCH: &str = "strandline-branch 1";
+const KIND: &str = "node";
+
+/// One unit as the tree lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    /// The id of the unit's bytes.
+    pub unit: Blake3,
+    /// The serial of the project's own last change.
+    pub serial: Serial,
+    /// The normalised name, by which the unit is found.
+    pub name: ProjectName,
+    /// The name as its owner writes it.
+    pub display: DisplayName,
+}
+
+/// A child of a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Child {
+    /// How many units are below it; at least 1.
+    pub count: u64,
+    /// The id of the node's bytes.
+    pub node: Blake3,
+}
+
+/// A node of the tree.
+///
+/// Canonical bytes of a leaf: `strandline-leaf 1`, then `UNIT-ID SERIAL NAME DISPLAY-NAME` for each
+/// unit, sorted by name. Of a branch: `strandline-branch 1`, then `NIBBLE COUNT NODE-ID` for each
+/// child, sorted by nibble (one hexadecimal digit).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    /// At most [`LEAF_MOST`] units, sorted by name.
+    Leaf(Vec<Leaf>),
+    /// More units than that, by their next nibble.
+    Branch(Box<[Option<Child>; 16]>),
+}
+
+impl Node {
+    /// A tree without units.
+    pub const EMPTY: Self = Self::Leaf(Vec::new());
+
+    /// How many units are below.
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Leaf(leaves) => leaves.len() as u64,
+            Self::Branch(children) => children.iter().flatten().map(|child| child.count).sum(),
+        }
+    }
+
+    /// The canonical bytes; their BLAKE3 is the node's id.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = String::new();
+        match self {
+            Self::Leaf(leaves) => {
+                line(&mut out, format_args!("{LEAF}"));
+                for Leaf { unit, serial, name, display } in leaves {
+                    line(&mut out, format_args!("{unit} {serial} {name} {display}"));
+                }
+            }
+            Self::Branch(children) => {
+                line(&mut out, format_args!("{BRANCH}"));
+                for (nibble, child) in children.iter().enumerate() {
+                    if let Some(Child { count, node }) = child {
+                        line(&mut out, format_args!("{nibble:x} {count} {node}"));
+                    }
+                }
+            }
+        }
+        out.into_bytes()
+    }
+
+    /// Reads canonical bytes; an error for any others.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadBody> {
+        let mut lines = Lines::of(KIND, bytes)?;
+        let node = match lines.expect()? {
+            LEAF => {
+                let mut leaves: Vec<Leaf> = Vec::new();
+                while let Some(line) = lines.next() {
+                    let words: Vec<_> = line.split(' ').collect();
+                    let [unit, serial, name, display] = words[..] else {
+                        return Err(lines.bad("expected `UNIT-ID SERIAL NAME DISPLAY-NAME`"));
+                    };
+                    let leaf = Leaf {
+                        unit: lines.parse(unit)?,
+                        serial: lines.parse(serial)?,
+                        name: lines.parse(name)?,
+                        display: lines.parse(display)?,
+                    };
+                    if leaf.display.normalise() != leaf.name {
+                        return Err(lines.bad("the display name is another project's"));
+                    }
+                    if leaves.last().is_some_and(|last| last.name >= leaf.name) {
+                        return Err(lines.bad("not sorted by name"));
+                    }
+                    leaves.push(leaf);
+                }
+                if leaves.len() as u64 > LEAF_MOST {
+                    return Err(lines.bad("a leaf with too many units"));
+                }
+                Self::Leaf(leaves)
+            }
+            BRANCH => {
+                let mut children = Box::new([None; 16]);
+                while let Some(line) = lines.next() {
+                    let words: Vec<_> = line.split(' ').collect();
+                    let [nibble, count, node] = words[..] else {
+                        return Err(lines.bad("expected `NIBBLE COUNT NODE-ID`"));
+                    };
+                    let slot = usize::from_str_radix(nibble, 16)
+                        .ok()
+                        .and_then(|nibble| children.get_mut(nibble))
+                        .ok_or_else(|| lines.bad("not a nibble"))?;
+                    *slot = Some(Child { count: lines.number(count)?, node: lines.parse(node)? });
+                }
+                if children.iter().flatten().any(|child| child.count == 0) {
+                    return Err(lines.bad("an empty child"));
+                }
+                let node = Self::Branch(children);
+                if node.count() <= LEAF_MOST {
+                    return Err(lines.bad("a branch that should be a leaf"));
+                }
+                node
+            }
+            _ => return Err(lines.bad("neither a leaf nor a branch of format 1")),
+        };
+        require_canonical(KIND, bytes, &node.to_bytes())?;
+        Ok(node)
+    }
+
+    /// The id of the node's bytes.
+    pub fn id(&self) -> Blake3 {
+        Blake3::of(&self.to_bytes())
+    }
+}
+
+/// Where nodes are read from. What it returns is what was asked for: the reader checks ids.
+pub trait Nodes {
+    /// Why a node could not be read.
+    type Error;
+    /// The node with this id.
+    fn node(&self, id: Blake3) -> Result<Node, Self::Error>;
+}
+
+/// The leaf's line for a project, if the tree has the project.
+pub fn find<N: Nodes>(nodes: &N, root: Blake3, name: &ProjectName) -> Result<Option<Leaf>, N::Error> {
+    let key = Blake3::of(name.as_str().as_bytes());
+    let mut id = root;
+    for depth in 0.. {
+        match nodes.node(id)? {
+            Node::Leaf(leaves) => return Ok(leaves.into_iter().find(|leaf| leaf.name == *name)),
+            Node::Branch(children) => match children[key.nibble(depth)] {
+                Some(child) => id = child.node,
+                None => return Ok(None),
+            },
+        }
+    }
+    Ok(None)
+}
+
+/// Calls `each` for every unit below `root`, in the order of the tree (which is not that of names).
+pub fn walk<N: Nodes, E: From<N::Error>>(
+    nodes: &N,
+    root: Blake3,
+    each: &mut impl FnMut(Leaf) -> Result<(), E>,
+) -> Result<(), E> {
+    match nodes.node(root)? {
+        Node::Leaf(leaves) => leaves.into_iter().try_for_each(each),
+        Node::Branch(children) => children.into_iter().flatten().try_for_each(|child| walk(nodes, child.node, each)),
+    }
+}
+
+/// One project that two trees list differently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The project.
+    pub name: ProjectName,
+    /// How the first tree lists it.
+    pub before: Option<Leaf>,
+    /// How the second tree lists it.
+    pub after: Option<Leaf>,
+}
+
+/// Calls `each` for every project that the two trees list differently, in the order of the tree.
+/// Reads only what differs: equal subtrees have equal ids.
+pub fn diff<N: Nodes, E: From<N::Error>>(
+    nodes: &N,
+    before: Blake3,
+    after: Blake3,
+    each: &mut impl FnMut(Change) -> Result<(), E>,
+) -> Result<(), E> {
+    if before == after {
+        return Ok(());
+    }
+    match (nodes.node(before)?, nodes.node(after)?) {
+        (Node::Branch(before), Node::Branch(after)) => before.into_iter().zip(*after).try_for_each(|pair| match pair {
+            (None, None) => Ok(()),
+            (Some(before), Some(after)) => diff(nodes, before.node, after.node, each),
+            (Some(before), None) => walk(nodes, before.node, &mut |leaf| {
+                each(Change { name: leaf.name.clone(), before: Some(leaf), after: None })
+            }),
+            (None, Some(after)) => walk(nodes, after.node, &mut |leaf| {
+                each(Change { name: leaf.name.clone(), before: None, after: Some(leaf) })
+            }),
+        }),
+        (before, after) => {
+            // One of them is a leaf, so it has few units, and the other can have many only once in a
+            // history: where a project that grew from nothing is compared with its beginning.
+            let collect = |node: Node| -> Result<BTreeMap<ProjectName, Leaf>, E> {
+                let mut units = BTreeMap::new();
+                let mut take = |leaf: Leaf| -> Result<(), E> {
+                    units.insert(leaf.name.clone(), leaf);
+                    Ok(())
+                };
+                match node {
+                    Node::Leaf(leaves) => leaves.into_iter().try_for_each(&mut take)?,
+                    Node::Branch(children) => {
+                        children.into_iter().flatten().try_for_each(|child| walk(nodes, child.node, &mut take))?;
+                    }
+                }
+                Ok(units)
+            };
+            let (mut before, after) = (collect(before)?, collect(after)?);
+            for (name, after) in after {
+                let before = before.remove(&name);
+                if before.as_ref() != Some(&after) {
+                    each(Change { name, before, after: Some(after) })?;
+                }
+            }
+            before.into_iter().try_for_each(|(name, before)| each(Change { name, before: Some(before), after: None }))
+        }
+    }
+}
+
+/// A changed tree: its root, and the nodes that it has and the old one did not need.
+#[derive(Debug)]
+pub struct Updated {
+    /// The id of the root.
+    pub root: Blake3,
+    /// How many units the tree has.
+    pub count: u64,
+    /// The bytes of the nodes on the changed paths, by id.
+    pub nodes: BTreeMap<Blake3, Vec<u8>>,
+}
+
+/// Puts (`Some`) and removes (`None`) units of the tree below `root`; `None` for an empty tree.
+///
+/// The leaf of a change has the change's own name. Removing what is not there changes nothing.
+pub fn update<N: Nodes>(
+    nodes: &N,
+    root: Option<Blake3>,
+    changes: BTreeMap<ProjectName, Option<Leaf>>,
+) -> Result<Updated, N::Error> {
+    let mut changes: Vec<_> =
+        changes.into_iter().map(|(name, leaf)| (Blake3::of(name.as_str().as_bytes()), name, leaf)).collect();
+    changes.sort_unstable_by_key(|change| change.0);
+    let node = match root {
+        Some(root) => nodes.node(root)?,
+        None => Node::EMPTY,
+    };
+    let mut fresh = BTreeMap::new();
+    let node = apply(nodes, node, 0, &mut changes, &mut fresh)?;
+    let count = node.count();
+    let root = keep(&mut fresh, &node);
+    Ok(Updated { root, count, nodes: fresh })
+}
+
+type Keyed = (Blake3, ProjectName, Option<Leaf>);
+
+fn keep(fresh: &mut BTreeMap<Blake3, Vec<u8>>, node: &Node) -> Blake3 {
+    let bytes = node.to_bytes();
+    let id = Blake3::of(&bytes);
+    fresh.insert(id, bytes);
+    id
+}
+
+/// Applies changes, sorted by key and all below this node, to a node at `depth`.
+fn apply<N: Nodes>(
+    nodes: &N,
+    node: Node,
+    depth: usize,
+    changes: &mut [Keyed],
+    fresh: &mut BTreeMap<Blake3, Vec<u8>>,
+) -> Result<Node, N::Error> {
+    match node {
+        Node::Leaf(leaves) => {
+            let mut units: BTreeMap<_, _> = leaves.into_iter().map(|leaf| (leaf.name.clone(), leaf)).collect();
+            for (_, name, leaf) in changes {
+                match leaf.take() {
+                    Some(leaf) => units.insert(name.clone(), leaf),
+                    None => units.remove(name),
+                };
+            }
+            Ok(grow(units.into_values().collect(), depth, fresh))
+        }
+        Node::Branch(mut children) => {
+            let mut rest = changes;
+            while let Some((key, ..)) = rest.first() {
+                let nibble = key.nibble(depth);
+                let below = rest.partition_point(|(key, ..)| key.nibble(depth) <= nibble);
+                let (these, others) = rest.split_at_mut(below);
+                rest = others;
+                let old = match children[nibble] {
+                    Some(child) => nodes.node(child.node)?,
+                    None => Node::EMPTY,
+                };
+                let new = apply(nodes, old, depth + 1, these, fresh)?;
+                children[nibble] = match new.count() {
+                    0 => None,
+                    count => Some(Child { count, node: keep(fresh, &new) }),
+                };
+            }
+            let branch = Node::Branch(children);
+            if branch.count() > LEAF_MOST {
+                return Ok(branch);
+            }
+            // It shrank: what is left belongs into one leaf.
+            let mut leaves = Vec::new();
+            gather(nodes, branch, fresh, &mut leaves)?;
+            leaves.sort_unstable_by(|a: &Leaf, b| a.name.cmp(&b.name));
+            Ok(Node::Leaf(leaves))
+        }
+    }
+}
+
+/// A leaf, or a branch of as many as are needed. `leaves` are sorted by name.
+fn grow(leaves: Vec<Leaf>, depth: usize, fresh: &mut BTreeMap<Blake3, Vec<u8>>) -> Node {
+    if leaves.len() as u64 <= LEAF_MOST {
+        return Node::Leaf(leaves);
+    }
+    let mut below: [Vec<Leaf>; 16] = Default::default();
+    for leaf in leaves {
+        below[Blake3::of(leaf.name.as_str().as_bytes()).nibble(depth)].push(leaf);
+    }
+    Node::Branch(Box::new(below.map(|leaves| match leaves.len() as u64 {
+        0 => None,
+        count => {
+            let node = grow(leaves, depth + 1, fresh);
+            Some(Child { count, node: keep(fresh, &node) })
+        }
+    })))
+}
+
+/// Collects the units below a branch that becomes a leaf, and forgets the new nodes that this makes needless.
+fn gather<N: Nodes>(
+    nodes: &N,
+    node: Node,
+    fresh: &mut BTreeMap<Blake3, Vec<u8>>,
+    out: &mut Vec<Leaf>,
+) -> Result<(), N::Error> {
+    match node {
+        Node::Leaf(mut leaves) => out.append(&mut leaves),
+        Node::Branch(children) => {
+            for child in children.into_iter().flatten() {
+                let node = match fresh.remove(&child.node).map(|bytes| Node::from_bytes(&bytes)) {
+                    Some(node) => node.expect("these bytes were made from a node just now"),
+                    None => nodes.node(child.node)?,
+                };
+                gather(nodes, node, fresh, out)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl PartialOrd for Leaf {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Leaf {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (&self.name, self.serial, self.unit, &self.display).cmp(&(
+            &other.name,
+            other.serial,
+            other.unit,
+            &other.display,
+        ))
+    }
+}

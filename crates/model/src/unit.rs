@@ -1,0 +1,105 @@
+//! Units: what changes together and is listed together.
+
+use std::fmt::Write as _;
+
+use crate::text::{Lines, require_canonical};
+use crate::{BadBody, Blake3, ProjectName, Sha256, TreePath};
+
+const FORMAT: &str = "strandline-unit 1";
+const KIND: &str = "unit";
+
+/// One file of a mirror: what bytes a path has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it stands in the tree.
+    pub path: TreePath,
+    /// The blob with its bytes.
+    pub blob: Blake3,
+    /// What the bytes' SHA-256 was computed to be.
+    pub sha256: Sha256,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// One project of a mirror at one serial: its pages and files, sorted by path, each path once.
+///
+/// Canonical bytes: `strandline-unit 1 NAME`, then a line `BLAKE3 SHA256 SIZE PATH` for each entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    name: ProjectName,
+    entries: Vec<Entry>,
+}
+
+/// Two entries of a unit have the same path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{path}` is listed twice in {unit}")]
+pub struct DuplicatePath {
+    /// The unit.
+    pub unit: ProjectName,
+    /// The path.
+    pub path: TreePath,
+}
+
+impl Unit {
+    /// Sorts the entries; an error when a path stands there twice.
+    pub fn new(name: ProjectName, mut entries: Vec<Entry>) -> Result<Self, DuplicatePath> {
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        match entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
+            Some(pair) => Err(DuplicatePath { unit: name, path: pair[0].path.clone() }),
+            None => Ok(Self { name, entries }),
+        }
+    }
+
+    /// The project.
+    pub fn name(&self) -> &ProjectName {
+        &self.name
+    }
+
+    /// All entries, sorted by path.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The entry at `path`, if the unit has one.
+    pub fn entry(&self, path: &str) -> Option<&Entry> {
+        let index = self.entries.binary_search_by(|entry| entry.path.as_str().cmp(path)).ok()?;
+        self.entries.get(index)
+    }
+
+    /// The canonical bytes; their BLAKE3 is the unit's id.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = String::with_capacity(64 + self.entries.len() * 260);
+        line(&mut out, format_args!("{FORMAT} {}", self.name));
+        for Entry { path, blob, sha256, size } in &self.entries {
+            line(&mut out, format_args!("{blob} {sha256} {size} {path}"));
+        }
+        out.into_bytes()
+    }
+
+    /// Reads canonical bytes; an error for any others.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadBody> {
+        let mut lines = Lines::of(KIND, bytes)?;
+        let name = lines.value(FORMAT)?;
+        let name = lines.parse(name)?;
+        let mut entries = Vec::new();
+        while let Some(line) = lines.next() {
+            let mut words = line.splitn(4, ' ');
+            let mut word = || words.next().ok_or_else(|| lines.bad("expected `BLAKE3 SHA256 SIZE PATH`"));
+            entries.push(Entry {
+                blob: lines.parse(word()?)?,
+                sha256: lines.parse(word()?)?,
+                size: lines.number(word()?)?,
+                path: lines.parse(word()?)?,
+            });
+        }
+        let unit = Self::new(name, entries).map_err(|error| lines.bad(&error.to_string()))?;
+        require_canonical(KIND, bytes, &unit.to_bytes())?;
+        Ok(unit)
+    }
+}
+
+/// Appends a line; writing to a string cannot fail.
+pub(crate) fn line(out: &mut String, words: std::fmt::Arguments<'_>) {
+    out.write_fmt(words).expect("a string takes everything");
+    out.push('\n');
+}

@@ -1,0 +1,162 @@
+//! The tree's root is a function of its content, a diff is the set difference, and a change touches one path.
+
+#![cfg(test)]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
+
+use proptest::prelude::*;
+use strandline_model::trie::{self, Change, LEAF_MOST, Nodes};
+use strandline_model::{Blake3, DisplayName, Leaf, Node, ProjectName, Serial};
+
+/// All nodes that were ever made, as the catalog keeps them.
+#[derive(Default)]
+struct Kept {
+    nodes: HashMap<Blake3, Vec<u8>>,
+    read: RefCell<Vec<Blake3>>,
+}
+
+impl Nodes for Kept {
+    type Error = Infallible;
+    fn node(&self, id: Blake3) -> Result<Node, Infallible> {
+        self.read.borrow_mut().push(id);
+        let bytes = &self.nodes[&id];
+        assert_eq!(Blake3::of(bytes), id);
+        Ok(Node::from_bytes(bytes).unwrap())
+    }
+}
+
+impl Kept {
+    fn update(&mut self, root: Option<Blake3>, changes: BTreeMap<ProjectName, Option<Leaf>>) -> trie::Updated {
+        let updated = trie::update(self, root, changes).unwrap();
+        self.nodes.extend(updated.nodes.clone());
+        updated
+    }
+
+    fn all(&self, root: Blake3) -> BTreeMap<ProjectName, Leaf> {
+        let mut all = BTreeMap::new();
+        trie::walk(self, root, &mut |leaf: Leaf| {
+            assert!(all.insert(leaf.name.clone(), leaf).is_none(), "a unit is listed once");
+            Ok::<_, Infallible>(())
+        })
+        .unwrap();
+        all
+    }
+}
+
+fn leaf(number: u16, version: u8) -> Leaf {
+    let display: DisplayName = format!("Project.{number}").parse().unwrap();
+    Leaf {
+        unit: Blake3::of(&[version]),
+        serial: Serial::try_from(u64::from(version)).unwrap(),
+        name: display.normalise(),
+        display,
+    }
+}
+
+/// (number, Some(version) to put or None to remove)
+fn edits() -> impl Strategy<Value = Vec<(u16, Option<u8>)>> {
+    prop::collection::vec((0_u16..400, prop::option::weighted(0.7, 0_u8..4)), 0..600)
+}
+
+fn as_changes(edits: &[(u16, Option<u8>)]) -> BTreeMap<ProjectName, Option<Leaf>> {
+    edits
+        .iter()
+        .map(|(number, version)| (leaf(*number, 0).name, version.map(|version| leaf(*number, version))))
+        .collect()
+}
+
+/// The content that a tree should have after edits.
+fn model(edits: &[(u16, Option<u8>)]) -> BTreeMap<ProjectName, Leaf> {
+    as_changes(edits).into_iter().filter_map(|(name, leaf)| Some((name, leaf?))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_order_of_insertions_and_removals_gives_the_same_root(edits in edits(), cuts in prop::collection::vec(0_usize..600, 0..8)) {
+        let mut kept = Kept::default();
+        // The edits in several batches …
+        let mut root = kept.update(None, BTreeMap::new()).root;
+        let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(edits.len())).collect();
+        cuts.extend([0, edits.len()]);
+        cuts.sort_unstable();
+        for ends in cuts.windows(2) {
+            root = kept.update(Some(root), as_changes(&edits[ends[0]..ends[1]])).root;
+        }
+        // … and what is left of them at once.
+        let content = model(&edits);
+        let fresh = kept.update(None, content.clone().into_iter().map(|(name, leaf)| (name, Some(leaf))).collect());
+        prop_assert_eq!(root, fresh.root);
+        prop_assert_eq!(fresh.count, content.len() as u64);
+        prop_assert_eq!(kept.all(root), content.clone());
+        for (name, leaf) in &content {
+            prop_assert_eq!(trie::find(&kept, root, name).unwrap(), Some(leaf.clone()));
+        }
+        prop_assert_eq!(trie::find(&kept, root, &"not-there".parse().unwrap()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_diff_is_the_set_difference(before in edits(), after in edits()) {
+        let mut kept = Kept::default();
+        let (a, b) = (kept.update(None, as_changes(&before)).root, kept.update(None, as_changes(&after)).root);
+        let (before, after) = (model(&before), model(&after));
+        let mut found = BTreeMap::new();
+        trie::diff(&kept, a, b, &mut |change: Change| {
+            assert!(found.insert(change.name.clone(), (change.before, change.after)).is_none());
+            Ok::<_, Infallible>(())
+        }).unwrap();
+        let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+        let expected: BTreeMap<_, _> = names
+            .into_iter()
+            .map(|name| (name.clone(), (before.get(name).cloned(), after.get(name).cloned())))
+            .filter(|(_, (before, after))| before != after)
+            .collect();
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_change_of_one_unit_touches_its_path_alone(content in edits(), number in 0_u16..400, version in prop::option::of(0_u8..4)) {
+        let mut kept = Kept::default();
+        let before = kept.update(None, as_changes(&content));
+        kept.read.borrow_mut().clear();
+        let after = kept.update(Some(before.root), as_changes(&[(number, version)]));
+        // The path has one node for each level, and a leaf that splits or branches that merge add theirs: a branch
+        // just above the limit has at most 33 children's worth of nodes below it.
+        let levels = depth(&kept, before.root).max(depth(&kept, after.root));
+        let fresh = after.nodes.keys().filter(|id| !before.nodes.contains_key(id)).count();
+        prop_assert!(fresh <= levels + 17, "{fresh} new nodes in a tree of {levels} levels");
+        let read = kept.read.borrow().len();
+        prop_assert!(read <= 2 * levels + 40, "{read} nodes read in a tree of {levels} levels");
+    }
+
+    #[test]
+    fn bytes_that_are_not_a_node_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "(strandline-(leaf|branch) 1\n)?[0-9a-f \n]{0,200}") {
+        for bytes in [bytes, text.into_bytes()] {
+            if let Ok(node) = Node::from_bytes(&bytes) {
+                prop_assert_eq!(node.to_bytes(), bytes);
+            }
+        }
+    }
+}
+
+fn depth(kept: &Kept, root: Blake3) -> usize {
+    match Node::from_bytes(&kept.nodes[&root]).unwrap() {
+        Node::Leaf(_) => 1,
+        Node::Branch(children) => 1 + children.iter().flatten().map(|child| depth(kept, child.node)).max().unwrap_or(0),
+    }
+}
+
+#[test]
+fn a_leaf_splits_when_it_has_more_than_its_most() {
+    let mut kept = Kept::default();
+    let full: Vec<_> = (0..u16::try_from(LEAF_MOST).unwrap()).map(|number| (number, Some(0))).collect();
+    let root = kept.update(None, as_changes(&full)).root;
+    assert!(matches!(kept.node(root).unwrap(), Node::Leaf(leaves) if leaves.len() as u64 == LEAF_MOST));
+    let over = kept.update(Some(root), as_changes(&[(999, Some(0))])).root;
+    assert!(matches!(kept.node(over).unwrap(), Node::Branch(_)));
+    let back = kept.update(Some(over), as_changes(&[(999, None)])).root;
+    assert_eq!(back, root);
+}
