@@ -1,0 +1,230 @@
+#![expect(clippy::disallowed_methods, reason = "this is the one place where the program writes")]
+
+use std::fs::{self, File, FileTimes, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+/// Something could not be done on the disk. Everything before it was done.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} `{}`", path.display())]
+pub struct DiskError {
+    /// What was to be done, to stand before the path.
+    pub action: &'static str,
+    /// To what.
+    pub path: PathBuf,
+    /// Why not.
+    pub source: io::Error,
+}
+
+impl DiskError {
+    /// An error of the operating system about a path.
+    pub fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self { action, path: path.to_owned(), source }
+    }
+
+    /// Whether there is no room left: no blocks, no inodes, or no quota.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+/// The disk as the program may change it. Cheap to clone; clones share their count of steps.
+#[derive(Debug, Clone, Default)]
+pub struct Disk {
+    fault: Option<Arc<Fault>>,
+}
+
+#[derive(Debug)]
+struct Fault {
+    done: AtomicU64,
+    fails_at: u64,
+}
+
+impl Disk {
+    /// The real disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A disk that counts its steps and never fails, for tests.
+    pub fn counting() -> Self {
+        Self::failing_at(u64::MAX)
+    }
+
+    /// A disk whose `n`-th step (from 1) and all after it fail without effect, for tests.
+    pub fn failing_at(n: u64) -> Self {
+        Self { fault: Some(Arc::new(Fault { done: AtomicU64::new(0), fails_at: n })) }
+    }
+
+    /// How many steps were asked for so far; 0 on the real disk, which does not count.
+    pub fn steps(&self) -> u64 {
+        self.fault.as_ref().map_or(0, |fault| fault.done.load(Ordering::SeqCst))
+    }
+
+    fn step(&self) -> io::Result<()> {
+        match &self.fault {
+            Some(fault) if fault.done.fetch_add(1, Ordering::SeqCst) + 1 >= fault.fails_at => {
+                Err(io::Error::other("the disk is set to fail here"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn run<T>(&self, action: &'static str, path: &Path, act: impl FnOnce() -> io::Result<T>) -> Result<T, DiskError> {
+        self.step().and_then(|()| act()).map_err(|source| DiskError::new(action, path, source))
+    }
+
+    /// Stands for the moment in which a transaction of SQLite becomes durable: call it right before COMMIT.
+    pub fn commit_point(&self, catalog: &Path) -> Result<(), DiskError> {
+        self.run("commit to", catalog, || Ok(()))
+    }
+
+    /// Creates a directory and its parents; one that is there already is fine. The caller syncs the parent.
+    pub fn create_directory(&self, path: &Path) -> Result<(), DiskError> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        self.run("create the directory", path, || fs::create_dir_all(path))
+    }
+
+    /// Creates a file that must not exist yet, to be written by one writer.
+    pub fn create_file(&self, path: &Path) -> Result<NewFile, DiskError> {
+        let file = self.run("create", path, || File::create_new(path))?;
+        Ok(NewFile { file, path: path.to_owned(), disk: self.clone() })
+    }
+
+    /// Renames a file, replacing what is at `to`. Both are in one file system.
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        self.run("rename to", to, || fs::rename(from, to))
+    }
+
+    /// Renames a file to a name that must be free. Returns whether it was; if not, nothing changed.
+    pub fn rename_new(&self, from: &Path, to: &Path) -> Result<bool, DiskError> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        self.run("rename to", to, || match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::EXIST) => Ok(false),
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    /// Makes `to` another name of the file `from`; where the file system cannot (another device, too many
+    /// links), makes a synced copy with the same time of modification. `to` must not exist.
+    pub fn link_or_copy(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        match self.run("link", to, || fs::hard_link(from, to)) {
+            Err(error)
+                if matches!(error.source.kind(), io::ErrorKind::TooManyLinks | io::ErrorKind::CrossesDevices) =>
+            {
+                self.copy(from, to)
+            }
+            done => done,
+        }
+    }
+
+    /// Copies by way of a temporary name, so that `to` is never half a file.
+    fn copy(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        let directory = to.parent().unwrap_or(Path::new("."));
+        self.run("copy to", to, || {
+            let mut copy = tempfile::Builder::new().prefix(".copy-").tempfile_in(directory)?;
+            let mut original = File::open(from)?;
+            let metadata = original.metadata()?;
+            io::copy(&mut original, copy.as_file_mut())?;
+            copy.as_file().set_permissions(metadata.permissions())?;
+            copy.as_file().set_times(FileTimes::new().set_modified(metadata.modified()?))?;
+            copy.as_file().sync_all()?;
+            copy.persist_noclobber(to).map_err(|error| error.error)?;
+            Ok(())
+        })
+    }
+
+    /// Points the symbolic link `link` to `target` in one step: whoever looks sees the old or the new.
+    pub fn switch_link(&self, link: &Path, target: &Path) -> Result<(), DiskError> {
+        let mut next = link.as_os_str().to_owned();
+        next.push(".next");
+        let next = PathBuf::from(next);
+        self.remove_file(&next)?;
+        self.run("create the link", &next, || std::os::unix::fs::symlink(target, &next))?;
+        self.rename(&next, link)
+    }
+
+    /// Removes a file or link; one that is not there is fine. Returns whether it was there.
+    pub fn remove_file(&self, path: &Path) -> Result<bool, DiskError> {
+        self.run("remove", path, || match fs::remove_file(path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Removes an empty directory; one that is not there or not empty is fine. Returns whether it is gone.
+    pub fn remove_empty_directory(&self, path: &Path) -> Result<bool, DiskError> {
+        self.run("remove the directory", path, || match fs::remove_dir(path) {
+            Ok(()) => Ok(true),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound => Ok(true),
+                io::ErrorKind::DirectoryNotEmpty => Ok(false),
+                _ => Err(error),
+            },
+        })
+    }
+
+    /// Removes a directory with everything below it; one that is not there is fine.
+    pub fn remove_tree(&self, path: &Path) -> Result<(), DiskError> {
+        self.run("remove the tree", path, || match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
+    }
+
+    /// Makes the names in a directory durable.
+    pub fn sync_directory(&self, path: &Path) -> Result<(), DiskError> {
+        self.run("sync the directory", path, || File::open(path)?.sync_all())
+    }
+
+    /// Makes everything durable that was written to the file system of `path` (syncfs(2)): one call for a
+    /// whole batch.
+    pub fn sync_file_system(&self, path: &Path) -> Result<(), DiskError> {
+        self.run("sync the file system of", path, || Ok(rustix::fs::syncfs(File::open(path)?)?))
+    }
+}
+
+/// A file that is being written. Dropping it leaves it where it is.
+#[derive(Debug)]
+pub struct NewFile {
+    file: File,
+    path: PathBuf,
+    disk: Disk,
+}
+
+impl NewFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends all of `bytes`.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        let Self { file, path, disk } = self;
+        disk.run("write to", path, || file.write_all(bytes))
+    }
+
+    /// Makes it read-only for everybody and sets its time of modification, in seconds since 1970. Nothing is
+    /// synced.
+    pub fn seal(&mut self, modified: u64) -> Result<(), DiskError> {
+        let Self { file, path, disk } = self;
+        disk.run("set the time of", path, || {
+            file.set_permissions(Permissions::from_mode(0o444))?;
+            file.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(modified)))
+        })
+    }
+
+    /// Makes its bytes durable, but not yet its name.
+    pub fn sync(&mut self) -> Result<(), DiskError> {
+        let Self { file, path, disk } = self;
+        disk.run("sync", path, || file.sync_all())
+    }
+}

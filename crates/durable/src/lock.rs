@@ -1,0 +1,102 @@
+#![expect(clippy::disallowed_methods, reason = "lock files are written here")]
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::DiskError;
+
+/// A lock on a file, held until it is dropped or the process ends, however it ends: the kernel holds it, so a
+/// stale lock cannot exist. The file itself stays.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+/// Who holds a lock, as they wrote it into the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The process id.
+    pub process: String,
+    /// Since when, as text.
+    pub since: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} since {}", self.process, self.since)
+    }
+}
+
+/// The lock was not taken. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody else has it.
+    #[error("{what} is held by {}", holder.as_ref().map_or_else(|| "another process".to_owned(), Holder::to_string))]
+    Held {
+        /// What the lock is for.
+        what: String,
+        /// By whom, where the lock says so: one that is shared has no room for names.
+        holder: Option<Holder>,
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The lock file cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl Lock {
+    /// Takes the lock for this process alone, or says who has it. `what` is for the error, `since` is the time
+    /// now, for others' errors.
+    pub fn take(path: &Path, what: &str, since: &str) -> Result<Self, LockError> {
+        Self::open(path, File::try_lock)?.ok_or_else(|| held(path, what, Some(holder(path))))?.signed(path, since)
+    }
+
+    /// Takes the lock together with others who share it; `what` is for the error.
+    pub fn share(path: &Path, what: &str) -> Result<Self, LockError> {
+        Self::open(path, File::try_lock_shared)?.ok_or_else(|| held(path, what, None))
+    }
+
+    /// Takes the lock for this process alone, where others share it; `what` is for the error.
+    pub fn alone(path: &Path, what: &str) -> Result<Self, LockError> {
+        Self::open(path, File::try_lock)?.ok_or_else(|| held(path, what, None))
+    }
+
+    fn open(path: &Path, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Option<Self>, LockError> {
+        let open = || {
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+            match lock(&file) {
+                Ok(()) => Ok(Some(Self { file })),
+                Err(TryLockError::WouldBlock) => Ok(None),
+                Err(TryLockError::Error(error)) => Err(error),
+            }
+        };
+        open().map_err(|source| DiskError::new("lock", path, source).into())
+    }
+
+    fn signed(mut self, path: &Path, since: &str) -> Result<Self, LockError> {
+        let mut sign = || {
+            self.file.set_len(0)?;
+            self.file.rewind()?;
+            writeln!(self.file, "{} {since}", std::process::id())
+        };
+        sign().map_err(|source| DiskError::new("write to", path, source))?;
+        Ok(self)
+    }
+}
+
+fn held(path: &Path, what: &str, holder: Option<Holder>) -> LockError {
+    LockError::Held { what: what.to_owned(), holder, path: path.to_owned() }
+}
+
+fn holder(path: &Path) -> Holder {
+    let mut text = String::new();
+    // Whoever has just taken it may not have signed yet: then the error says less.
+    if File::open(path).and_then(|file| file.take(200).read_to_string(&mut text)).is_err() {
+        text.clear();
+    }
+    let (process, since) = text.trim().split_once(' ').unwrap_or(("(unknown)", "just now"));
+    Holder { process: process.to_owned(), since: since.to_owned() }
+}
