@@ -1,0 +1,194 @@
+//! The catalog's tables.
+//!
+//! Migrations are append-only and keyed by `user_version`: version n is what the first n of them make.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use strandline_durable::Disk;
+
+use crate::StoreError;
+
+/// "strd": marks the file as one of ours.
+const APPLICATION_ID: i32 = 0x7374_7264;
+
+const MIGRATIONS: &[&str] = &["
+    -- The next time of modification to give to a file, in seconds since 1970. nginx makes its entity tags from
+    -- that time and the size, so no two files of a store ever have the same time.
+    CREATE TABLE next_mtime (value INTEGER NOT NULL);
+    INSERT INTO next_mtime VALUES (1000000000);
+
+    -- condemned: when gc found that nothing names the blob. deleting: its file may be gone already.
+    CREATE TABLE blob (
+        blake3    BLOB PRIMARY KEY CHECK (length(blake3) = 32),
+        sha256    BLOB NOT NULL CHECK (length(sha256) = 32),
+        size      INTEGER NOT NULL CHECK (size >= 0),
+        mtime     INTEGER NOT NULL,
+        condemned INTEGER,
+        deleting  INTEGER NOT NULL DEFAULT 0
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX blob_sha256 ON blob (sha256);
+    CREATE INDEX blob_condemned ON blob (condemned) WHERE condemned IS NOT NULL;
+    CREATE TRIGGER blob_is_immutable BEFORE UPDATE OF blake3, sha256, size, mtime ON blob
+        BEGIN SELECT RAISE(ABORT, 'a blob never changes'); END;
+    CREATE TRIGGER blob_is_not_replaced BEFORE INSERT ON blob
+        WHEN EXISTS (SELECT 1 FROM blob WHERE blake3 = NEW.blake3)
+        BEGIN SELECT RAISE(ABORT, 'a blob never changes'); END;
+
+    -- The canonical bytes of units, nodes and snapshots, deflated, by the BLAKE3 of the bytes themselves.
+    CREATE TABLE body (
+        id       BLOB PRIMARY KEY CHECK (length(id) = 32),
+        size     INTEGER NOT NULL,
+        deflated BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER body_is_immutable BEFORE UPDATE ON body
+        BEGIN SELECT RAISE(ABORT, 'a body never changes'); END;
+    CREATE TRIGGER body_is_not_replaced BEFORE INSERT ON body
+        WHEN EXISTS (SELECT 1 FROM body WHERE id = NEW.id)
+        BEGIN SELECT RAISE(ABORT, 'a body never changes'); END;
+
+    CREATE TABLE mirror (
+        id       INTEGER PRIMARY KEY,
+        name     TEXT NOT NULL UNIQUE,
+        upstream TEXT NOT NULL
+    ) STRICT;
+
+    CREATE TABLE snapshot (
+        id       BLOB PRIMARY KEY REFERENCES body (id),
+        mirror   INTEGER NOT NULL REFERENCES mirror (id),
+        serial   INTEGER NOT NULL,
+        revision INTEGER NOT NULL,
+        time     INTEGER NOT NULL,
+        verified INTEGER NOT NULL DEFAULT 0,
+        -- 1 when an event at or before the serial came to light after the snapshot was made.
+        missed   INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (mirror, serial, revision)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER snapshot_is_immutable BEFORE UPDATE OF id, mirror, serial, revision, time ON snapshot
+        BEGIN SELECT RAISE(ABORT, 'a snapshot never changes'); END;
+    CREATE TRIGGER snapshot_is_not_replaced BEFORE INSERT ON snapshot
+        WHEN EXISTS (SELECT 1 FROM snapshot WHERE id = NEW.id
+            OR (mirror = NEW.mirror AND serial = NEW.serial AND revision = NEW.revision))
+        BEGIN SELECT RAISE(ABORT, 'a snapshot never changes'); END;
+
+    -- What `live` points to, and since when. frozen: an operator rolled back, so syncs do not publish.
+    CREATE TABLE view (
+        mirror   INTEGER PRIMARY KEY REFERENCES mirror (id),
+        slot     TEXT NOT NULL CHECK (slot IN ('a', 'b')),
+        snapshot BLOB NOT NULL REFERENCES snapshot (id),
+        previous BLOB REFERENCES snapshot (id),
+        switched INTEGER NOT NULL,
+        frozen   INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+
+    -- What a twin holds: `base`, or while it is being changed anything between `base` and `target`.
+    CREATE TABLE twin (
+        mirror INTEGER NOT NULL REFERENCES mirror (id),
+        slot   TEXT NOT NULL CHECK (slot IN ('a', 'b')),
+        base   BLOB REFERENCES snapshot (id),
+        target BLOB REFERENCES snapshot (id),
+        PRIMARY KEY (mirror, slot)
+    ) STRICT, WITHOUT ROWID;
+
+    -- Paths of the pool that no retained snapshot names any more, and since when.
+    CREATE TABLE pool_leaving (
+        mirror INTEGER NOT NULL REFERENCES mirror (id),
+        path   TEXT NOT NULL,
+        since  INTEGER NOT NULL,
+        PRIMARY KEY (mirror, path)
+    ) STRICT, WITHOUT ROWID;
+
+    -- A cache that may be lost: with what to ask upstream whether a page is still the one that `unit` shows.
+    CREATE TABLE validator (
+        mirror  INTEGER NOT NULL REFERENCES mirror (id),
+        project TEXT NOT NULL,
+        unit    BLOB NOT NULL,
+        tag     TEXT NOT NULL,
+        PRIMARY KEY (mirror, project)
+    ) STRICT, WITHOUT ROWID;
+
+    -- Since when a project has stood in the way of a sync, where the changelog does not say it. By the mirror's name: a
+    -- mirror without a snapshot has no row.
+    CREATE TABLE trouble (
+        mirror  TEXT NOT NULL,
+        project TEXT NOT NULL,
+        since   INTEGER NOT NULL,
+        PRIMARY KEY (mirror, project)
+    ) STRICT, WITHOUT ROWID;
+
+    -- How far the slow sweep over all pages is: up to and including a project, and since when it stands there.
+    CREATE TABLE recheck (
+        mirror  INTEGER PRIMARY KEY REFERENCES mirror (id),
+        project TEXT NOT NULL,
+        time    INTEGER NOT NULL
+    ) STRICT;
+
+    -- How the last sync of a mirror ended, for `status`.
+    CREATE TABLE last_sync (
+        mirror  INTEGER PRIMARY KEY REFERENCES mirror (id),
+        time    INTEGER NOT NULL,
+        failure TEXT,
+        -- Of the last cut by changelog: the log's head, since when the oldest event is missing, and how many rounds.
+        head    INTEGER,
+        behind  INTEGER,
+        rounds  INTEGER
+    ) STRICT;
+
+    -- What an interrupted first sync has fetched, so that the next one need not. By the mirror's name: a mirror without
+    -- a snapshot has no row. `serial` is that of the page which the unit shows, `tag` its entity tag.
+    CREATE TABLE checkpoint (
+        mirror  TEXT NOT NULL,
+        project TEXT NOT NULL,
+        unit    BLOB NOT NULL,
+        serial  INTEGER NOT NULL,
+        tag     TEXT,
+        PRIMARY KEY (mirror, project)
+    ) STRICT, WITHOUT ROWID;
+"];
+
+pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {
+    let sql = |source| StoreError::Catalog { path: path.to_owned(), source };
+    let foreign = |problem: String| StoreError::Foreign { path: path.to_owned(), problem };
+    let mut connection = Connection::open(path).map_err(sql)?;
+    connection.busy_timeout(Duration::from_secs(60)).map_err(sql)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let number = |connection: &Connection, name: &str| {
+        connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(sql)
+    };
+    let latest = i32::try_from(MIGRATIONS.len()).expect("there are few migrations");
+    // Returns how many migrations were done. Nothing is written to a file that is not ours, not even its mode.
+    let done = |connection: &Connection| {
+        let tables: i64 =
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sql)?;
+        if tables > 0 && number(connection, "application_id")? != APPLICATION_ID {
+            return Err(foreign("is another program's database".to_owned()));
+        }
+        let version = number(connection, "user_version")?;
+        match usize::try_from(version) {
+            Ok(done) if done <= MIGRATIONS.len() => Ok(done),
+            Ok(_) => Err(foreign(format!(
+                "has version {version}, and this program knows versions up to {latest}: use the program that wrote it, or a newer one"
+            ))),
+            Err(_) => Err(foreign(format!("has the unknown version {version}"))),
+        }
+    };
+    let migrated = done(&connection)? == MIGRATIONS.len();
+    connection.pragma_update(None, "foreign_keys", true).map_err(sql)?;
+    connection.pragma_update(None, "journal_mode", "wal").map_err(sql)?;
+    connection.pragma_update(None, "synchronous", "full").map_err(sql)?;
+    if migrated {
+        return Ok(connection);
+    }
+
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(sql)?;
+    // Read again: another process may have migrated it in the meantime.
+    for migration in &MIGRATIONS[done(&transaction)?..] {
+        transaction.execute_batch(migration).map_err(sql)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
+    transaction.pragma_update(None, "user_version", latest).map_err(sql)?;
+    disk.commit_point(path)?;
+    transaction.commit().map_err(sql)?;
+    Ok(connection)
+}

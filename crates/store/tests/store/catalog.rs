@@ -1,0 +1,170 @@
+//! Invariant 2, in the catalog itself: what was committed cannot be changed even by hand. And which files are taken
+//! for a catalog.
+#![expect(clippy::disallowed_methods, reason = "the tests make files that are no catalogs")]
+
+use std::fs;
+
+use rusqlite::Connection;
+use strandline_durable::{Disk, LockError};
+use strandline_model::{Blake3, Label};
+use strandline_store::{SelectError, Store, StoreError};
+
+use crate::world::{World, content, mirror, project, serial, time};
+
+fn recorded() -> World {
+    let world = World::new();
+    world.record("pypi", 1, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]);
+    world
+}
+
+#[test]
+fn what_is_immutable_cannot_be_changed() {
+    let world = recorded();
+    let sql = world.sql();
+    for statement in [
+        "UPDATE blob SET size = size + 1",
+        "UPDATE blob SET mtime = 7",
+        "UPDATE blob SET sha256 = blake3",
+        "UPDATE blob SET blake3 = sha256",
+        "INSERT OR REPLACE INTO blob (blake3, sha256, size, mtime) SELECT blake3, sha256, 7, 7 FROM blob",
+        "INSERT INTO blob (blake3, sha256, size, mtime) SELECT blake3, sha256, 7, 7 FROM blob",
+        "INSERT INTO blob SELECT * FROM blob WHERE 1 ON CONFLICT DO UPDATE SET size = 7",
+        "UPDATE body SET size = size",
+        "UPDATE body SET deflated = x'00'",
+        "UPDATE body SET id = zeroblob(32)",
+        "INSERT OR REPLACE INTO body SELECT id, 1, x'00' FROM body",
+        "REPLACE INTO body SELECT id, 1, x'00' FROM body",
+        "INSERT INTO body SELECT * FROM body",
+        "UPDATE snapshot SET serial = 7",
+        "UPDATE snapshot SET time = 7, verified = 0",
+        "UPDATE OR REPLACE snapshot SET revision = 7",
+        "INSERT OR REPLACE INTO snapshot (id, mirror, serial, revision, time) SELECT id, mirror, 7, 7, 7 FROM snapshot",
+        "INSERT OR REPLACE INTO snapshot (id, mirror, serial, revision, time)
+           SELECT (SELECT id FROM body EXCEPT SELECT id FROM snapshot), mirror, serial, revision, 7 FROM snapshot",
+    ] {
+        let error = sql.execute(statement, []).expect_err(statement).to_string();
+        assert!(error.contains("never changes"), "{statement}: {error}");
+    }
+    // What is not part of them can be: it is how retention and verify work.
+    sql.execute("UPDATE blob SET condemned = 7", []).unwrap();
+    sql.execute("UPDATE blob SET condemned = NULL", []).unwrap();
+    sql.execute("UPDATE snapshot SET verified = 1", []).unwrap();
+    drop(sql);
+    let report = strandline_store::verify::verify(&world.store, &[mirror("pypi")], true, &|_| {}).unwrap();
+    assert_eq!(report.damage, []);
+}
+
+#[test]
+fn digests_have_their_length() {
+    let sql = recorded().sql();
+    for statement in [
+        "INSERT INTO blob (blake3, sha256, size, mtime) VALUES (x'00', zeroblob(32), 0, 7)",
+        "INSERT INTO blob (blake3, sha256, size, mtime) VALUES (zeroblob(32), zeroblob(31), 0, 7)",
+        "INSERT INTO blob (blake3, sha256, size, mtime) VALUES (zeroblob(32), zeroblob(32), -1, 7)",
+        "INSERT INTO body VALUES (x'00', 0, x'')",
+        "INSERT INTO body VALUES (zeroblob(32), 'many', x'')",
+    ] {
+        sql.execute(statement, []).expect_err(statement);
+    }
+}
+
+#[test]
+fn a_commit_is_durable_before_it_counts() {
+    let pragma = |sql: &Connection, name: &str| sql.pragma_query_value(None, name, |row| row.get::<_, String>(0));
+    let world = recorded();
+    assert_eq!(pragma(&world.sql(), "journal_mode").unwrap(), "wal");
+}
+
+fn foreign(world: &World) -> String {
+    let error = Store::open(&world.root(), Disk::new()).unwrap_err();
+    assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn a_catalog_of_a_later_version_is_refused_and_left_alone() {
+    let world = recorded();
+    let version: i32 = world.sql().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert!(version >= 1);
+    world.sql().pragma_update(None, "user_version", version + 1).unwrap();
+    let error = foreign(&world);
+    assert!(error.contains(&format!("has version {}, and this program knows versions up to {version}", version + 1)));
+    world.sql().pragma_update(None, "user_version", -1).unwrap();
+    assert!(foreign(&world).contains("has the unknown version -1"));
+    world.sql().pragma_update(None, "user_version", version).unwrap();
+    assert_eq!(Store::open(&world.root(), Disk::new()).unwrap().snapshots(&mirror("pypi")).unwrap().len(), 1);
+}
+
+#[test]
+fn another_programs_database_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("catalog.db");
+    let sql = Connection::open(&path).unwrap();
+    sql.execute_batch("CREATE TABLE diary (entry TEXT); INSERT INTO diary VALUES ('dear me')").unwrap();
+    drop(sql);
+    let before = fs::read(&path).unwrap();
+    let error = Store::open(directory.path(), Disk::new()).unwrap_err();
+    assert!(matches!(&error, StoreError::Foreign { .. }), "{error}");
+    assert!(error.to_string().ends_with("is another program's database"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before, "not one byte of it was changed");
+
+    fs::write(&path, "no database at all, but long enough for a header that would be one").unwrap();
+    let error = Store::open(directory.path(), Disk::new()).unwrap_err();
+    assert!(matches!(error, StoreError::Catalog { .. }), "{error}");
+}
+
+#[test]
+fn a_crash_while_the_store_is_made() {
+    let counting = Disk::counting();
+    drop(Store::open(&tempfile::tempdir().unwrap().path().join("store"), counting.clone()).unwrap());
+    assert!(counting.steps() >= 5, "four directories and a commit");
+    for n in 1..=counting.steps() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        assert!(Store::open(&root, Disk::failing_at(n)).is_err());
+        assert_eq!(Store::open(&root, Disk::new()).unwrap().mirrors().unwrap(), []);
+    }
+}
+
+#[test]
+fn a_mirror_has_one_writer_and_gc_has_none_beside_it() {
+    let world = recorded();
+    let held = |error: StoreError| match error {
+        StoreError::Lock(LockError::Held { what, holder: Some(holder), .. }) => (what, holder.process, holder.since),
+        other => unreachable!("{other}"),
+    };
+    let lock = world.store.lock_mirror(&mirror("pypi"), "2026-11-23T15:10:00Z").unwrap();
+    let other = Store::open(&world.root(), Disk::new()).unwrap();
+    let (what, process, since) = held(other.lock_mirror(&mirror("pypi"), "later").unwrap_err());
+    assert_eq!((what.as_str(), since.as_str()), ("mirror `pypi`", "2026-11-23T15:10:00Z"));
+    assert_eq!(process, std::process::id().to_string());
+    drop(other.lock_mirror(&mirror("another"), "later").unwrap());
+    drop(lock);
+    drop(other.lock_mirror(&mirror("pypi"), "later").unwrap());
+}
+
+#[test]
+fn a_snapshot_is_found_by_serial_label_and_date() {
+    let world = World::new();
+    let six = |text: &str| content("six", text, &[]);
+    for (number, text) in [(5, "a"), (5, "b"), (86_400, "c")] {
+        world.record("pypi", number, &[("six", Some(six(text)))]);
+    }
+    assert_eq!(world.labels("pypi"), ["86400", "5.2", "5"]);
+    let select =
+        |wanted: &str| world.store.select(&mirror("pypi"), wanted).map(|found| found.snapshot.label.to_string());
+    assert_eq!(select("5").unwrap(), "5.2", "the newest revision");
+    assert_eq!(select("5.1").unwrap(), "5");
+    assert_eq!(select(&time(5).to_string()).unwrap(), "5.2");
+    assert_eq!(select(&time(86_399).to_string()).unwrap(), "5.2");
+    assert_eq!(select(&time(86_400).to_string()[..10]).unwrap(), "86400", "a date is its end");
+    for unknown in ["6", "5.3", "5.0", "yesterday", "", "-1", &time(4).to_string()] {
+        assert!(matches!(select(unknown), Err(SelectError::Unknown { .. })), "{unknown}");
+    }
+    let label = Label { serial: serial(5), revision: 1 };
+    let found = world.store.at_label(&mirror("pypi"), label).unwrap().unwrap();
+    assert_eq!(world.store.recorded(found.id).unwrap(), found);
+    assert_eq!(Blake3::of(&world.store.body(found.id).unwrap()), found.id, "anyone can check it");
+    assert!(world.store.find(&found.snapshot, &project("none")).unwrap().is_none());
+    assert_eq!(world.store.latest(&mirror("none")).unwrap(), None);
+}

@@ -1,0 +1,373 @@
+//! Invariants 3 and 5: what is deleted, when, and that nothing else is.
+#![expect(clippy::disallowed_methods, reason = "the tests make the pool's links, and look behind the program's back")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use strandline_durable::{Disk, LockError};
+use strandline_model::{Blake3, Sha256, Timestamp};
+use strandline_store::gc::{Collected, Keep, collect};
+use strandline_store::{Slot, Store, StoreError, Twin, ViewState};
+
+use crate::world::{Content, World, content, mirror, time};
+
+const LAST_ONE: Keep = Keep { last: 1, daily: 0, weekly: 0 };
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn run(store: &Store, grace: Duration, now: Timestamp) -> Collected {
+    collect(store, |_| LAST_ONE, grace, now, false).unwrap()
+}
+
+/// Which of the days, counted back from Wednesday 2026-11-25, are kept; several snapshots may be of one day.
+fn kept(keep: Keep, days_ago: &[i64]) -> Vec<i64> {
+    let wednesday: Timestamp = "2026-11-25T12:00:00Z".parse().unwrap();
+    let times: Vec<_> =
+        days_ago.iter().map(|days| Timestamp::from_seconds(wednesday.seconds() - days * 86_400).unwrap()).collect();
+    days_ago.iter().zip(keep.select(&times)).filter_map(|(days, kept)| kept.then_some(*days)).collect()
+}
+
+#[test]
+fn what_retention_keeps() {
+    let keep = |last, daily, weekly| Keep { last, daily, weekly };
+    let each: Vec<i64> = (0..20).collect();
+    let table: [(Keep, &[i64], &[i64]); 10] = [
+        (keep(0, 0, 0), &each, &[]),
+        (keep(3, 0, 0), &each, &[0, 1, 2]),
+        (keep(3, 0, 0), &[5], &[5]),
+        (keep(0, 3, 0), &each, &[0, 1, 2]),
+        // A day without a snapshot does not count.
+        (keep(0, 3, 0), &[0, 4, 9, 30], &[0, 4, 9]),
+        // Weeks begin on Monday: the newest of each is Wednesday the 25th, then the Sundays before.
+        (keep(0, 0, 3), &each, &[0, 3, 10]),
+        (keep(0, 0, 2), &[1, 2, 3, 4], &[1, 3]),
+        (keep(2, 3, 3), &each, &[0, 1, 2, 3, 10]),
+        (keep(0, 0, 9), &[0, 400, 401], &[0, 400]),
+        (Keep::default(), &[], &[]),
+    ];
+    for (keep, days, expected) in table {
+        assert_eq!(kept(keep, days), expected, "{keep:?} of {days:?}");
+    }
+    // The newest of a day: the first in the list.
+    assert_eq!(keep(0, 1, 0).select(&[time(7), time(5), time(3)]), [true, false, false]);
+    assert_eq!(keep(1, 2, 0).select(&[time(86_500), time(90), time(80)]), [true, true, false]);
+}
+
+#[test]
+fn what_nothing_names_goes_when_the_grace_is_over() {
+    let world = World::new();
+    world.record("pypi", 1, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]);
+    world.record("pypi", 2, &[("six", Some(content("six", "two", &["six-2.tar.gz"])))]);
+    let size = (b"page of six: one".len() + b"bytes of six-1.tar.gz".len()) as u64;
+
+    let dry = collect(&world.store, |_| LAST_ONE, HOUR, time(0), true).unwrap();
+    assert_eq!(world.labels("pypi").len(), 2, "dry is only said");
+    let first = run(&world.store, HOUR, time(0));
+    assert_eq!(first, dry);
+    assert_eq!((first.condemned, first.condemned_bytes, first.deleted), (2, size, 0));
+    assert_eq!(first.snapshots.iter().map(|(_, label)| label.to_string()).collect::<Vec<_>>(), ["1"]);
+    assert_eq!(first.bodies, 3, "a snapshot, a node and a unit");
+    assert_eq!(world.blobs().len(), 4);
+
+    assert_eq!(run(&world.store, HOUR, time(3599)), Collected::default(), "not yet");
+    let dry = collect(&world.store, |_| LAST_ONE, HOUR, time(3600), true).unwrap();
+    let last = run(&world.store, HOUR, time(3600));
+    assert_eq!(last, dry);
+    assert_eq!((last.condemned, last.deleted, last.deleted_bytes), (0, 2, size));
+    assert_eq!(world.blobs().len(), 2);
+    assert_eq!(run(&world.store, HOUR, time(9999)), Collected::default());
+    assert_eq!(world.labels("pypi"), ["2"]);
+}
+
+#[test]
+fn what_is_found_again_is_not_deleted() {
+    let world = World::new();
+    let file = "six-1.tar.gz";
+    world.record("pypi", 1, &[("six", Some(content("six", "one", &[file])))]);
+    world.record("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
+    assert_eq!(run(&world.store, HOUR, time(0)).condemned, 2);
+    // A sync finds the file by its hash, and relies on it from now on.
+    let lock = world.lock("pypi");
+    let sha256 = Sha256::of(format!("bytes of {file}").as_bytes());
+    let found = world.store.find_by_sha256(sha256.into()).unwrap().unwrap();
+    drop(lock);
+    let later = run(&world.store, HOUR, time(3600));
+    assert_eq!((later.deleted, later.condemned), (1, 1), "the page goes; the file's time begins anew");
+    assert!(world.store.blob_path(found.blake3).exists());
+    // Named by a snapshot again before that time is over, it stays for good.
+    world.record("pypi", 3, &[("six", Some(content("six", "three", &[file])))]);
+    assert_eq!(run(&world.store, HOUR, time(99_999)).deleted, 0);
+    assert_eq!(world.store.find_by_sha256(sha256.into()).unwrap(), Some(found));
+}
+
+#[test]
+fn nothing_is_collected_beside_a_sync() {
+    let world = World::new();
+    world.record("pypi", 1, &[("six", Some(content("six", "one", &[])))]);
+    let lock = world.lock("another");
+    let refused = collect(&world.store, |_| LAST_ONE, HOUR, time(0), false);
+    assert!(matches!(refused, Err(StoreError::Lock(LockError::Held { .. }))), "{refused:?}");
+    collect(&world.store, |_| LAST_ONE, HOUR, time(0), true).unwrap();
+    drop(lock);
+    run(&world.store, HOUR, time(0));
+    drop(world.lock("pypi"));
+}
+
+#[test]
+fn what_readers_see_is_kept_whatever_retention_says() {
+    let world = World::new();
+    let ids: Vec<_> = (1..=6)
+        .map(|number| world.record("pypi", number, &[("six", Some(content("six", &number.to_string(), &[])))]).id())
+        .collect();
+    let lock = world.lock("pypi");
+    let state = ViewState { slot: Slot::A, snapshot: ids[1], previous: Some(ids[0]), switched: time(0), frozen: true };
+    world.store.record_switch(&mirror("pypi"), state, &lock).unwrap();
+    let twin = Twin { base: Some(ids[2]), target: Some(ids[3]) };
+    world.store.record_twin(&mirror("pypi"), Slot::B, twin, &lock).unwrap();
+    drop(lock);
+    run(&world.store, Duration::ZERO, time(0));
+    assert_eq!(world.labels("pypi"), ["6", "4", "3", "2", "1"], "live, previous, both ends of the standby, the newest");
+    assert_eq!(world.blobs().len(), 5);
+}
+
+#[test]
+fn a_snapshot_that_was_never_verified_goes() {
+    let world = World::new();
+    world.record("pypi", 1, &[("six", Some(content("six", "one", &[])))]);
+    let draft = world.draft("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
+    drop(world.commit(draft));
+    let all = Keep { last: 99, daily: 99, weekly: 99 };
+    let collected = collect(&world.store, |_| all, Duration::ZERO, time(0), false).unwrap();
+    assert_eq!(collected.snapshots.len(), 1);
+    assert_eq!(world.labels("pypi"), ["1"]);
+    assert_eq!(world.blobs().len(), 1);
+}
+
+#[test]
+fn links_of_the_pool_leave_with_the_last_snapshot_that_names_them_and_the_grace() {
+    let world = World::new();
+    let pool = world.store.view_directory(&mirror("pypi"));
+    let link = |file: &str, bytes: &str| {
+        let path = pool.join("packages/00/11").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::hard_link(world.store.blob_path(Blake3::of(bytes.as_bytes())), &path).unwrap();
+        path
+    };
+    let [stays, goes, returns] = ["six-2.tar.gz", "six-1.tar.gz", "six-0.tar.gz"];
+    world.record("pypi", 1, &[("six", Some(content("six", "one", &[stays, goes, returns])))]);
+    let [stays_at, goes_at, returns_at] = [stays, goes, returns].map(|file| link(file, &format!("bytes of {file}")));
+    world.record("pypi", 2, &[("six", Some(content("six", "two", &[stays])))]);
+    assert_eq!(run(&world.store, HOUR, time(0)).links, 0);
+    world.record("pypi", 3, &[("six", Some(content("six", "three", &[stays, returns])))]);
+    assert_eq!(run(&world.store, HOUR, time(3600)).links, 1);
+    assert!(stays_at.exists() && returns_at.exists() && !goes_at.exists());
+
+    world.record("pypi", 4, &[("six", None)]);
+    let dry = collect(&world.store, |_| LAST_ONE, Duration::ZERO, time(4000), true).unwrap();
+    assert_eq!((dry.links, run(&world.store, Duration::ZERO, time(4000)).links), (2, 2));
+    assert_eq!(fs::read_dir(pool.join("packages")).unwrap().count(), 0, "empty directories go, the pool's own stays");
+    assert_eq!(world.blobs(), BTreeSet::new());
+}
+
+/// A collection that died after it decided is finished by whoever opens the store next; a missing file is no obstacle.
+#[test]
+fn an_interrupted_deletion_is_finished_at_open() {
+    let world = World::new();
+    let (gone, there) = (world.ingest(b"gone already"), world.ingest(b"there still"));
+    world.ingest(b"condemned only");
+    let mark = "UPDATE blob SET condemned = 7, deleting = 1 WHERE blake3 = ?1";
+    for blob in [gone, there] {
+        world.sql().execute(mark, [blob.blake3.as_bytes()]).unwrap();
+    }
+    fs::remove_file(world.store.blob_path(gone.blake3)).unwrap();
+    assert_eq!(world.store.find_blob_row(there.blake3).unwrap(), None, "what is being deleted is not there any more");
+
+    let lock = world.lock("pypi");
+    drop(Store::open(&world.root(), Disk::new()).unwrap());
+    assert_eq!(world.blobs().len(), 2, "not beside a sync");
+    drop(lock);
+    drop(Store::open(&world.root(), Disk::new()).unwrap());
+    assert_eq!(world.blobs().into_iter().collect::<Vec<_>>(), [Blake3::of(b"condemned only").to_string()]);
+    let rows: i64 = world.sql().query_row("SELECT count(*) FROM blob", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 1);
+}
+
+/// A process that has the store open for long does not pass by `open`: it gets the bytes anew, with a time of their own.
+#[test]
+fn what_is_marked_for_deletion_can_come_in_again() {
+    for file_is_gone in [false, true] {
+        let world = World::new();
+        let before = world.ingest(b"wanted again");
+        let mark = "UPDATE blob SET condemned = 7, deleting = 1";
+        world.sql().execute(mark, []).unwrap();
+        if file_is_gone {
+            fs::remove_file(world.store.blob_path(before.blake3)).unwrap();
+        }
+        let after = world.ingest(b"wanted again");
+        let modified = fs::metadata(world.store.blob_path(after.blake3)).unwrap().modified().unwrap();
+        assert_eq!(modified, std::time::UNIX_EPOCH + Duration::from_secs(after.mtime));
+        assert_eq!(after.mtime == before.mtime, !file_is_gone);
+        assert_eq!(world.store.find_blob_row(after.blake3).unwrap(), Some(after));
+        drop(Store::open(&world.root(), Disk::new()).unwrap());
+        assert_eq!(world.blobs().len(), 1);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A sync of a mirror: each project's text, or none.
+    Sync { mirror: bool, texts: [Option<u8>; 3] },
+    /// A collection that keeps so many, after so many minutes.
+    Collect { last: usize, minutes: i64, dry: bool },
+    /// Readers of a mirror get its newest snapshot.
+    Publish { mirror: bool },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let texts = prop::array::uniform3(prop::option::weighted(0.7, 0_u8..4));
+    let step = prop_oneof![
+        4 => (any::<bool>(), texts).prop_map(|(mirror, texts)| Step::Sync { mirror, texts }),
+        2 => (1_usize..4, 0_i64..90, prop::bool::weighted(0.2))
+            .prop_map(|(last, minutes, dry)| Step::Collect { last, minutes, dry }),
+        1 => any::<bool>().prop_map(|mirror| Step::Publish { mirror }),
+    ];
+    prop::collection::vec(step, 1..14)
+}
+
+/// A mirror as a list of sets: what each kept snapshot names.
+#[derive(Debug, Default)]
+struct Model {
+    snapshots: BTreeMap<u64, BTreeSet<String>>,
+    live: Option<u64>,
+    previous: Option<u64>,
+}
+
+impl Model {
+    fn retain(&mut self, last: usize) {
+        let newest: BTreeSet<u64> = self.snapshots.keys().rev().take(last.max(1)).copied().collect();
+        let (live, previous) = (self.live, self.previous);
+        self.snapshots.retain(|number, _| newest.contains(number) || [live, previous].contains(&Some(*number)));
+    }
+}
+
+fn named(models: &BTreeMap<bool, Model>) -> BTreeSet<String> {
+    models.values().flat_map(|model| model.snapshots.values().flatten().cloned()).collect()
+}
+
+fn mirror_name(which: bool) -> &'static str {
+    if which { "pypi" } else { "other" }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any sequence of syncs, switches and collections: no kept snapshot ever lacks a blob, and after a collection
+    /// without grace the blobs are exactly those that kept snapshots name.
+    #[test]
+    fn the_blobs_are_those_that_kept_snapshots_name(steps in steps()) {
+        let world = World::new();
+        let mut models: BTreeMap<bool, Model> = BTreeMap::new();
+        let mut now = 0;
+        for (number, step) in (1_u64..).zip(steps) {
+            match step {
+                Step::Sync { mirror, texts } => {
+                    let state: Vec<(&str, Option<Content>)> = ["a", "b", "c"]
+                        .into_iter()
+                        .zip(texts)
+                        .map(|(name, text)| (name, text.map(|text| content(name, &text.to_string(), &[]))))
+                        .collect();
+                    world.record(mirror_name(mirror), number, &state);
+                    let blobs = state.iter().flat_map(|(_, content)| content.iter().flatten());
+                    let blobs = blobs.map(|(_, bytes)| Blake3::of(bytes).to_string()).collect();
+                    models.entry(mirror).or_default().snapshots.insert(number, blobs);
+                }
+                Step::Publish { mirror: which } => {
+                    let Some(model) = models.get_mut(&which) else { continue };
+                    let newest = *model.snapshots.last_key_value().unwrap().0;
+                    if model.live == Some(newest) {
+                        continue;
+                    }
+                    (model.previous, model.live) = (model.live, Some(newest));
+                    let name = mirror(mirror_name(which));
+                    let id = world.store.latest_verified(&name).unwrap().unwrap().id;
+                    let before = world.store.view_state(&name).unwrap().map(|state| state.snapshot);
+                    let state = ViewState { slot: Slot::A, snapshot: id, previous: before, switched: time(now), frozen: false };
+                    world.store.record_switch(&name, state, &world.lock(name.as_str())).unwrap();
+                }
+                Step::Collect { last, minutes, dry } => {
+                    now += minutes * 60;
+                    let keep = Keep { last, daily: 0, weekly: 0 };
+                    let before = world.blobs();
+                    let done = collect(&world.store, |_| keep, HOUR, time(now), dry).unwrap();
+                    if dry {
+                        prop_assert_eq!(world.blobs(), before);
+                    } else {
+                        for model in models.values_mut() {
+ model.retain(last);
+ }
+                        prop_assert_eq!(before.len() as u64 - done.deleted, world.blobs().len() as u64);
+                    }
+                }
+            }
+            let blobs = world.blobs();
+            prop_assert!(named(&models).is_subset(&blobs), "step {}: a kept snapshot lacks a blob", number);
+        }
+        for (which, model) in &models {
+            let kept = model.snapshots.keys().rev().map(ToString::to_string).collect::<Vec<_>>();
+            prop_assert_eq!(world.labels(mirror_name(*which)), kept);
+        }
+        run(&world.store, Duration::ZERO, time(now));
+        for model in models.values_mut() {
+ model.retain(1);
+ }
+        prop_assert_eq!(world.blobs(), named(&models));
+        prop_assert_eq!(run(&world.store, Duration::ZERO, time(now)), Collected::default(), "once is enough");
+        let mirrors: Vec<_> = models.keys().map(|which| mirror(mirror_name(*which))).collect();
+        let report = strandline_store::verify::verify(&world.store, &mirrors, true, &|_| {}).unwrap();
+        prop_assert_eq!(report.damage, []);
+        let (rows, bodies): (usize, u64) = {
+            let sql = world.sql();
+            let count = |table: &str| {
+                sql.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, u64>(0)).unwrap()
+            };
+            (usize::try_from(count("blob")).unwrap(), count("body") - count("snapshot"))
+        };
+        prop_assert_eq!(rows, world.blobs().len());
+        prop_assert_eq!(bodies, report.bodies, "no body is left that nothing reaches");
+    }
+}
+
+/// Whatever step a collection dies at, a store that is opened again is whole, and the next collection ends where an
+/// undisturbed one does.
+#[test]
+fn a_crash_at_every_step_of_a_collection() {
+    let build = || {
+        let world = World::new();
+        world.record("pypi", 1, &[("six", Some(content("six", "one", &["six-1.tar.gz", "six-0.tar.gz"])))]);
+        world.record("pypi", 2, &[("six", Some(content("six", "two", &["six-1.tar.gz"])))]);
+        world
+    };
+    let counting = Disk::counting();
+    let world = build();
+    run(&Store::open(&world.root(), counting.clone()).unwrap(), Duration::ZERO, time(0));
+    let after = world.blobs();
+    assert_eq!(after.len(), 2);
+    for n in 1..=counting.steps() {
+        let world = build();
+        let crashed = Store::open(&world.root(), Disk::failing_at(n)).map(Arc::new);
+        let crashed = crashed.and_then(|store| collect(&store, |_| LAST_ONE, Duration::ZERO, time(0), false));
+        assert!(crashed.is_err(), "step {n}");
+        let store = Store::open(&world.root(), Disk::new()).unwrap();
+        let whole = || {
+            let report = strandline_store::verify::verify(&store, &[mirror("pypi")], true, &|_| {}).unwrap();
+            assert_eq!(report.damage, [], "step {n}");
+        };
+        whole();
+        run(&store, Duration::ZERO, time(0));
+        whole();
+        assert_eq!(world.blobs(), after, "step {n}");
+        assert_eq!(world.labels("pypi"), ["2"]);
+    }
+}

@@ -1,0 +1,10 @@
+//! The store's promises (`src/lib.rs`): a module for each job.
+
+#![cfg(test)]
+
+mod catalog;
+mod damage;
+mod gc;
+mod ingest;
+mod manifest;
+mod world;

@@ -1,0 +1,140 @@
+//! A store in a temporary directory, and snapshots made from maps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use strandline_durable::Disk;
+use strandline_model::{Blake3, DisplayName, MirrorName, ProjectName, Serial, Timestamp, Unit};
+use strandline_store::{Blob, Committed, Draft, DraftUnit, Intake, MirrorLock, Recorded, Store, Verified};
+use tempfile::TempDir;
+
+/// A project's paths and their bytes.
+pub(crate) type Content = BTreeMap<String, Vec<u8>>;
+
+pub(crate) struct World {
+    directory: TempDir,
+    pub(crate) store: Arc<Store>,
+}
+
+pub(crate) fn mirror(name: &str) -> MirrorName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn project(name: &str) -> ProjectName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn serial(number: u64) -> Serial {
+    number.try_into().unwrap()
+}
+
+pub(crate) fn time(seconds: i64) -> Timestamp {
+    Timestamp::from_seconds(1_767_268_800 + seconds).unwrap()
+}
+
+/// Pages of a text, and files at paths of their own.
+pub(crate) fn content(name: &str, text: &str, files: &[&str]) -> Content {
+    let page = (format!("simple/{name}/index.html"), format!("page of {name}: {text}").into_bytes());
+    let files = files.iter().map(|file| (format!("packages/00/11/{file}"), format!("bytes of {file}").into_bytes()));
+    files.chain([page]).collect()
+}
+
+impl World {
+    /// In memory where that can be had: the tests sync thousands of times, and no test loses power.
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let store = Arc::new(Store::open(&directory.path().join("store"), Disk::new()).unwrap());
+        Self { directory, store }
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.directory.path().join("store")
+    }
+
+    /// The catalog, past everything that the program promises.
+    pub(crate) fn sql(&self) -> Connection {
+        Connection::open(self.root().join("catalog.db")).unwrap()
+    }
+
+    pub(crate) fn lock(&self, name: &str) -> MirrorLock {
+        self.store.lock_mirror(&mirror(name), "now").unwrap()
+    }
+
+    pub(crate) fn intake(&self, name: &str) -> Intake {
+        Intake::open(Arc::clone(&self.store), &mirror(name), &self.lock(name)).unwrap()
+    }
+
+    pub(crate) fn ingest(&self, bytes: &[u8]) -> Blob {
+        let intake = self.intake("pypi");
+        let staged = intake.stage(bytes).unwrap();
+        intake.settle(vec![staged]).unwrap()[0]
+    }
+
+    /// A draft on the newest verified snapshot. Each project's serial is the draft's.
+    pub(crate) fn draft(&self, name: &str, number: u64, changes: &[(&str, Option<Content>)]) -> Draft {
+        let intake = self.intake(name);
+        let mut units = BTreeMap::new();
+        for (display, content) in changes {
+            let display: DisplayName = display.parse().unwrap();
+            let unit = content.as_ref().map(|content| {
+                let staged = content.values().map(|bytes| intake.stage(bytes).unwrap()).collect();
+                let blobs = intake.settle(staged).unwrap();
+                let entries = blobs.iter().zip(content.keys()).map(|(blob, path)| blob.at(path.parse().unwrap()));
+                let unit = Unit::new(display.normalise(), entries.collect()).unwrap();
+                DraftUnit { unit, serial: serial(number), display: display.clone() }
+            });
+            units.insert(display.normalise(), unit);
+        }
+        Draft {
+            mirror: mirror(name),
+            base: self.store.latest_verified(&mirror(name)).unwrap(),
+            serial: serial(number),
+            time: time(i64::try_from(number).unwrap()),
+            upstream: "https://index.example/simple/".parse().unwrap(),
+            selection: Blake3::of(b"selection"),
+            changes: units,
+            held: Vec::new(),
+        }
+    }
+
+    pub(crate) fn commit(&self, draft: Draft) -> Committed {
+        let lock = self.lock(draft.mirror.as_str());
+        self.store.commit(draft, &lock, |_, _| Vec::new()).unwrap()
+    }
+
+    /// Commits and verifies.
+    pub(crate) fn record(&self, name: &str, number: u64, changes: &[(&str, Option<Content>)]) -> Verified {
+        let committed = self.commit(self.draft(name, number, changes));
+        self.store.verify(committed).unwrap()
+    }
+
+    pub(crate) fn labels(&self, name: &str) -> Vec<String> {
+        self.snapshots(name).iter().map(|recorded| recorded.snapshot.label.to_string()).collect()
+    }
+
+    pub(crate) fn snapshots(&self, name: &str) -> Vec<Recorded> {
+        self.store.snapshots(&mirror(name)).unwrap()
+    }
+
+    /// The names of all files below `blobs/`.
+    pub(crate) fn blobs(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for directory in fs::read_dir(self.root().join("blobs")).unwrap() {
+            let directory = directory.unwrap();
+            for file in fs::read_dir(directory.path()).unwrap() {
+                let [first, rest] = [directory.file_name(), file.unwrap().file_name()];
+                found.insert(format!("{}{}", first.to_str().unwrap(), rest.to_str().unwrap()));
+            }
+        }
+        found
+    }
+
+    /// How many temporary files there are.
+    pub(crate) fn incoming(&self) -> usize {
+        let directories = fs::read_dir(self.root().join("incoming")).unwrap();
+        directories.map(|directory| fs::read_dir(directory.unwrap().path()).unwrap().count()).sum()
+    }
+}
