@@ -1,0 +1,375 @@
+//! From a verified snapshot to what readers see.
+//!
+//! The order, each step durable before the next:
+//!
+//! 1. The pool gets the files that the new snapshot names.
+//! 2. The catalog says that the standby is being changed, from what to what.
+//! 3. The standby is changed, by the difference only, and synced.
+//! 4. The catalog says that the standby is the live tree now ([`Store::record_switch`]).
+//! 5. `live` is renamed; its directory is synced.
+//!
+//! A crash after 4 leaves `live` one step behind the catalog; [`repair`] makes that step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use strandline_durable::{DiskError, NewFile};
+use strandline_model::trie::Change;
+use strandline_model::{Blake3, Hasher, Leaf, MirrorName, RootList, Serial, Snapshot, Timestamp, TreePath, Unit};
+use strandline_store::{MirrorLock, Slot, Store, StoreError, Twin, Verified, ViewState};
+
+use crate::{ListedProject, RootLists};
+
+/// The directory of a tree that changes with the snapshot. Everything else is in the pool.
+const PAGES: &str = "simple";
+/// The directory of the pool.
+pub(crate) const POOL: &str = "packages";
+/// From how many changed directories on one sync of the whole file system is cheaper than one sync each.
+const WORTH_A_SYNCFS: usize = 16;
+
+/// What was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// The tree that is live now.
+    pub slot: Slot,
+    /// How many projects the standby needed to have changed.
+    pub projects: usize,
+}
+
+/// The view was not switched: readers see what they saw.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// The file system said no. The standby may be half changed; the catalog knows.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The catalog said no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The pool has other bytes at a path that the snapshot names.
+    #[error(
+        "`{path}` of mirror `{mirror}` has other bytes already: either two projects of the upstream list different files under it, or the file in the pool is damaged (`strandline verify {mirror} --data` tells)"
+    )]
+    Taken {
+        /// The mirror.
+        mirror: MirrorName,
+        /// The path.
+        path: TreePath,
+    },
+    /// A list came out differently from how the snapshot says.
+    #[error(
+        "the list `{path}` of mirror `{mirror}` is not the one that its snapshot names: it was recorded by another version of this program; the next sync records it anew"
+    )]
+    List {
+        /// The mirror.
+        mirror: MirrorName,
+        /// The list.
+        path: TreePath,
+    },
+}
+
+/// The digests of all root lists of a tree. `leaves` are sorted by name.
+pub fn root_lists(lists: &dyn RootLists, serial: Serial, leaves: Vec<Leaf>) -> Vec<RootList> {
+    let projects: Vec<_> = leaves.into_iter().map(ListedProject::from).collect();
+    let digest = |path: TreePath| {
+        let mut hashing = Hashing { hasher: Hasher::default(), file: None, failed: None };
+        lists.write(&path, serial, &projects, &mut hashing).expect("hashing takes everything");
+        let (blake3, sha256, size) = hashing.hasher.finish();
+        RootList { path, blake3, sha256, size }
+    };
+    lists.paths().into_iter().map(digest).collect()
+}
+
+/// Makes `live` what the catalog says it is, if a crash came between the two. Returns whether it had to.
+pub fn repair(store: &Store, mirror: &MirrorName, _lock: &MirrorLock) -> Result<bool, ViewError> {
+    let Some(state) = store.view_state(mirror)? else { return Ok(false) };
+    let live = store.view_directory(mirror).join("live");
+    if std::fs::read_link(&live).is_ok_and(|target| target == Path::new(state.slot.as_str())) {
+        return Ok(false);
+    }
+    switch(store, mirror, state.slot)?;
+    Ok(true)
+}
+
+/// Makes a verified snapshot what readers see. `frozen` says whether syncs leave it so.
+///
+/// The standby was live until the last switch, and readers may still be in it: whoever calls waits until
+/// `drain` has passed since then ([`undrained`] tells).
+pub fn publish(
+    store: &Store,
+    verified: &Verified,
+    lists: &dyn RootLists,
+    frozen: bool,
+    now: Timestamp,
+    lock: &MirrorLock,
+) -> Result<Published, ViewError> {
+    let snapshot = verified.snapshot();
+    let mirror = &snapshot.mirror;
+    repair(store, mirror, lock)?;
+    let before = store.view_state(mirror)?;
+    if let Some(before) = before.filter(|before| before.snapshot == verified.id()) {
+        if before.frozen != frozen {
+            store.freeze(mirror, frozen, lock)?;
+        }
+        return Ok(Published { slot: before.slot, projects: 0 });
+    }
+    let standby = before.map_or(Slot::A, |state| state.slot.other());
+    let view = store.view_directory(mirror);
+
+    stock_pool(store, verified, lock)?;
+
+    let mut twin = store.twin(mirror, standby)?;
+    if let Some(halfway) = twin.target {
+        // An update was interrupted. It is finished first: then the pages of the standby are those of one snapshot
+        // again. Its lists are not needed, and may be what the update could not write.
+        let halfway = store.recorded(halfway)?;
+        let (_, touched) = update_pages(store, &view.join(standby.as_str()), twin.base, &halfway.snapshot)?;
+        sync_all(store, &view, touched)?;
+        twin = Twin { base: Some(halfway.id), target: None };
+    }
+    store.record_twin(mirror, standby, Twin { base: twin.base, target: Some(verified.id()) }, lock)?;
+    let projects = update(store, &view.join(standby.as_str()), twin.base, snapshot, lists)?;
+
+    let state = ViewState {
+        slot: standby,
+        snapshot: verified.id(),
+        previous: before.map(|before| before.snapshot),
+        switched: now,
+        frozen,
+    };
+    store.record_switch(mirror, state, lock)?;
+    switch(store, mirror, standby)?;
+    Ok(Published { slot: standby, projects })
+}
+
+/// How much longer nobody may touch the standby, if `drain` is how long a request may take.
+pub fn undrained(state: Option<ViewState>, drain: Duration, now: Timestamp) -> Duration {
+    state.map_or(Duration::ZERO, |state| drain.saturating_sub(now.since(state.switched)))
+}
+
+fn switch(store: &Store, mirror: &MirrorName, slot: Slot) -> Result<(), ViewError> {
+    let view = store.view_directory(mirror);
+    store.disk().switch_link(&view.join("live"), Path::new(slot.as_str()))?;
+    Ok(store.disk().sync_directory(&view)?)
+}
+
+/// Links every file that a verified snapshot names, and the published one does not, into the pool, and makes the
+/// links durable. Publishing does this first; a snapshot that is only recorded gets it too, so that what is at a path
+/// of the pool tells which bytes that path means in every retained snapshot.
+pub fn stock_pool(store: &Store, verified: &Verified, _lock: &MirrorLock) -> Result<(), ViewError> {
+    let (disk, snapshot) = (store.disk(), verified.snapshot());
+    let view = store.view_directory(&snapshot.mirror);
+    let live = store.view_state(&snapshot.mirror)?.map(|state| store.recorded(state.snapshot)).transpose()?;
+    let mut touched = make_directory(disk, store.root(), &view.join(POOL))?;
+    touched.insert(view.join(POOL));
+    for change in store.diff(live.as_ref().map(|live| &live.snapshot), Some(snapshot))? {
+        let Some(leaf) = change.after else { continue };
+        for entry in store.unit(leaf.unit)?.entries() {
+            if entry.path.first_segment() != POOL {
+                continue;
+            }
+            let link = view.join(entry.path.as_str());
+            let blob = store.blob_path(entry.blob);
+            let directory = link.parent().unwrap_or(&view);
+            // Also where the link is there already: a crash may have come before it was synced.
+            touched.insert(directory.to_owned());
+            match stamp(&link)? {
+                Some(found) if Some(found) == stamp(&blob)? => continue,
+                // A sync gives a file another path where the pool has other bytes (`pool_file`).
+                Some(_) => {
+                    return Err(ViewError::Taken { mirror: snapshot.mirror.clone(), path: entry.path.clone() });
+                }
+                None => {}
+            }
+            touched.append(&mut make_directory(disk, &view, directory)?);
+            disk.link_or_copy(&blob, &link)?;
+        }
+    }
+    sync_all(store, &view, touched)
+}
+
+/// The size and the time of modification of what the pool of a mirror has at a path, if it has anything: together they
+/// tell which blob it is.
+pub fn pool_file(store: &Store, mirror: &MirrorName, path: &TreePath) -> Result<Option<Stamp>, DiskError> {
+    stamp(&store.view_directory(mirror).join(path.as_str()))
+}
+
+/// The size of a file and its time of modification in seconds since 1970: no two blobs of a store have the same.
+pub type Stamp = (u64, u64);
+
+/// Brings a tree from `base` to `target` by the difference, and syncs it; returns how many projects differ. What is
+/// there may be anything between the two, so this may be repeated after a crash at any point of it.
+fn update(
+    store: &Store,
+    tree: &Path,
+    base: Option<Blake3>,
+    target: &Snapshot,
+    lists: &dyn RootLists,
+) -> Result<usize, ViewError> {
+    let (changed, touched) = update_pages(store, tree, base, target)?;
+    write_lists(store, tree, target, lists)?;
+    sync_all(store, tree, touched)?;
+    Ok(changed)
+}
+
+/// The part of [`update`] that is about projects; returns which directories are to be synced, too.
+fn update_pages(
+    store: &Store,
+    tree: &Path,
+    base: Option<Blake3>,
+    target: &Snapshot,
+) -> Result<(usize, BTreeSet<PathBuf>), ViewError> {
+    let disk = store.disk();
+    let pages = tree.join(PAGES);
+    let mut touched = BTreeSet::from([tree.to_owned(), pages.clone()]);
+    if base.is_none() {
+        // Nothing is known of what is there: nothing should be.
+        disk.remove_tree(tree)?;
+        disk.create_directory(&pages)?;
+        disk.switch_link(&tree.join(POOL), &Path::new("..").join(POOL))?;
+        // The tree's own name has to be durable before `live` points to it.
+        touched.extend(tree.parent().map(Path::to_owned));
+    }
+    let base = base.map(|base| store.recorded(base)).transpose()?;
+    let changes = store.diff(base.as_ref().map(|base| &base.snapshot), Some(target))?;
+    for Change { name: project, after, .. } in &changes {
+        let directory = pages.join(project.as_str());
+        let unit = after.as_ref().map(|leaf| store.unit(leaf.unit)).transpose()?;
+        let wanted: BTreeMap<String, PathBuf> = unit
+            .iter()
+            .flat_map(Unit::entries)
+            .filter(|entry| entry.path.first_segment() == PAGES)
+            .map(|entry| (entry.path.to_string(), store.blob_path(entry.blob)))
+            .collect();
+        for (name, path) in children(&directory)? {
+            if !wanted.contains_key(&format!("{PAGES}/{project}/{name}")) {
+                disk.remove_file(&path)?;
+            }
+        }
+        if wanted.is_empty() {
+            disk.remove_empty_directory(&directory)?;
+            continue;
+        }
+        disk.create_directory(&directory)?;
+        for (path, blob) in wanted {
+            let link = tree.join(path);
+            if stamp(&link)? != stamp(&blob)? {
+                disk.remove_file(&link)?;
+                disk.link_or_copy(&blob, &link)?;
+            }
+        }
+        touched.insert(directory);
+    }
+    Ok((changes.len(), touched))
+}
+
+/// Writes the root lists that are not what `target` says. The files are new ones, with times of their own.
+fn write_lists(store: &Store, tree: &Path, target: &Snapshot, lists: &dyn RootLists) -> Result<(), ViewError> {
+    let disk = store.disk();
+    let projects: Vec<_> = store.leaves(target)?.into_iter().map(ListedProject::from).collect();
+    let first_mtime = store.allocate_mtimes(target.lists.len() as u64)?;
+    let mut written: Vec<(Blake3, PathBuf)> = Vec::new();
+    for (mtime, list) in (first_mtime..).zip(&target.lists) {
+        let path = tree.join(list.path.as_str());
+        disk.remove_file(&path)?;
+        if let Some((_, same)) = written.iter().find(|(digest, _)| *digest == list.blake3) {
+            disk.link_or_copy(same, &path)?;
+            continue;
+        }
+        let file = disk.create_file(&path)?;
+        let mut hashing = Hashing { hasher: Hasher::default(), file: Some(file), failed: None };
+        let done = {
+            let mut buffered = io::BufWriter::with_capacity(1 << 20, &mut hashing);
+            lists.write(&list.path, target.label.serial, &projects, &mut buffered).and_then(|()| buffered.flush())
+        };
+        let Hashing { hasher, file, failed } = hashing;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        done.map_err(|source| DiskError::new("write the list", &path, source))?;
+        if hasher.finish().0 != list.blake3 {
+            return Err(ViewError::List { mirror: target.mirror.clone(), path: list.path.clone() });
+        }
+        if let Some(mut file) = file {
+            file.seal(mtime)?;
+            file.sync()?;
+        }
+        written.push((list.blake3, path));
+    }
+    Ok(())
+}
+
+/// Hashes what is written, and passes it on to a file if there is one.
+struct Hashing {
+    hasher: Hasher,
+    file: Option<NewFile>,
+    failed: Option<DiskError>,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.write(bytes)
+        {
+            // The error with its path is kept for the caller; the renderer only has to stop.
+            self.failed = Some(error);
+            return Err(io::Error::other("the disk refused it"));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Creates a directory below `top`; returns the directories whose sync makes the new names durable.
+fn make_directory(disk: &strandline_durable::Disk, top: &Path, path: &Path) -> Result<BTreeSet<PathBuf>, DiskError> {
+    let mut parents = BTreeSet::new();
+    let mut missing = path;
+    while !missing.is_dir() && missing != top {
+        missing = missing.parent().unwrap_or(top);
+        parents.insert(missing.to_owned());
+    }
+    disk.create_directory(path)?;
+    Ok(parents)
+}
+
+fn sync_all(store: &Store, top: &Path, touched: BTreeSet<PathBuf>) -> Result<(), ViewError> {
+    if touched.len() > WORTH_A_SYNCFS {
+        store.disk().sync_file_system(top)?;
+    } else {
+        for directory in touched {
+            store.disk().sync_directory(&directory)?;
+        }
+    }
+    Ok(())
+}
+
+/// What tells files apart; `None` if there is none. Copies of a blob have the same as the blob.
+pub(crate) fn stamp(path: &Path) -> Result<Option<Stamp>, DiskError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some((metadata.len(), u64::try_from(metadata.mtime()).unwrap_or(0)))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DiskError::new("look at", path, error)),
+    }
+}
+
+/// The names and paths in a directory; none if it is not there.
+fn children(directory: &Path) -> Result<Vec<(String, PathBuf)>, DiskError> {
+    let fail = |source| DiskError::new("list", directory, source);
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(fail(error)),
+    };
+    entries
+        .map(|entry| {
+            let entry = entry.map_err(fail)?;
+            Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))
+        })
+        .collect()
+}

@@ -1,0 +1,58 @@
+//! A crash at every step of an operation.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use strandline_durable::Disk;
+use strandline_store::Store;
+
+use crate::invariants;
+use crate::world::{Outcome, World, mirror};
+
+/// Does `act` on copies of `old`, once undisturbed and then with a crash at each of its steps. After each crash readers
+/// see one of the serials `seen`, of which the last is that of an undisturbed run. Then `next` is done, which ends as it
+/// does without a crash before it, as far as `essence` tells.
+pub(crate) fn at_every_step(
+    old: &World,
+    seen: &[Option<u64>],
+    act: impl Fn(&Arc<Store>) -> Outcome<()>,
+    next: impl Fn(&Arc<Store>) -> Outcome<()>,
+    essence: impl Fn(&Path) -> BTreeMap<String, String>,
+) {
+    let counting = Disk::counting();
+    let undisturbed = old.copy();
+    act(&undisturbed.open_on(counting.clone()).unwrap()).unwrap();
+    let steps = counting.steps();
+    assert!(steps > 10, "there is something to disturb: {steps} steps");
+    next(&undisturbed.open()).unwrap();
+    let should = essence(&undisturbed.root());
+
+    for n in 1..=steps {
+        let world = old.copy();
+        let failing = Disk::failing_at(n);
+        let done = world.open_on(failing.clone()).and_then(|store| act(&store));
+        assert!(failing.steps() >= n, "step {n} of {steps}");
+
+        let store = world.open();
+        let shown = invariants::check(&world.root(), &store, &mirror());
+        assert!(seen.contains(&shown), "step {n} of {steps} shows {shown:?}");
+        assert!(done.is_err() || seen.last() == Some(&shown), "step {n} of {steps} went by without a word");
+        let lock = store.lock_mirror(&mirror(), "now").unwrap();
+        let repaired = strandline_view::repair(&store, &mirror(), &lock).unwrap();
+        let after = invariants::check(&world.root(), &store, &mirror());
+        let stands = store.view_state(&mirror()).unwrap().map(|state| store.recorded(state.snapshot).unwrap());
+        assert_eq!(after, stands.map(|recorded| recorded.snapshot.label.serial.get()), "step {n} of {steps}");
+        assert_eq!(repaired, shown != after, "step {n} of {steps}");
+        let place = |shown: &Option<u64>| seen.iter().position(|seen| seen == shown);
+        assert!(place(&after) >= place(&shown), "step {n} of {steps}: what readers saw was taken back");
+        assert!(!strandline_view::repair(&store, &mirror(), &lock).unwrap(), "once is enough");
+        drop(lock);
+
+        next(&store).unwrap();
+        invariants::check(&world.root(), &store, &mirror());
+        invariants::check_at_rest(&world.root(), &store, &mirror());
+        drop(store);
+        invariants::assert_equal(&essence(&world.root()), &should, n);
+    }
+}

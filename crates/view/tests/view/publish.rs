@@ -1,0 +1,278 @@
+//! What a publication does and leaves alone: a test for each promise of `src/lib.rs`, and for what makes it cheap.
+#![expect(clippy::disallowed_methods, reason = "tests move and damage stores behind the program's back")]
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use strandline_durable::Disk;
+use strandline_model::{Blake3, Serial, TreePath};
+use strandline_store::{Slot, Store};
+use strandline_view::{ListedProject, Published, RootLists, ViewError};
+
+use crate::invariants;
+use crate::world::{
+    Lists, State, World, commit, expected, mirror, path, project, publish, record, serial, served, state, sync, time,
+};
+
+fn first() -> State {
+    state(&[
+        ("Alpha", "one", &[("alpha-1.tar.gz", "alpha 1")]),
+        ("beta", "one", &[("beta-1.tar.gz", "beta 1")]),
+        ("gamma", "one", &[]),
+    ])
+}
+
+fn second() -> State {
+    state(&[("Alpha", "two", &[("alpha-2.tar.gz", "alpha 2")]), ("gamma", "one", &[])])
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().ino()
+}
+
+#[test]
+fn twins_take_turns_and_only_what_differs_changes() {
+    let world = World::new();
+    let store = world.open();
+    let lists = 3;
+    assert_eq!(sync(&store, 1, &first()).unwrap(), Published { slot: Slot::A, projects: 3 });
+    let all_at_one = [("Alpha", 1), ("beta", 1), ("gamma", 1)];
+    assert_eq!(served(&world), expected(1, &first(), &all_at_one));
+    assert_eq!(served(&world).len(), 3 * 3 + lists);
+
+    assert_eq!(sync(&store, 2, &second()).unwrap(), Published { slot: Slot::B, projects: 2 });
+    assert_eq!(served(&world), expected(2, &second(), &[("Alpha", 2), ("gamma", 1)]));
+    assert!(!world.view().join("b/simple/beta").exists(), "a project that went leaves no directory");
+
+    // The tree `a` has the first state still: from there to the third only beta differs.
+    let back = first();
+    assert_eq!(sync(&store, 3, &back).unwrap(), Published { slot: Slot::A, projects: 2 });
+    assert_eq!(served(&world), expected(3, &back, &[("Alpha", 3), ("beta", 3), ("gamma", 1)]));
+    invariants::check(&world.root(), &store, &mirror());
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+}
+
+#[test]
+fn pages_and_files_are_links_to_blobs() {
+    let world = World::new();
+    let store = world.open();
+    sync(&store, 1, &first()).unwrap();
+    let page = |tree: &str, project: &str| world.view().join(tree).join("simple").join(project).join("index.v1_json");
+    sync(&store, 2, &second()).unwrap();
+    assert_eq!(inode(&page("a", "gamma")), inode(&page("b", "gamma")), "what did not change is the same file");
+    assert_eq!(inode(&page("b", "gamma")), inode(&store.blob_path(Blake3::of(b"json gamma one"))));
+    let (name, content) = project("Alpha", "two", &[("alpha-2.tar.gz", "alpha 2")]);
+    assert_eq!(name, "Alpha");
+    let pooled = content.keys().find(|path| path.starts_with("packages/")).unwrap();
+    assert_eq!(inode(&world.view().join(pooled)), inode(&store.blob_path(Blake3::of(b"alpha 2"))));
+}
+
+#[test]
+fn publishing_what_is_published_changes_nothing() {
+    let world = World::new();
+    sync(&world.open(), 1, &first()).unwrap();
+    let before = invariants::essence(&world.root());
+    let disk = Disk::counting();
+    let store = world.open_on(disk.clone()).unwrap();
+    let (opened, live) = (disk.steps(), inode(&world.view().join("a/simple/index.html")));
+    assert_eq!(publish(&store, 1, false).unwrap(), Published { slot: Slot::A, projects: 0 });
+    assert_eq!(disk.steps(), opened, "not one step");
+    assert_eq!(inode(&world.view().join("a/simple/index.html")), live);
+    assert_eq!(invariants::essence(&world.root()), before);
+}
+
+#[test]
+fn a_rollback_shows_the_old_state_and_stays_until_it_is_resumed() {
+    let world = World::new();
+    let store = world.open();
+    sync(&store, 1, &first()).unwrap();
+    sync(&store, 2, &second()).unwrap();
+    publish(&store, 1, true).unwrap();
+    assert_eq!(served(&world), expected(1, &first(), &[("Alpha", 1), ("beta", 1), ("gamma", 1)]));
+    let state = store.view_state(&mirror()).unwrap().unwrap();
+    assert!(state.frozen);
+    assert_eq!(state.previous, Some(store.at_serial(&mirror(), serial(2)).unwrap().unwrap().id));
+    // The files of what was shown before stay: a client may have its page.
+    invariants::check(&world.root(), &store, &mirror());
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+
+    publish(&store, 1, false).unwrap();
+    assert!(!store.view_state(&mirror()).unwrap().unwrap().frozen, "the same snapshot, resumed");
+    publish(&store, 2, false).unwrap();
+    assert_eq!(served(&world), expected(2, &second(), &[("Alpha", 2), ("gamma", 1)]));
+}
+
+#[test]
+fn all_links_are_relative_so_a_store_can_be_moved() {
+    let world = World::new();
+    let store = world.open();
+    sync(&store, 1, &first()).unwrap();
+    sync(&store, 2, &second()).unwrap();
+    drop(store);
+    let links = invariants::everything(&world.root()).into_values().filter(|what| what.starts_with('→'));
+    assert!(links.inspect(|link| assert!(!link.starts_with("→ /"), "{link}")).count() >= 3);
+
+    let elsewhere = World::new();
+    fs::rename(world.root(), elsewhere.root()).unwrap();
+    let store = elsewhere.open();
+    assert_eq!(invariants::check(&elsewhere.root(), &store, &mirror()), Some(2));
+    invariants::check_at_rest(&elsewhere.root(), &store, &mirror());
+    sync(&store, 3, &first()).unwrap();
+    assert_eq!(invariants::check(&elsewhere.root(), &store, &mirror()), Some(3));
+}
+
+#[test]
+fn the_lists_are_the_ones_that_the_snapshot_names() {
+    let world = World::new();
+    let store = world.open();
+    let verified = record(&store, 1, &first()).unwrap();
+    publish(&store, 1, false).unwrap();
+    let lists = &verified.snapshot().lists;
+    assert_eq!(lists.len(), 3);
+    for list in lists {
+        let bytes = fs::read(world.view().join("live").join(list.path.as_str())).unwrap();
+        assert_eq!((Blake3::of(&bytes), bytes.len() as u64), (list.blake3, list.size), "{}", list.path);
+    }
+    let place = |name: &str| world.view().join("live/simple").join(name);
+    assert_eq!(inode(&place("index.html")), inode(&place("index.v1_html")), "equal lists are one file");
+}
+
+/// Lists as another version of the program might write them.
+#[derive(Debug)]
+struct Otherwise;
+
+impl RootLists for Otherwise {
+    fn paths(&self) -> Vec<TreePath> {
+        Lists.paths()
+    }
+
+    fn write(&self, path: &TreePath, at: Serial, all: &[ListedProject], out: &mut dyn io::Write) -> io::Result<()> {
+        Lists.write(path, at, all, out)?;
+        out.write_all(b" otherwise")
+    }
+}
+
+#[test]
+fn lists_of_another_version_are_not_published_and_do_not_stand_in_the_way() {
+    let world = World::new();
+    let store = world.open();
+    let lock = store.lock_mirror(&mirror(), "now").unwrap();
+    let old = commit(&store, &lock, &mirror(), &Otherwise, 1, &first()).unwrap();
+    let old = store.verify(old).unwrap();
+    strandline_view::publish(&store, &old, &Otherwise, false, time(1), &lock).unwrap();
+    drop(lock);
+    sync(&store, 2, &second()).unwrap();
+
+    sync(&store, 3, &first()).unwrap();
+    let error = publish(&store, 1, true).unwrap_err();
+    let list = error.downcast_ref::<ViewError>();
+    assert!(matches!(list, Some(ViewError::List { path: list, .. }) if *list == path("simple/index.html")), "{error}");
+    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(3));
+    sync(&store, 4, &second()).unwrap();
+    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(4));
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+}
+
+#[test]
+fn a_path_of_the_pool_never_changes_its_meaning() {
+    let world = World::new();
+    let store = world.open();
+    let at = "packages/aa/bb/cc/alpha-1.tar.gz";
+    let mut state = first();
+    state.get_mut("Alpha").unwrap().insert(at.to_owned(), b"as it was".to_vec());
+    sync(&store, 1, &state).unwrap();
+    state.get_mut("Alpha").unwrap().insert(at.to_owned(), b"other".to_vec());
+    let error = sync(&store, 2, &state).unwrap_err();
+    let taken = error.downcast_ref::<ViewError>();
+    assert!(matches!(taken, Some(ViewError::Taken { path: taken, .. }) if *taken == path(at)), "{error}");
+    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(1), "readers see what they saw");
+    assert_eq!(fs::read(world.view().join(at)).unwrap(), b"as it was");
+
+    let stamp = strandline_view::pool_file(&store, &mirror(), &path(at)).unwrap();
+    let blob = store.find_blob_row(Blake3::of(b"as it was")).unwrap().unwrap();
+    assert_eq!(stamp, Some((blob.size, blob.mtime)), "by which a sync tells what is there");
+    assert_eq!(strandline_view::pool_file(&store, &mirror(), &path("packages/none")).unwrap(), None);
+}
+
+#[test]
+fn what_is_only_recorded_is_in_the_pool_too() {
+    let world = World::new();
+    let store = world.open();
+    sync(&store, 1, &first()).unwrap();
+    let verified = record(&store, 2, &second()).unwrap();
+    let lock = store.lock_mirror(&mirror(), "now").unwrap();
+    strandline_view::stock_pool(&store, &verified, &lock).unwrap();
+    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(1));
+    let pooled = invariants::everything(&world.view().join("packages"));
+    for file in ["alpha-1.tar.gz", "alpha-2.tar.gz", "beta-1.tar.gz"] {
+        assert!(pooled.keys().any(|path| path.ends_with(file)), "{file}");
+    }
+}
+
+#[test]
+fn a_tree_that_was_live_a_moment_ago_is_left_alone_for_a_while() {
+    let world = World::new();
+    let store = world.open();
+    let drain = Duration::from_secs(7200);
+    assert_eq!(strandline_view::undrained(None, drain, time(1)), Duration::ZERO);
+    sync(&store, 1, &first()).unwrap();
+    let state = store.view_state(&mirror()).unwrap();
+    assert_eq!(strandline_view::undrained(state, drain, time(1)), drain);
+    assert_eq!(strandline_view::undrained(state, drain, time(2)), drain / 2);
+    assert_eq!(strandline_view::undrained(state, drain, time(9)), Duration::ZERO);
+    assert_eq!(strandline_view::undrained(state, drain, time(0)), drain, "a clock that was set back");
+}
+
+/// Every version of every path that readers ever saw, by its path, time of modification and size.
+type Seen = HashMap<(String, i64, u64), Blake3>;
+
+fn look(world: &World, store: &Store, seen: &mut Seen) -> Result<(), TestCaseError> {
+    invariants::check(&world.root(), store, &mirror());
+    for (page, bytes) in served(world) {
+        let metadata = fs::metadata(world.view().join("live").join(&page)).unwrap();
+        // Both forms of a page have one URL, so the ending does not tell them apart to a client.
+        let url = page.trim_end_matches("v1_json").trim_end_matches("html").to_owned();
+        let digest = Blake3::of(&bytes);
+        let before = *seen.entry((url, metadata.mtime(), metadata.len())).or_insert(digest);
+        prop_assert_eq!(before, digest, "{} has the entity tag of other bytes", page);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any sequence of syncs and rollbacks shows exactly what was recorded, and no two versions of a URL have the same
+    /// time of modification and size, although the pages all have the same length.
+    #[test]
+    fn no_two_versions_of_a_page_share_an_entity_tag(
+        steps in prop::collection::vec(prop::array::uniform4(prop::option::weighted(0.8, 0_u8..4)), 1..8),
+        back in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+    ) {
+        let world = World::new();
+        let store = world.open();
+        let mut seen = Seen::new();
+        let mut recorded = Vec::new();
+        for (number, versions) in (1..).zip(&steps) {
+            let projects = ["Alpha", "beta", "gamma", "Delta"].into_iter().zip(versions);
+            let state: State = projects
+                .filter_map(|(name, version)| Some(project(name, &format!("{}", (*version)?), &[])))
+                .collect();
+            sync(&store, number, &state).unwrap();
+            look(&world, &store, &mut seen)?;
+            recorded.push(number);
+        }
+        for index in back {
+            let number = recorded[index.index(recorded.len())];
+            publish(&store, number, true).unwrap();
+            look(&world, &store, &mut seen)?;
+            let shown = store.view_state(&mirror()).unwrap().unwrap().snapshot;
+            prop_assert_eq!(store.recorded(shown).unwrap().snapshot.label.serial, serial(number));
+        }
+    }
+}
