@@ -1,0 +1,731 @@
+//! Following an index by its changelog: the loop around the [rule of the cut](crate::cut).
+//!
+//! The target is the log's head at the sync's start. Rounds of: pages and their files, *then* the log, then the cut; as
+//! long as the cut is short of the target, the pages that stand in the way are asked for again, with growing pauses,
+//! until the settings' patience ends. Then the best serial is taken, if it is beyond the base.
+//!
+//! What always holds:
+//!
+//! 1. The log that the cut sees was read after the last byte of the last page arrived.
+//! 2. A project that has stood in the way for longer than `hold_after` is held: carried at its last good state, without
+//!    what the log has removed since. It comes back only with a page that has the serial it needs.
+//! 3. A page that changes without an event (a project was archived, say) is found by a slow sweep of conditional requests
+//!    over all projects; what the sweep asks for never stands in the way.
+//! 4. An event that came to light late is noticed when the last `overlap` serials are read again: its project is fetched,
+//!    and the snapshots that claimed a serial past it are marked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use strandline_model::{DisplayName, Held, HoldReason, Leaf, ProjectName, Serial, Timestamp};
+use strandline_store::{Checkpoint, CutReport, MirrorLock, Recorded};
+use tokio::time::Instant;
+
+use crate::cut::{self, Base, Content, File, Log, Project, Rule, Seen, State};
+use crate::fetch::each;
+use crate::progress::Progress;
+use crate::source::{Answer, Event, Source, Validator, Way};
+use crate::{Clock, Cut, FetchError, Fetcher, OnBroken, Selection, Stored, SyncError, Whole};
+
+/// How far the log is read back for projects that no snapshot of ours has: longer than any cache keeps a page.
+const READ_BACK: u64 = 50_000;
+/// How many rows of the log a Warehouse gives at once, at the most. Only whether nothing is new is told from it: an index
+/// that gives fewer is read to the end all the same as soon as something is.
+const LOG_PAGE: usize = 50_000;
+/// The longest pause between two rounds.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A project that is followed in this sync.
+struct Followed {
+    project: Project<Stored>,
+    leaf: Option<Leaf>,
+    display: DisplayName,
+    /// With what to ask whether the newest page is still the same.
+    validator: Option<Validator>,
+    /// Whether that validator came with the base's page, and none was fetched yet.
+    validates_base: bool,
+    /// How it is held, if it was at the base.
+    held: Option<Held>,
+    /// Why the last attempt to get its page or one of its files failed.
+    failure: Option<FetchError>,
+}
+
+/// One sync of a mirror by the changelog.
+struct Following<'a, S> {
+    fetcher: &'a Arc<Fetcher<S>>,
+    base: Option<&'a Recorded>,
+    from: Serial,
+    log: Log,
+    /// Up to here the log has shown all that is waited for: no serial is missing, or it was taken for a hole when the sync
+    /// began.
+    sure: Serial,
+    projects: BTreeMap<ProjectName, Followed>,
+    dropped: Vec<ProjectName>,
+    absent: Vec<ProjectName>,
+    lock: &'a MirrorLock,
+}
+
+/// Finds the best serial beyond the base at which every selected project is determined.
+pub async fn follow<S: Source>(
+    fetcher: &Arc<Fetcher<S>>,
+    base: Option<&Recorded>,
+    clock: &Clock,
+    lock: &MirrorLock,
+) -> Result<Cut, SyncError> {
+    let settings = &fetcher.settings;
+    let begun = before(clock(), settings.settle);
+    let mut following = Following::begin(fetcher, base, lock).await?;
+    following.sure = following.log.without_holes(following.from, begun);
+    let swept = following.sweep(clock()).await?;
+    let mut head = following.head();
+    let mut deadline = None;
+    let mut pause = settings.backoff;
+    let unread = |(name, followed): (&ProjectName, &Followed)| followed.project.pages.is_empty().then(|| name.clone());
+    let mut wanted: BTreeSet<ProjectName> = following.projects.iter().filter_map(unread).collect();
+    for round in 1_u32.. {
+        let way = Way::of_attempt(usize::try_from(round - 1).unwrap_or(0));
+        if base.is_none() {
+            // A first sync can take days: what it has is remembered now and then.
+            while let Some(beyond) = wanted.iter().nth(settings.checkpoint_every).cloned() {
+                let rest = wanted.split_off(&beyond);
+                let part = std::mem::replace(&mut wanted, rest);
+                following.fetch(part.clone(), way).await?;
+                following.checkpoint(&part)?;
+            }
+        }
+        following.fetch(std::mem::take(&mut wanted), way).await?;
+        // The time of a row that is missing is up only if it is missing in what is read afterwards.
+        let settled = before(clock(), settings.settle);
+        // Without a page that was fetched, or a row that is waited for, there is nothing that the log could say more of.
+        if !following.projects.is_empty() || following.sure < head {
+            following.read_on(head).await?;
+        }
+        if base.is_none() {
+            // Upstream has moved on while everything was fetched: what the first snapshot is of is found on the way.
+            head = following.head();
+        }
+        // Patience is for what stands in the way, not for what there is to fetch.
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + settings.cut_timeout);
+
+        let late = Instant::now() >= deadline;
+        let target = following.log.without_holes(following.from, settled).min(head);
+        if base.is_none() {
+            following.promote(target);
+        }
+        let mut holding = following.still_held(target);
+        let mut found = following.cut(target, &holding);
+        if late && !found.in_the_way.is_empty() {
+            let broken = following.broken(&found.in_the_way, clock(), lock)?;
+            if settings.on_broken == OnBroken::Freeze && !broken.is_empty() {
+                return Err(following.inconsistent(&found.in_the_way));
+            }
+            if !broken.is_empty() {
+                holding.extend(broken);
+                found = following.cut(target, &holding);
+            }
+        }
+        // Any serial will do for a first snapshot; the second sync goes on from there.
+        let nothing_in_the_way = found.in_the_way.is_empty() || (base.is_none() && found.serial.is_some());
+        // Projects that have moved on past the target, in a way that the log does not tell whole, are not determined by asking
+        // again: what can be taken is taken now, and where that is nothing, the target moves on too.
+        let moved_on = base.is_some() && found.in_the_way.values().all(|obstacle| obstacle.why == cut::Why::Moving);
+        let progress = found.serial.is_some_and(|serial| serial > following.from);
+        // A hole right after the base: nothing is settled yet that could be published.
+        let waits_for_hole = target == following.from && head > following.from && following.dropped.is_empty();
+        if late || (nothing_in_the_way && !waits_for_hole) || (moved_on && progress) {
+            if nothing_in_the_way {
+                fetcher.store.note_trouble(&settings.mirror, &BTreeSet::new(), clock(), lock)?;
+            }
+            let Some(serial) = found.serial else { return Err(following.inconsistent(&found.in_the_way)) };
+            let inconsistent = following.inconsistent(&found.in_the_way);
+            let cut = following.conclude(serial, found.states, &holding, round)?;
+            if let Some(last) = swept {
+                fetcher.store.record_recheck(&settings.mirror, last.as_str(), clock())?;
+            }
+            if !nothing_in_the_way {
+                let unchanged = base.is_some_and(|base| {
+                    cut.changes.is_empty() && base.snapshot.label.serial == serial && base.snapshot.held == cut.held
+                });
+                if unchanged {
+                    return Err(inconsistent);
+                }
+                if moved_on {
+                    tracing::info!("taking serial {serial}: at {head}, projects have moved on already: {inconsistent}");
+                } else {
+                    tracing::warn!("taking serial {serial}, for {head} is not complete yet: {inconsistent}");
+                }
+            }
+            return Ok(cut);
+        }
+        wanted.extend(found.in_the_way.into_keys());
+        if moved_on && !nothing_in_the_way {
+            head = following.head();
+            wanted.append(&mut following.follow_up_to(head)?);
+        }
+        tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    unreachable!("the attempts end with the settings' patience")
+}
+
+fn before(now: Timestamp, by: Duration) -> Timestamp {
+    let seconds = now.seconds().saturating_sub(i64::try_from(by.as_secs()).unwrap_or(i64::MAX));
+    Timestamp::from_seconds(seconds.max(0)).unwrap_or(now)
+}
+
+/// Everything after `since`, as far as the log goes.
+async fn read_log<S: Source>(fetcher: &Fetcher<S>, mut since: Serial) -> Result<Vec<Event>, SyncError> {
+    let mut events = Vec::new();
+    loop {
+        let mut more = fetcher.events_since(since).await?;
+        match more.last() {
+            Some(last) => since = last.serial,
+            None => return Ok(events),
+        }
+        events.append(&mut more);
+    }
+}
+
+impl<'a, S: Source> Following<'a, S> {
+    /// The greatest serial that the log has shown.
+    fn head(&self) -> Serial {
+        self.log.head().unwrap_or(self.from).max(self.from)
+    }
+
+    /// Reads what the log shows now and did not show before: at its end, and where serials are missing. What came to light
+    /// there, up to `head`, counts for the cut: a page that was fetched may show it.
+    async fn read_on(&mut self, head: Serial) -> Result<(), SyncError> {
+        for event in read_log(self.fetcher, self.sure).await? {
+            let name = event.project.normalise();
+            if !self.fetcher.settings.selection.has(&name) {
+                self.log.add_other(&event);
+                continue;
+            }
+            if !self.log.add(&event) || self.projects.contains_key(&name) {
+                continue;
+            }
+            if self.base.is_none() {
+                // What appears while a first sync runs is in no list.
+                self.follow_project(name, Some(Serial::ZERO), &[])?;
+            } else if event.serial <= head {
+                self.follow_project(name, None, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the projects that have their first event since the base at or before `head`; returns those that are new.
+    fn follow_up_to(&mut self, head: Serial) -> Result<BTreeSet<ProjectName>, SyncError> {
+        let new: BTreeSet<_> = self
+            .log
+            .projects()
+            .filter(|name| !self.projects.contains_key(*name))
+            .filter(|name| self.log.of(name).first().is_some_and(|change| change.serial <= head))
+            .cloned()
+            .collect();
+        for name in &new {
+            self.follow_project(name.clone(), None, &[])?;
+        }
+        Ok(new)
+    }
+
+    /// Takes what a first sync knows of projects at a serial for a base of their own: the log is applied to that when they
+    /// move before all the others are known.
+    fn promote(&mut self, at: Serial) {
+        let source = &self.fetcher.source;
+        for (name, followed) in &mut self.projects {
+            if matches!(followed.project.base, Base::Unknown(_)) {
+                let of_release = |file: &str, version: &str| source.is_of_release(name, file, version);
+                if let Some(known) = cut::promoted(&followed.project, self.log.of(name), at, &of_release) {
+                    followed.project = known;
+                }
+            }
+        }
+    }
+
+    /// Reads the log since the base, and finds out which projects it and the configuration are about.
+    async fn begin(
+        fetcher: &'a Arc<Fetcher<S>>,
+        base: Option<&'a Recorded>,
+        lock: &'a MirrorLock,
+    ) -> Result<Self, SyncError> {
+        let from = base.map_or(Serial::ZERO, |base| base.snapshot.label.serial);
+        let (dropped, absent) = (Vec::new(), Vec::new());
+        let mut following = Self {
+            fetcher,
+            base,
+            from,
+            log: Log::default(),
+            sure: from,
+            projects: BTreeMap::new(),
+            dropped,
+            absent,
+            lock,
+        };
+        match base {
+            Some(base) => following.begin_from(base).await?,
+            None => following.begin_anew().await?,
+        }
+        Ok(following)
+    }
+
+    async fn begin_from(&mut self, base: &Recorded) -> Result<(), SyncError> {
+        let Self { fetcher, from, .. } = *self;
+        let settings = &fetcher.settings;
+        let reselected = base.snapshot.selection != settings.selection.digest();
+        let back = if reselected { READ_BACK.max(settings.overlap) } else { settings.overlap };
+        let events = self.read_from(back).await?;
+
+        // Whoever is held, new to the selection, or has an event that the base does not show, is known by pages alone.
+        let mut unknown: BTreeMap<ProjectName, Serial> = BTreeMap::new();
+        for held in &base.snapshot.held {
+            unknown.insert(held.name.clone(), held.needs);
+        }
+        if reselected {
+            for leaf in fetcher.store.leaves(&base.snapshot)? {
+                if !settings.selection.has(&leaf.name) {
+                    self.dropped.push(leaf.name);
+                }
+            }
+            let wanted = match &settings.selection {
+                Selection::Projects(names) => names.values().cloned().collect(),
+                Selection::Everything => Vec::new(),
+            };
+            self.add_selected(wanted, &mut unknown).await?;
+        }
+        let earliest = Serial::try_from(from.get().saturating_sub(settings.overlap)).unwrap_or(Serial::ZERO);
+        for (name, late) in self.missed(&events, earliest)? {
+            unknown.entry(name.clone()).or_insert(Serial::ZERO);
+            let marked = fetcher.store.mark_missed(&settings.mirror, late, self.lock)?;
+            if marked > 0 {
+                tracing::warn!(
+                    "an event of `{name}` came to light late, with serial {late}: {marked} snapshots from {late} on lack it and are marked"
+                );
+            }
+        }
+        for event in &events {
+            let name = event.project.normalise();
+            if settings.selection.has(&name) && (event.serial > from || unknown.contains_key(&name)) {
+                self.log.add(event);
+            } else if event.serial > from {
+                self.log.add_other(event);
+            }
+        }
+        let names: BTreeSet<_> = self.log.projects().cloned().chain(unknown.keys().cloned()).collect();
+        for name in names.into_iter().filter(|name| settings.selection.has(name)) {
+            let needs = unknown.get(&name).copied();
+            self.follow_project(name, needs, &base.snapshot.held)?;
+        }
+        Ok(())
+    }
+
+    /// The first sync of a mirror: upstream's list says which projects there are.
+    async fn begin_anew(&mut self) -> Result<(), SyncError> {
+        let selection = &self.fetcher.settings.selection;
+        let list = self.fetcher.projects().await?;
+        let greatest = list.iter().map(|(_, serial)| *serial).max().unwrap_or(Serial::ZERO);
+        self.from = greatest;
+        for event in self.read_from(READ_BACK).await? {
+            if selection.has(&event.project.normalise()) {
+                self.log.add(&event);
+            } else {
+                self.log.add_other(&event);
+            }
+        }
+        let mut names: BTreeMap<_, _> = list
+            .into_iter()
+            .map(|(display, _)| (display.normalise(), display))
+            .filter(|(name, _)| selection.has(name))
+            .collect();
+        if let Selection::Projects(selected) = selection {
+            self.absent = selected.keys().filter(|name| !names.contains_key(*name)).cloned().collect();
+        }
+        for name in self.log.projects() {
+            names.entry(name.clone()).or_insert_with(|| self.log.display_name(name).expect("it has events").clone());
+        }
+        self.absent.retain(|name| !names.contains_key(name));
+        for (name, display) in names {
+            self.follow_project(name.clone(), Some(Serial::ZERO), &[])?;
+            if let Some(followed) = self.projects.get_mut(&name) {
+                followed.display = display;
+            }
+        }
+        for Checkpoint { unit, serial, tag } in self.fetcher.store.checkpoints(&self.fetcher.settings.mirror)? {
+            if let Some(followed) = self.projects.get_mut(unit.name()) {
+                followed.project.pages.push(Seen { serial, content: self.fetcher.content(&unit)? });
+                followed.validator = tag.map(Validator);
+                followed.validates_base = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// The log from `back` serials before the base on, to its end: an answer that ends with the base's own serial may be
+    /// one that upstream has cut off there.
+    async fn read_from(&self, back: u64) -> Result<Vec<Event>, SyncError> {
+        let since = Serial::try_from(self.from.get().saturating_sub(back)).unwrap_or(Serial::ZERO);
+        let mut events = self.fetcher.events_since(since).await?;
+        let last = events.last().map(|event| event.serial);
+        // A short answer that ends where the base stands: nothing is new, and one request is enough to know it.
+        let nothing_new = last == Some(self.from) && events.len() < LOG_PAGE;
+        if let Some(last) = last.filter(|_| !nothing_new) {
+            events.extend(read_log(self.fetcher, last).await?);
+        }
+        let head = events.last().map(|event| event.serial);
+        if let Some(found) = head.or(Some(since)).filter(|found| self.base.is_some() && *found < self.from) {
+            return Err(SyncError::SerialWentBack {
+                mirror: self.fetcher.settings.mirror.clone(),
+                recorded: self.from,
+                found,
+            });
+        }
+        Ok(events)
+    }
+
+    /// Takes projects into account that the configuration names and the base does not have.
+    async fn add_selected(
+        &mut self,
+        wanted: Vec<DisplayName>,
+        unknown: &mut BTreeMap<ProjectName, Serial>,
+    ) -> Result<(), SyncError> {
+        let listed: BTreeSet<_> =
+            self.fetcher.projects().await?.into_iter().map(|(display, _)| display.normalise()).collect();
+        let selected: BTreeSet<_> =
+            if wanted.is_empty() { listed.clone() } else { wanted.iter().map(DisplayName::normalise).collect() };
+        for name in selected {
+            if self.fetcher.base_leaf(&name)?.is_some() || unknown.contains_key(&name) {
+                continue;
+            }
+            if listed.contains(&name) {
+                unknown.insert(name, Serial::ZERO);
+            } else {
+                self.absent.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Projects whose last event at or before the base is not the one that the base shows, with that event's serial.
+    fn missed(&self, events: &[Event], earliest: Serial) -> Result<BTreeMap<ProjectName, Serial>, SyncError> {
+        let mut last: BTreeMap<ProjectName, (Serial, bool)> = BTreeMap::new();
+        for event in events.iter().filter(|event| event.serial <= self.from && event.serial > earliest) {
+            if let Some(action) = cut::Action::read(&event.action, event.version.as_deref()) {
+                last.insert(event.project.normalise(), (event.serial, action.removes_project()));
+            }
+        }
+        let held: BTreeSet<_> = self.base.iter().flat_map(|base| &base.snapshot.held).map(|held| &held.name).collect();
+        let mut missed = BTreeMap::new();
+        for (name, (serial, gone)) in last {
+            if !self.fetcher.settings.selection.has(&name) || held.contains(&name) {
+                continue;
+            }
+            let shown = match self.fetcher.base_leaf(&name)? {
+                Some(leaf) => !gone && leaf.serial >= serial,
+                // A quarantined project is not shown, whatever else happens to it.
+                None => true,
+            };
+            if !shown {
+                missed.insert(name, serial);
+            }
+        }
+        Ok(missed)
+    }
+
+    /// Asks for the pages whose turn it is in the sweep, and follows the projects whose page is not the base's although
+    /// they have no event. Returns the last project of the turn, if it was anybody's.
+    async fn sweep(&mut self, now: Timestamp) -> Result<Option<ProjectName>, SyncError> {
+        let (Some(base), settings) = (self.base, &self.fetcher.settings) else { return Ok(None) };
+        let (last, since) = self.fetcher.store.recheck(&settings.mirror, now)?;
+        let part = now.since(since).as_secs_f64() / settings.recheck.as_secs_f64().max(1.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a share of a count"
+        )]
+        let count = (base.snapshot.units as f64 * part.min(1.0)) as usize;
+        if count == 0 {
+            return Ok(None);
+        }
+        let leaves = self.fetcher.store.leaves(&base.snapshot)?;
+        let begin = leaves.partition_point(|leaf| leaf.name.as_str() <= last.as_str());
+        let turn: Vec<_> = leaves[begin..].iter().chain(&leaves[..begin]).take(count).cloned().collect();
+        let last = turn.last().map(|leaf| leaf.name.clone());
+        let quiet = turn.into_iter().filter(|leaf| !self.projects.contains_key(&leaf.name));
+        let quiet: BTreeMap<_, _> = quiet.map(|leaf| (leaf.name, leaf.serial)).collect();
+        for (name, serial) in &quiet {
+            self.follow_project(name.clone(), Some(*serial), &[])?;
+        }
+        self.fetch(quiet.keys().cloned().collect(), Way::Usual).await?;
+        for (name, serial) in quiet {
+            // A page that is older, missing or broken says nothing that the changelog does not.
+            let followed = &self.projects[&name];
+            let usable = followed.project.pages.last().is_some_and(|page| page.serial >= serial);
+            if !usable || followed.validates_base || followed.failure.is_some() {
+                self.projects.remove(&name);
+            }
+        }
+        Ok(last)
+    }
+
+    fn follow_project(&mut self, name: ProjectName, needs: Option<Serial>, held: &[Held]) -> Result<(), SyncError> {
+        let leaf = self.fetcher.base_leaf(&name)?;
+        let base = match (needs, &leaf) {
+            (Some(needs), _) => Base::Unknown(needs),
+            (None, Some(leaf)) => Base::Known(self.fetcher.base_content(leaf)?),
+            (None, None) => Base::Absent,
+        };
+        let display = self
+            .log
+            .display_name(&name)
+            .cloned()
+            .or_else(|| leaf.as_ref().map(|leaf| leaf.display.clone()))
+            .or_else(|| name.as_str().parse().ok())
+            .expect("a normalised name is a name");
+        let validator = self.fetcher.base_validator(&name, leaf.as_ref())?;
+        let held = held.iter().find(|held| held.name == name).cloned();
+        let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.from };
+        let project = Project { base, since, pages: Vec::new() };
+        let followed = Followed { project, leaf, display, validator, validates_base: true, held, failure: None };
+        self.projects.insert(name, followed);
+        Ok(())
+    }
+
+    /// Asks for the pages of these projects, and brings their files into the store.
+    async fn fetch(&mut self, wanted: BTreeSet<ProjectName>, way: Way) -> Result<(), SyncError> {
+        self.fetcher.progress.projects.fetch_add(wanted.len() as u64, Ordering::Relaxed);
+        let asking: Vec<_> = wanted
+            .into_iter()
+            .filter(|name| !self.log.of(name).last().is_some_and(|change| change.action.removes_project()))
+            .map(|name| {
+                let validator = self.projects.get(&name).and_then(|followed| followed.validator.clone());
+                ask(self.fetcher.clone(), name, validator, way)
+            })
+            .collect();
+        for (name, asked) in each(self.fetcher.settings.connections, asking).await? {
+            let followed = self.projects.get_mut(&name).expect("only projects that are followed are asked for");
+            followed.failure = None;
+            match asked {
+                Asked::Page { seen, validator, failure } => {
+                    followed.failure = failure;
+                    followed.project.pages.push(*seen);
+                    followed.validator = validator;
+                    followed.validates_base = false;
+                }
+                Asked::NotModified if followed.validates_base => {
+                    if let Some(leaf) = &followed.leaf {
+                        let content = self.fetcher.base_content(leaf)?;
+                        followed.project.pages.push(Seen { serial: leaf.serial, content });
+                    }
+                }
+                Asked::NotModified => {
+                    let same = followed.project.pages.last().cloned();
+                    followed.project.pages.extend(same);
+                }
+                Asked::Missing => {}
+                Asked::Failed(error) => followed.failure = Some(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers what was fetched of these projects, so that a first sync that is interrupted goes on from here.
+    fn checkpoint(&self, names: &BTreeSet<ProjectName>) -> Result<(), SyncError> {
+        let mut fetched = Vec::new();
+        for name in names {
+            let followed = &self.projects[name];
+            if let (Some(Seen { serial, content }), None) = (followed.project.pages.last(), &followed.failure) {
+                let (display, validator) = (followed.display.clone(), followed.validator.clone());
+                let whole = Whole { display, serial: Some(*serial), content: content.clone(), validator };
+                fetched.push((name.clone(), whole));
+            }
+        }
+        self.fetcher.checkpoint(fetched, self.lock)
+    }
+
+    fn cut(&self, target: Serial, holding: &BTreeMap<ProjectName, Held>) -> cut::Cut<Stored> {
+        let projects = self
+            .projects
+            .iter()
+            .filter(|(name, _)| !holding.contains_key(*name))
+            .map(|(name, followed)| (name.clone(), followed.project.clone()))
+            .collect();
+        let source = &self.fetcher.source;
+        cut::cut(Rule::WHOLE, self.from, target, &self.log, &projects, &|project, file, version| {
+            source.is_of_release(project, file, version)
+        })
+    }
+
+    /// The projects that were held at the base and still have no page that will do: nobody waits for them again.
+    fn still_held(&self, target: Serial) -> BTreeMap<ProjectName, Held> {
+        let held: Vec<_> =
+            self.projects.iter().filter_map(|(name, followed)| Some((name, followed.held.as_ref()?))).collect();
+        if held.is_empty() {
+            return BTreeMap::new();
+        }
+        let found = self.cut(target, &BTreeMap::new());
+        held.into_iter()
+            .filter(|(name, _)| found.in_the_way.contains_key(*name))
+            .map(|(name, held)| (name.clone(), held.clone()))
+            .collect()
+    }
+
+    /// The projects that have stood in the way for longer than `hold_after`.
+    fn broken(
+        &self,
+        in_the_way: &BTreeMap<ProjectName, cut::Obstacle>,
+        now: Timestamp,
+        lock: &MirrorLock,
+    ) -> Result<BTreeMap<ProjectName, Held>, SyncError> {
+        let settings = &self.fetcher.settings;
+        let names = in_the_way.keys().cloned().collect();
+        let noted = self.fetcher.store.note_trouble(&settings.mirror, &names, now, lock)?;
+        let mut broken = BTreeMap::new();
+        for (name, obstacle) in in_the_way {
+            let event = self.log.of(name).iter().find(|change| change.serial >= obstacle.since);
+            let since = event.map_or(noted[name], |change| change.time);
+            if now.since(since) >= settings.hold_after {
+                let followed = &self.projects[name];
+                let reason = match (&followed.failure, obstacle.hold_reason()) {
+                    (Some(failure), HoldReason::PageMissing) => failure.hold_reason(),
+                    (_, reason) => reason,
+                };
+                let at = followed.leaf.as_ref().map_or(Serial::ZERO, |leaf| leaf.serial);
+                broken.insert(name.clone(), Held { name: name.clone(), reason, at, needs: obstacle.needs, since });
+            }
+        }
+        Ok(broken)
+    }
+
+    fn inconsistent(&self, in_the_way: &BTreeMap<ProjectName, cut::Obstacle>) -> SyncError {
+        let words = |(name, obstacle): (&ProjectName, &cut::Obstacle)| {
+            let failure = self.projects.get(name).and_then(|followed| followed.failure.as_ref());
+            let words = match failure {
+                // What upstream did says more than that the project is not determined because of it.
+                Some(failure) => {
+                    let cause =
+                        std::error::Error::source(failure).map_or_else(String::new, |cause| format!(": {cause}"));
+                    format!("{failure}{cause}; a page of serial {} is wanted", obstacle.needs)
+                }
+                None => obstacle.to_string(),
+            };
+            (name.clone(), words)
+        };
+        SyncError::Inconsistent { in_the_way: in_the_way.iter().map(words).collect() }
+    }
+
+    /// The cut as the difference from the base.
+    fn conclude(
+        self,
+        serial: Serial,
+        states: BTreeMap<ProjectName, State<Stored>>,
+        holding: &BTreeMap<ProjectName, Held>,
+        rounds: u32,
+    ) -> Result<Cut, SyncError> {
+        let mut changes: BTreeMap<_, _> = self.dropped.iter().map(|name| (name.clone(), None)).collect();
+        for (name, state) in states {
+            match state {
+                State::Untouched => {}
+                State::Gone => {
+                    changes.insert(name, None);
+                }
+                State::At(at, content) => {
+                    let followed = &self.projects[&name];
+                    // Only a page that is the state as it stands says whether the state is still the same.
+                    let shown = followed.project.pages.last().is_some_and(|page| page.content == content);
+                    let validator = followed.validator.clone().filter(|_| shown && !followed.validates_base);
+                    let display = followed.display.clone();
+                    changes.insert(name, Some(Arc::new(Whole { display, serial: Some(at), content, validator })));
+                }
+            }
+        }
+        let mut held = Vec::new();
+        for (name, hold) in holding {
+            let events = self.log.of(name);
+            let last = events.iter().rfind(|change| change.serial <= serial);
+            if last.is_none() && self.projects[name].held.is_none() && hold.needs > serial {
+                // What it is held for comes after this serial.
+                continue;
+            }
+            if let Some(kept) = self.carry(name, serial, &mut changes)? {
+                let needs = last.map_or(hold.needs, |last| last.serial.max(hold.needs.min(serial)));
+                held.push(Held { at: kept, needs, ..hold.clone() });
+            }
+        }
+        let head = self.log.head().unwrap_or(serial).max(serial);
+        let report = CutReport { head, behind: self.log.first_after(serial), rounds };
+        Ok(Cut { serial, counted: false, changes, held, absent: self.absent, report: Some(report) })
+    }
+
+    /// Carries a held project at its last good state; returns that state's serial, or `None` if the log has removed it.
+    fn carry(
+        &self,
+        name: &ProjectName,
+        serial: Serial,
+        changes: &mut BTreeMap<ProjectName, Option<Arc<Whole>>>,
+    ) -> Result<Option<Serial>, SyncError> {
+        let followed = &self.projects[name];
+        let events = self.log.of(name);
+        if events.iter().rfind(|change| change.serial <= serial).is_some_and(|last| last.action.removes_project()) {
+            changes.insert(name.clone(), None);
+            return Ok(None);
+        }
+        let Some(leaf) = &followed.leaf else { return Ok(Some(Serial::ZERO)) };
+        let good = self.fetcher.base_content(leaf)?;
+        let source = &self.fetcher.source;
+        let of_release = |file: &str, version: &str| source.is_of_release(name, file, version);
+        let content = cut::carried(&good, events, serial, &of_release);
+        if content.as_ref() != Some(&good) {
+            let display = followed.display.clone();
+            let whole =
+                content.map(|content| Arc::new(Whole { display, serial: Some(leaf.serial), content, validator: None }));
+            changes.insert(name.clone(), whole);
+        }
+        Ok(Some(leaf.serial))
+    }
+}
+
+/// What asking for a page brought.
+enum Asked {
+    Page { seen: Box<Seen<Stored>>, validator: Option<Validator>, failure: Option<FetchError> },
+    NotModified,
+    Missing,
+    Failed(FetchError),
+}
+
+/// Fetches a page and its files. What upstream does wrong is an answer; an error is this machine's.
+async fn ask<S: Source>(
+    fetcher: Arc<Fetcher<S>>,
+    name: ProjectName,
+    validator: Option<Validator>,
+    way: Way,
+) -> Result<(ProjectName, Asked), SyncError> {
+    let asked = match fetcher.page(&name, validator.as_ref(), way).await {
+        Ok(Answer::NotModified) => Asked::NotModified,
+        Ok(Answer::Missing) => Asked::Missing,
+        Err(error) => Asked::Failed(error),
+        Ok(Answer::Page { page, validator }) => {
+            let mut failure = None;
+            let mut files = BTreeMap::new();
+            for (listed, stored) in page.files.iter().zip(fetcher.files(&name, &page).await?) {
+                let content = stored.map_err(|error| {
+                    let reason = error.hold_reason();
+                    failure = Some(error);
+                    reason
+                });
+                let yanked = listed.details.yanked.clone();
+                files.insert(listed.details.filename.as_str().to_owned(), File { yanked, content });
+            }
+            // A page that could not be used whole is asked for again whole.
+            let validator = validator.filter(|_| failure.is_none());
+            let content =
+                Content { status: page.status, status_reason: page.status_reason, versions: page.versions, files };
+            let serial = page.serial.unwrap_or(Serial::ZERO);
+            Asked::Page { seen: Box::new(Seen { serial, content }), validator, failure }
+        }
+    };
+    Progress::add(&fetcher.progress.projects_done, 1);
+    Ok((name, asked))
+}

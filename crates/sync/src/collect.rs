@@ -1,0 +1,198 @@
+//! The cut of an index without a changelog: a double collect.
+//!
+//! All selected pages are read, and read again, conditionally, until a whole pass brings no change: then there was a
+//! moment between the two passes at which all of them were true at once. It is weaker than the cut by changelog, for a
+//! cache in between can answer the same twice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use strandline_model::{Leaf, ProjectName, Serial};
+use strandline_store::Recorded;
+use tokio::time::Instant;
+
+use crate::fetch::each;
+use crate::progress::Progress;
+use crate::record::{Page, Status};
+use crate::source::{Answer, Source, Validator, Way};
+use crate::{Cut, Fetcher, Selection, SyncError, Whole, cut};
+
+/// What is known of a selected project.
+#[derive(Debug, Clone)]
+enum Known {
+    /// What the base says.
+    Base(Leaf),
+    /// Upstream's page, and what was made of it.
+    Page(Arc<Page>, Arc<Whole>),
+    /// Upstream has no such project.
+    Absent,
+    /// Nothing yet.
+    Nothing,
+}
+
+/// What one look at a project brought.
+enum Look {
+    Same,
+    Changed(Known),
+    /// A page that is older than the one we have: a cache answers.
+    Stale(String),
+}
+
+/// Reads all selected projects until a whole pass brings no change, or the settings' patience ends.
+pub async fn collect<S: Source>(fetcher: &Arc<Fetcher<S>>, base: Option<&Recorded>) -> Result<Cut, SyncError> {
+    let mut known = BTreeMap::new();
+    for project in selected(fetcher).await? {
+        let known_before = fetcher.base_leaf(&project)?.map_or(Known::Nothing, Known::Base);
+        known.insert(project, known_before);
+    }
+    fetcher.progress.projects.store(known.len() as u64, Ordering::Relaxed);
+
+    // The settings' patience is for pages that change. It begins after the first pass, and a pass is late by when it began:
+    // how long its files took says nothing about upstream.
+    let mut deadline = None;
+    loop {
+        let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let looks = known.iter().map(|(project, known)| look(fetcher.clone(), project.clone(), known.clone()));
+        let looks = each(fetcher.settings.connections, looks).await?;
+        let mut in_the_way = Vec::new();
+        let mut changed = false;
+        for (project, look) in looks {
+            match look {
+                Look::Same => {}
+                Look::Stale(why) => in_the_way.push((project, why)),
+                Look::Changed(now) => {
+                    changed = true;
+                    if late {
+                        in_the_way.push((project.clone(), "its page keeps changing".to_owned()));
+                    }
+                    known.insert(project, now);
+                }
+            }
+        }
+        if in_the_way.is_empty() {
+            if !changed {
+                break;
+            }
+        } else if late {
+            in_the_way.sort();
+            return Err(SyncError::Inconsistent { in_the_way });
+        } else {
+            tokio::time::sleep(fetcher.settings.backoff).await;
+        }
+        deadline.get_or_insert_with(|| Instant::now() + fetcher.settings.cut_timeout);
+    }
+    conclude(fetcher, base, known)
+}
+
+/// The selected projects. Where everything is selected, the index's own list of projects says what there is.
+async fn selected<S: Source>(fetcher: &Fetcher<S>) -> Result<Vec<ProjectName>, SyncError> {
+    Ok(match &fetcher.settings.selection {
+        Selection::Projects(names) => names.keys().cloned().collect(),
+        Selection::Everything => fetcher.projects().await?.into_iter().map(|(name, _)| name.normalise()).collect(),
+    })
+}
+
+async fn look<S: Source>(
+    fetcher: Arc<Fetcher<S>>,
+    project: ProjectName,
+    known: Known,
+) -> Result<(ProjectName, Look), SyncError> {
+    let (validator, serial) = match &known {
+        Known::Base(leaf) => (fetcher.base_validator(&project, Some(leaf))?, Some(leaf.serial)),
+        Known::Page(page, whole) => (whole.validator.clone(), page.serial),
+        Known::Absent | Known::Nothing => (None, None),
+    };
+    let answer = fetcher.page(&project, validator.as_ref(), Way::Usual).await?;
+    let look = match answer {
+        Answer::NotModified => Look::Same,
+        Answer::Missing if matches!(known, Known::Absent) => Look::Same,
+        Answer::Missing => Look::Changed(Known::Absent),
+        Answer::Page { page, validator } => match (page.serial, serial, &known) {
+            (Some(found), Some(had), _) if found < had => {
+                Look::Stale(format!("its page has serial {found}, and {had} was seen before: a cache may be stale"))
+            }
+            (_, _, Known::Page(had, _)) if **had == page => Look::Same,
+            _ => {
+                let whole = whole(&fetcher, &project, &page, validator).await?;
+                Progress::add(&fetcher.progress.projects_done, 1);
+                Look::Changed(Known::Page(Arc::new(page), Arc::new(whole)))
+            }
+        },
+    };
+    if matches!(look, Look::Same) && matches!(known, Known::Base(_)) {
+        Progress::add(&fetcher.progress.projects_done, 1);
+    }
+    Ok((project, look))
+}
+
+/// Brings all files of a page into the store.
+async fn whole<S: Source>(
+    fetcher: &Arc<Fetcher<S>>,
+    project: &ProjectName,
+    page: &Page,
+    validator: Option<Validator>,
+) -> Result<Whole, SyncError> {
+    let stored = fetcher.files(project, page).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let files = page.files.iter().zip(stored).map(|(file, stored)| {
+        let yanked = file.details.yanked.clone();
+        (file.details.filename.as_str().to_owned(), cut::File { yanked, content: Ok(stored) })
+    });
+    let content = cut::Content {
+        status: page.status,
+        status_reason: page.status_reason.clone(),
+        versions: page.versions.clone(),
+        files: files.collect(),
+    };
+    Ok(Whole { display: page.name.clone(), serial: page.serial, content, validator })
+}
+
+/// What was found, as the difference from the base.
+fn conclude<S: Source>(
+    fetcher: &Fetcher<S>,
+    base: Option<&Recorded>,
+    known: BTreeMap<ProjectName, Known>,
+) -> Result<Cut, SyncError> {
+    let before = base.map(|base| &base.snapshot);
+    let mut greatest = before.map_or(Serial::ZERO, |before| before.label.serial);
+    let mut counted = false;
+    let (mut changes, mut absent) = (BTreeMap::new(), Vec::new());
+    let any = known.values().any(|known| !matches!(known, Known::Absent));
+    if !any && !known.is_empty() {
+        return Err(SyncError::NothingFound {
+            upstream: fetcher.source.upstream().clone(),
+            projects: known.keys().map(ProjectName::as_str).collect::<Vec<_>>().join(", "),
+        });
+    }
+    let selected: Vec<_> = known.keys().cloned().collect();
+    for (project, known) in known {
+        match known {
+            Known::Page(_, whole) => {
+                match whole.serial {
+                    Some(serial) => greatest = greatest.max(serial),
+                    None => counted = true,
+                }
+                // A quarantined project is not shown, as in a mirror with a changelog.
+                let shown = whole.content.status != Status::Quarantined;
+                changes.insert(project, shown.then_some(whole));
+            }
+            Known::Absent => {
+                changes.insert(project.clone(), None);
+                absent.push(project);
+            }
+            Known::Base(_) | Known::Nothing => {}
+        }
+    }
+    // What is in the base and not selected any more goes. The same names selected the same.
+    let digest = fetcher.settings.selection.digest();
+    let may_drop = matches!(fetcher.settings.selection, Selection::Everything);
+    if let Some(before) = before.filter(|before| may_drop || before.selection != digest) {
+        for leaf in fetcher.store.leaves(before)? {
+            if selected.binary_search(&leaf.name).is_err() {
+                changes.insert(leaf.name, None);
+            }
+        }
+    }
+    let serial = if counted { greatest.next() } else { greatest };
+    Ok(Cut { serial, counted, changes, held: Vec::new(), absent, report: None })
+}

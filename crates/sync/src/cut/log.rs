@@ -1,0 +1,158 @@
+//! The changelog as the cut reads it.
+
+use std::collections::BTreeMap;
+
+use strandline_model::{DisplayName, ProjectName, Serial, Timestamp};
+
+use crate::source::Event;
+
+/// What an event does to its project's page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// The project begins, empty.
+    Create,
+    /// A release begins, empty and not yanked.
+    NewRelease(String),
+    /// A file is added to a release: the version, and the filename as the log writes it.
+    AddFile(String, String),
+    /// A file is removed.
+    RemoveFile(String),
+    /// A release is removed with its files.
+    RemoveRelease(String),
+    /// The project is removed with everything.
+    RemoveProject,
+    /// All files of a release are yanked; the reason is not in the log.
+    YankRelease(String),
+    /// All files of a release are not yanked any more.
+    UnyankRelease(String),
+    /// The project shows nothing until it is cleared.
+    QuarantineProject,
+    /// The project shows what it has again.
+    ClearProject,
+    /// A release's files are not shown until it is cleared.
+    QuarantineRelease(String),
+    /// A release's files are shown again.
+    ClearRelease(String),
+    /// Nothing that is known: it may have changed anything.
+    Unknown,
+}
+
+impl Action {
+    /// Reads an action as upstream writes it; `None` for one about people, which changes no page.
+    pub fn read(action: &str, version: Option<&str>) -> Option<Self> {
+        let words: Vec<_> = action.splitn(4, ' ').collect();
+        let of_release = |make: fn(String) -> Self| version.map_or(Self::Unknown, |version| make(version.to_owned()));
+        Some(match (action, &words[..]) {
+            ("create", _) => Self::Create,
+            ("new release", _) => of_release(Self::NewRelease),
+            ("remove release", _) => of_release(Self::RemoveRelease),
+            ("remove project", _) => Self::RemoveProject,
+            ("yank release", _) => of_release(Self::YankRelease),
+            ("unyank release", _) => of_release(Self::UnyankRelease),
+            ("project quarantined", _) => Self::QuarantineProject,
+            ("project quarantine cleared", _) => Self::ClearProject,
+            ("release quarantined", _) => of_release(Self::QuarantineRelease),
+            ("release quarantine cleared", _) => of_release(Self::ClearRelease),
+            (_, ["add", _, "file", name]) => match version {
+                Some(version) => Self::AddFile(version.to_owned(), (*name).to_owned()),
+                None => Self::Unknown,
+            },
+            (_, ["remove", "file", ..]) => match action.strip_prefix("remove file ") {
+                Some(name) if !name.is_empty() => Self::RemoveFile(name.to_owned()),
+                _ => Self::Unknown,
+            },
+            (
+                _,
+                ["add" | "remove" | "change" | "invite" | "revoke_invite" | "accepted", "Owner" | "Maintainer", ..],
+            ) => return None,
+            _ => Self::Unknown,
+        })
+    }
+
+    /// Whether the project shows nothing after it.
+    pub fn removes_project(&self) -> bool {
+        matches!(self, Self::RemoveProject | Self::QuarantineProject)
+    }
+}
+
+/// An event that may have changed its project's page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its serial.
+    pub serial: Serial,
+    /// When it happened, by upstream's clock.
+    pub time: Timestamp,
+    /// What happened.
+    pub action: Action,
+}
+
+/// The events from M to the head of the log, by project.
+#[derive(Debug, Clone, Default)]
+pub struct Log {
+    changes: BTreeMap<ProjectName, Vec<Change>>,
+    names: BTreeMap<ProjectName, DisplayName>,
+    /// Every serial that was seen, with its event's time: also those that change no page.
+    serials: BTreeMap<Serial, Timestamp>,
+}
+
+impl Log {
+    /// Adds an event; one that is there already changes nothing. Returns whether it is new and may have changed a page.
+    pub fn add(&mut self, event: &Event) -> bool {
+        if self.serials.insert(event.serial, event.time).is_some() {
+            return false;
+        }
+        let name = event.project.normalise();
+        let Some(action) = Action::read(&event.action, event.version.as_deref()) else { return false };
+        let changes = self.changes.entry(name.clone()).or_default();
+        let position = changes.partition_point(|change| change.serial < event.serial);
+        changes.insert(position, Change { serial: event.serial, time: event.time, action });
+        if position + 1 == changes.len() {
+            self.names.insert(name, event.project.clone());
+        }
+        true
+    }
+
+    /// Adds an event of a project that nobody asks for: its serial is not a hole.
+    pub fn add_other(&mut self, event: &Event) {
+        self.serials.insert(event.serial, event.time);
+    }
+
+    /// The events of a project, by serial.
+    pub fn of(&self, project: &ProjectName) -> &[Change] {
+        self.changes.get(project).map_or(&[], Vec::as_slice)
+    }
+
+    /// The projects that have events.
+    pub fn projects(&self) -> impl Iterator<Item = &ProjectName> {
+        self.changes.keys()
+    }
+
+    /// How the owner of a project writes its name, by its last event.
+    pub fn display_name(&self, project: &ProjectName) -> Option<&DisplayName> {
+        self.names.get(project)
+    }
+
+    /// The greatest serial that was seen.
+    pub fn head(&self) -> Option<Serial> {
+        self.serials.last_key_value().map(|(serial, _)| *serial)
+    }
+
+    /// When the first event after a serial happened, if there is one.
+    pub fn first_after(&self, serial: Serial) -> Option<Timestamp> {
+        self.serials.range(serial.next()..).next().map(|(_, time)| *time)
+    }
+
+    /// The greatest serial that no missing one stands before: serials have holes, and a row might become visible late, so
+    /// a hole is believed only when the row after it is older than `settled`. Times are whole seconds, rounded down: a row
+    /// of that very second may be younger.
+    pub fn without_holes(&self, from: Serial, settled: Timestamp) -> Serial {
+        let mut sure = from;
+        for (serial, time) in self.serials.range(from.next()..) {
+            if *serial != sure.next() && *time >= settled {
+                break;
+            }
+            sure = *serial;
+        }
+        sure
+    }
+}

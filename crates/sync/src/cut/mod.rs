@@ -1,0 +1,389 @@
+//! The rule of the cut: which serial all projects can be shown at, and how each of them stands there.
+//!
+//! [`cut`] is a pure function of three things: what the last snapshot M says, the pages fetched since M, and the
+//! changelog from M to its head H, *read after the last byte of the last page arrived*. It returns the largest N up to
+//! the target at which the state of every project is determined, those states, and the projects that stand in the way
+//! of a larger N. Events about people do not count as events here.
+//!
+//! A project's state at N is determined in one of four ways:
+//!
+//! | way | when | the state |
+//! |---|---|---|
+//! | untouched | no event in (M, N] | M's |
+//! | quiet | its newest page's body has at least the serial of its last event ≤ N, and it has no event in (N, H] | the page |
+//! | replayed | M's state is known, the log is clear, and the pages fetched since M, whatever their age, show every file that the log adds | M's with the log applied |
+//! | gone | its last event ≤ N removes or quarantines it | none |
+//!
+//! Why each part is needed:
+//!
+//! - *The body's serial*: a header, or the time of the answer, says when a cache was filled, not from what.
+//! - *The later read of the log*: a page may hold more than its serial says. Whatever it holds was committed when it was
+//!   made, so it is in a log that is read afterwards, and a project with events there is not quiet.
+//! - *Replaying*: a project that uploads sixty files behind a stale cache is never quiet, and would stop all others.
+//!
+//! | events of the project (M = 10, N = 20) | newest page | determined |
+//! |---|---|---|
+//! | none | any | untouched |
+//! | 15 add | serial 15 | quiet |
+//! | 15 add | serial 12 | not: stale, unless an older page showed the file |
+//! | 15 add, 25 add | serial 15, with or without the file of 25 | not quiet; replayed, for the page shows the file of 15 |
+//! | 15 yank, 25 unyank | serial 25 | not: no page shows the reason of 15 |
+//! | 15 add, 18 remove the same | serial 18 | quiet |
+//! | 15 add, 18 remove the same | none | replayed: the file is not in the result, so nobody needs to know it |
+//! | 15 remove project | any, or none | gone |
+//! | 15 project quarantined | any, or none | gone |
+//! | 15 something unknown | serial 15 | quiet |
+//! | 15 something unknown | serial 12 | not: stale, and the log is not clear |
+//! | 25 add | any | untouched |
+//!
+//! As a check, a quiet page has to have the files and yanks that replaying gives, where replaying is possible; if it has
+//! not, it is read again, and believed when it says the same twice.
+//!
+//! `tests/cut.rs` runs this against a simulated upstream and shows what goes wrong without each part.
+
+mod log;
+mod replay;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use strandline_model::{HoldReason, ProjectName, Serial};
+
+pub use log::{Action, Change, Log};
+
+use crate::cut::replay::Shown;
+use crate::record::{Status, Yanked};
+
+/// A file as the cut sees it; `F` is whatever else there is to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File<F> {
+    /// Whether it is yanked.
+    pub yanked: Yanked,
+    /// The rest, or why it cannot be had.
+    pub content: Result<F, HoldReason>,
+}
+
+/// A project's files and status at some serial; as a page shows them, or as a snapshot has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content<F> {
+    /// The status. It is not in the log.
+    pub status: Status,
+    /// Why it has that status.
+    pub status_reason: Option<String>,
+    /// The versions that the page lists.
+    pub versions: Vec<String>,
+    /// The files by their names.
+    pub files: BTreeMap<String, File<F>>,
+}
+
+/// A page that was fetched since M.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen<F> {
+    /// The serial in its body.
+    pub serial: Serial,
+    /// What it shows.
+    pub content: Content<F>,
+}
+
+/// What is known of a project at M.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base<F> {
+    /// It was not there.
+    Absent,
+    /// It was so.
+    Known(Content<F>),
+    /// It was so, since its event with this serial, and no snapshot has it yet.
+    Found(Serial, Content<F>),
+    /// Nobody knows: no snapshot has it, or the one that has it holds it at an older state. A page will do that has at
+    /// least this serial, and the serials of the events that are known.
+    Unknown(Serial),
+}
+
+/// Everything that is known of one project that may differ from M.
+#[derive(Debug, Clone)]
+pub struct Project<F> {
+    /// At `since`.
+    pub base: Base<F>,
+    /// The serial that `base` is of: M, or a later one at which the project was determined by itself. Events up to it are
+    /// in it, and nothing is known from before. For [`Base::Unknown`], all events count.
+    pub since: Serial,
+    /// The pages fetched since M, in the order in which they came.
+    pub pages: Vec<Seen<F>>,
+}
+
+/// How a project stands at the cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State<F> {
+    /// As in M.
+    Untouched,
+    /// So, since its event with this serial.
+    At(Serial, Content<F>),
+    /// Not there.
+    Gone,
+}
+
+/// Why a project is not determined at a serial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// The first event that could not be followed.
+    pub since: Serial,
+    /// The serial that its page has to reach.
+    pub needs: Serial,
+    /// The serial of the newest page, if there was one.
+    pub seen: Option<Serial>,
+    /// What is wrong.
+    pub why: Why,
+}
+
+/// What is wrong with what is known of a project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// There is no page.
+    NoPage,
+    /// The newest page is older than the project's last event.
+    Stale,
+    /// It had more events after its page, and the log alone does not say how it stood.
+    Moving,
+    /// The page and the log say different things.
+    Disagrees,
+    /// A file that it lists cannot be had.
+    File(HoldReason),
+}
+
+impl Obstacle {
+    /// As what the project would be held.
+    pub fn hold_reason(&self) -> HoldReason {
+        match self.why {
+            Why::NoPage => HoldReason::PageMissing,
+            Why::Stale | Why::Moving => HoldReason::StalePage,
+            Why::Disagrees => HoldReason::BadPage,
+            Why::File(reason) => reason,
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { since, needs, seen, why } = self;
+        let seen = seen.map_or_else(|| "no page".to_owned(), |serial| format!("a page of serial {serial}"));
+        match why {
+            Why::NoPage => write!(f, "upstream has no page for it yet; one of serial {needs} is wanted"),
+            Why::Stale => write!(f, "upstream shows {seen}; one of serial {needs} is wanted"),
+            Why::Moving => {
+                write!(f, "it keeps changing: {seen} was seen, and its changes since {since} cannot be followed")
+            }
+            Why::Disagrees => write!(f, "its page of serial {needs} and the changelog list different files"),
+            Why::File(HoldReason::FileMissing) => write!(f, "a file that its page lists is not there"),
+            Why::File(_) => write!(f, "a file is not what its page says"),
+        }
+    }
+}
+
+/// The result of a cut.
+#[derive(Debug, Clone)]
+pub struct Cut<F> {
+    /// The serial that all states belong to; `None` if there is none from M on.
+    pub serial: Option<Serial>,
+    /// How the projects stand there, those that are given.
+    pub states: BTreeMap<ProjectName, State<F>>,
+    /// The projects that stand in the way of the target.
+    pub in_the_way: BTreeMap<ProjectName, Obstacle>,
+}
+
+/// Tells whether a file of one project, by its name, belongs to a release, by its version as the log writes it: `None`
+/// where the name does not tell.
+pub type IsOfRelease<'a> = &'a dyn Fn(&str, &str) -> Option<bool>;
+
+/// Which parts of the rule are in force: all of them, except in tests that show what each is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// A quiet page's body has the serial of the last event.
+    pub body_serial: bool,
+    /// A quiet page's project has no events after the cut.
+    pub quiet: bool,
+    /// A held project needs the serial that it was held for.
+    pub known_need: bool,
+}
+
+impl Rule {
+    /// The rule.
+    pub const WHOLE: Self = Self { body_serial: true, quiet: true, known_need: true };
+}
+
+/// Finds the largest serial from `from` (M) up to `target` at which all projects are determined.
+///
+/// `log` has every event of every given project in (M, H], and was read after the pages were fetched. Projects without
+/// an event that are not given are untouched.
+pub fn cut<F: Clone + PartialEq>(
+    rule: Rule,
+    from: Serial,
+    target: Serial,
+    log: &Log,
+    projects: &BTreeMap<ProjectName, Project<F>>,
+    is_of_release: &dyn Fn(&ProjectName, &str, &str) -> Option<bool>,
+) -> Cut<F> {
+    let mut in_the_way = BTreeMap::new();
+    let mut serial = Some(target);
+    let mut states = BTreeMap::new();
+    while let Some(at) = serial {
+        // Between two events of a project nothing about it changes, so the next serial to try is right before the last
+        // event of one that is not determined here.
+        let mut next = Some(at);
+        states.clear();
+        for (name, project) in projects {
+            let events = log.of(name);
+            match determine(rule, project, events, at, &|file, version| is_of_release(name, file, version)) {
+                Ok(state) => {
+                    states.insert(name.clone(), state);
+                }
+                Err(obstacle) => {
+                    let known = at >= project.since;
+                    let last = events.iter().rev().find(|change| change.serial <= at && change.serial > from && known);
+                    let before = last.and_then(|change| change.serial.get().checked_sub(1)?.try_into().ok());
+                    next = next.min(before.filter(|before| *before >= from));
+                    if at == target {
+                        in_the_way.insert(name.clone(), obstacle);
+                    }
+                }
+            }
+        }
+        if next == serial {
+            break;
+        }
+        serial = next;
+    }
+    if serial.is_none() {
+        states.clear();
+    }
+    Cut { serial, states, in_the_way }
+}
+
+/// How a project stands at `at`, or why that is not known.
+fn determine<F: Clone + PartialEq>(
+    rule: Rule,
+    project: &Project<F>,
+    events: &[Change],
+    at: Serial,
+    is_of_release: IsOfRelease<'_>,
+) -> Result<State<F>, Obstacle> {
+    let events = &events[events.partition_point(|change| change.serial <= project.since)..];
+    let (before, after) = events.split_at(events.partition_point(|change| change.serial <= at));
+    let newest = project.pages.last();
+    if at < project.since {
+        let (since, seen) = (project.since, newest.map(|page| page.serial));
+        return Err(Obstacle { since, needs: since, seen, why: Why::Moving });
+    }
+    let needed = match project.base {
+        Base::Unknown(needed) if rule.known_need => needed,
+        _ => Serial::ZERO,
+    };
+    let needs = match before.last() {
+        Some(last) => last.serial.max(needed),
+        None => match &project.base {
+            Base::Unknown(_) => needed,
+            Base::Found(serial, content) => return Ok(State::At(*serial, content.clone())),
+            Base::Known(_) | Base::Absent => return Ok(State::Untouched),
+        },
+    };
+    if before.last().is_some_and(|last| last.action.removes_project()) {
+        return Ok(State::Gone);
+    }
+    let replayed = replay::replay(project, before, events, is_of_release);
+    let seen = newest.map(|page| page.serial);
+    let obstacle = |why| {
+        let since = match why {
+            // What the page does not show yet.
+            Why::NoPage | Why::Stale => before.iter().find(|change| Some(change.serial) > seen),
+            // What came after the page.
+            Why::Moving => after.first().or(before.last()),
+            Why::Disagrees | Why::File(_) => before.last(),
+        };
+        Obstacle { since: since.map_or(needs, |change| change.serial), needs, seen, why }
+    };
+
+    let quiet = newest.filter(|page| (!rule.body_serial || page.serial >= needs) && (!rule.quiet || after.is_empty()));
+    if let Some(page) = quiet {
+        let agrees = match &replayed {
+            Some(Shown::Content(replayed)) => same_files(replayed, &page.content),
+            Some(Shown::Nothing) => page.content.status == Status::Quarantined || page.content.files.is_empty(),
+            None => true,
+        };
+        let said_twice = || project.pages.iter().rev().nth(1).is_some_and(|earlier| earlier == page);
+        if agrees || said_twice() {
+            // The serial of its last event; where the log does not go back so far, what its page says will do.
+            let last = before.last().map_or(needed, |last| last.serial);
+            let serial = if last == Serial::ZERO { page.serial } else { last };
+            return finished(Some(page.content.clone()), serial).map_err(|reason| obstacle(Why::File(reason)));
+        }
+        return Err(obstacle(Why::Disagrees));
+    }
+    if let Some(content) = replayed {
+        let content = match content {
+            Shown::Content(content) => Some(content),
+            Shown::Nothing => None,
+        };
+        return finished(content, needs).map_err(|reason| obstacle(Why::File(reason)));
+    }
+    Err(obstacle(match newest {
+        None => Why::NoPage,
+        Some(page) if page.serial < needs => Why::Stale,
+        Some(_) => Why::Moving,
+    }))
+}
+
+/// A state whose files are all there. A quarantined project is not shown.
+fn finished<F>(content: Option<Content<F>>, serial: Serial) -> Result<State<F>, HoldReason> {
+    match content {
+        None => Ok(State::Gone),
+        Some(content) if content.status == Status::Quarantined => Ok(State::Gone),
+        Some(content) => match content.files.values().find_map(|file| file.content.as_ref().err()) {
+            Some(reason) => Err(*reason),
+            None => Ok(State::At(serial, content)),
+        },
+    }
+}
+
+fn same_files<F>(one: &Content<F>, other: &Content<F>) -> bool {
+    one.files.len() == other.files.len()
+        && one.files.iter().zip(&other.files).all(|((a, one), (b, other))| a == b && one.yanked == other.yanked)
+}
+
+/// The project as it is known at a serial, if it is determined there by itself: from then on it can be followed like one
+/// that a snapshot has.
+pub fn promoted<F: Clone + PartialEq>(
+    project: &Project<F>,
+    events: &[Change],
+    at: Serial,
+    is_of_release: IsOfRelease<'_>,
+) -> Option<Project<F>> {
+    let base = match determine(Rule::WHOLE, project, events, at, is_of_release).ok()? {
+        State::Untouched => return None,
+        State::Gone => Base::Absent,
+        State::At(serial, content) => Base::Found(serial, content),
+    };
+    Some(Project { base, since: at, pages: project.pages.clone() })
+}
+
+/// What is left of a held project at `at`: its last good state, without what the log has removed since.
+pub fn carried<F: Clone>(
+    good: &Content<F>,
+    events: &[Change],
+    at: Serial,
+    is_of_release: IsOfRelease<'_>,
+) -> Option<Content<F>> {
+    let mut content = good.clone();
+    for change in events.iter().filter(|change| change.serial <= at) {
+        match &change.action {
+            action if action.removes_project() => return None,
+            Action::RemoveFile(name) => {
+                content.files.remove(name);
+            }
+            Action::RemoveRelease(version) | Action::QuarantineRelease(version) => {
+                content.files.retain(|name, _| is_of_release(name, version) == Some(false));
+            }
+            _ => {}
+        }
+    }
+    content.versions.retain(|version| content.files.keys().any(|name| is_of_release(name, version) != Some(false)));
+    Some(content)
+}

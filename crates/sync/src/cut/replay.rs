@@ -1,0 +1,245 @@
+//! Applying the log to what a snapshot says of a project.
+//!
+//! The log says which files, releases and yanks there are; pages say what the files are, and for what reason a release is
+//! yanked. A file's hash, size and time never change, so a page of any age will do for those. The log names a release by
+//! its version and a file by its name with odd characters escaped: what does not match to the letter is not guessed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Action, Base, Change, Content, File, IsOfRelease, Project};
+use crate::record::{Status, Yanked};
+
+/// What is known of a release's yank: as the files show it that were there at M, or by the log.
+#[derive(Clone)]
+enum Yank {
+    Known(Yanked),
+    /// The log says that it is yanked, and no page says why.
+    NoReason,
+}
+
+/// A file that the log has put into a project.
+struct Present {
+    /// The release, where the log says it.
+    version: Option<String>,
+    /// What it was at M; `None` if it came later.
+    yanked: Option<Yanked>,
+}
+
+/// What a project shows.
+pub(super) enum Shown<F> {
+    /// Nothing: it was removed or quarantined.
+    Nothing,
+    /// This.
+    Content(Content<F>),
+}
+
+/// What the project shows after `before`, the events of it in (M, N]; `None` if the log and the pages do not say. `all` are
+/// its events up to the head of the log.
+pub(super) fn replay<F: Clone + PartialEq>(
+    project: &Project<F>,
+    before: &[Change],
+    all: &[Change],
+    is_of_release: IsOfRelease<'_>,
+) -> Option<Shown<F>> {
+    let shown = match &project.base {
+        Base::Known(content) | Base::Found(_, content) => Some(content),
+        Base::Absent => None,
+        // From its beginning on, the log says everything.
+        Base::Unknown(_) => match before.first() {
+            Some(Change { action: Action::Create, .. }) => None,
+            _ => return None,
+        },
+    };
+    let present = |file: &File<F>| Present { version: None, yanked: Some(file.yanked.clone()) };
+    let files = shown.iter().flat_map(|content| &content.files);
+    let mut replaying = Replaying {
+        project,
+        all,
+        is_of_release,
+        exists: shown.is_some(),
+        quarantined: false,
+        hidden: BTreeSet::new(),
+        releases: BTreeMap::new(),
+        files: files.map(|(name, file)| (name.clone(), present(file))).collect(),
+        shown,
+    };
+    before.iter().try_for_each(|change| replaying.apply(change))?;
+    replaying.show()
+}
+
+/// A project while the log is applied to it.
+struct Replaying<'a, F> {
+    project: &'a Project<F>,
+    all: &'a [Change],
+    is_of_release: IsOfRelease<'a>,
+    /// What M says of it, unless it began anew since.
+    shown: Option<&'a Content<F>>,
+    exists: bool,
+    quarantined: bool,
+    /// The releases whose files are quarantined.
+    hidden: BTreeSet<String>,
+    /// The releases whose yank the log has told.
+    releases: BTreeMap<String, Yank>,
+    files: BTreeMap<String, Present>,
+}
+
+impl<F: Clone + PartialEq> Replaying<'_, F> {
+    fn of_release(&self, name: &str, file: &Present, version: &str) -> Option<bool> {
+        match &file.version {
+            Some(own) if own == version => Some(true),
+            _ => (self.is_of_release)(name, version),
+        }
+    }
+
+    /// Applies an event; `None` if it is not clear what it does.
+    fn apply(&mut self, change: &Change) -> Option<()> {
+        match &change.action {
+            Action::Create => {
+                (self.exists, self.quarantined, self.shown) = (true, false, None);
+                self.hidden.clear();
+                self.releases.clear();
+                self.files.clear();
+            }
+            Action::RemoveProject => self.exists = false,
+            // A snapshot without the project says nothing about what a quarantine hides.
+            _ if !self.exists => return None,
+            Action::QuarantineProject => self.quarantined = true,
+            Action::ClearProject if self.quarantined => self.quarantined = false,
+            Action::NewRelease(version) | Action::UnyankRelease(version) => {
+                self.releases.insert(version.clone(), Yank::Known(Yanked::No));
+            }
+            Action::AddFile(version, name) => {
+                self.files.insert(name.clone(), Present { version: Some(version.clone()), yanked: None });
+            }
+            Action::RemoveFile(name) => {
+                // A name that the log escapes is not the name of any file.
+                self.files.remove(name)?;
+            }
+            Action::RemoveRelease(version) => {
+                let mut stay = BTreeMap::new();
+                for (name, file) in std::mem::take(&mut self.files) {
+                    if !self.of_release(&name, &file, version)? {
+                        stay.insert(name, file);
+                    }
+                }
+                self.files = stay;
+                self.releases.remove(version);
+                self.hidden.remove(version);
+            }
+            Action::YankRelease(version) => {
+                let reason = reason(self.project, self.all, change, version, self.is_of_release);
+                let yank = reason.map_or(Yank::NoReason, |reason| Yank::Known(Yanked::Yes(reason)));
+                self.releases.insert(version.clone(), yank);
+            }
+            Action::QuarantineRelease(version) => {
+                self.hidden.insert(version.clone());
+            }
+            // What was hidden before M is in no snapshot.
+            Action::ClearRelease(version) if self.hidden.contains(version) => {
+                self.hidden.remove(version);
+            }
+            Action::ClearProject | Action::ClearRelease(_) | Action::Unknown => return None,
+        }
+        Some(())
+    }
+
+    /// What the project shows now.
+    fn show(self) -> Option<Shown<F>> {
+        if !self.exists || self.quarantined {
+            return Some(Shown::Nothing);
+        }
+        let mut files = BTreeMap::new();
+        for (name, present) in &self.files {
+            let mut is_hidden = false;
+            for version in &self.hidden {
+                is_hidden |= self.of_release(name, present, version)?;
+            }
+            if !is_hidden {
+                let newest_first = self.project.pages.iter().rev().map(|page| &page.content);
+                let mut file =
+                    self.shown.into_iter().chain(newest_first).find_map(|content| content.files.get(name))?.clone();
+                file.yanked = self.yank(name, present, &file.yanked)?;
+                files.insert(name.clone(), file);
+            }
+        }
+
+        let contents: Vec<_> =
+            self.shown.into_iter().chain(self.project.pages.iter().map(|page| &page.content)).collect();
+        let mut versions = Vec::new();
+        for version in contents.iter().flat_map(|content| &content.versions).collect::<BTreeSet<_>>() {
+            for (name, present) in &self.files {
+                if files.contains_key(name) && self.of_release(name, present, version)? {
+                    versions.push(version.clone());
+                    break;
+                }
+            }
+        }
+        // The status is not in the log: it is what the newest page says, else what M says.
+        let latest = contents.iter().rfind(|content| content.status != Status::Quarantined);
+        Some(Shown::Content(Content {
+            status: latest.map_or(Status::Active, |latest| latest.status),
+            status_reason: latest.and_then(|latest| latest.status_reason.clone()),
+            versions,
+            files,
+        }))
+    }
+
+    /// Whether a file is yanked, by what is known of its release; `None` if that does not say.
+    fn yank(&self, name: &str, present: &Present, on_page: &Yanked) -> Option<Yanked> {
+        for (version, yank) in &self.releases {
+            if self.of_release(name, present, version)? {
+                return match yank {
+                    Yank::Known(yanked) => Some(yanked.clone()),
+                    Yank::NoReason => None,
+                };
+            }
+        }
+        if let Some(yanked) = &present.yanked {
+            return Some(yanked.clone());
+        }
+        // It came into a release that was there before: it shares what the others there have.
+        let version = present.version.as_deref()?;
+        for (name, other) in &self.files {
+            if let Some(yanked) = &other.yanked
+                && self.of_release(name, other, version)?
+            {
+                return Some(yanked.clone());
+            }
+        }
+        // There are no others. Where the log never yanks the release, what a page shows has been so all the time.
+        let yanks = self.all.iter().any(|change| match &change.action {
+            Action::YankRelease(of) | Action::UnyankRelease(of) => of == version,
+            _ => false,
+        });
+        (!yanks).then(|| on_page.clone())
+    }
+}
+
+/// Why a release was yanked by the event `yank`: the one reason that pages show which are as new as the event, if the log
+/// has no other yank of it.
+fn reason<F>(
+    project: &Project<F>,
+    all: &[Change],
+    yank: &Change,
+    version: &str,
+    is_of_release: IsOfRelease<'_>,
+) -> Option<String> {
+    let others = all.iter().any(|change| {
+        change.serial != yank.serial && matches!(&change.action, Action::YankRelease(of) if of == version)
+    });
+    if others {
+        return None;
+    }
+    let mut reasons = BTreeSet::new();
+    for page in project.pages.iter().filter(|page| page.serial >= yank.serial) {
+        for (name, file) in &page.content.files {
+            if let Yanked::Yes(reason) = &file.yanked
+                && is_of_release(name, version)?
+            {
+                reasons.insert(reason.clone());
+            }
+        }
+    }
+    let first = reasons.pop_first();
+    first.filter(|_| reasons.is_empty())
+}

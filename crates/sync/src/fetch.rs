@@ -1,0 +1,664 @@
+//! Pages and files from upstream into the store.
+//!
+//! A [`Fetcher`] serves one sync. What it fetches is in the store, but named by nothing, until
+//! [`Fetcher::finish`] has made all of it durable and the units that name it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable as _};
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
+use strandline_model::{
+    ClaimedSha256, DisplayName, Entry, HoldReason, Leaf, ProjectName, Serial, Sha256, TreePath, Unit,
+};
+use strandline_store::{
+    Checkpoint, DraftUnit, Intake, MirrorLock, ReceiveError, Recorded, Staged, Store, StoreError, Validation,
+};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, block_in_place};
+
+use crate::cut::{self, Content};
+use crate::progress::Progress;
+use crate::record::{CoreMetadata, ListedFile, MirroredFile, Page, Record, Yanked};
+use crate::source::{Answer, BadRecord, Event, Rendered, Source, SourceError, Validator, Way};
+use crate::{Context, Settings, SyncError};
+
+/// How many staged blobs are made durable together. Each has an open file.
+const BATCH: usize = 256;
+/// How many bytes of a file are gathered before they are hashed and written.
+const CHUNK: usize = 256 << 10;
+/// How often a request is made before its failure counts.
+const ATTEMPTS: usize = 5;
+/// The longest pause that is made because upstream asks for it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The largest metadata file that is taken, in bytes.
+const METADATA_MOST: u64 = 64 << 20;
+
+/// A project's page or file could not be had. Nothing of it is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The page.
+    #[error("cannot read the page of project `{project}`")]
+    Page {
+        /// The project.
+        project: ProjectName,
+        /// Why.
+        source: SourceError,
+    },
+    /// A file: upstream did not give it.
+    #[error("cannot fetch `{filename}` of project `{project}`")]
+    File {
+        /// The project.
+        project: ProjectName,
+        /// The file.
+        filename: String,
+        /// Why.
+        source: SourceError,
+    },
+    /// A file: what came is not what the page says.
+    #[error("`{filename}` of project `{project}` is not what its page says: {url}")]
+    Wrong {
+        /// The project.
+        project: ProjectName,
+        /// The file.
+        filename: String,
+        /// Where it came from.
+        url: String,
+        /// What was expected, and what came.
+        source: ReceiveError,
+    },
+    /// The record that an earlier snapshot has of the project cannot be read.
+    #[error("the stored record of project `{project}` is damaged: run `strandline verify`")]
+    Record {
+        /// The project.
+        project: ProjectName,
+        /// Why.
+        source: BadRecord,
+    },
+    /// A blob could not be stored.
+    #[error("cannot store `{filename}` of project `{project}`")]
+    Store {
+        /// The project.
+        project: ProjectName,
+        /// The file.
+        filename: String,
+        /// Why.
+        source: ReceiveError,
+    },
+    /// Two of a project's files would stand at one path.
+    #[error("upstream's page of `{project}` is not usable: {problem}")]
+    Unusable {
+        /// The project.
+        project: ProjectName,
+        /// Why.
+        problem: String,
+    },
+}
+
+/// The units that a draft changes; `None` for those that go.
+type Units = BTreeMap<ProjectName, Option<DraftUnit>>;
+
+impl FetchError {
+    /// Whether it is upstream that failed, and not this machine.
+    pub fn is_upstreams(&self) -> bool {
+        match self {
+            Self::Page { .. } | Self::File { .. } | Self::Wrong { .. } | Self::Unusable { .. } => true,
+            Self::Record { .. } | Self::Store { .. } => false,
+        }
+    }
+
+    /// For what a project with this failure would be held.
+    pub fn hold_reason(&self) -> HoldReason {
+        match self {
+            Self::Page { .. } | Self::Unusable { .. } | Self::Record { .. } => HoldReason::BadPage,
+            Self::File { .. } | Self::Store { .. } => HoldReason::FileMissing,
+            Self::Wrong { .. } => HoldReason::FileWrong,
+        }
+    }
+}
+
+/// A file of this mirror, with what stands at its paths: itself, and its metadata file if it has one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    file: MirroredFile,
+    entries: Vec<Entry>,
+}
+
+impl Stored {
+    /// The file as the record says it, yanked or not.
+    fn mirrored(&self, yanked: &Yanked) -> MirroredFile {
+        let mut file = self.file.clone();
+        file.details.yanked = yanked.clone();
+        file
+    }
+}
+
+/// What a project is to be in the next snapshot: all its files are in the store.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    /// Its name as its owner writes it, as far as is known.
+    pub display: DisplayName,
+    /// Its serial, if the index has serials.
+    pub serial: Option<Serial>,
+    /// Its status, versions and files.
+    pub content: Content<Stored>,
+    /// With what to ask whether its page is still the same.
+    pub validator: Option<Validator>,
+}
+
+/// Fetches for one sync of one mirror.
+pub struct Fetcher<S> {
+    pub(crate) store: Arc<Store>,
+    pub(crate) source: Arc<S>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) progress: Arc<Progress>,
+    base: Option<Recorded>,
+    intake: Intake,
+    staged: Mutex<Vec<Staged>>,
+    requests: Semaphore,
+}
+
+impl<S> fmt::Debug for Fetcher<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetcher").field("mirror", &self.settings.mirror).finish_non_exhaustive()
+    }
+}
+
+impl<S: Source> Fetcher<S> {
+    /// Prepares to fetch what `base` does not have.
+    pub fn open(context: &Context<S>, base: Option<Recorded>, lock: &MirrorLock) -> Result<Arc<Self>, StoreError> {
+        let Context { store, source, settings, progress } = context;
+        Ok(Arc::new(Self {
+            intake: Intake::open(store.clone(), &settings.mirror, lock)?,
+            store: store.clone(),
+            source: source.clone(),
+            settings: settings.clone(),
+            progress: progress.clone(),
+            base,
+            staged: Mutex::default(),
+            requests: Semaphore::new(settings.connections),
+        }))
+    }
+
+    /// How the base lists a project.
+    pub fn base_leaf(&self, project: &ProjectName) -> Result<Option<Leaf>, StoreError> {
+        match &self.base {
+            Some(base) => block_in_place(|| self.store.find(&base.snapshot, project)),
+            None => Ok(None),
+        }
+    }
+
+    /// With what to ask for a project's page, so that upstream may say that it is still the base's.
+    pub fn base_validator(&self, project: &ProjectName, leaf: Option<&Leaf>) -> Result<Option<Validator>, StoreError> {
+        let Some(leaf) = leaf else { return Ok(None) };
+        let tag = block_in_place(|| self.store.validator(&self.settings.mirror, project, leaf.unit))?;
+        Ok(tag.map(Validator))
+    }
+
+    /// A project's page as upstream shows it now.
+    pub async fn page(
+        &self,
+        project: &ProjectName,
+        validator: Option<&Validator>,
+        way: Way,
+    ) -> Result<Answer, FetchError> {
+        let ask = || async {
+            let _permit = self.requests.acquire().await;
+            self.source.page(project, validator, way).await
+        };
+        self.patiently(project, ask, SourceError::is_transient, SourceError::retry_after)
+            .await
+            .map_err(|source| FetchError::Page { project: project.clone(), source })
+    }
+
+    /// The oldest events after `since`, as [`Source::events_since`] gives them.
+    pub async fn events_since(&self, since: Serial) -> Result<Vec<Event>, SourceError> {
+        self.patiently(
+            "the changelog",
+            || self.source.events_since(since),
+            SourceError::is_transient,
+            SourceError::retry_after,
+        )
+        .await
+    }
+
+    /// All projects of upstream.
+    pub async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+        self.patiently(
+            "the list of projects",
+            || self.source.projects(),
+            SourceError::is_transient,
+            SourceError::retry_after,
+        )
+        .await
+    }
+
+    /// Brings the files of a page into the store; returns, for each in the order of the page, what is there now or why it
+    /// cannot be had. Fails only where the store does.
+    pub async fn files(
+        self: &Arc<Self>,
+        project: &ProjectName,
+        page: &Page,
+    ) -> Result<Vec<Result<Stored, FetchError>>, SyncError> {
+        let base = match self.base_leaf(project)? {
+            Some(leaf) => Some(block_in_place(|| self.store.unit(leaf.unit))?),
+            None => None,
+        };
+        let base = base.as_ref();
+        // A project of thousands of files has no more requests under way than the semaphore lets through; the bound
+        // here is on what is looked up ahead of that.
+        let mut waiting = Vec::with_capacity(page.files.len());
+        for file in &page.files {
+            waiting.push(self.file(project, file, base));
+        }
+        let ahead = self.settings.connections * 2;
+        let mut files = stream::iter(waiting).buffered(ahead);
+        let mut all = Vec::with_capacity(page.files.len());
+        while let Some(file) = files.next().await {
+            all.push(match file {
+                Err(SyncError::Fetch(error)) if error.is_upstreams() => Err(*error),
+                other => Ok(other?),
+            });
+        }
+        Ok(all)
+    }
+
+    /// A project as the base has it.
+    pub fn base_content(&self, leaf: &Leaf) -> Result<Content<Stored>, SyncError> {
+        block_in_place(|| self.content(&self.store.unit(leaf.unit)?))
+    }
+
+    /// A project as a unit has it.
+    pub fn content(&self, unit: &Unit) -> Result<Content<Stored>, SyncError> {
+        let project = unit.name();
+        let missing = || FetchError::Record {
+            project: project.clone(),
+            source: BadRecord("its unit and its record name different files".to_owned()),
+        };
+        let record = self.record(unit)?.ok_or_else(missing)?;
+        let mut files = BTreeMap::new();
+        for file in record.files {
+            let own = unit.entry(file.path.as_str()).ok_or_else(missing)?.clone();
+            let metadata = unit.entry(&format!("{}.metadata", file.path)).cloned();
+            let (name, yanked) = (file.details.filename.as_str().to_owned(), file.details.yanked.clone());
+            let entries = std::iter::once(own).chain(metadata).collect();
+            files.insert(name, cut::File { yanked, content: Ok(Stored { file, entries }) });
+        }
+        Ok(Content { status: record.status, status_reason: record.status_reason, versions: record.versions, files })
+    }
+
+    /// Makes what was fetched durable and remembers it, so that a first sync that is interrupted goes on from here.
+    pub fn checkpoint(&self, fetched: Vec<(ProjectName, Whole)>, lock: &MirrorLock) -> Result<(), SyncError> {
+        block_in_place(|| {
+            let mut checkpoints = Vec::new();
+            for (project, whole) in fetched {
+                let serial = whole.serial.unwrap_or(Serial::ZERO);
+                let unit = self.unit(&project, serial, &whole, None)?.unit;
+                checkpoints.push(Checkpoint { unit, serial, tag: whole.validator.map(|Validator(tag)| tag) });
+            }
+            self.settle()?;
+            Ok(self.store.record_checkpoints(&self.settings.mirror, &checkpoints, lock)?)
+        })
+    }
+
+    /// Brings one file and its metadata file into the store, unless they are there.
+    async fn file(&self, project: &ProjectName, file: &ListedFile, base: Option<&Unit>) -> Result<Stored, SyncError> {
+        let paths = self.source.file_paths(file);
+        let known = base.and_then(|base| {
+            paths.iter().filter_map(|path| base.entry(path.as_str())).find(|entry| file.sha256 == entry.sha256.into())
+        });
+        let name = file.details.filename.as_str();
+        let entry = match known {
+            Some(entry) => entry.clone(),
+            None => {
+                let [preferred, other] = paths;
+                let most = self.settings.max_file_size;
+                let blob = Wanted { project, name, url: &file.url, claim: Some(file.sha256), size: file.size, most };
+                let content = self.blob(blob).await?;
+                let path = block_in_place(|| {
+                    let there = strandline_view::pool_file(&self.store, &self.settings.mirror, &preferred)?;
+                    let free = there.is_none_or(|there| content.stamp() == Some(there));
+                    Ok::<_, StoreError>(if free { preferred } else { other })
+                })?;
+                content.at(path)
+            }
+        };
+
+        let metadata_name = format!("{name}.metadata");
+        let metadata_path: TreePath = format!("{}.metadata", entry.path)
+            .parse()
+            .map_err(|_| unusable(project, format!("the path `{}` leaves no room for `.metadata`", entry.path)))?;
+        let known = known.and_then(|_| base?.entry(metadata_path.as_str()));
+        let claim = match file.core_metadata {
+            CoreMetadata::Absent => None,
+            CoreMetadata::Unhashed => Some(None),
+            CoreMetadata::Hashed(claim) => Some(Some(claim)),
+        };
+        let metadata = match (claim, known) {
+            (None, _) => None,
+            (Some(None), Some(entry)) => Some(entry.clone()),
+            (Some(Some(claim)), Some(entry)) if claim == entry.sha256.into() => Some(entry.clone()),
+            (Some(claim), _) => {
+                let url = metadata_url(&file.url);
+                let most = METADATA_MOST;
+                let blob = Wanted { project, name: &metadata_name, url: &url, claim, size: None, most };
+                Some(self.blob(blob).await?.at(metadata_path))
+            }
+        };
+        let mirrored = MirroredFile {
+            details: file.details.clone(),
+            path: entry.path.clone(),
+            sha256: entry.sha256,
+            size: entry.size,
+            core_metadata: metadata.as_ref().map(|entry| entry.sha256),
+        };
+        Ok(Stored { file: mirrored, entries: std::iter::once(entry).chain(metadata).collect() })
+    }
+
+    /// The bytes at a URL as a blob: the one the store has, or fetched.
+    async fn blob(&self, wanted: Wanted<'_>) -> Result<Taken, SyncError> {
+        if let Some(claim) = wanted.claim
+            && let Some(blob) = block_in_place(|| self.store.find_by_sha256(claim))?
+            && wanted.size.is_none_or(|size| size == blob.size)
+        {
+            return Ok(Taken::Present(blob));
+        }
+        Progress::add(&self.progress.files, 1);
+        let staged = self
+            .patiently(wanted.url, || self.receive(wanted), Failure::is_transient, Failure::retry_after)
+            .await
+            .map_err(|failure| failure.of(wanted))?;
+        Progress::add(&self.progress.files_done, 1);
+        let content = Taken::Staged(staged.at("x".parse().expect("a path of one letter")));
+        self.stage(staged)?;
+        Ok(content)
+    }
+
+    async fn receive(&self, wanted: Wanted<'_>) -> Result<Staged, Failure> {
+        let _permit = self.requests.acquire().await;
+        let mut stream = self.source.file(wanted.url).await?;
+        let mut incoming = block_in_place(|| self.intake.receive(wanted.claim, wanted.size, wanted.most))?;
+        let mut gathered = BytesMut::new();
+        while let Some(chunk) = stream.next().await {
+            let chunk: Bytes = chunk?;
+            Progress::add(&self.progress.bytes, chunk.len() as u64);
+            gathered.extend_from_slice(&chunk);
+            if gathered.len() >= CHUNK {
+                block_in_place(|| incoming.write(&gathered))?;
+                gathered.clear();
+            }
+        }
+        Ok(block_in_place(|| {
+            incoming.write(&gathered)?;
+            incoming.finish()
+        })?)
+    }
+
+    /// Keeps a staged blob for the next batch; makes the batch durable when it is full.
+    fn stage(&self, staged: Staged) -> Result<(), StoreError> {
+        let full = {
+            let mut waiting = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.push(staged);
+            if waiting.len() < BATCH {
+                return Ok(());
+            }
+            std::mem::take(&mut *waiting)
+        };
+        block_in_place(|| self.intake.settle(full))?;
+        Ok(())
+    }
+
+    /// Renders the pages of what was fetched, makes everything durable, and returns the units that are not the base's.
+    /// `serial` is the cut's: the serial of projects whose pages have none.
+    pub fn finish(
+        &self,
+        serial: Serial,
+        changes: BTreeMap<ProjectName, Option<Arc<Whole>>>,
+    ) -> Result<(Units, Vec<Validation>), SyncError> {
+        let mut units = BTreeMap::new();
+        let mut validations = Vec::new();
+        for (project, change) in changes {
+            let base = self.base_leaf(&project)?;
+            let Some(whole) = change else {
+                if base.is_some() {
+                    units.insert(project, None);
+                }
+                continue;
+            };
+            let validator = whole.validator.clone();
+            let unit = block_in_place(|| self.unit(&project, serial, &whole, base.as_ref()))?;
+            let id = strandline_model::Blake3::of(&unit.unit.to_bytes());
+            if let Some(Validator(tag)) = validator {
+                validations.push(Validation { project: project.clone(), unit: id, tag });
+            }
+            let same = base.is_some_and(|base| base.unit == id && base.serial == unit.serial);
+            if !same {
+                units.insert(project, Some(unit));
+            }
+        }
+        block_in_place(|| self.settle())?;
+        Ok((units, validations))
+    }
+
+    /// Makes everything durable that was staged.
+    fn settle(&self) -> Result<(), StoreError> {
+        let rest = std::mem::take(&mut *self.staged.lock().unwrap_or_else(PoisonError::into_inner));
+        self.intake.settle(rest).map(drop)
+    }
+
+    /// Renders a project's pages into the store and lists everything it has.
+    fn unit(
+        &self,
+        project: &ProjectName,
+        cut: Serial,
+        whole: &Whole,
+        base: Option<&Leaf>,
+    ) -> Result<DraftUnit, SyncError> {
+        let Whole { content, .. } = whole;
+        let (mut files, mut entries) = (Vec::new(), Vec::new());
+        for (name, file) in &content.files {
+            let stored = file.content.as_ref().map_err(|_| unusable(project, format!("`{name}` was not fetched")))?;
+            files.push(stored.mirrored(&file.yanked));
+            entries.extend(stored.entries.iter().cloned());
+        }
+        let mut record = Record {
+            name: project.clone(),
+            serial: whole.serial.unwrap_or(cut),
+            status: content.status,
+            status_reason: content.status_reason.clone(),
+            versions: content.versions.clone(),
+            files,
+        };
+        // Without serials of its own, a project that did not change keeps the count at which it last did.
+        if let (None, Some(base)) = (whole.serial, base)
+            && let Some(old) = self.record(&self.store.unit(base.unit)?)?
+        {
+            let same = Record { serial: old.serial, ..record.clone() };
+            if self.source.render(&same) == self.source.render(&old) {
+                record.serial = old.serial;
+            }
+        }
+        let mut stored: BTreeMap<Sha256, Taken> = BTreeMap::new();
+        for Rendered { path, bytes } in self.source.render(&record) {
+            let sha256 = Sha256::of(&bytes);
+            let content = match stored.get(&sha256) {
+                Some(content) => content.clone(),
+                None => match self.store.find_by_sha256(sha256.into())? {
+                    Some(blob) => Taken::Present(blob),
+                    None => {
+                        let staged = self.intake.stage(&bytes).map_err(|source| FetchError::Store {
+                            project: project.clone(),
+                            filename: path.to_string(),
+                            source,
+                        })?;
+                        let content = Taken::Staged(staged.at(path.clone()));
+                        self.stage(staged)?;
+                        content
+                    }
+                },
+            };
+            entries.push(content.at(path));
+            stored.insert(sha256, content);
+        }
+        let unit = Unit::new(project.clone(), entries).map_err(|error| unusable(project, error.to_string()))?;
+        Ok(DraftUnit { unit, serial: record.serial, display: self.display_name(project, &whole.display) })
+    }
+
+    /// The record of a project: its JSON page.
+    fn record(&self, unit: &Unit) -> Result<Option<Record>, SyncError> {
+        let project = unit.name();
+        let Some(entry) = unit.entry(&format!("simple/{project}/index.v1_json")) else { return Ok(None) };
+        let bytes = self.store.read_blob(entry.blob)?;
+        let record = self.source.read_record(&bytes);
+        Ok(Some(record.map_err(|source| FetchError::Record { project: project.clone(), source })?))
+    }
+
+    /// How the owner writes the name: as upstream says, unless that is the normalised form only and the configuration
+    /// knows better.
+    fn display_name(&self, project: &ProjectName, display: &DisplayName) -> DisplayName {
+        match &self.settings.selection {
+            crate::Selection::Projects(names) if display.as_str() == project.as_str() => {
+                names.get(project).unwrap_or(display).clone()
+            }
+            _ => display.clone(),
+        }
+    }
+
+    /// Does something again, with growing pauses, while it fails in a way that may pass.
+    async fn patiently<T, E, F: Future<Output = Result<T, E>>>(
+        &self,
+        what: impl fmt::Display,
+        act: impl FnMut() -> F,
+        may_pass: impl Fn(&E) -> bool,
+        asked_pause: impl Fn(&E) -> Option<Duration>,
+    ) -> Result<T, E>
+    where
+        E: fmt::Display,
+    {
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(self.settings.backoff)
+            .with_max_delay(LONGEST_PAUSE)
+            .with_max_times(ATTEMPTS - 1)
+            .with_jitter();
+        act.retry(pauses)
+            .when(may_pass)
+            .adjust(|error, pause| {
+                pause.map(|pause| asked_pause(error).map_or(pause, |asked| asked.min(LONGEST_PAUSE)))
+            })
+            .notify(|error, pause| tracing::info!("trying again in {} ms: {what}: {error}", pause.as_millis()))
+            .await
+    }
+}
+
+/// Does all of `work`, at most `limit` at a time, on all threads. On an error the rest is stopped, and it has ended when
+/// this returns: nothing goes on writing after the sync.
+pub(crate) async fn each<T: Send + 'static>(
+    limit: usize,
+    work: impl IntoIterator<Item = impl Future<Output = Result<T, SyncError>> + Send + 'static>,
+) -> Result<Vec<T>, SyncError> {
+    let mut running = JoinSet::new();
+    let mut done = Vec::new();
+    let mut work = work.into_iter();
+    loop {
+        while running.len() < limit
+            && let Some(next) = work.next()
+        {
+            running.spawn(next);
+        }
+        match running.join_next().await {
+            None => return Ok(done),
+            Some(Ok(Ok(result))) => done.push(result),
+            Some(Ok(Err(error))) => {
+                running.shutdown().await;
+                return Err(error);
+            }
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+/// What to fetch as a blob.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    project: &'a ProjectName,
+    name: &'a str,
+    url: &'a str,
+    claim: Option<ClaimedSha256>,
+    size: Option<u64>,
+    most: u64,
+}
+
+/// Bytes that are in the store, or will be when the batch is settled.
+#[derive(Debug, Clone)]
+enum Taken {
+    Present(strandline_store::Blob),
+    Staged(Entry),
+}
+
+impl Taken {
+    fn at(&self, path: TreePath) -> Entry {
+        match self {
+            Self::Present(blob) => blob.at(path),
+            Self::Staged(entry) => Entry { path, ..entry.clone() },
+        }
+    }
+
+    /// What tells the file apart from all others; `None` for one that no pool can have yet.
+    fn stamp(&self) -> Option<strandline_view::Stamp> {
+        match self {
+            Self::Present(blob) => Some((blob.size, blob.mtime)),
+            Self::Staged(_) => None,
+        }
+    }
+}
+
+/// Why one attempt to fetch a blob failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("{0}")]
+    Receive(#[from] ReceiveError),
+}
+
+impl Failure {
+    /// Wrong bytes may pass too: a broken cache often has a whole neighbour.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Source(error) => error.is_transient(),
+            Self::Receive(ReceiveError::Digest(_) | ReceiveError::TooShort { .. }) => true,
+            Self::Receive(_) => false,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Source(error) => error.retry_after(),
+            Self::Receive(_) => None,
+        }
+    }
+
+    fn of(self, wanted: Wanted<'_>) -> FetchError {
+        let (project, filename) = (wanted.project.clone(), wanted.name.to_owned());
+        match self {
+            Self::Source(source) => FetchError::File { project, filename, source },
+            Self::Receive(source @ ReceiveError::Disk(_)) => FetchError::Store { project, filename, source },
+            Self::Receive(source) => FetchError::Wrong { project, filename, url: wanted.url.to_owned(), source },
+        }
+    }
+}
+
+fn unusable(project: &ProjectName, problem: String) -> FetchError {
+    FetchError::Unusable { project: project.clone(), problem }
+}
+
+/// Where a file's metadata file is (PEP 658): `.metadata` after the path of the URL.
+fn metadata_url(url: &str) -> String {
+    match url.split_once('?') {
+        Some((path, query)) => format!("{path}.metadata?{query}"),
+        None => format!("{url}.metadata"),
+    }
+}

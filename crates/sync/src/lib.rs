@@ -1,0 +1,262 @@
+//! One sync, from what upstream says to the switch.
+//!
+//! [`sync`] is the front page: each step takes only what the step before made, so nothing reaches readers that was
+//! not cut, committed and read back.
+//!
+//! What always holds:
+//!
+//! 1. What is committed is one state of upstream: [`collect`] and [`changelog`] say for which meaning of that.
+//! 2. A sync that fails has changed nothing that readers see, and leaves no temporary file.
+//! 3. A sync repeated changes nothing.
+
+pub mod changelog;
+pub mod collect;
+pub mod cut;
+mod fetch;
+mod progress;
+pub mod record;
+mod settings;
+pub mod source;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use strandline_model::{Held, Label, MirrorName, ProjectName, Serial, Timestamp, UpstreamUrl};
+use strandline_store::{CutReport, Draft, LastSync, MirrorLock, Recorded, Store, StoreError, VerifyError};
+use strandline_view::{RootLists, ViewError};
+
+pub use fetch::{FetchError, Fetcher, Stored, Whole};
+pub use progress::Progress;
+pub use settings::{Method, OnBroken, Selection, Settings};
+
+use crate::source::{Problem, Source, SourceError};
+
+/// Says what time it is. Tests decide it.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What a sync did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The snapshot that the mirror stands at now.
+    pub label: Label,
+    /// The one it stood at before, if there was one; the same one if nothing changed.
+    pub before: Option<Label>,
+    /// How many projects changed, appeared or went.
+    pub changed: usize,
+    /// How many projects the mirror has.
+    pub projects: u64,
+    /// Whether readers see the snapshot: not if an operator rolled the mirror back.
+    pub published: bool,
+    /// The projects that are held.
+    pub held: Vec<Held>,
+    /// The selected projects that upstream does not have.
+    pub absent: Vec<ProjectName>,
+    /// How far the cut got, where there is a changelog.
+    pub cut: Option<CutReport>,
+}
+
+/// A sync did not come to its end. Readers see what they saw before.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// Upstream did not answer as it should.
+    #[error("upstream failed")]
+    Upstream(#[from] SourceError),
+    /// A project's page or file could not be had.
+    #[error(transparent)]
+    Fetch(Box<FetchError>),
+    /// The pages did not come to belong to one state in time.
+    #[error("upstream was not consistent: {}", in_the_way.iter().map(|(project, why)| format!("{project}: {why}")).collect::<Vec<_>>().join("; "))]
+    Inconsistent {
+        /// The projects that stood in the way, each with the reason.
+        in_the_way: Vec<(ProjectName, String)>,
+    },
+    /// The mirror is of another upstream.
+    #[error(
+        "mirror `{mirror}` is a copy of {recorded}, and the configuration says {configured}: give a mirror of another upstream another name"
+    )]
+    OtherUpstream {
+        /// The mirror.
+        mirror: MirrorName,
+        /// What its snapshots say.
+        recorded: UpstreamUrl,
+        /// What it is configured to be.
+        configured: UpstreamUrl,
+    },
+    /// Upstream's serials went back.
+    #[error(
+        "upstream's serial went back: it says {found}, and mirror `{mirror}` stands at {recorded}. Is it still the same index?"
+    )]
+    SerialWentBack {
+        /// The mirror.
+        mirror: MirrorName,
+        /// Where it stands.
+        recorded: Serial,
+        /// What upstream says.
+        found: Serial,
+    },
+    /// Upstream has none of the projects.
+    #[error(
+        "upstream {upstream} has none of the selected projects ({projects}): is that the URL of a package index, and are the names right?"
+    )]
+    NothingFound {
+        /// The upstream.
+        upstream: UpstreamUrl,
+        /// The names.
+        projects: String,
+    },
+    /// The store could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The new manifest was not what it should be when it was read back.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// The view could not be brought up to date.
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+impl From<FetchError> for SyncError {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(Box::new(error))
+    }
+}
+
+/// All pages of one state of upstream, with their files in the store: what a snapshot is made from.
+#[derive(Debug)]
+pub struct Cut {
+    /// The serial of that state.
+    pub serial: Serial,
+    /// Whether the serial is the mirror's own count, for an index without serials: it counts what changed.
+    pub counted: bool,
+    /// The projects that may differ from the base; `None` for those that are not there any more.
+    pub changes: BTreeMap<ProjectName, Option<Arc<Whole>>>,
+    /// The projects that are carried at an earlier state, sorted by name.
+    pub held: Vec<Held>,
+    /// The selected projects that upstream does not have.
+    pub absent: Vec<ProjectName>,
+    /// How far it got, where there is a changelog.
+    pub report: Option<CutReport>,
+}
+
+/// What a sync works with.
+#[derive(Debug)]
+pub struct Context<S> {
+    /// Where it goes.
+    pub store: Arc<Store>,
+    /// Where it comes from.
+    pub source: Arc<S>,
+    /// Which mirror, and how.
+    pub settings: Arc<Settings>,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+}
+
+/// Brings a mirror to upstream's state and publishes it. Needs a multi-threaded runtime: disk work is done in place.
+pub async fn sync<S: Source>(context: &Context<S>, lists: &dyn RootLists, clock: &Clock) -> Result<Outcome, SyncError> {
+    let Context { store, settings, .. } = context;
+    let mirror = &settings.mirror;
+    let lock = store.lock_mirror(mirror, &clock().to_string())?;
+    let done = locked(context, lists, clock, &lock).await;
+    let failure = done.as_ref().err().map(ToString::to_string);
+    // What stopped the sync is worth more to the operator than that this could not be noted down.
+    let cut = done.as_ref().ok().and_then(|outcome| outcome.cut);
+    if let Err(error) = store.record_sync(mirror, &LastSync { time: clock(), failure, cut }) {
+        tracing::warn!(%error, "the outcome of the sync is not recorded");
+    }
+    done
+}
+
+async fn locked<S: Source>(
+    context: &Context<S>,
+    lists: &dyn RootLists,
+    clock: &Clock,
+    lock: &MirrorLock,
+) -> Result<Outcome, SyncError> {
+    let Context { store, source, settings, .. } = context;
+    let mirror = &settings.mirror;
+    if strandline_view::repair(store, mirror, lock)? {
+        tracing::warn!(%mirror, "finished a switch of the view that was interrupted");
+    }
+    let base = store.latest_verified(mirror)?;
+    require_same_upstream(context)?;
+
+    let fetcher = Fetcher::open(context, base.clone(), lock)?;
+    let cut = match settings.method() {
+        Method::Collect => collect::collect(&fetcher, base.as_ref()).await,
+        Method::Changelog => match changelog::follow(&fetcher, base.as_ref(), clock, lock).await {
+            Err(SyncError::Upstream(error)) if settings.method.is_none() && error.problem == Problem::NoChangelog => {
+                collect::collect(&fetcher, base.as_ref()).await
+            }
+            cut => cut,
+        },
+    };
+    let Cut { serial, counted, changes, held, absent, report } = cut?;
+    let (changes, validations) = fetcher.finish(serial, changes)?;
+
+    let changed = changes.len();
+    let serial = match &base {
+        Some(base) if counted && changes.is_empty() => base.snapshot.label.serial,
+        _ => serial,
+    };
+    let verified = match base.clone() {
+        Some(base) if changes.is_empty() && is_same(&base, serial, &held, settings) => {
+            store.verified(base.clone(), Some(&base.snapshot))?
+        }
+        base => {
+            let draft = Draft {
+                mirror: mirror.clone(),
+                base,
+                serial,
+                time: clock(),
+                upstream: source.upstream().clone(),
+                selection: settings.selection.digest(),
+                changes,
+                held,
+            };
+            let committed =
+                store.commit(draft, lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;
+            store.verify(committed)?
+        }
+    };
+    store.record_validators(mirror, &validations)?;
+    if base.is_none() {
+        store.forget_checkpoints(mirror)?;
+    }
+
+    let state = store.view_state(mirror)?;
+    let published = !state.is_some_and(|state| state.frozen);
+    if published {
+        if state.is_none_or(|state| state.snapshot != verified.id()) {
+            tokio::time::sleep(strandline_view::undrained(state, settings.drain, clock())).await;
+        }
+        strandline_view::publish(store, &verified, lists, false, clock(), lock)?;
+    } else {
+        strandline_view::stock_pool(store, &verified, lock)?;
+    }
+    let snapshot = verified.snapshot();
+    Ok(Outcome {
+        label: snapshot.label,
+        before: base.map(|base| base.snapshot.label),
+        changed,
+        projects: snapshot.units,
+        published,
+        held: snapshot.held.clone(),
+        absent,
+        cut: report,
+    })
+}
+
+fn is_same(base: &Recorded, serial: Serial, held: &[Held], settings: &Settings) -> bool {
+    let base = &base.snapshot;
+    base.label.serial == serial && base.held == held && base.selection == settings.selection.digest()
+}
+
+fn require_same_upstream<S: Source>(context: &Context<S>) -> Result<(), SyncError> {
+    let configured = context.source.upstream();
+    match context.store.mirror(&context.settings.mirror)? {
+        Some(row) if row.upstream != *configured => {
+            Err(SyncError::OtherUpstream { mirror: row.name, recorded: row.upstream, configured: configured.clone() })
+        }
+        _ => Ok(()),
+    }
+}

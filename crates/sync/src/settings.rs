@@ -1,0 +1,132 @@
+//! What a mirror is configured to be.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use strandline_model::{Blake3, DisplayName, MirrorName, ProjectName};
+
+/// Up to how many named projects are collected where the method is not given: two small requests for each are less
+/// than a log of everything.
+const COLLECT_UP_TO: usize = 100;
+
+/// Which mirror, and how to sync it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its name.
+    pub mirror: MirrorName,
+    /// What to mirror.
+    pub selection: Selection,
+    /// How to find out what changed; `None` to collect up to 100 named projects, and to read the changelog for more
+    /// if upstream has one.
+    pub method: Option<Method>,
+    /// The largest file to take, in bytes.
+    pub max_file_size: u64,
+    /// How many requests may be under way at once.
+    pub connections: usize,
+    /// How long a sync tries to find a consistent state before it gives up.
+    pub cut_timeout: Duration,
+    /// How old the row after a missing serial has to be before the serial is believed to be a hole.
+    pub settle: Duration,
+    /// How many serials are read again at each sync, for events that came to light late.
+    pub overlap: u64,
+    /// In what time every page is asked for once, for changes that are not in the changelog.
+    pub recheck: Duration,
+    /// How long a project may be broken before it is carried at its last good state.
+    pub hold_after: Duration,
+    /// What happens then.
+    pub on_broken: OnBroken,
+    /// How long a reader of the view may be in the tree that was live before.
+    pub drain: Duration,
+    /// How many pages of a first sync are fetched between two checkpoints.
+    pub checkpoint_every: usize,
+    /// The pause before the first repetition of a request that failed; the next ones are longer.
+    pub backoff: Duration,
+}
+
+impl Settings {
+    /// The defaults for a mirror of this selection.
+    pub fn new(mirror: MirrorName, selection: Selection) -> Self {
+        Self {
+            mirror,
+            selection,
+            method: None,
+            max_file_size: u64::MAX,
+            connections: 16,
+            cut_timeout: Duration::from_secs(60),
+            settle: Duration::from_secs(10),
+            overlap: 5_000,
+            recheck: Duration::from_hours(7 * 24),
+            hold_after: Duration::from_secs(600),
+            on_broken: OnBroken::Hold,
+            drain: Duration::from_secs(5),
+            checkpoint_every: 5_000,
+            backoff: Duration::from_millis(500),
+        }
+    }
+
+    /// How to find out what changed, as far as the configuration says.
+    pub(crate) fn method(&self) -> Method {
+        match &self.selection {
+            Selection::Projects(names) if names.len() <= COLLECT_UP_TO => self.method.unwrap_or(Method::Collect),
+            _ => self.method.unwrap_or(Method::Changelog),
+        }
+    }
+}
+
+/// What to do about a project that stays broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBroken {
+    /// Carry it at its last good state, and say so.
+    Hold,
+    /// Publish nothing until it is whole again.
+    Freeze,
+}
+
+/// How to find out what changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Read every page, and again until nothing changes: [`collect`](crate::collect).
+    Collect,
+    /// Read the changelog: [`changelog`](crate::changelog).
+    Changelog,
+}
+
+/// Which projects of upstream a mirror has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// All of them.
+    Everything,
+    /// These, as the configuration spells them.
+    Projects(BTreeMap<ProjectName, DisplayName>),
+}
+
+impl Selection {
+    /// These projects.
+    pub fn of(names: impl IntoIterator<Item = DisplayName>) -> Self {
+        Self::Projects(names.into_iter().map(|name| (name.normalise(), name)).collect())
+    }
+
+    /// Whether a project belongs to it.
+    pub fn has(&self, project: &ProjectName) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Projects(names) => names.contains_key(project),
+        }
+    }
+
+    /// The digest by which a snapshot names what was asked for: the BLAKE3 of `strandline-selection 1` and a line for
+    /// each project, sorted, or `everything`.
+    pub fn digest(&self) -> Blake3 {
+        let mut text = "strandline-selection 1\n".to_owned();
+        match self {
+            Self::Everything => text.push_str("everything\n"),
+            Self::Projects(names) => {
+                for name in names.keys() {
+                    text.push_str(name.as_str());
+                    text.push('\n');
+                }
+            }
+        }
+        Blake3::of(text.as_bytes())
+    }
+}

@@ -1,0 +1,193 @@
+//! What a sync needs from an upstream. The second implementation is the one that tests script.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use strandline_model::{DisplayName, ProjectName, Serial, Timestamp, TreePath, UpstreamUrl};
+
+use crate::record::{Page, Record};
+
+/// A package index.
+pub trait Source: Send + Sync + 'static {
+    /// What it is, as snapshots name it.
+    fn upstream(&self) -> &UpstreamUrl;
+
+    /// A project's page as upstream shows it now. With a `validator` that came with an earlier answer,
+    /// upstream may say that nothing changed since.
+    fn page(
+        &self,
+        project: &ProjectName,
+        validator: Option<&Validator>,
+        way: Way,
+    ) -> impl Future<Output = Result<Answer, SourceError>> + Send;
+
+    /// The bytes at a URL that a page named.
+    fn file(
+        &self,
+        url: &str,
+    ) -> impl Future<Output = Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin, SourceError>> + Send;
+
+    /// The greatest serial of the changelog; an error of kind [`Problem::NoChangelog`] if there is no log.
+    fn last_serial(&self) -> impl Future<Output = Result<Serial, SourceError>> + Send;
+
+    /// The oldest events after `since`, sorted by serial: as many as upstream gives at once. An empty answer means that
+    /// there are no more.
+    fn events_since(&self, since: Serial) -> impl Future<Output = Result<Vec<Event>, SourceError>> + Send;
+
+    /// All projects, each with the serial of its last event or a later one.
+    fn projects(&self) -> impl Future<Output = Result<Vec<(DisplayName, Serial)>, SourceError>> + Send;
+
+    /// Where in the mirror's tree a file with this URL and digest belongs.
+    ///
+    /// The first choice is upstream's own path, if it has the form `packages/xx/yy/REST/FILENAME`; the second,
+    /// for when other bytes are there already, is made from the digest and the filename.
+    fn file_paths(&self, file: &crate::record::ListedFile) -> [TreePath; 2];
+
+    /// Whether a file, by its name, belongs to the release of this version, as the changelog writes it; `None` where the
+    /// name does not tell.
+    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool>;
+
+    /// The pages of a project: a pure function of its record.
+    fn render(&self, record: &Record) -> Vec<Rendered>;
+
+    /// Reads the page that [`render`](Self::render) made as the record itself.
+    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord>;
+}
+
+/// A page to be stored: where it stands in the tree, and its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// `simple/PROJECT/…`.
+    pub path: TreePath,
+    /// Its content.
+    pub bytes: Bytes,
+}
+
+/// The stored page is not one that this program made.
+#[derive(Debug, thiserror::Error)]
+#[error("not a record: {0}")]
+pub struct BadRecord(pub String);
+
+/// How to ask for a page: when a cache in between answers with an old one, another way may lead past it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// As every client asks.
+    Usual,
+    /// For the page as it is, not compressed: caches keep the two apart.
+    Uncompressed,
+    /// At the address that the configuration names for this (`connect-to`); as usual if it names none.
+    Origin,
+}
+
+impl Way {
+    /// The way for the `n`-th attempt, from 0.
+    pub fn of_attempt(n: usize) -> Self {
+        match n % 3 {
+            0 => Self::Usual,
+            1 => Self::Uncompressed,
+            _ => Self::Origin,
+        }
+    }
+}
+
+/// What tells upstream which answer we have: an entity tag with its quotes (RFC 9110, section 8.8.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Validator(pub String);
+
+/// What upstream says about a page.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// This is it.
+    Page {
+        /// The content.
+        page: Page,
+        /// With what to ask whether it is still the same.
+        validator: Option<Validator>,
+    },
+    /// It is the one that the validator came with.
+    NotModified,
+    /// There is none (404 or 410).
+    Missing,
+}
+
+/// One row of the changelog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its serial.
+    pub serial: Serial,
+    /// The project, as its owner writes it.
+    pub project: DisplayName,
+    /// The version that it is about, if any.
+    pub version: Option<String>,
+    /// When it happened, by upstream's clock; not monotone in the serial.
+    pub time: Timestamp,
+    /// What happened, as upstream writes it.
+    pub action: String,
+}
+
+/// Upstream did not give what was asked for. Nothing was stored or changed.
+#[derive(Debug, thiserror::Error)]
+#[error("{url}: {problem}")]
+pub struct SourceError {
+    /// What was asked for; without credentials.
+    pub url: String,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What is wrong with an answer, or why there was none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Not an answer of success.
+    #[error("upstream answered {status}")]
+    Status {
+        /// The status code.
+        status: u16,
+        /// How long upstream wants us to wait (Retry-After).
+        retry_after: Option<Duration>,
+    },
+    /// No connection, a reset, a time-out, a body that ended early.
+    #[error("{0}")]
+    Transport(String),
+    /// Too much.
+    #[error("the answer is larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// In bytes, after decompression.
+        limit: u64,
+    },
+    /// The answer is not of the form that it should have.
+    #[error("{0}")]
+    Malformed(String),
+    /// A URL that may not be asked.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The index has no changelog.
+    #[error("the index has no changelog")]
+    NoChangelog,
+}
+
+impl SourceError {
+    /// An error about `url`.
+    pub fn new(url: impl fmt::Display, problem: Problem) -> Self {
+        Self { url: url.to_string(), problem }
+    }
+
+    /// Whether asking again may help.
+    pub fn is_transient(&self) -> bool {
+        match self.problem {
+            Problem::Status { status, .. } => status >= 500 || status == 429 || status == 408,
+            Problem::Transport(_) => true,
+            _ => false,
+        }
+    }
+
+    /// How long upstream wants us to wait before asking again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.problem {
+            Problem::Status { retry_after, .. } => retry_after,
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Following a changelog: the loop around the rule of the cut, whose own tests are `tests/cut.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use strandline_model::{HoldReason, Timestamp};
+use strandline_sync::source::Event;
+use strandline_sync::{Method, OnBroken, Selection, Settings, SyncError};
+
+use crate::invariants;
+use crate::script::{Reply, Script, event, name, page, status};
+use crate::world::{World, in_the_way, mirror, now, settings, sync_store_at};
+
+const NAMES: &[&str] = &["Alpha", "beta"];
+
+fn following(names: &[&str]) -> Settings {
+    Settings { method: Some(Method::Changelog), ..settings(names) }
+}
+
+/// Asks once, and never believes that a project is broken.
+fn once(names: &[&str]) -> Settings {
+    Settings { cut_timeout: Duration::ZERO, hold_after: Duration::from_secs(10 << 30), ..following(names) }
+}
+
+/// A mirror at serial 7.
+fn synced() -> (World, Arc<Script>) {
+    let (world, script) = (World::new(), Arc::new(Script::new()));
+    script.publish("Alpha", Some(5), "1", &[ALPHA_1]);
+    script.publish("beta", Some(7), "1", &[]);
+    script.publish("other", Some(6), "1", &[]);
+    script.log([event(5, "Alpha", "new release"), event(6, "other", "new release"), event(7, "beta", "new release")]);
+    let done = world.sync(&script, &following(NAMES)).unwrap();
+    assert_eq!((done.label.to_string().as_str(), done.projects), ("7", 2));
+    assert_eq!(world.list(), "7 Alpha:5 beta:7");
+    let asked = script.asked();
+    assert!(asked.iter().all(|asked| asked != "page other"), "{asked:?}");
+    (world, script)
+}
+
+/// Of this event the log alone does not say enough: what the file is, only a page tells.
+fn upload(number: u64, file: &str) -> Event {
+    let project = file.split_once('-').unwrap().0;
+    event(number, project, &format!("add source file {file}"))
+}
+
+const ALPHA_1: (&str, &[u8]) = ("alpha-1.tar.gz", b"alpha 1");
+const ALPHA_2: (&str, &[u8]) = ("alpha-2.tar.gz", b"alpha 2");
+const BETA_2: (&str, &[u8]) = ("beta-2.tar.gz", b"beta 2");
+
+fn stands(world: &World, serial: u64) {
+    let store = world.open();
+    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(serial));
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+}
+
+#[test]
+fn nothing_new_is_one_look_into_the_log() {
+    let (world, script) = synced();
+    let before = invariants::essence(&world.root());
+    for _ in 0..2 {
+        let done = world.sync(&script, &following(NAMES)).unwrap();
+        assert_eq!((done.changed, done.label), (0, done.before.unwrap()));
+        assert!(script.asked().iter().all(|asked| asked == "log"));
+        assert_eq!(invariants::essence(&world.root()), before);
+    }
+}
+
+#[test]
+fn only_what_has_events_is_fetched() {
+    let (world, script) = synced();
+    script.publish("Alpha", Some(9), "2", &[ALPHA_1, ALPHA_2]);
+    script.log([upload(9, "alpha-2.tar.gz")]);
+    assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "9");
+    let asked = script.asked();
+    let pages: Vec<_> = asked.iter().filter(|asked| asked.starts_with("page")).collect();
+    assert_eq!(pages, ["page alpha"]);
+    assert_eq!(world.list(), "9 Alpha:9 beta:7");
+    stands(&world, 9);
+}
+
+#[test]
+fn a_log_that_comes_in_parts_is_read_to_its_end() {
+    let (world, script) = (World::new(), Arc::new(Script::new()));
+    script.publish("Alpha", Some(5), "1", &[]);
+    script.publish("beta", Some(7), "1", &[]);
+    script.log([event(5, "Alpha", "create"), event(7, "beta", "create")]);
+    world.sync(&script, &following(NAMES)).unwrap();
+    script.give_at_once(3);
+    // The first three events are one answer now, and the last one comes with another.
+    script.log([event(8, "other", "create"), event(9, "other", "remove project"), event(10, "beta", "remove project")]);
+    assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "10");
+    assert_eq!(world.list(), "10 Alpha:5");
+}
+
+#[test]
+fn events_about_people_and_other_projects_move_the_serial_alone() {
+    let (world, script) = synced();
+    script.log([event(8, "Alpha", "add Owner somebody"), event(9, "other", "new release")]);
+    let done = world.sync(&script, &following(NAMES)).unwrap();
+    assert_eq!((done.label.to_string().as_str(), done.changed), ("9", 0));
+    assert!(script.asked().iter().all(|asked| asked == "log"));
+    assert_eq!(world.list(), "9 Alpha:5 beta:7");
+}
+
+#[test]
+fn a_removal_needs_no_page() {
+    let (world, script) = synced();
+    script.log([event(8, "beta", "remove project")]);
+    let done = world.sync(&script, &following(NAMES)).unwrap();
+    assert_eq!((done.label.to_string().as_str(), done.changed), ("8", 1));
+    assert!(script.asked().iter().all(|asked| asked == "log"), "its page may well be there still, in some cache");
+    assert_eq!(world.list(), "8 Alpha:5");
+    assert_eq!(world.version("beta"), None);
+    stands(&world, 8);
+}
+
+#[test]
+fn a_page_older_than_its_event_is_asked_for_again() {
+    let (world, script) = synced();
+    script.publish("Alpha", Some(9), "2", &[ALPHA_1, ALPHA_2]);
+    let old = Reply::Page(page("Alpha", Some(5), "1", &[ALPHA_1]), None);
+    let new = Reply::Page(page("Alpha", Some(9), "2", &[ALPHA_1, ALPHA_2]), None);
+    script.pages("Alpha", [old.clone(), old, new]);
+    script.log([upload(9, "alpha-2.tar.gz")]);
+    assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "9");
+    assert_eq!(Script::count(&script.asked(), "page alpha"), 3);
+    assert_eq!(world.version("alpha").unwrap(), "2");
+    assert_eq!(world.labels(), ["9", "7"]);
+}
+
+#[test]
+fn what_the_log_tells_whole_needs_no_new_page() {
+    let (world, script) = synced();
+    script.log([event(8, "Alpha", "remove file alpha-1.tar.gz")]);
+    let done = world.sync(&script, &once(NAMES)).unwrap();
+    assert_eq!((done.label.to_string().as_str(), done.changed), ("8", 1), "although the page is old");
+    assert!(!world.served("simple/alpha/index.v1_json").unwrap().contains("alpha-1.tar.gz"));
+    stands(&world, 8);
+}
+
+#[test]
+fn a_stale_page_delays_the_serials_from_its_own_event_on() {
+    let (world, script) = synced();
+    script.publish("beta", Some(8), "2", &[BETA_2]);
+    script.log([upload(8, "beta-2.tar.gz"), upload(9, "alpha-2.tar.gz"), event(10, "other", "new release")]);
+    let done = world.sync(&script, &once(NAMES)).unwrap();
+    assert_eq!((done.label.to_string().as_str(), done.changed), ("8", 1));
+    assert_eq!(world.list(), "8 Alpha:5 beta:8");
+    stands(&world, 8);
+
+    // The next one gets nowhere, and names who stands in the way.
+    let before = invariants::essence(&world.root());
+    let names = in_the_way(world.sync(&script, &once(NAMES)));
+    assert_eq!(names.keys().collect::<Vec<_>>(), [&name("alpha")]);
+    assert_eq!(invariants::essence(&world.root()), before);
+    assert!(world.open().last_sync(&mirror()).unwrap().unwrap().failure.unwrap().contains("alpha"));
+
+    script.publish("Alpha", Some(9), "2", &[ALPHA_1, ALPHA_2]);
+    assert_eq!(world.sync(&script, &once(NAMES)).unwrap().label.to_string(), "10");
+    assert_eq!(world.list(), "10 Alpha:9 beta:8");
+}
+
+#[test]
+fn a_missing_page_is_not_believed() {
+    let (world, script) = synced();
+    script.pages("Alpha", [Reply::Missing]);
+    script.log([upload(8, "alpha-2.tar.gz")]);
+    let names = in_the_way(world.sync(&script, &once(NAMES)));
+    assert_eq!(names.keys().collect::<Vec<_>>(), [&name("alpha")]);
+    assert_eq!(world.version("alpha").unwrap(), "1");
+}
+
+/// A page may hold more than its serial says: it counts only if the log, read after it, has nothing newer.
+#[test]
+fn what_happens_while_pages_are_read_is_seen() {
+    let (world, script) = synced();
+    script.publish("Alpha", Some(8), "2", &[ALPHA_1, ALPHA_2]);
+    script.log([event(8, "Alpha", "an action that nobody can replay")]);
+    script.meanwhile([event(9, "Alpha", "another")]);
+    let names = in_the_way(world.sync(&script, &once(NAMES)));
+    assert_eq!(names.keys().collect::<Vec<_>>(), [&name("alpha")]);
+    assert_eq!(world.labels(), ["7"]);
+
+    script.publish("Alpha", Some(9), "3", &[ALPHA_1, ALPHA_2]);
+    assert_eq!(world.sync(&script, &once(NAMES)).unwrap().label.to_string(), "9");
+    assert_eq!(world.version("alpha").unwrap(), "3");
+    stands(&world, 9);
+}
+
+#[test]
+fn a_project_that_stays_broken_is_held_and_comes_back() {
+    let (world, script) = synced();
+    script.publish("beta", Some(9), "2", &[BETA_2]);
+    script.log([upload(8, "alpha-2.tar.gz"), upload(9, "beta-2.tar.gz")]);
+    // The event is older than `hold-after`.
+    let hold = Settings { cut_timeout: Duration::ZERO, ..following(NAMES) };
+    let freeze = Settings { on_broken: OnBroken::Freeze, ..hold.clone() };
+    assert!(matches!(world.sync(&script, &freeze), Err(SyncError::Inconsistent { .. })));
+    assert_eq!(world.labels(), ["7"]);
+
+    let done = world.sync(&script, &hold).unwrap();
+    assert_eq!(done.label.to_string(), "9");
+    let held: Vec<_> = done.held.iter().map(|held| (held.name.as_str(), held.reason, held.at.get())).collect();
+    assert_eq!(held, [("alpha", HoldReason::StalePage, 5)]);
+    assert_eq!(done.held[0].needs.get(), 8);
+    assert_eq!(world.list(), "9 Alpha:5 beta:9");
+    stands(&world, 9);
+
+    script.publish("Alpha", Some(8), "2", &[ALPHA_1, ALPHA_2]);
+    let done = world.sync(&script, &hold).unwrap();
+    assert_eq!((done.label.to_string().as_str(), done.held.len()), ("9.2", 0));
+    assert_eq!(world.list(), "9 Alpha:8 beta:9");
+}
+
+#[test]
+fn a_selection_that_changes_adds_and_drops_exactly_that() {
+    let (world, script) = synced();
+    let beta = world.leaf("beta");
+    let done = world.sync(&script, &following(&["beta", "other", "nowhere"])).unwrap();
+    assert_eq!((done.changed, done.absent), (2, vec![name("nowhere")]));
+    assert_eq!(world.list(), "7 beta:7 other:6");
+    assert_eq!(world.leaf("beta"), beta);
+    assert_eq!(world.labels(), ["7.2", "7"]);
+    assert_eq!(world.version("alpha"), None);
+    stands(&world, 7);
+}
+
+#[test]
+fn a_log_that_went_back_is_refused() {
+    let (world, _) = synced();
+    let shorter = Arc::new(Script::new());
+    shorter.publish("Alpha", Some(3), "0", &[]);
+    shorter.log([event(3, "Alpha", "new release")]);
+    let before = invariants::essence(&world.root());
+    let error = world.sync(&shorter, &following(NAMES)).unwrap_err();
+    assert!(
+        matches!(error, SyncError::SerialWentBack { recorded, found, .. } if (recorded.get(), found.get()) == (7, 3))
+    );
+    assert_eq!(invariants::essence(&world.root()), before);
+}
+
+#[test]
+fn an_index_without_a_log_is_collected_where_the_method_is_open() {
+    let (world, script) = (World::new(), Arc::new(Script::new()));
+    script.publish("Alpha", Some(5), "1", &[]);
+    let everything = Settings { selection: Selection::Everything, method: None, ..settings(&[]) };
+    assert_eq!(world.sync(&script, &everything).unwrap().label.to_string(), "5");
+    let only = Settings { method: Some(Method::Changelog), ..everything };
+    let error = world.sync(&script, &only).unwrap_err();
+    assert!(matches!(error, SyncError::Upstream(_)), "{error}");
+
+    let few = Settings { method: None, ..settings(&["Alpha"]) };
+    script.log([event(5, "Alpha", "new release")]);
+    script.asked();
+    assert_eq!(world.sync(&script, &few).unwrap().projects, 1);
+    assert_eq!(Script::count(&script.asked(), "log"), 0, "a few pages are less than a log");
+}
+
+#[test]
+fn a_first_sync_that_was_interrupted_goes_on_where_it_was() {
+    const THREE: &[&str] = &["Alpha", "beta", "gamma"];
+    let (world, script) = (World::new(), Arc::new(Script::new()));
+    script.publish("Alpha", Some(5), "1", &[ALPHA_1]);
+    script.publish("beta", Some(6), "2", &[BETA_2]);
+    script.publish("gamma", Some(7), "1", &[]);
+    let begins = |number, project| event(number, project, "new release");
+    script.log([begins(5, "Alpha"), begins(6, "beta"), begins(7, "gamma")]);
+    let stops = Settings { checkpoint_every: 2, ..following(THREE) };
+    let steps = {
+        let copy = world.copy();
+        let disk = strandline_durable::Disk::counting();
+        crate::world::sync_store(&copy.open_on(disk.clone()).unwrap(), &script, &stops).unwrap();
+        disk.steps()
+    };
+    let mut resumed = 0;
+    for step in 1..=steps {
+        let copy = world.copy();
+        let Ok(store) = copy.open_on(strandline_durable::Disk::failing_at(step)) else { continue };
+        if crate::world::sync_store(&store, &script, &stops).is_ok() {
+            continue;
+        }
+        drop(store);
+        script.asked();
+        let done = copy.sync(&script, &stops).unwrap();
+        // A snapshot that was committed and not verified keeps its label: the next one is another revision.
+        assert_eq!((done.label.serial.get(), done.projects), (7, 3));
+        stands(&copy, 7);
+        let asked = script.asked();
+        let pages = asked.iter().filter(|asked| asked.starts_with("page")).count();
+        resumed += usize::from(pages == 1);
+        assert!([0, 1, 3].contains(&pages), "after step {step}: {asked:?}");
+    }
+    assert!(resumed > 0, "no interrupted sync has left a checkpoint in {steps} steps");
+}
+
+#[test]
+fn a_change_that_is_in_no_changelog_is_found_in_its_turn() {
+    let (world, script) = synced();
+    script.publish("Alpha", Some(5), "1.post1", &[ALPHA_1]);
+    let week = |days: i64| Timestamp::from_seconds(now().seconds() + days * 86_400).unwrap();
+    let sync = |days| sync_store_at(&world.open(), &script, &following(NAMES), week(days)).unwrap();
+    assert_eq!(sync(0).label.to_string(), "7", "the sweep begins");
+    script.asked();
+    assert_eq!(sync(1).label.to_string(), "7", "of two projects, none has its turn in a day");
+    assert!(script.asked().iter().all(|asked| asked == "log"));
+    let done = sync(4);
+    assert_eq!(done.label.to_string(), "7.2", "one has in half a week: {done:?} {:?}", script.asked());
+    assert_eq!(world.version("alpha").as_deref(), Some("1.post1"));
+    assert_eq!(script.asked().iter().filter(|asked| asked.starts_with("page")).count(), 1);
+    // What fails in the sweep stands in nobody's way.
+    script.pages("beta", [Reply::Fail(status(404)), Reply::Missing]);
+    assert_eq!(sync(8).label.to_string(), "7.2");
+    assert_eq!(world.list(), "7 Alpha:5 beta:7");
+    stands(&world, 7);
+}

@@ -1,0 +1,18 @@
+//! Syncs from an upstream that says what the test has written down: the promises of `src/lib.rs`, of the double collect
+//! and of following a changelog, and a crash at every step.
+
+#![cfg(test)]
+
+mod collect;
+#[path = "../../../view/tests/view/copy.rs"]
+mod copy;
+#[path = "../../../view/tests/view/crash.rs"]
+mod crash;
+mod crash_sync;
+mod files;
+mod follow;
+#[path = "../../../view/tests/view/invariants.rs"]
+mod invariants;
+mod publishing;
+mod script;
+mod world;

@@ -1,0 +1,108 @@
+//! What becomes of a recorded snapshot, and who may sync what.
+
+use std::sync::Arc;
+
+use strandline_durable::LockError;
+use strandline_store::StoreError;
+use strandline_sync::{Settings, SyncError};
+
+use crate::invariants;
+use crate::script::{Script, serial};
+use crate::world::{Lists, World, mirror, now, settings, sync_store};
+
+fn synced() -> (World, Arc<Script>) {
+    let (world, script) = (World::new(), Arc::new(Script::new()));
+    script.publish("Alpha", Some(5), "1", &[("alpha-1.tar.gz", b"alpha 1")]);
+    world.sync(&script, &settings(&["Alpha"])).unwrap();
+    script.publish("Alpha", Some(6), "2", &[("alpha-2.tar.gz", b"alpha 2")]);
+    (world, script)
+}
+
+#[test]
+fn a_frozen_mirror_records_and_does_not_publish() {
+    let (world, script) = synced();
+    world.sync(&script, &settings(&["Alpha"])).unwrap();
+    let store = world.open();
+    let lock = store.lock_mirror(&mirror(), "now").unwrap();
+    let back = store.at_serial(&mirror(), serial(5)).unwrap().unwrap();
+    let back = store.verified(back, None).unwrap();
+    strandline_view::publish(&store, &back, &Lists, true, now(), &lock).unwrap();
+    drop(lock);
+
+    script.publish("Alpha", Some(7), "3", &[("alpha-3.tar.gz", b"alpha 3")]);
+    for _ in 0..2 {
+        let done = sync_store(&store, &script, &settings(&["Alpha"])).unwrap();
+        assert_eq!((done.label.to_string().as_str(), done.published), ("7", false));
+        assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(5), "readers see what they saw");
+    }
+    assert_eq!(world.labels(), ["7", "6", "5"]);
+    assert_eq!(world.served("packages/aa/bb/cc/alpha-3.tar.gz").unwrap(), "alpha 3", "its path is taken already");
+
+    let lock = store.lock_mirror(&mirror(), "now").unwrap();
+    store.freeze(&mirror(), false, &lock).unwrap();
+    drop(lock);
+    let done = sync_store(&store, &script, &settings(&["Alpha"])).unwrap();
+    assert_eq!((done.changed, done.published), (0, true));
+    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(7));
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+}
+
+#[test]
+fn a_mirror_is_of_one_upstream() {
+    let (world, _) = synced();
+    let before = invariants::essence(&world.root());
+    let other = Arc::new(Script::elsewhere());
+    other.publish("Alpha", Some(99), "9", &[]);
+    let error = world.sync(&other, &settings(&["Alpha"])).unwrap_err();
+    assert!(matches!(&error, SyncError::OtherUpstream { .. }), "{error}");
+    for part in ["mirror `pypi`", "https://index.example/simple/", "https://other.example/simple/", "another name"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert_eq!(other.asked(), [""; 0], "it was not even asked");
+    assert_eq!(invariants::essence(&world.root()), before);
+    // Under another name it is welcome.
+    let named = Settings { mirror: "other".parse().unwrap(), ..settings(&["Alpha"]) };
+    assert_eq!(world.sync(&other, &named).unwrap().label.to_string(), "99");
+    assert_eq!(world.version("alpha").unwrap(), "1");
+}
+
+#[test]
+fn a_second_sync_of_a_mirror_is_told_who_is_at_work() {
+    let (world, script) = synced();
+    script.asked();
+    let store = world.open();
+    let lock = store.lock_mirror(&mirror(), "ten o'clock").unwrap();
+    let error = world.sync(&script, &settings(&["Alpha"])).unwrap_err();
+    let held = matches!(&error, SyncError::Store(StoreError::Lock(LockError::Held { holder: Some(holder), .. }))
+        if holder.since == "ten o'clock" && holder.process == std::process::id().to_string());
+    assert!(held, "{error}");
+    assert_eq!(script.asked(), [""; 0]);
+    let other = Settings { mirror: "other".parse().unwrap(), ..settings(&["Alpha"]) };
+    world.sync(&script, &other).unwrap();
+    drop(lock);
+    world.sync(&script, &settings(&["Alpha"])).unwrap();
+}
+
+#[test]
+fn names_are_shown_as_their_owners_write_them() {
+    let (world, script) = (World::new(), Arc::new(Script::new()));
+    script.publish("Zope.Interface", Some(1), "1", &[("zope_interface-1.tar.gz", b"zope")]);
+    // This index shows normalised names only; the configuration knows better.
+    script.publish("a-b", Some(2), "1", &[("a_b-1.tar.gz", b"ab")]);
+    world.sync(&script, &settings(&["zope-interface", "A__B"])).unwrap();
+    assert_eq!(world.list(), "2 A__B:2 Zope.Interface:1");
+}
+
+#[test]
+fn a_crash_between_the_catalog_and_the_link_is_finished_first() {
+    let (world, script) = synced();
+    let live = world.root().join("views/pypi/live");
+    assert_eq!(std::fs::read_link(&live).unwrap().to_str(), Some("a"));
+    let store = world.open();
+    let disk = strandline_durable::Disk::new();
+    disk.switch_link(&live, std::path::Path::new("b")).unwrap();
+    // Upstream does not answer, and still readers get what the catalog says.
+    script.pages("Alpha", []);
+    assert!(sync_store(&store, &script, &settings(&["Alpha"])).is_err());
+    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(5));
+}

@@ -1,0 +1,285 @@
+//! The scripted upstream.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use strandline_model::{ClaimedSha256, DisplayName, ProjectName, Serial, Sha256, Timestamp, TreePath, UpstreamUrl};
+use strandline_sync::record::{
+    CoreMetadata, Details, FileName, ListedFile, MirroredFile, Page, Record, Status, Yanked,
+};
+use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Source, SourceError, Validator, Way};
+
+/// How upstream answers when it is asked for a page.
+#[derive(Debug, Clone)]
+pub(crate) enum Reply {
+    /// With this page, and with a tag if it has one; `NotModified` to whoever has the tag.
+    Page(Page, Option<&'static str>),
+    Missing,
+    Fail(Problem),
+}
+
+/// How upstream answers when it is asked for a file.
+#[derive(Debug, Clone)]
+pub(crate) enum Body {
+    Bytes(&'static [u8]),
+    /// These bytes, and then the connection breaks.
+    Torn(&'static [u8]),
+    Fail(Problem),
+}
+
+/// What upstream has, and what it was asked for. Answers are taken from the queue of what was asked for; the last one
+/// stays.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pages: BTreeMap<ProjectName, VecDeque<Reply>>,
+    files: BTreeMap<String, VecDeque<Body>>,
+    log: Option<Vec<Event>>,
+    /// What comes into the log right after the next page is answered, and so on.
+    meanwhile: VecDeque<Vec<Event>>,
+    asked: Vec<String>,
+    /// How many events the log gives at once; all if it is not set.
+    at_once: Option<usize>,
+}
+
+/// An upstream that does what the script says.
+#[derive(Debug)]
+pub(crate) struct Script {
+    upstream: UpstreamUrl,
+    state: Mutex<State>,
+}
+
+pub(crate) fn serial(number: u64) -> Serial {
+    number.try_into().unwrap()
+}
+
+pub(crate) fn name(text: &str) -> ProjectName {
+    text.parse::<DisplayName>().unwrap().normalise()
+}
+
+/// A page of a project. Each file is its name with its bytes; `version` is of the page itself.
+pub(crate) fn page(display: &str, number: Option<u64>, version: &str, files: &[(&str, &[u8])]) -> Page {
+    Page {
+        name: display.parse().unwrap(),
+        serial: number.map(serial),
+        status: Status::Active,
+        status_reason: None,
+        versions: vec![version.to_owned()],
+        files: files.iter().map(|(file, bytes)| listed(display, file, bytes)).collect(),
+    }
+}
+
+pub(crate) fn url(file: &str) -> String {
+    format!("https://files.example/packages/aa/bb/cc/{file}")
+}
+
+pub(crate) fn listed(display: &str, file: &str, bytes: &[u8]) -> ListedFile {
+    ListedFile {
+        details: Details {
+            filename: FileName::of(&name(display), file).unwrap(),
+            requires_python: None,
+            upload_time: None,
+            yanked: Yanked::No,
+            provenance: None,
+        },
+        url: url(file),
+        sha256: Sha256::of(bytes).into(),
+        size: Some(bytes.len() as u64),
+        core_metadata: CoreMetadata::Absent,
+    }
+}
+
+pub(crate) fn status(status: u16) -> Problem {
+    Problem::Status { status, retry_after: None }
+}
+
+pub(crate) fn event(number: u64, project: &str, action: &str) -> Event {
+    Event {
+        serial: serial(number),
+        project: project.parse().unwrap(),
+        version: ["release", "file"].iter().any(|word| action.contains(word)).then(|| "2".to_owned()),
+        // So long ago that a missing serial before it is believed to be a hole.
+        time: Timestamp::from_seconds(1_700_000_000).unwrap(),
+        action: action.to_owned(),
+    }
+}
+
+impl Script {
+    pub(crate) fn new() -> Self {
+        Self { upstream: "https://index.example/simple/".parse().unwrap(), state: Mutex::default() }
+    }
+
+    /// The same at another URL.
+    pub(crate) fn elsewhere() -> Self {
+        Self { upstream: "https://other.example/simple/".parse().unwrap(), state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// From now on a page is answered in these ways, one after another, and then always in the last.
+    pub(crate) fn pages(&self, project: &str, replies: impl IntoIterator<Item = Reply>) {
+        self.state().pages.insert(name(project), replies.into_iter().collect());
+    }
+
+    /// From now on there is this page, and its files are what it says.
+    pub(crate) fn publish(&self, project: &str, number: Option<u64>, version: &str, files: &[(&str, &'static [u8])]) {
+        self.pages(project, [Reply::Page(page(project, number, version, files), None)]);
+        for (file, bytes) in files {
+            self.files(&url(file), [Body::Bytes(bytes)]);
+        }
+    }
+
+    /// From now on a file is answered in these ways.
+    pub(crate) fn files(&self, url: &str, bodies: impl IntoIterator<Item = Body>) {
+        self.state().files.insert(url.to_owned(), bodies.into_iter().collect());
+    }
+
+    /// There is a log, and from now on these events are in it.
+    pub(crate) fn log(&self, events: impl IntoIterator<Item = Event>) {
+        self.state().log.get_or_insert_default().extend(events);
+    }
+
+    /// From now on the log gives so many events at once.
+    pub(crate) fn give_at_once(&self, events: usize) {
+        self.state().at_once = Some(events);
+    }
+
+    /// These events come into the log right after the next page is answered.
+    pub(crate) fn meanwhile(&self, events: impl IntoIterator<Item = Event>) {
+        self.state().meanwhile.push_back(events.into_iter().collect());
+    }
+
+    /// What was asked for since the last time: `page NAME`, `page NAME if TAG`, `file URL`, `log`.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().asked)
+    }
+
+    /// How often exactly this was asked for, of what [`asked`](Self::asked) returns.
+    pub(crate) fn count(asked: &[String], what: &str) -> usize {
+        asked.iter().filter(|asked| *asked == what).count()
+    }
+}
+
+fn next<T: Clone>(queue: Option<&mut VecDeque<T>>) -> Option<T> {
+    let queue = queue?;
+    if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() }
+}
+
+impl Source for Script {
+    fn upstream(&self) -> &UpstreamUrl {
+        &self.upstream
+    }
+
+    async fn page(&self, project: &ProjectName, validator: Option<&Validator>, _: Way) -> Result<Answer, SourceError> {
+        let mut state = self.state();
+        let condition = validator.map(|Validator(tag)| format!(" if {tag}")).unwrap_or_default();
+        state.asked.push(format!("page {project}{condition}"));
+        if let Some(events) = state.meanwhile.pop_front() {
+            state.log.get_or_insert_default().extend(events);
+        }
+        match next(state.pages.get_mut(project)) {
+            Some(Reply::Page(page, tag)) => {
+                let current = tag.map(|tag| Validator(tag.to_owned()));
+                match validator {
+                    Some(has) if current.as_ref() == Some(has) => Ok(Answer::NotModified),
+                    _ => Ok(Answer::Page { page, validator: current }),
+                }
+            }
+            Some(Reply::Missing) | None => Ok(Answer::Missing),
+            Some(Reply::Fail(problem)) => Err(SourceError::new(format!("{}{project}/", self.upstream), problem)),
+        }
+    }
+
+    async fn file(
+        &self,
+        url: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin, SourceError> {
+        let mut state = self.state();
+        state.asked.push(format!("file {url}"));
+        let broken = Problem::Transport("the connection was reset".to_owned());
+        let (bytes, end) = match next(state.files.get_mut(url)) {
+            Some(Body::Bytes(bytes)) => (bytes, None),
+            Some(Body::Torn(bytes)) => (bytes, Some(Err(SourceError::new(url, broken)))),
+            Some(Body::Fail(problem)) => return Err(SourceError::new(url, problem)),
+            None => return Err(SourceError::new(url, status(404))),
+        };
+        // In pieces, as a network gives them.
+        let pieces = bytes.chunks(5).map(|piece| Ok(Bytes::from_static(piece)));
+        Ok(stream::iter(pieces.chain(end).collect::<Vec<_>>()))
+    }
+
+    async fn last_serial(&self) -> Result<Serial, SourceError> {
+        let events = self.events_since(Serial::ZERO).await?;
+        Ok(events.last().map_or(Serial::ZERO, |event| event.serial))
+    }
+
+    async fn events_since(&self, since: Serial) -> Result<Vec<Event>, SourceError> {
+        let mut state = self.state();
+        state.asked.push("log".to_owned());
+        let Some(log) = &state.log else { return Err(SourceError::new(&self.upstream, Problem::NoChangelog)) };
+        let at_once = state.at_once.unwrap_or(usize::MAX);
+        Ok(log.iter().filter(|event| event.serial > since).take(at_once).cloned().collect())
+    }
+
+    async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+        let mut state = self.state();
+        state.asked.push("projects".to_owned());
+        let listed = state.pages.values().filter_map(|replies| match replies.front() {
+            Some(Reply::Page(page, _)) => Some((page.name.clone(), page.serial.unwrap_or(Serial::ZERO))),
+            _ => None,
+        });
+        Ok(listed.collect())
+    }
+
+    fn file_paths(&self, file: &ListedFile) -> [TreePath; 2] {
+        let own = file.url.trim_start_matches("https://files.example/").parse().unwrap();
+        let made = format!("packages/00/00/{}/{}", file.sha256, file.details.filename.as_str());
+        [own, made.parse().unwrap()]
+    }
+
+    fn is_of_release(&self, _: &ProjectName, filename: &str, version: &str) -> Option<bool> {
+        Some(filename.contains(&format!("-{version}.")))
+    }
+
+    fn render(&self, record: &Record) -> Vec<Rendered> {
+        let mut lines = vec![record.name.to_string(), record.serial.to_string(), record.versions.join(" ")];
+        for file in &record.files {
+            let metadata = file.core_metadata.map_or("-".to_owned(), |sha256| sha256.to_string());
+            let yanked = matches!(file.details.yanked, Yanked::Yes(_));
+            let MirroredFile { details, path, sha256, size, .. } = file;
+            lines.push(format!("{} {path} {sha256} {size} {yanked} {metadata}", details.filename.as_str()));
+        }
+        let text = lines.join("\n") + "\n";
+        let page = |ending: &str, bytes: String| Rendered {
+            path: format!("simple/{}/index.{ending}", record.name).parse().unwrap(),
+            bytes: Bytes::from(bytes),
+        };
+        vec![page("html", format!("<!--\n{text}-->")), page("v1_json", text)]
+    }
+
+    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
+        let text = std::str::from_utf8(bytes).map_err(|error| BadRecord(error.to_string()))?;
+        let mut lines = text.lines();
+        let mut line = || lines.next().ok_or_else(|| BadRecord("too short".to_owned()));
+        let name: ProjectName = line()?.parse().unwrap();
+        let (serial, versions) = (line()?.parse().unwrap(), line()?.split(' ').map(str::to_owned).collect());
+        let digest = |text: &str| Sha256::from_stored(*text.parse::<ClaimedSha256>().unwrap().as_bytes());
+        let files = lines.map(|line| {
+            let words: Vec<_> = line.split(' ').collect();
+            let [file, path, sha256, size, yanked, metadata] = words[..] else {
+                return Err(BadRecord(line.to_owned()));
+            };
+            let yanked = if yanked == "true" { Yanked::Yes(String::new()) } else { Yanked::No };
+            let mut details = listed(name.as_str(), file, b"").details;
+            details.yanked = yanked;
+            let (path, size) = (path.parse().unwrap(), size.parse().unwrap());
+            let core_metadata = (metadata != "-").then(|| digest(metadata));
+            Ok(MirroredFile { details, path, sha256: digest(sha256), size, core_metadata })
+        });
+        let files = files.collect::<Result<_, _>>()?;
+        Ok(Record { name, serial, status: Status::Active, status_reason: None, versions, files })
+    }
+}

@@ -1,0 +1,167 @@
+//! A mirror of a scripted upstream.
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use strandline_durable::Disk;
+use strandline_model::{DisplayName, Leaf, MirrorName, ProjectName, Serial, Timestamp, TreePath};
+use strandline_store::{Recorded, Store};
+use strandline_sync::{Context, Method, Outcome as Synced, Progress, Selection, Settings, SyncError};
+use strandline_view::{ListedProject, RootLists};
+use tempfile::TempDir;
+
+use crate::copy::copy_tree;
+use crate::script::{Script, name};
+
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// A store in a directory of its own.
+#[derive(Debug)]
+pub(crate) struct World {
+    directory: TempDir,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lists;
+
+impl RootLists for Lists {
+    fn paths(&self) -> Vec<TreePath> {
+        vec!["simple/index.html".parse().unwrap()]
+    }
+
+    fn write(&self, _: &TreePath, at: Serial, all: &[ListedProject], out: &mut dyn io::Write) -> io::Result<()> {
+        write!(out, "{at}")?;
+        all.iter().try_for_each(|project| write!(out, " {}:{}", project.display, project.serial))
+    }
+}
+
+pub(crate) fn mirror() -> MirrorName {
+    "pypi".parse().unwrap()
+}
+
+/// The time of every sync, unless a test says otherwise.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_seconds(1_767_268_800).unwrap()
+}
+
+/// One request at a time, so that everything has its order; pauses that nobody notices; patience that does not end.
+pub(crate) fn settings(projects: &[&str]) -> Settings {
+    let names = projects.iter().map(|name| name.parse::<DisplayName>().unwrap());
+    Settings {
+        connections: 1,
+        drain: Duration::ZERO,
+        backoff: Duration::from_micros(10),
+        cut_timeout: Duration::from_secs(3600),
+        method: Some(Method::Collect),
+        ..Settings::new(mirror(), Selection::of(names))
+    }
+}
+
+/// The same without any patience.
+pub(crate) fn impatient(projects: &[&str]) -> Settings {
+    Settings { cut_timeout: Duration::ZERO, ..settings(projects) }
+}
+
+/// One sync of a store that is open.
+pub(crate) fn sync_store(store: &Arc<Store>, script: &Arc<Script>, settings: &Settings) -> Result<Synced, SyncError> {
+    sync_store_at(store, script, settings, now())
+}
+
+/// The same at a certain time.
+pub(crate) fn sync_store_at(
+    store: &Arc<Store>,
+    script: &Arc<Script>,
+    settings: &Settings,
+    time: Timestamp,
+) -> Result<Synced, SyncError> {
+    let context = Context {
+        store: Arc::clone(store),
+        source: Arc::clone(script),
+        settings: Arc::new(settings.clone()),
+        progress: Arc::new(Progress::default()),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let clock: strandline_sync::Clock = Arc::new(move || time);
+    runtime.block_on(strandline_sync::sync(&context, &Lists, &clock))
+}
+
+impl World {
+    /// In memory where that can be had: the enumerations sync thousands of times, and no test loses power.
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        Self { directory }
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.directory.path().join("store")
+    }
+
+    pub(crate) fn open(&self) -> Arc<Store> {
+        self.open_on(Disk::new()).unwrap()
+    }
+
+    pub(crate) fn open_on(&self, disk: Disk) -> Outcome<Arc<Store>> {
+        Ok(Arc::new(Store::open(&self.root(), disk)?))
+    }
+
+    /// The same store once more. Nobody has it open.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = Self::new();
+        if self.root().exists() {
+            copy_tree(&self.root(), &copy.root(), &mut HashMap::new()).unwrap();
+        }
+        copy
+    }
+
+    pub(crate) fn sync(&self, script: &Arc<Script>, settings: &Settings) -> Result<Synced, SyncError> {
+        sync_store(&self.open(), script, settings)
+    }
+
+    /// All snapshots, the newest first, as their labels.
+    pub(crate) fn labels(&self) -> Vec<String> {
+        self.open().snapshots(&mirror()).unwrap().iter().map(|recorded| recorded.snapshot.label.to_string()).collect()
+    }
+
+    pub(crate) fn latest(&self) -> Recorded {
+        self.open().latest_verified(&mirror()).unwrap().unwrap()
+    }
+
+    pub(crate) fn leaf(&self, project: &str) -> Option<Leaf> {
+        self.open().find(&self.latest().snapshot, &name(project)).unwrap()
+    }
+
+    /// What readers see at a path, if there is something.
+    pub(crate) fn served(&self, path: &str) -> Option<String> {
+        let bytes = fs::read(self.root().join("views/pypi/live").join(path)).ok()?;
+        Some(String::from_utf8(bytes).unwrap())
+    }
+
+    /// The list of all projects that readers see.
+    pub(crate) fn list(&self) -> String {
+        self.served("simple/index.html").unwrap_or_default()
+    }
+
+    /// The version that readers see of a project.
+    pub(crate) fn version(&self, project: &str) -> Option<String> {
+        Some(self.served(&format!("simple/{project}/index.v1_json"))?.lines().nth(2)?.to_owned())
+    }
+
+    /// How many temporary files there are.
+    pub(crate) fn incoming(&self) -> usize {
+        let files = |directory: PathBuf| fs::read_dir(directory).map_or(0, Iterator::count);
+        files(self.root().join("incoming/pypi"))
+    }
+}
+
+/// The projects that stood in the way, with why.
+pub(crate) fn in_the_way(result: Result<Synced, SyncError>) -> BTreeMap<ProjectName, String> {
+    match result {
+        Err(SyncError::Inconsistent { in_the_way }) => in_the_way.into_iter().collect(),
+        other => unreachable!("{other:?}"),
+    }
+}
