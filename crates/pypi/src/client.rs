@@ -1,0 +1,270 @@
+//! Asking an index over HTTP, and saying exactly what went wrong.
+//!
+//! What always holds:
+//!
+//! 1. Nothing is asked that the [`Guard`] refuses, redirects included.
+//! 2. A body that ends early is an error, and a page is never larger than the limit, packed or unpacked.
+//! 3. Errors and logs show no credentials; they go to upstream's own origin only.
+//! 4. Nothing is asked twice: whoever asks decides, by the error's kind, whether to try again.
+//!
+//! Tested in `tests/client.rs`.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
+};
+use reqwest::{RequestBuilder, Response, StatusCode};
+use strandline_sync::source::{Problem, SourceError, Validator, Way};
+use url::Url;
+
+use crate::credentials::Credentials;
+use crate::guard::{Guard, Refused, Resolver};
+use crate::url_check::shown;
+
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Longest pause that an answer can ask for: a day.
+const LONGEST_PAUSE: u64 = 86_400;
+
+const ACCEPTED_PAGES: HeaderValue = HeaderValue::from_static(
+    "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01",
+);
+
+/// Two ways of asking: pages share one HTTP/2 connection and come packed; files come as they are, each on a
+/// connection of its own, for one connection shared by large files is as slow as its slowest moment.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pages: reqwest::Client,
+    files: reqwest::Client,
+    guard: Arc<Guard>,
+    /// For [`Way::Origin`], where the settings name an address.
+    origin: Option<(reqwest::Client, Arc<Guard>)>,
+    upstream: Url,
+    credentials: Option<Credentials>,
+    limits: Limits,
+}
+
+/// How much is taken, and how long is waited.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) page: u64,
+    pub(crate) file: Option<u64>,
+    pub(crate) connections: usize,
+    pub(crate) idle: Duration,
+}
+
+/// An answer that came whole.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    /// Where it came from, after redirects.
+    pub(crate) url: Url,
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: String,
+    pub(crate) validator: Option<Validator>,
+    /// How long it asks to be left alone.
+    pub(crate) pause: Option<Duration>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Client {
+    /// `upstream` is without credentials.
+    pub(crate) fn new(
+        upstream: Url,
+        credentials: Option<Credentials>,
+        guard: Guard,
+        origin: Option<Guard>,
+        limits: Limits,
+    ) -> Result<Self, reqwest::Error> {
+        if rustls::crypto::CryptoProvider::get_default().is_none()
+            && rustls::crypto::ring::default_provider().install_default().is_err()
+        {
+            tracing::trace!("another thread has chosen a provider of cryptography in the meantime");
+        }
+        let guard = Arc::new(guard);
+        let builder = |guard: &Arc<Guard>| {
+            reqwest::Client::builder()
+                .user_agent(concat!("strandline/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT)
+                .read_timeout(limits.idle)
+                .pool_max_idle_per_host(limits.connections)
+                .referer(false)
+                .redirect(guard.redirects())
+                .dns_resolver(Arc::new(Resolver(Arc::clone(guard))))
+        };
+        Ok(Self {
+            pages: builder(&guard).gzip(true).build()?,
+            files: builder(&guard).gzip(false).http1_only().build()?,
+            origin: match origin.map(Arc::new) {
+                Some(origin) => Some((builder(&origin).gzip(true).build()?, origin)),
+                None => None,
+            },
+            guard,
+            upstream,
+            credentials,
+            limits,
+        })
+    }
+
+    /// Whether URLs may lead to local addresses.
+    pub(crate) fn local_allowed(&self) -> bool {
+        self.guard.local_allowed()
+    }
+
+    /// Asks for a page, whatever the answer's status.
+    pub(crate) async fn page(
+        &self,
+        url: &Url,
+        validator: Option<&Validator>,
+        way: Way,
+    ) -> Result<Fetched, SourceError> {
+        let (client, guard) = match (way, &self.origin) {
+            (Way::Uncompressed, _) => (&self.files, &self.guard),
+            (Way::Origin, Some((client, guard))) => (client, guard),
+            _ => (&self.pages, &self.guard),
+        };
+        let mut request = client.get(url.clone()).header(ACCEPT, ACCEPTED_PAGES);
+        if way == Way::Uncompressed {
+            request = request.header(ACCEPT_ENCODING, "identity");
+        }
+        if let Some(Validator(tag)) = validator
+            && let Ok(tag) = HeaderValue::from_str(tag)
+        {
+            request = request.header(IF_NONE_MATCH, tag);
+        }
+        let response = self.send(url, request, guard).await?;
+        self.whole(url, response).await
+    }
+
+    /// Posts XML, whatever the answer's status.
+    pub(crate) async fn post(&self, url: &Url, body: String) -> Result<Fetched, SourceError> {
+        let request = self.pages.post(url.clone()).header(CONTENT_TYPE, "text/xml").body(body);
+        let response = self.send(url, request, &self.guard).await?;
+        self.whole(url, response).await
+    }
+
+    /// Asks for a file's bytes.
+    pub(crate) async fn file(
+        &self,
+        text: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin + use<>, SourceError> {
+        let name = shown(text);
+        let url: Url = text
+            .parse()
+            .map_err(|error| SourceError::new(&name, Problem::Forbidden(format!("it is not a URL: {error}"))))?;
+        let request = self.files.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        let response = self.send(&url, request, &self.guard).await?;
+        if response.status() != StatusCode::OK {
+            return Err(SourceError::new(&name, status_problem(response.status(), response.headers())));
+        }
+        let limit = self.limits.file.unwrap_or(u64::MAX);
+        if response.content_length().is_some_and(|length| length > limit) {
+            return Err(SourceError::new(&name, Problem::TooLarge { limit }));
+        }
+        let mut taken = 0_u64;
+        let bytes = response.bytes_stream().map(move |chunk| {
+            let chunk = chunk.map_err(|error| SourceError::new(&name, problem(error)))?;
+            taken += chunk.len() as u64;
+            if taken > limit {
+                return Err(SourceError::new(&name, Problem::TooLarge { limit }));
+            }
+            Ok(chunk)
+        });
+        Ok(Box::pin(bytes))
+    }
+
+    async fn send(&self, url: &Url, request: RequestBuilder, guard: &Guard) -> Result<Response, SourceError> {
+        guard.learn().await;
+        let fail = |problem| SourceError::new(shown(url.as_str()), problem);
+        guard.check(url).map_err(|Refused(why)| fail(Problem::Forbidden(why)))?;
+        let request = match &self.credentials {
+            Some(found) if url.origin() == self.upstream.origin() => {
+                request.basic_auth(&found.user, Some(&found.password))
+            }
+            _ => request,
+        };
+        request.send().await.map_err(|error| fail(problem(error)))
+    }
+
+    /// Reads the body up to the limit.
+    async fn whole(&self, url: &Url, mut response: Response) -> Result<Fetched, SourceError> {
+        let fail = |problem| SourceError::new(shown(url.as_str()), problem);
+        let limit = self.limits.page;
+        // Of a packed body this is the packed length, which is too much as well if it is over the limit.
+        if response.content_length().is_some_and(|length| length > limit) {
+            return Err(fail(Problem::TooLarge { limit }));
+        }
+        let (status, final_url) = (response.status(), response.url().clone());
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let content_type = header(CONTENT_TYPE).unwrap_or_default();
+        let validator = header(ETAG).map(Validator);
+        let pause = pause(response.headers());
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| fail(problem(error)))? {
+            if (body.len() + chunk.len()) as u64 > limit {
+                return Err(fail(Problem::TooLarge { limit }));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Fetched { url: final_url, status, content_type, validator, pause, body })
+    }
+}
+
+impl Fetched {
+    /// The media type alone, in lower case.
+    pub(crate) fn media_type(&self) -> String {
+        self.content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    }
+
+    /// An error for the status that came.
+    pub(crate) fn status_problem(&self) -> Problem {
+        Problem::Status { status: self.status.as_u16(), retry_after: self.pause }
+    }
+}
+
+fn status_problem(status: StatusCode, headers: &HeaderMap) -> Problem {
+    Problem::Status { status: status.as_u16(), retry_after: pause(headers) }
+}
+
+/// What a failed request means: the guard's refusal, or trouble on the way.
+pub(crate) fn problem(error: reqwest::Error) -> Problem {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        if let Some(Refused(why)) = inner.downcast_ref() {
+            return Problem::Forbidden(why.clone());
+        }
+        let why = inner.to_string();
+        if !text.contains(&why) {
+            text = format!("{text}: {why}");
+        }
+        source = inner.source();
+    }
+    Problem::Transport(shown(&text))
+}
+
+/// How long an answer asks to be left alone: `Retry-After`, else what its `RateLimit` says is left of the window
+/// (draft-ietf-httpapi-ratelimit-headers), if the quota is used up.
+fn pause(headers: &HeaderMap) -> Option<Duration> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let seconds = |text: &str| text.parse::<u64>().ok().map(|seconds| Duration::from_secs(seconds.min(LONGEST_PAUSE)));
+    if let Some(text) = header(RETRY_AFTER.as_str()) {
+        return seconds(text).or_else(|| {
+            // A point in time is one of upstream's clock, so it is compared with that.
+            let then = httpdate::parse_http_date(text).ok()?;
+            let now = httpdate::parse_http_date(header(DATE.as_str())?).ok()?;
+            Some(then.duration_since(now).unwrap_or_default().min(Duration::from_secs(LONGEST_PAUSE)))
+        });
+    }
+    let limit = header("ratelimit")?;
+    let mut parameters = limit.split([';', ',']).map(str::trim);
+    let value = |text: Option<&str>| text.and_then(|text| text.split_once('=')).map(|(_, value)| value.to_owned());
+    let remaining = value(parameters.clone().find(|text| text.starts_with("r=") || text.starts_with("remaining=")));
+    let reset = value(parameters.find(|text| text.starts_with("t=") || text.starts_with("reset=")));
+    if remaining? == "0" { seconds(&reset?) } else { None }
+}

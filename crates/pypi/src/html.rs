@@ -1,0 +1,259 @@
+//! Reading the Simple API's HTML (PEPs 503, 592, 629, 714, 740 and 792), for indexes without JSON.
+//!
+//! What always holds: HTML says neither size nor upload time, so a page read here has none; a link that is no
+//! release file and names no digest is not a file; no input panics. Tested below.
+
+use std::collections::BTreeMap;
+
+use html5gum::{HtmlString, Spanned, Token, Tokenizer};
+use strandline_model::Serial;
+use strandline_sync::record::{CoreMetadata, Page, Status, Yanked};
+use strandline_sync::source::Problem;
+use url::Url;
+
+use crate::filename::is_release_file;
+use crate::listing::{Claim, Context, Listing, check_api_version, malformed, status};
+use crate::url_check::{last_segment, shown};
+
+/// Attributes of a tag.
+struct Attributes(BTreeMap<HtmlString, Spanned<HtmlString, ()>>);
+
+impl Attributes {
+    fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name.as_bytes()).map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+}
+
+/// Reads a page.
+pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem> {
+    let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("the page is not UTF-8: {error}")))?;
+    let mut listing = Listing::new(context);
+    let mut base: Option<Url> = None;
+    let (mut serial, mut project_status, mut reason) = (None, Status::Active, None);
+    for token in Tokenizer::new(text) {
+        let Ok(token) = token;
+        match token {
+            Token::StartTag(tag) => {
+                let attributes = Attributes(tag.attributes);
+                match tag.name.as_slice() {
+                    b"base" if base.is_none() => {
+                        if let Some(href) = attributes.get("href") {
+                            base = Some(listing.url(context.url, "the page's base", href.trim())?.0);
+                        }
+                    }
+                    b"meta" => match (attributes.get("name").as_deref(), attributes.get("content")) {
+                        (Some("pypi:repository-version"), Some(version)) => check_api_version(&version)?,
+                        (Some("pypi:project-status"), Some(text)) => project_status = status(&text),
+                        (Some("pypi:project-status-reason"), Some(text)) => {
+                            reason = Some(text).filter(|text| !text.is_empty());
+                        }
+                        _ => {}
+                    },
+                    b"a" => {
+                        if let Some(claim) = link(&listing, base.as_ref().unwrap_or(context.url), &attributes)? {
+                            listing.add(claim)?;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            Token::Comment(comment) => serial = serial_of(&comment).or(serial),
+            _ => {}
+        }
+    }
+    listing.finish(context.project.as_str(), serial, (project_status, reason), None)
+}
+
+/// `SERIAL 123`, as the last comment of a page says it.
+fn serial_of(comment: &[u8]) -> Option<Serial> {
+    std::str::from_utf8(comment).ok()?.trim().strip_prefix("SERIAL ")?.trim().parse().ok()
+}
+
+fn link(listing: &Listing<'_>, base: &Url, attributes: &Attributes) -> Result<Option<Claim>, Problem> {
+    let Some(href) = attributes.get("href") else { return Ok(None) };
+    let href = href.trim_matches([' ', '\t', '\n', '\r', '\x0c']);
+    let last = href.split(['?', '#']).next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    let hashed = href.contains("#sha256=");
+    if !hashed && !is_release_file(last) {
+        // A way up, a signature, the index's own navigation.
+        return Ok(None);
+    }
+    let (url, fragment) = listing.url(base, "a link", href)?;
+    let filename = last_segment(&url).unwrap_or_default();
+    let of = |name: &str| format!("{name} of `{}`", shown(&filename));
+    let digest = fragment.as_deref().and_then(|fragment| fragment.strip_prefix("sha256="));
+    let digest =
+        digest.ok_or_else(|| malformed(format!("{} is missing; a file without it is not mirrored", of("#sha256="))))?;
+    let sha256 = digest.parse().map_err(|error| malformed(format!("{}: {error}", of("#sha256="))))?;
+    let core_metadata = match attributes.get("data-core-metadata").or_else(|| attributes.get("data-dist-info-metadata"))
+    {
+        None => CoreMetadata::Absent,
+        Some(text) if text.is_empty() || text == "false" => CoreMetadata::Absent,
+        Some(text) => match text.strip_prefix("sha256=") {
+            None => CoreMetadata::Unhashed,
+            Some(digest) => CoreMetadata::Hashed(
+                digest.parse().map_err(|error| malformed(format!("{}: {error}", of("data-core-metadata"))))?,
+            ),
+        },
+    };
+    Ok(Some(Claim {
+        sha256,
+        size: None,
+        requires_python: attributes.get("data-requires-python"),
+        upload_time: None,
+        yanked: attributes.get("data-yanked").map_or(Yanked::No, Yanked::Yes),
+        core_metadata,
+        provenance: attributes.get("data-provenance"),
+        url,
+        filename,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use strandline_model::ProjectName;
+
+    use super::*;
+
+    const DIGEST: &str = "9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e";
+
+    fn read(text: &str) -> Result<Page, Problem> {
+        let project: ProjectName = "six".parse().unwrap();
+        let url: Url = "https://index.example/simple/six/".parse().unwrap();
+        parse(text.as_bytes(), Context { project: &project, url: &url, local_allowed: false })
+    }
+
+    #[test]
+    fn everything_that_the_standards_have() {
+        let text = format!(
+            r#"<!DOCTYPE html><html><head><base href="https://files.example/p/">
+            <meta name="pypi:repository-version" content="1.9"><meta name="pypi:project-status" content="deprecated">
+            <meta name="pypi:project-status-reason" content="use &quot;seven&quot;"></head><body>
+            <A HREF=" six-1.0%2Bb-py3-none-any.whl#sha256={DIGEST} " data-requires-python="&gt;=3.8, &lt;4" data-yanked=""
+            data-core-metadata="sha256={DIGEST}" data-provenance="https://index.example/integrity/x">text</A>
+            <a href='/six-0.9.tar.gz#sha256={DIGEST}' data-yanked="a &amp; b" data-dist-info-metadata=true>x</a>
+            <a href="../">up</a> <a name=x>y</a> <a href="six-1.0.tar.gz.asc">signature</a> <a href="mailto:x@y">mail</a>
+            <!-- <a href="six-2.0.tar.gz"> --></body></html><!--SERIAL 42-->"#
+        );
+        insta::assert_debug_snapshot!(read(&text).unwrap(), @r#"
+        Page {
+            name: DisplayName(
+                "six",
+            ),
+            serial: Some(
+                Serial(
+                    42,
+                ),
+            ),
+            status: Deprecated,
+            status_reason: Some(
+                "use \"seven\"",
+            ),
+            versions: [
+                "0.9",
+                "1.0+b",
+            ],
+            files: [
+                ListedFile {
+                    details: Details {
+                        filename: FileName(
+                            "six-1.0+b-py3-none-any.whl",
+                        ),
+                        requires_python: Some(
+                            ">=3.8, <4",
+                        ),
+                        upload_time: None,
+                        yanked: Yes(
+                            "",
+                        ),
+                        provenance: Some(
+                            "https://index.example/integrity/x",
+                        ),
+                    },
+                    url: "https://files.example/p/six-1.0%2Bb-py3-none-any.whl",
+                    sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                    size: None,
+                    core_metadata: Hashed(
+                        ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                    ),
+                },
+                ListedFile {
+                    details: Details {
+                        filename: FileName(
+                            "six-0.9.tar.gz",
+                        ),
+                        requires_python: None,
+                        upload_time: None,
+                        yanked: Yes(
+                            "a & b",
+                        ),
+                        provenance: None,
+                    },
+                    url: "https://files.example/six-0.9.tar.gz",
+                    sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                    size: None,
+                    core_metadata: Unhashed,
+                },
+            ],
+        }
+        "#);
+    }
+
+    #[test]
+    fn metadata_has_few_forms() {
+        for (attribute, expected) in [
+            ("", CoreMetadata::Absent),
+            ("data-core-metadata=\"\"", CoreMetadata::Absent),
+            ("data-core-metadata=false", CoreMetadata::Absent),
+            ("data-core-metadata=true", CoreMetadata::Unhashed),
+            ("data-core-metadata=md5=00", CoreMetadata::Unhashed),
+            ("data-core-metadata=false data-dist-info-metadata=true", CoreMetadata::Absent),
+        ] {
+            let page = read(&format!("<a href=six-1.0.zip#sha256={DIGEST} {attribute}>")).unwrap();
+            assert_eq!(page.files[0].core_metadata, expected, "{attribute}");
+        }
+    }
+
+    #[test]
+    fn errors_name_what_is_wrong() {
+        let cases = [
+            "<meta name=pypi:repository-version content=2.0>".to_owned(),
+            "<a href=six-1.0.tar.gz>".to_owned(),
+            "<a href=six-1.0.tar.gz#md5=00>".to_owned(),
+            "<a href=six-1.0.tar.gz#sha256=00>".to_owned(),
+            format!("<a href=seven-1.0.tar.gz#sha256={DIGEST}>"),
+            format!("<a href=a/../six-1.0.tar.gz#sha256={DIGEST}>"),
+            format!("<a href=http://[::1]/six-1.0.tar.gz#sha256={DIGEST}>"),
+            format!("<a href=six-1.0.tar.gz#sha256={DIGEST} data-core-metadata=sha256=00>"),
+            format!("<a href=/#sha256={DIGEST}>"),
+            "<base href=ftp://files.example/>".to_owned(),
+        ];
+        let said: Vec<_> = cases.iter().map(|text| read(text).unwrap_err().to_string()).collect();
+        insta::assert_snapshot!(said.join("\n"), @"
+        the page is of Simple API version `2.0`; this program reads version 1
+        #sha256= of `six-1.0.tar.gz` is missing; a file without it is not mirrored
+        #sha256= of `six-1.0.tar.gz` is missing; a file without it is not mirrored
+        #sha256= of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
+        `seven-1.0.tar.gz` cannot be a file of six: its name is another project's
+        a link: the URL `a/../six-1.0.tar.gz#sha256=9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e` escapes upwards by `..`
+        a link: the URL `http://[::1]/six-1.0.tar.gz` leads into a private network, where upstream itself is not
+        data-core-metadata of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
+        `` cannot be a file of six: it is not a plain file name
+        the page's base: the URL `ftp://files.example/` is neither http nor https
+        ");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(parts in proptest::collection::vec(
+            prop::sample::select(vec![
+                "<a ", "href=", "six-1.0.tar.gz", "#sha256=", DIGEST, ">", "<", "\"", "'", "<base ", "<meta ", "name=",
+                "content=", "pypi:repository-version", "<!--", "SERIAL 7", "-->", "&gt;", "&#0;", "..", "/", "\0", "http:", "é",
+            ]),
+            0..20,
+        )) {
+            drop(read(&parts.concat()));
+        }
+    }
+}

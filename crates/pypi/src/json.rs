@@ -1,0 +1,458 @@
+//! Reading the Simple API's JSON (PEPs 691, 700, 714, 592, 740 and 792).
+//!
+//! What always holds: fields that are not known are ignored; a field of a wrong shape is an error that names it and
+//! its file; no input panics or recurses without bound. Tested below.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use strandline_model::{ClaimedSha256, Serial};
+use strandline_sync::record::{CoreMetadata, Page, Status, Yanked};
+use strandline_sync::source::Problem;
+
+use crate::listing::{Claim, Context, Listing, check_api_version, malformed, status};
+use crate::url_check::shown;
+
+/// A field as it stands on the page; `None` where it is absent or null.
+pub(crate) type Raw<'a> = Option<&'a RawValue>;
+
+#[derive(Deserialize)]
+struct RawPage<'a> {
+    #[serde(borrow, default)]
+    meta: Raw<'a>,
+    #[serde(borrow, default)]
+    name: Raw<'a>,
+    #[serde(borrow, default, rename = "project-status")]
+    project_status: Raw<'a>,
+    #[serde(borrow, default)]
+    versions: Raw<'a>,
+    #[serde(borrow, default)]
+    files: Raw<'a>,
+}
+
+#[derive(Deserialize)]
+struct RawMeta<'a> {
+    #[serde(borrow, default, rename = "api-version")]
+    api_version: Raw<'a>,
+    #[serde(borrow, default, rename = "_last-serial")]
+    last_serial: Raw<'a>,
+}
+
+#[derive(Deserialize)]
+struct RawStatus<'a> {
+    #[serde(borrow, default)]
+    status: Raw<'a>,
+    #[serde(borrow, default)]
+    reason: Raw<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct RawFile<'a> {
+    #[serde(borrow, default)]
+    filename: Raw<'a>,
+    #[serde(borrow, default)]
+    url: Raw<'a>,
+    #[serde(borrow, default)]
+    hashes: Raw<'a>,
+    #[serde(borrow, default)]
+    requires_python: Raw<'a>,
+    #[serde(borrow, default)]
+    size: Raw<'a>,
+    #[serde(borrow, default)]
+    upload_time: Raw<'a>,
+    #[serde(borrow, default)]
+    yanked: Raw<'a>,
+    #[serde(borrow, default)]
+    core_metadata: Raw<'a>,
+    #[serde(borrow, default)]
+    dist_info_metadata: Raw<'a>,
+    #[serde(borrow, default)]
+    data_dist_info_metadata: Raw<'a>,
+    #[serde(borrow, default)]
+    provenance: Raw<'a>,
+}
+
+#[derive(Deserialize)]
+struct RawHashes<'a> {
+    #[serde(borrow, default)]
+    sha256: Raw<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum FlagOrText {
+    Flag(bool),
+    Text(String),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NumberOrText {
+    Number(u64),
+    Text(String),
+}
+
+/// Reads a page.
+pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem> {
+    let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("the page is not UTF-8: {error}")))?;
+    let page = serde_json::from_str(text).map_err(|error| malformed(format!("the page is not JSON: {error}")))?;
+    let page: RawPage<'_> = object("the page", Some(page))?.ok_or_else(|| malformed("the page is `null`"))?;
+    let meta: RawMeta<'_> =
+        object("meta", page.meta)?.ok_or_else(|| malformed("meta is missing; expected an object"))?;
+    check_api_version(&required::<String>("meta.api-version", "a text such as `1.4`", meta.api_version)?)?;
+    let serial = serial("meta._last-serial", meta.last_serial)?;
+    let name: String = required("name", "a text", page.name)?;
+    let status = match object::<RawStatus<'_>>("project-status", page.project_status)? {
+        None => (Status::Active, None),
+        Some(raw) => {
+            let text: Option<String> = optional("project-status.status", "a text", raw.status)?;
+            let reason: Option<String> = optional("project-status.reason", "a text", raw.reason)?;
+            (text.map_or(Status::Active, |text| status(&text)), reason.filter(|text| !text.is_empty()))
+        }
+    };
+    let versions: Option<Vec<String>> = optional("versions", "a list of texts", page.versions)?;
+    let files: Vec<&RawValue> = required("files", "a list of objects", page.files)?;
+    let mut listing = Listing::new(context);
+    for (index, file) in files.into_iter().enumerate() {
+        let name = format!("files[{index}]");
+        let file = object(&name, Some(file))?.ok_or_else(|| malformed(format!("{name} is `null`")))?;
+        let claim = claim(&listing, context, index, &file)?;
+        listing.add(claim)?;
+    }
+    listing.finish(&name, serial, status, versions)
+}
+
+fn claim(listing: &Listing<'_>, context: Context<'_>, index: usize, raw: &RawFile<'_>) -> Result<Claim, Problem> {
+    let filename: String = required(&format!("files[{index}].filename"), "a text", raw.filename)?;
+    let of = |name: &str| format!("{name} of `{}`", shown(&filename));
+    let url: String = required(&of("url"), "a text", raw.url)?;
+    let (url, _) = listing.url(context.url, &of("url"), &url)?;
+    let hashes: Option<RawHashes<'_>> = object(&of("hashes"), raw.hashes)?;
+    let sha256 = digest(&of("hashes.sha256"), hashes.and_then(|hashes| hashes.sha256))?
+        .ok_or_else(|| malformed(format!("{} is missing; a file without it is not mirrored", of("hashes.sha256"))))?;
+    let upload_time: Option<String> = optional(&of("upload-time"), "a text", raw.upload_time)?;
+    let yanked = match optional(&of("yanked"), "true, false or a text", raw.yanked)? {
+        None | Some(FlagOrText::Flag(false)) => Yanked::No,
+        Some(FlagOrText::Flag(true)) => Yanked::Yes(String::new()),
+        // An empty text is not a truthy value, which is what counts (PEP 691).
+        Some(FlagOrText::Text(reason)) if reason.is_empty() => Yanked::No,
+        Some(FlagOrText::Text(reason)) => Yanked::Yes(reason),
+    };
+    let core_metadata = [
+        ("core-metadata", raw.core_metadata),
+        ("dist-info-metadata", raw.dist_info_metadata),
+        ("data-dist-info-metadata", raw.data_dist_info_metadata),
+    ];
+    let core_metadata = match core_metadata.into_iter().find_map(|(name, raw)| raw.map(|raw| (name, raw))) {
+        None => CoreMetadata::Absent,
+        Some((name, raw)) => metadata(&of(name), raw)?,
+    };
+    Ok(Claim {
+        sha256,
+        size: optional(&of("size"), "a number of bytes", raw.size)?,
+        requires_python: optional(&of("requires-python"), "a text", raw.requires_python)?,
+        // Clients refuse a page with a time that is none, so it is better left out.
+        upload_time: upload_time.filter(|text| text.parse::<jiff::Timestamp>().is_ok()),
+        yanked,
+        core_metadata,
+        provenance: optional(&of("provenance"), "a text", raw.provenance)?,
+        url,
+        filename,
+    })
+}
+
+fn metadata(name: &str, raw: &RawValue) -> Result<CoreMetadata, Problem> {
+    match raw.get() {
+        "false" => Ok(CoreMetadata::Absent),
+        "true" => Ok(CoreMetadata::Unhashed),
+        _ => {
+            let hashes: Option<RawHashes<'_>> = object(name, Some(raw))?;
+            let digest = digest(&format!("sha256 in {name}"), hashes.and_then(|hashes| hashes.sha256))?;
+            Ok(digest.map_or(CoreMetadata::Unhashed, CoreMetadata::Hashed))
+        }
+    }
+}
+
+fn digest(name: &str, raw: Raw<'_>) -> Result<Option<ClaimedSha256>, Problem> {
+    let text: Option<String> = optional(name, "a text", raw)?;
+    text.map(|text| text.parse().map_err(|error| malformed(format!("{name}: {error}")))).transpose()
+}
+
+/// A serial, as a number or the text of one.
+pub(crate) fn serial(name: &str, raw: Raw<'_>) -> Result<Option<Serial>, Problem> {
+    let wrong = |found: &str| malformed(format!("{name} is `{}`, not a serial", shown(found)));
+    match optional(name, "a number", raw)? {
+        None => Ok(None),
+        Some(NumberOrText::Number(number)) => {
+            Serial::try_from(number).map(Some).map_err(|_| wrong(&number.to_string()))
+        }
+        Some(NumberOrText::Text(text)) => text.parse().map(Some).map_err(|_| wrong(&text)),
+    }
+}
+
+/// Reads an object, if it is there. A list is none, though serde would read one as the fields in their order.
+pub(crate) fn object<'a, T: Deserialize<'a>>(name: &str, raw: Raw<'a>) -> Result<Option<T>, Problem> {
+    match raw {
+        Some(raw) if !raw.get().starts_with('{') => {
+            let found: String = raw.get().chars().take(60).collect();
+            Err(malformed(format!("{name} is `{}`; expected an object", shown(&found))))
+        }
+        raw => optional(name, "an object", raw),
+    }
+}
+
+/// Reads a field that has to be there.
+pub(crate) fn required<'a, T: Deserialize<'a>>(name: &str, expected: &str, raw: Raw<'a>) -> Result<T, Problem> {
+    optional(name, expected, raw)?.ok_or_else(|| malformed(format!("{name} is missing; expected {expected}")))
+}
+
+fn optional<'a, T: Deserialize<'a>>(name: &str, expected: &str, raw: Raw<'a>) -> Result<Option<T>, Problem> {
+    raw.map(|raw| {
+        serde_json::from_str(raw.get()).map_err(|error| {
+            let found: String = raw.get().chars().take(60).collect();
+            // What serde says of a choice between shapes says less than the found text.
+            let why = if error.is_data() { String::new() } else { format!(" ({error})") };
+            malformed(format!("{name} is `{}`{why}; expected {expected}", shown(&found)))
+        })
+    })
+    .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use strandline_model::ProjectName;
+    use url::Url;
+
+    use super::*;
+
+    const DIGEST: &str = "9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e";
+
+    fn read(text: &str) -> Result<Page, Problem> {
+        let project: ProjectName = "six".parse().unwrap();
+        let url: Url = "https://index.example/simple/six/".parse().unwrap();
+        parse(text.as_bytes(), Context { project: &project, url: &url, local_allowed: false })
+    }
+
+    /// A page with one file that has these fields besides.
+    fn with(fields: &str) -> String {
+        let file = format!(
+            r#"{{"filename":"six-1.0.tar.gz","url":"../../packages/six-1.0.tar.gz","hashes":{{"sha256":"{DIGEST}"}}{fields}}}"#
+        );
+        page(&file)
+    }
+
+    fn page(files: &str) -> String {
+        format!(r#"{{"meta":{{"api-version":"1.0"}},"name":"six","files":[{files}]}}"#)
+    }
+
+    #[test]
+    fn everything_that_the_standards_have() {
+        let text = format!(
+            r#"{{"meta":{{"api-version":"1.4","_last-serial":12,"tracks":[]}},"name":"Six","new":{{"x":[1]}},
+            "project-status":{{"status":"archived","reason":"done"}},"versions":["1.10","1.9","1.10"],
+            "files":[{{"filename":"six-1.10-py3-none-any.whl","url":"https://files.example/a/six-1.10-py3-none-any.whl#x",
+            "hashes":{{"md5":"x","sha256":"{DIGEST}"}},"requires-python":">=3.8","size":11,
+            "upload-time":"2026-01-02T03:04:05.678901Z","yanked":"broken <b>","core-metadata":{{"sha256":"{DIGEST}"}},
+            "data-dist-info-metadata":false,"provenance":"https://index.example/integrity/x","gpg-sig":true}}]}}"#
+        );
+        insta::assert_debug_snapshot!(read(&text).unwrap(), @r#"
+        Page {
+            name: DisplayName(
+                "Six",
+            ),
+            serial: Some(
+                Serial(
+                    12,
+                ),
+            ),
+            status: Archived,
+            status_reason: Some(
+                "done",
+            ),
+            versions: [
+                "1.9",
+                "1.10",
+            ],
+            files: [
+                ListedFile {
+                    details: Details {
+                        filename: FileName(
+                            "six-1.10-py3-none-any.whl",
+                        ),
+                        requires_python: Some(
+                            ">=3.8",
+                        ),
+                        upload_time: Some(
+                            "2026-01-02T03:04:05.678901Z",
+                        ),
+                        yanked: Yes(
+                            "broken <b>",
+                        ),
+                        provenance: Some(
+                            "https://index.example/integrity/x",
+                        ),
+                    },
+                    url: "https://files.example/a/six-1.10-py3-none-any.whl",
+                    sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                    size: Some(
+                        11,
+                    ),
+                    core_metadata: Hashed(
+                        ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                    ),
+                },
+            ],
+        }
+        "#);
+    }
+
+    #[test]
+    fn fields_have_few_forms() {
+        let first = |fields: &str| read(&with(fields)).map(|mut page| page.files.remove(0)).unwrap();
+        for (fields, yanked) in [
+            ("", Yanked::No),
+            (r#","yanked":false"#, Yanked::No),
+            (r#","yanked":"""#, Yanked::No),
+            (r#","yanked":null"#, Yanked::No),
+            (r#","yanked":true"#, Yanked::Yes(String::new())),
+            (r#","yanked":"why""#, Yanked::Yes("why".to_owned())),
+        ] {
+            assert_eq!(first(fields).details.yanked, yanked, "{fields}");
+        }
+        let hashed = format!(r#"{{"sha256":"{DIGEST}"}}"#);
+        let digest = CoreMetadata::Hashed(DIGEST.parse().unwrap());
+        for (fields, metadata) in [
+            (r#","core-metadata":true"#.to_owned(), CoreMetadata::Unhashed),
+            (r#","core-metadata":{"md5":"x"}"#.to_owned(), CoreMetadata::Unhashed),
+            (format!(r#","core-metadata":false,"dist-info-metadata":{hashed}"#), CoreMetadata::Absent),
+            (format!(r#","core-metadata":{hashed}"#), digest),
+            (format!(r#","dist-info-metadata":{hashed}"#), digest),
+            (format!(r#","data-dist-info-metadata":{hashed}"#), digest),
+        ] {
+            assert_eq!(first(&fields).core_metadata, metadata, "{fields}");
+        }
+        assert_eq!(first(r#","upload-time":"yesterday""#).details.upload_time, None);
+        assert_eq!(first(r#","requires-python":"""#).details.requires_python, None);
+    }
+
+    #[test]
+    fn serials_are_numbers_or_texts_of_them() {
+        for (serial, expected) in [("7", Some(7)), ("\"7\"", Some(7)), ("null", None)] {
+            let text = format!(r#"{{"meta":{{"api-version":"1.1","_last-serial":{serial}}},"name":"six","files":[]}}"#);
+            assert_eq!(read(&text).unwrap().serial.map(Serial::get), expected);
+        }
+    }
+
+    #[test]
+    fn versions_come_from_the_files_where_the_page_has_none() {
+        assert_eq!(read(&with("")).unwrap().versions, ["1.0"]);
+    }
+
+    #[test]
+    fn a_quarantined_project_has_no_files() {
+        let text = with("").replacen("\"name\"", "\"project-status\":{\"status\":\"quarantined\"},\"name\"", 1);
+        let page = read(&text).unwrap();
+        assert_eq!((page.status, page.files.len()), (Status::Quarantined, 0));
+    }
+
+    #[test]
+    fn errors_name_what_is_wrong() {
+        let file = |name: &str, url: &str, digest: &str| {
+            page(&format!(r#"{{"filename":"{name}","url":"{url}","hashes":{{"sha256":"{digest}"}}}}"#))
+        };
+        let good = "https://files.example/six-1.0.tar.gz";
+        let name = "six-1.0.tar.gz";
+        let other_digest = DIGEST.replace('9', "8");
+        let twice = format!(
+            r#"{{"filename":"{name}","url":"{good}","hashes":{{"sha256":"{DIGEST}"}}}},{{"filename":"{name}","url":"{good}","hashes":{{"sha256":"{other_digest}"}}}}"#
+        );
+        let cases = [
+            String::new(),
+            "null".to_owned(),
+            "[]".to_owned(),
+            "{}".to_owned(),
+            "{\"meta\":[\"1.0\"]}".to_owned(),
+            r#"{"meta":{"api-version":"2.0"},"name":"six","files":[]}"#.to_owned(),
+            r#"{"meta":{"api-version":1},"name":"six","files":[]}"#.to_owned(),
+            r#"{"meta":{"api-version":"1.0","_last-serial":-1},"name":"six","files":[]}"#.to_owned(),
+            r#"{"meta":{"api-version":"1.0"},"name":"seven","files":[]}"#.to_owned(),
+            r#"{"meta":{"api-version":"1.0"},"name":"six"}"#.to_owned(),
+            r#"{"meta":{"api-version":"1.0"},"name":"six","files":{}}"#.to_owned(),
+            r#"{"meta":{"api-version":"1.0"},"name":"six","versions":[1],"files":[]}"#.to_owned(),
+            page("7"),
+            page("{}"),
+            page(r#"{"filename":"six-1.0.tar.gz","url":"x"}"#),
+            page(r#"{"filename":"six-1.0.tar.gz","url":"x","hashes":{"md5":"00"}}"#),
+            page(&twice),
+            with(r#","size":-1"#),
+            with(r#","size":"1""#),
+            with(r#","yanked":7"#),
+            with(r#","core-metadata":7"#),
+            with(r#","core-metadata":{"sha256":"00"}"#),
+            with(r#","provenance":"file:///x""#),
+            file(name, good, "00"),
+            file("../six-1.0.tar.gz", good, DIGEST),
+            file("six-1.0\\u0000.tar.gz", good, DIGEST),
+            file("seven-1.0.tar.gz", good, DIGEST),
+            file("six-1.0.tar.gz.metadata", good, DIGEST),
+            file(name, "ftp://files.example/x", DIGEST),
+            file(name, "https://files.example/%2e%2e/x", DIGEST),
+            file(name, "https://user:secret@files.example/x", DIGEST),
+            file(name, "http://169.254.169.254/x", DIGEST),
+        ];
+        let said: Vec<_> = cases.iter().map(|text| read(text).unwrap_err().to_string()).collect();
+        insta::assert_snapshot!(said.join("\n"), @r#"
+        the page is not JSON: EOF while parsing a value at line 1 column 0
+        the page is `null`; expected an object
+        the page is `[]`; expected an object
+        meta is missing; expected an object
+        meta is `["1.0"]`; expected an object
+        the page is of Simple API version `2.0`; this program reads version 1
+        meta.api-version is `1`; expected a text such as `1.4`
+        meta._last-serial is `-1`; expected a number
+        the page is that of `seven`, not of `six`
+        files is missing; expected a list of objects
+        files is `{}`; expected a list of objects
+        versions is `[1]`; expected a list of texts
+        files[0] is `7`; expected an object
+        files[0].filename is missing; expected a text
+        hashes.sha256 of `six-1.0.tar.gz` is missing; a file without it is not mirrored
+        hashes.sha256 of `six-1.0.tar.gz` is missing; a file without it is not mirrored
+        `six-1.0.tar.gz` stands on the page twice, with sha256 9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e and 8f1a3c5e7b8d0f2a4c6e8b0d1f3a5c7e8f1a3c5e7b8d0f2a4c6e8b0d1f3a5c7e
+        size of `six-1.0.tar.gz` is `-1`; expected a number of bytes
+        size of `six-1.0.tar.gz` is `"1"`; expected a number of bytes
+        yanked of `six-1.0.tar.gz` is `7`; expected true, false or a text
+        core-metadata of `six-1.0.tar.gz` is `7`; expected an object
+        sha256 in core-metadata of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
+        provenance of `six-1.0.tar.gz`: the URL `file:///x` is neither http nor https
+        hashes.sha256 of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
+        `../six-1.0.tar.gz` cannot be a file of six: it is not a plain file name
+        `six-1.0\0.tar.gz` cannot be a file of six: it is not a plain file name
+        `seven-1.0.tar.gz` cannot be a file of six: its name is another project's
+        `six-1.0.tar.gz.metadata` cannot be a release file: its ending is taken
+        url of `six-1.0.tar.gz`: the URL `ftp://files.example/x` is neither http nor https
+        url of `six-1.0.tar.gz`: the URL `https://files.example/%2e%2e/x` holds `%2e`
+        url of `six-1.0.tar.gz`: a URL on files.example holds credentials
+        url of `six-1.0.tar.gz`: the URL `http://169.254.169.254/x` leads into a private network, where upstream itself is not
+        "#);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let project: ProjectName = "six".parse().unwrap();
+            let url: Url = "https://index.example/simple/six/".parse().unwrap();
+            drop(parse(&bytes, Context { project: &project, url: &url, local_allowed: false }));
+        }
+
+        #[test]
+        fn no_changed_page_panics(at in 0_usize..400, len in 0_usize..20, with_text in "[\\[\\]{}\",:0-9a-z\\\\-]{0,8}") {
+            let mut text = with(r#","size":7,"yanked":"x","core-metadata":true,"upload-time":"2026-01-01T00:00:00Z""#);
+            let at = at.min(text.len());
+            let end = (at + len).min(text.len());
+            text.replace_range(at..end, &with_text);
+            drop(read(&text));
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! A Python package index as a source for a mirror, and the pages of the mirror of it.
+//!
+//! [`Index`] asks: the Simple API for pages and files, XML-RPC for the changelog where there is one. What it answers
+//! are claims, each checked for its form ([`Source`]). [`PypiLists`] and [`Source::render`] write what the mirror
+//! serves; they depend on nothing but what they are given. [`default_upstream`] finds the index that pip uses.
+//!
+//! What always holds:
+//!
+//! 1. Names, URLs, digests and sizes that upstream says are checked before anything is made of them
+//!    (`listing.rs`, `url_check.rs`).
+//! 2. No address in a private network is asked unless upstream is at one (`guard.rs`).
+//! 3. Credentials go to upstream only and are never shown (`credentials.rs`).
+//! 4. Pages are a pure function of the record (`render.rs`).
+
+mod client;
+mod credentials;
+mod filename;
+mod guard;
+mod html;
+mod json;
+mod listing;
+mod lists;
+mod paths;
+mod render;
+mod root;
+mod upstream;
+mod url_check;
+mod xmlrpc;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use reqwest::StatusCode;
+use strandline_model::{DisplayName, ProjectName, Serial, TreePath, UpstreamUrl};
+use strandline_sync::record::{ListedFile, Page, Record};
+use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Source, SourceError, Validator, Way};
+use url::Url;
+
+pub use crate::lists::PypiLists;
+pub use crate::upstream::{NoDefault, PipEnvironment, default_upstream, default_upstream_in};
+
+use crate::client::{Client, Fetched, Limits};
+use crate::credentials::Credentials;
+use crate::guard::Guard;
+use crate::listing::Context;
+use crate::url_check::shown;
+
+/// How an index is asked.
+#[derive(Clone)]
+pub struct Settings {
+    /// The URL below which the projects' pages are, such as `https://index.example/simple/`; the last slash may be
+    /// missing. With nothing but a host, `simple/` is meant. It may hold credentials.
+    pub upstream: Url,
+    /// Largest page that is taken, in bytes, unpacked.
+    pub max_page_size: u64,
+    /// Largest file that is taken, in bytes.
+    pub max_file_size: Option<u64>,
+    /// `HOST:PORT` to connect to for pages that caches show too old ([`Way::Origin`]); the name for Host and TLS stays
+    /// upstream's.
+    pub connect_to: Option<String>,
+    /// How many idle connections are kept. How many are used at a time is the sync's to bound.
+    pub connections: usize,
+    /// Longest silence of upstream in the middle of an answer that is waited out.
+    pub idle_timeout: Duration,
+}
+
+impl Settings {
+    /// The defaults for an upstream.
+    pub fn new(upstream: Url) -> Self {
+        Self {
+            upstream,
+            max_page_size: 256 << 20,
+            max_file_size: None,
+            connect_to: None,
+            connections: 16,
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl std::fmt::Debug for Settings {
+    /// The upstream is left out: it may hold credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { upstream: _, max_page_size, max_file_size, connect_to, connections, idle_timeout } = self;
+        f.debug_struct("Settings")
+            .field("max_page_size", max_page_size)
+            .field("max_file_size", max_file_size)
+            .field("connect_to", connect_to)
+            .field("connections", connections)
+            .field("idle_timeout", idle_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An index cannot be asked in this way. Nothing was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The URL is not that of an index.
+    #[error("upstream: {0}")]
+    Upstream(&'static str),
+    /// Where to connect to instead makes no sense.
+    #[error("connect-to: `{found}`: {rule}")]
+    ConnectTo {
+        /// What was set.
+        found: String,
+        /// What it has to be.
+        rule: &'static str,
+    },
+    /// There is no client for HTTPS; most often, the system has no root certificates.
+    #[error(
+        "cannot set up HTTPS ({0}); is `ca-certificates` installed, or does SSL_CERT_FILE name a file of certificates?"
+    )]
+    Client(String),
+}
+
+/// A Python package index.
+#[derive(Debug)]
+pub struct Index {
+    upstream: UpstreamUrl,
+    url: Url,
+    client: Client,
+}
+
+impl Index {
+    /// Prepares to ask an index; asks nothing yet.
+    pub fn new(settings: Settings) -> Result<Self, SettingsError> {
+        let Settings { upstream: mut url, max_page_size, max_file_size, connect_to, connections, idle_timeout } =
+            settings;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(SettingsError::Upstream("expected a URL that begins with https:// or http://"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(SettingsError::Upstream("expected a URL without `?` and `#`"));
+        }
+        if url.path() == "/" {
+            url.set_path("/simple/");
+        } else if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        let credentials = Credentials::take(&mut url, credentials::read_netrc().as_deref());
+        let upstream =
+            url.as_str().parse().map_err(|_| SettingsError::Upstream("expected a URL of at most 2,048 bytes"))?;
+        let connect_to = connect_to.map(|text| parse_connect_to(&url, text)).transpose()?;
+        let proxies = guard::proxy_hosts(|name| std::env::var(name).ok());
+        let no_host = SettingsError::Upstream("expected a URL with a host");
+        let guard = Guard::new(&url, None, proxies.clone()).ok_or(no_host)?;
+        let origin = connect_to.and_then(|address| Guard::new(&url, Some(address), proxies));
+        let limits = Limits { page: max_page_size, file: max_file_size, connections, idle: idle_timeout };
+        let client = Client::new(url.clone(), credentials, guard, origin, limits)
+            .map_err(|error| SettingsError::Client(chain(&error)))?;
+        Ok(Self { upstream, url, client })
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+fn parse_connect_to(upstream: &Url, text: String) -> Result<(String, u16), SettingsError> {
+    let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let rule = match (parts, upstream.host(), upstream.port()) {
+        (None | Some(("", _)), ..) => "expected HOST:PORT",
+        (_, Some(url::Host::Ipv4(_) | url::Host::Ipv6(_)), _) => {
+            "upstream is an address already; write this one there instead"
+        }
+        // The port of a URL that names one is always the one that is connected to.
+        (Some((_, port)), _, Some(explicit)) if port != explicit => {
+            "its port has to be the one that upstream's URL names"
+        }
+        (Some((host, port)), ..) => return Ok((host.trim_matches(['[', ']']).to_owned(), port)),
+    };
+    Err(SettingsError::ConnectTo { found: text, rule })
+}
+
+impl Index {
+    fn page_url(&self, project: &ProjectName) -> Url {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}{project}/", url.path()));
+        url
+    }
+
+    /// The index's own list of projects, for an index without a changelog.
+    async fn listed_projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+        let fetched = self.client.page(&self.url, None, Way::Usual).await?;
+        let fail = |problem| SourceError::new(&self.url, problem);
+        if fetched.status != StatusCode::OK {
+            return Err(fail(fetched.status_problem()));
+        }
+        match kind(&fetched).map_err(fail)? {
+            Kind::Json => root::parse_json(&fetched.body).map_err(fail),
+            Kind::Html => root::parse_html(&fetched.body, &fetched.url).map_err(fail),
+        }
+    }
+
+    fn read_page(&self, project: &ProjectName, fetched: &Fetched) -> Result<Page, Problem> {
+        let context = Context { project, url: &fetched.url, local_allowed: self.client.local_allowed() };
+        match kind(fetched)? {
+            Kind::Json => json::parse(&fetched.body, context),
+            Kind::Html => html::parse(&fetched.body, context),
+        }
+    }
+}
+
+/// What an answer is written in.
+enum Kind {
+    Json,
+    Html,
+}
+
+fn kind(fetched: &Fetched) -> Result<Kind, Problem> {
+    match fetched.media_type().as_str() {
+        "application/vnd.pypi.simple.v1+json" | "application/json" => Ok(Kind::Json),
+        "application/vnd.pypi.simple.v1+html" | "text/html" => Ok(Kind::Html),
+        other if other.starts_with("application/vnd.pypi.simple.") => Err(Problem::Malformed(format!(
+            "the page is of type `{}`; this program reads version 1 of the Simple API",
+            shown(other)
+        ))),
+        other => Err(Problem::Malformed(format!(
+            "the page is of type `{}`; expected a page of the Simple API, JSON or HTML",
+            shown(other)
+        ))),
+    }
+}
+
+impl Source for Index {
+    fn upstream(&self) -> &UpstreamUrl {
+        &self.upstream
+    }
+
+    async fn page(
+        &self,
+        project: &ProjectName,
+        validator: Option<&Validator>,
+        way: Way,
+    ) -> Result<Answer, SourceError> {
+        let url = self.page_url(project);
+        let fetched = self.client.page(&url, validator, way).await?;
+        let fail = |problem| SourceError::new(&url, problem);
+        match fetched.status {
+            StatusCode::OK => {
+                let page = self.read_page(project, &fetched).map_err(fail)?;
+                Ok(Answer::Page { page, validator: fetched.validator })
+            }
+            StatusCode::NOT_MODIFIED if validator.is_some() => Ok(Answer::NotModified),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Answer::Missing),
+            _ => Err(fail(fetched.status_problem())),
+        }
+    }
+
+    fn file(
+        &self,
+        url: &str,
+    ) -> impl Future<Output = Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin, SourceError>> + Send
+    {
+        self.client.file(url)
+    }
+
+    async fn last_serial(&self) -> Result<Serial, SourceError> {
+        xmlrpc::last_serial(&self.client, &self.url).await
+    }
+
+    async fn events_since(&self, since: Serial) -> Result<Vec<Event>, SourceError> {
+        xmlrpc::events_since(&self.client, &self.url, since).await
+    }
+
+    async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+        match xmlrpc::projects(&self.client, &self.url).await {
+            Err(SourceError { problem: Problem::NoChangelog, .. }) => self.listed_projects().await,
+            other => other,
+        }
+    }
+
+    fn file_paths(&self, file: &ListedFile) -> [TreePath; 2] {
+        paths::file_paths(file)
+    }
+
+    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
+        filename::is_of_release(project, filename, version)
+    }
+
+    fn render(&self, record: &Record) -> Vec<Rendered> {
+        render::render(record)
+    }
+
+    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
+        render::read_record(bytes)
+    }
+}

@@ -1,0 +1,166 @@
+//! What pages of both kinds have in common: each file checked, each filename once.
+//!
+//! What always holds: a [`Page`] that [`Listing::finish`] made names only files of the project itself, each with
+//! a digest, at URLs that [`resolve`] let through. Tested in `json.rs` and `html.rs`.
+
+use std::collections::HashMap;
+
+use strandline_model::{ClaimedSha256, ProjectName, Serial};
+use strandline_sync::record::{CoreMetadata, Details, FileName, ListedFile, Page, Status, Yanked};
+use strandline_sync::source::Problem;
+use url::Url;
+
+use crate::filename;
+use crate::url_check::{is_local_host, resolve, shown};
+
+/// Against what a page is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Context<'a> {
+    /// The project that was asked for.
+    pub(crate) project: &'a ProjectName,
+    /// The page's URL, after all redirects.
+    pub(crate) url: &'a Url,
+    /// Whether URLs may lead to addresses that are not on the public internet.
+    pub(crate) local_allowed: bool,
+}
+
+/// The parts of a page while it is read.
+#[derive(Debug)]
+pub(crate) struct Listing<'a> {
+    context: Context<'a>,
+    files: Vec<ListedFile>,
+    seen: HashMap<FileName, usize>,
+}
+
+/// A file as a page names it, before it is checked.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) filename: String,
+    pub(crate) url: Url,
+    pub(crate) sha256: ClaimedSha256,
+    pub(crate) size: Option<u64>,
+    pub(crate) requires_python: Option<String>,
+    pub(crate) upload_time: Option<String>,
+    pub(crate) yanked: Yanked,
+    pub(crate) core_metadata: CoreMetadata,
+    pub(crate) provenance: Option<String>,
+}
+
+/// An error about the form of a page.
+pub(crate) fn malformed(text: impl Into<String>) -> Problem {
+    Problem::Malformed(text.into())
+}
+
+impl<'a> Listing<'a> {
+    pub(crate) fn new(context: Context<'a>) -> Self {
+        Self { context, files: Vec::new(), seen: HashMap::new() }
+    }
+
+    /// Resolves a URL that the page names for `what`; also its fragment.
+    pub(crate) fn url(&self, base: &Url, what: &str, text: &str) -> Result<(Url, Option<String>), Problem> {
+        let (url, fragment) = resolve(base, text).map_err(|error| Problem::Forbidden(format!("{what}: {error}")))?;
+        if !self.context.local_allowed && is_local_host(&url) {
+            return Err(Problem::Forbidden(format!(
+                "{what}: the URL `{}` leads into a private network, where upstream itself is not",
+                shown(url.as_str())
+            )));
+        }
+        Ok((url, fragment))
+    }
+
+    /// Takes a file; an error if it cannot be one of the project, or if the page names other bytes for it too.
+    pub(crate) fn add(&mut self, claim: Claim) -> Result<(), Problem> {
+        let filename = FileName::of(self.context.project, &claim.filename).map_err(|e| malformed(e.to_string()))?;
+        if claim.filename.ends_with(".metadata") || claim.filename.ends_with(".provenance") {
+            // It would stand where another file's metadata stands.
+            return Err(malformed(format!("`{}` cannot be a release file: its ending is taken", claim.filename)));
+        }
+        let provenance = match &claim.provenance {
+            None => None,
+            Some(text) => {
+                let what = format!("provenance of `{}`", claim.filename);
+                Some(self.url(self.context.url, &what, text)?.0.to_string())
+            }
+        };
+        let file = ListedFile {
+            details: Details {
+                filename: filename.clone(),
+                requires_python: claim.requires_python.filter(|text| !text.is_empty()),
+                upload_time: claim.upload_time,
+                yanked: claim.yanked,
+                provenance,
+            },
+            url: claim.url.to_string(),
+            sha256: claim.sha256,
+            size: claim.size,
+            core_metadata: claim.core_metadata,
+        };
+        match self.seen.get(&filename).and_then(|index| self.files.get(*index)) {
+            None => {
+                self.seen.insert(filename, self.files.len());
+                self.files.push(file);
+                Ok(())
+            }
+            Some(known) if known.sha256 == file.sha256 => Ok(()),
+            Some(known) => Err(malformed(format!(
+                "`{}` stands on the page twice, with sha256 {} and {}",
+                filename.as_str(),
+                known.sha256,
+                file.sha256
+            ))),
+        }
+    }
+
+    /// The page, with versions from the files' names where it does not say its versions.
+    pub(crate) fn finish(
+        self,
+        name: &str,
+        serial: Option<Serial>,
+        (status, status_reason): (Status, Option<String>),
+        versions: Option<Vec<String>>,
+    ) -> Result<Page, Problem> {
+        let project = self.context.project;
+        let name: strandline_model::DisplayName = name.parse().map_err(|error| malformed(format!("name: {error}")))?;
+        if name.normalise() != *project {
+            return Err(malformed(format!("the page is that of `{name}`, not of `{project}`")));
+        }
+        // A quarantined project offers no files, whatever else its page says (PEP 792).
+        let files = if status == Status::Quarantined { Vec::new() } else { self.files };
+        let mut versions = versions.unwrap_or_else(|| {
+            files.iter().filter_map(|file| filename::version_of(project, file.details.filename.as_str())).collect()
+        });
+        versions.sort_by_cached_key(|version| filename::Order::of_version(version));
+        versions.dedup();
+        Ok(Page { name, serial, status, status_reason, versions, files })
+    }
+}
+
+/// Reads a project's status. What a later PEP may add counts as active, as PEP 792 says of an absent one.
+pub(crate) fn status(text: &str) -> Status {
+    match text {
+        "archived" => Status::Archived,
+        "quarantined" => Status::Quarantined,
+        "deprecated" => Status::Deprecated,
+        _ => Status::Active,
+    }
+}
+
+/// How a status is written.
+pub(crate) fn status_text(status: Status) -> &'static str {
+    match status {
+        Status::Active => "active",
+        Status::Archived => "archived",
+        Status::Quarantined => "quarantined",
+        Status::Deprecated => "deprecated",
+    }
+}
+
+/// Takes version 1 of the Simple API, with any minor one.
+pub(crate) fn check_api_version(text: &str) -> Result<(), Problem> {
+    let major = text.split('.').next().unwrap_or_default();
+    if major == "1" && text.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())) {
+        Ok(())
+    } else {
+        Err(malformed(format!("the page is of Simple API version `{}`; this program reads version 1", shown(text))))
+    }
+}

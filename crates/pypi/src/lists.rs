@@ -1,0 +1,87 @@
+//! The lists of all projects.
+//!
+//! What always holds: a list is a function of the tree's leaves and the serial, and it is written as it is made,
+//! for there are 700,000 lines. Tested in `tests/lists.rs`.
+
+use std::io;
+
+use serde::ser::SerializeSeq as _;
+use serde::{Serialize, Serializer};
+use strandline_model::{DisplayName, Serial, TreePath};
+use strandline_view::{ListedProject, RootLists};
+
+use crate::render::API_VERSION;
+
+/// The lists of all projects of a Python package index (PEPs 503 and 691).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PypiLists;
+
+const PATHS: [&str; 3] = ["simple/index.html", "simple/index.v1_html", "simple/index.v1_json"];
+
+impl RootLists for PypiLists {
+    fn paths(&self) -> Vec<TreePath> {
+        PATHS.iter().map(|path| path.parse().expect("written above as valid paths")).collect()
+    }
+
+    fn write(
+        &self,
+        path: &TreePath,
+        serial: Serial,
+        projects: &[ListedProject],
+        out: &mut dyn io::Write,
+    ) -> io::Result<()> {
+        match path.as_str() {
+            "simple/index.v1_json" => write_json(serial, projects, out),
+            "simple/index.html" | "simple/index.v1_html" => write_html(serial, projects, out),
+            other => Err(io::Error::other(format!("`{other}` is not a list of projects"))),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Meta {
+    #[serde(rename = "api-version")]
+    api_version: &'static str,
+    #[serde(rename = "_last-serial")]
+    last_serial: Serial,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    name: &'a DisplayName,
+    #[serde(rename = "_last-serial")]
+    last_serial: Serial,
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    meta: Meta,
+    #[serde(serialize_with = "lines")]
+    projects: &'a [ListedProject],
+}
+
+fn lines<S: Serializer>(projects: &[ListedProject], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut list = serializer.serialize_seq(Some(projects.len()))?;
+    for project in projects {
+        list.serialize_element(&Line { name: &project.display, last_serial: project.serial })?;
+    }
+    list.end()
+}
+
+fn write_json(serial: Serial, projects: &[ListedProject], out: &mut dyn io::Write) -> io::Result<()> {
+    let list = List { meta: Meta { api_version: API_VERSION, last_serial: serial }, projects };
+    Ok(list.serialize(&mut serde_json::Serializer::new(out))?)
+}
+
+fn write_html(serial: Serial, projects: &[ListedProject], out: &mut dyn io::Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "<!DOCTYPE html><html><head><meta charset=\"utf-8\">\
+         <meta name=\"pypi:repository-version\" content=\"{API_VERSION}\"><title>Simple index</title></head>\n<body>"
+    )?;
+    // Both names are letters, digits, `.`, `-` and `_`: there is nothing to escape in them.
+    for ListedProject { name, display, .. } in projects {
+        writeln!(out, "<a href=\"{name}/\">{display}</a><br>")?;
+    }
+    writeln!(out, "</body></html>\n<!--SERIAL {serial}-->")
+}

@@ -1,0 +1,203 @@
+//! The pages of a project: as they are, and what holds of them (the numbers of `render.rs`).
+
+#![cfg(test)]
+
+use proptest::prelude::*;
+use strandline_model::{ProjectName, Serial, Sha256};
+use strandline_pypi::{Index, Settings};
+use strandline_sync::record::{Details, FileName, MirroredFile, Record, Status, Yanked};
+use strandline_sync::source::{Rendered, Source as _};
+
+fn index() -> Index {
+    Index::new(Settings::new("https://index.example/simple/".parse().expect("a URL")))
+        .expect("the system has root certificates")
+}
+
+fn project() -> ProjectName {
+    "zope-interface".parse().expect("a name")
+}
+
+fn file(name: &str) -> MirroredFile {
+    let filename = FileName::of(&project(), name).expect("one of the project");
+    let sha256 = Sha256::of(name.as_bytes());
+    MirroredFile {
+        path: format!("packages/ab/cd/ef/{name}").parse().expect("a path"),
+        sha256,
+        size: 7,
+        core_metadata: None,
+        details: Details { filename, requires_python: None, upload_time: None, yanked: Yanked::No, provenance: None },
+    }
+}
+
+fn record(files: Vec<MirroredFile>) -> Record {
+    Record {
+        name: project(),
+        serial: Serial::try_from(12).expect("in range"),
+        status: Status::Active,
+        status_reason: None,
+        versions: vec!["1.10".to_owned(), "1.9".to_owned()],
+        files,
+    }
+}
+
+fn text(pages: &[Rendered], file: &str) -> String {
+    let page = pages.iter().find(|page| page.path.file_name() == file).expect("one of the three");
+    String::from_utf8(page.bytes.to_vec()).expect("text")
+}
+
+fn example() -> Record {
+    let mut wheel = file("zope.interface-1.10+b-py3-none-any.whl");
+    wheel.details.requires_python = Some(">=3.8, <\"4\"".to_owned());
+    wheel.details.upload_time = Some("2026-01-02T03:04:05.678901Z".to_owned());
+    wheel.details.yanked = Yanked::Yes("a < b & 'c'".to_owned());
+    wheel.details.provenance = Some("https://index.example/integrity/x".to_owned());
+    wheel.core_metadata = Some(Sha256::of(b"metadata"));
+    let mut old = file("Zope.Interface-1.9.tar.gz");
+    old.details.yanked = Yanked::Yes(String::new());
+    record(vec![wheel, file("zope_interface-odd.zip"), old])
+}
+
+#[test]
+fn the_json_page() {
+    insta::assert_snapshot!(text(&index().render(&example()), "index.v1_json"), @r#"{"meta":{"api-version":"1.4","_last-serial":12},"name":"zope-interface","project-status":{"status":"active"},"versions":["1.9","1.10"],"files":[{"filename":"zope_interface-odd.zip","url":"../../packages/ab/cd/ef/zope_interface-odd.zip","hashes":{"sha256":"4bd1cd647f3960cba060a7b27ce838a893c321b5a78d88d33529f8f9896b0aec"},"size":7,"yanked":false},{"filename":"Zope.Interface-1.9.tar.gz","url":"../../packages/ab/cd/ef/Zope.Interface-1.9.tar.gz","hashes":{"sha256":"050d7f8b9be059ca0310a78ce546c8eeea55ed81533ba696d7805e94c457456a"},"size":7,"yanked":true},{"filename":"zope.interface-1.10+b-py3-none-any.whl","url":"../../packages/ab/cd/ef/zope.interface-1.10%2Bb-py3-none-any.whl","hashes":{"sha256":"f00ee16e0fa71e9bebc28848d45e7535048c62f22b19bd11c28c99633bbe4c6e"},"requires-python":">=3.8, <\"4\"","size":7,"upload-time":"2026-01-02T03:04:05.678901Z","yanked":"a < b & 'c'","core-metadata":{"sha256":"45447b7afbd5e544f7d0f1df0fccd26014d9850130abd3f020b89ff96b82079f"},"provenance":"https://index.example/integrity/x"}]}"#);
+}
+
+#[test]
+fn the_html_page() {
+    insta::assert_snapshot!(text(&index().render(&example()), "index.html"), @r#"
+    <!DOCTYPE html><html><head><meta charset="utf-8"><meta name="pypi:repository-version" content="1.4"><meta name="pypi:project-status" content="active"><title>Links for zope-interface</title></head>
+    <body><h1>Links for zope-interface</h1>
+    <a href="../../packages/ab/cd/ef/zope_interface-odd.zip#sha256=4bd1cd647f3960cba060a7b27ce838a893c321b5a78d88d33529f8f9896b0aec">zope_interface-odd.zip</a><br>
+    <a href="../../packages/ab/cd/ef/Zope.Interface-1.9.tar.gz#sha256=050d7f8b9be059ca0310a78ce546c8eeea55ed81533ba696d7805e94c457456a" data-yanked="">Zope.Interface-1.9.tar.gz</a><br>
+    <a href="../../packages/ab/cd/ef/zope.interface-1.10%2Bb-py3-none-any.whl#sha256=f00ee16e0fa71e9bebc28848d45e7535048c62f22b19bd11c28c99633bbe4c6e" data-requires-python="&gt;=3.8, &lt;&quot;4&quot;" data-yanked="a &lt; b &amp; 'c'" data-core-metadata="sha256=45447b7afbd5e544f7d0f1df0fccd26014d9850130abd3f020b89ff96b82079f" data-dist-info-metadata="sha256=45447b7afbd5e544f7d0f1df0fccd26014d9850130abd3f020b89ff96b82079f" data-provenance="https://index.example/integrity/x">zope.interface-1.10+b-py3-none-any.whl</a><br>
+    </body></html>
+    <!--SERIAL 12-->
+    "#);
+}
+
+#[test]
+fn a_status_and_no_files() {
+    let mut record = record(Vec::new());
+    (record.status, record.status_reason) = (Status::Quarantined, Some("under <review>".to_owned()));
+    record.versions.clear();
+    let pages = index().render(&record);
+    insta::assert_snapshot!(text(&pages, "index.v1_json"), @r#"{"meta":{"api-version":"1.4","_last-serial":12},"name":"zope-interface","project-status":{"status":"quarantined","reason":"under <review>"},"versions":[],"files":[]}"#);
+    insta::assert_snapshot!(text(&pages, "index.html"), @r#"
+    <!DOCTYPE html><html><head><meta charset="utf-8"><meta name="pypi:repository-version" content="1.4"><meta name="pypi:project-status" content="quarantined"><meta name="pypi:project-status-reason" content="under &lt;review&gt;"><title>Links for zope-interface</title></head>
+    <body><h1>Links for zope-interface</h1>
+    </body></html>
+    <!--SERIAL 12-->
+    "#);
+    let paths: Vec<_> = pages.iter().map(|page| page.path.as_str()).collect();
+    let expected = ["index.html", "index.v1_html", "index.v1_json"].map(|file| format!("simple/zope-interface/{file}"));
+    assert_eq!(paths, expected);
+    assert_eq!(pages[0].bytes, pages[1].bytes);
+}
+
+#[test]
+fn what_is_no_record() {
+    let index = index();
+    let json = text(&index.render(&example()), "index.v1_json");
+    for (from, to) in [
+        ("1.4", "1.3"),
+        ("active", "odd"),
+        ("zope-interface", "Zope-Interface"),
+        ("../../packages", "https://index.example/packages"),
+        ("../../packages", "../../../packages"),
+        ("\"size\":7", "\"size\":-7"),
+        ("\"size\":7,", ""),
+        ("\"versions\"", "\"other\""),
+        ("zope_interface-odd", "six"),
+    ] {
+        assert!(json.contains(from), "{from}");
+        assert!(index.read_record(json.replace(from, to).as_bytes()).is_err(), "{from} -> {to}");
+    }
+    assert!(index.read_record(b"").is_err());
+}
+
+fn any_file() -> impl Strategy<Value = MirroredFile> {
+    let name = "(Zope\\.Interface|zope__interface)-([0-9]{1,2}(\\.[0-9]{1,2}){0,2}(rc1)?|[a-z+!%&\"é]{1,4})(\\.tar\\.gz|\\.zip|-py3-none-any\\.whl)";
+    let text = "\\PC{0,12}|[\\x00-\\x7f]{0,6}";
+    let yanked = prop_oneof![Just(Yanked::No), text.prop_map(Yanked::Yes)];
+    let details = (prop::option::of(text), prop::option::of(text), yanked, prop::option::of(text));
+    (name, details, any::<u64>(), any::<bool>()).prop_map(|(name, details, size, metadata)| {
+        let (requires_python, upload_time, yanked, provenance) = details;
+        let mut file = file(&name);
+        file.size = size;
+        file.core_metadata = metadata.then(|| Sha256::of(b"metadata"));
+        let filename = file.details.filename.clone();
+        file.details = Details { filename, requires_python, upload_time, yanked, provenance };
+        file
+    })
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    let status = prop::sample::select(vec![Status::Active, Status::Archived, Status::Quarantined, Status::Deprecated]);
+    let versions = proptest::collection::vec("[0-9]{1,2}(\\.0){0,2}|[a-z<]{1,3}", 0..6);
+    let files = proptest::collection::vec(any_file(), 0..6);
+    (status, prop::option::of("\\PC{0,12}"), versions, files, 0..i64::MAX as u64).prop_map(
+        |(status, status_reason, versions, mut files, serial)| {
+            files.sort_by(|a, b| a.details.filename.cmp(&b.details.filename));
+            files.dedup_by(|a, b| a.details.filename == b.details.filename);
+            let serial = Serial::try_from(serial).expect("in range");
+            Record { name: project(), serial, status, status_reason, versions, files }
+        },
+    )
+}
+
+/// The links of an HTML page, their text and their digest; cut by hand, so that it is not this crate's reader
+/// that judges this crate's writer.
+fn links(html: &str) -> Vec<(String, String)> {
+    let unescaped =
+        |text: &str| text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&");
+    html.split("<a href=\"")
+        .skip(1)
+        .filter_map(|link| {
+            let (_, rest) = link.split_once("#sha256=")?;
+            let (digest, rest) = rest.split_at(64);
+            let (head, _) = rest.split_once("</a>")?;
+            let (_, name) = head.rsplit_once('>')?;
+            Some((unescaped(name), digest.to_owned()))
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// 1, 2 and 3: the same content has the same pages whatever its order, they are read back as what they were
+    /// made from, and both kinds list the same files.
+    #[test]
+    fn pages_are_a_function_of_the_record(record in any_record(), turn in 0_usize..6) {
+        let index = INDEX.with(Clone::clone);
+        let pages = index.render(&record);
+        let mut turned = record.clone();
+        let (by, versions) = (turn % turned.files.len().max(1), turn % turned.versions.len().max(1));
+        turned.files.rotate_left(by);
+        turned.versions.rotate_left(versions);
+        prop_assert_eq!(&index.render(&turned), &pages);
+
+        let json = text(&pages, "index.v1_json");
+        let read = index.read_record(json.as_bytes()).expect("it was made just now");
+        prop_assert_eq!(&index.render(&read), &pages);
+        let sorted = |record: &Record| {
+            let mut record = record.clone();
+            record.files.sort_by(|a, b| a.details.filename.cmp(&b.details.filename));
+            record.versions.sort();
+            record.versions.dedup();
+            record
+        };
+        prop_assert_eq!(sorted(&read), sorted(&record));
+
+        let from_json: Vec<_> = read
+            .files
+            .iter()
+            .map(|file| (file.details.filename.as_str().to_owned(), file.sha256.to_string()))
+            .collect();
+        prop_assert_eq!(links(&text(&pages, "index.html")), from_json);
+    }
+}
+
+thread_local! {
+    static INDEX: std::rc::Rc<Index> = std::rc::Rc::new(index());
+}
