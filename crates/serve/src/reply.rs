@@ -1,0 +1,203 @@
+//! Answers: what was found, cut down to what the request's conditions and range ask for.
+
+use std::fs::File;
+use std::io::{self, SeekFrom};
+use std::ops::Range;
+
+use axum::body::Body;
+use axum::http::header::{
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH,
+    IF_RANGE, LOCATION, RANGE, VARY,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use bytes::Bytes;
+use strandline_model::{Label, Serial};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio_util::io::ReaderStream;
+
+use crate::conditional;
+use crate::range::{self, Wanted};
+
+/// How much of a file is read at once. A chunk is a trip to a thread that may block, so few and large ones are cheaper;
+/// this is also the memory that a download takes.
+const CHUNK: usize = 256 * 1024;
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// How long an answer may be used without asking again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// Always ask: what is published changes at any time, and clients that keep pages would install from an old state.
+    /// Asking is cheap, for the entity tag says whether anything changed.
+    Ask,
+    /// A snapshot's page: it never changes, but a withdrawal may put a new revision in its place.
+    Minute,
+    /// A file: its path never gets other bytes.
+    Forever,
+}
+
+impl Freshness {
+    fn header(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Ask => "no-cache",
+            Self::Minute => "public, max-age=60",
+            Self::Forever => "public, max-age=31536000, immutable",
+        })
+    }
+}
+
+/// Which snapshot a page belongs to, and when the project changed last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub(crate) last_serial: Serial,
+    pub(crate) snapshot: Label,
+}
+
+/// Something that can be sent, whole or in part.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) data: Data,
+    /// The entity tag, with its quotes.
+    pub(crate) tag: String,
+    pub(crate) media_type: &'static str,
+    pub(crate) freshness: Freshness,
+    /// For pages only: they are negotiated, files are not.
+    pub(crate) marks: Option<Marks>,
+}
+
+/// The bytes of an answer.
+#[derive(Debug)]
+pub(crate) enum Data {
+    /// In memory.
+    Bytes(Bytes),
+    /// In a file of this many bytes.
+    File(File, u64),
+}
+
+impl Data {
+    fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(_, length) => *length,
+        }
+    }
+
+    async fn body(self, part: Range<u64>) -> io::Result<Body> {
+        match self {
+            Self::Bytes(bytes) => {
+                let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+                Ok(Body::from(bytes.slice(index(part.start)..index(part.end))))
+            }
+            Self::File(file, _) => {
+                let mut file = tokio::fs::File::from_std(file);
+                if part.start > 0 {
+                    file.seek(SeekFrom::Start(part.start)).await?;
+                }
+                Ok(Body::from_stream(ReaderStream::with_capacity(file.take(part.end - part.start), CHUNK)))
+            }
+        }
+    }
+}
+
+/// Sends `content`, or as much of it as `headers` ask for.
+pub(crate) async fn content(method: &Method, headers: &HeaderMap, content: Content) -> io::Result<Response<Body>> {
+    let Content { data, tag, media_type, freshness, marks } = content;
+    let length = data.length();
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+
+    let mut answer = Response::new(Body::empty());
+    let out = answer.headers_mut();
+    out.insert(ETAG, header(&tag));
+    out.insert(CACHE_CONTROL, freshness.header());
+    if let Some(Marks { last_serial, snapshot }) = marks {
+        out.insert(VARY, HeaderValue::from_static("Accept"));
+        out.insert(HeaderName::from_static("x-pypi-last-serial"), header(&last_serial.to_string()));
+        out.insert(HeaderName::from_static("x-strandline-serial"), header(&snapshot.to_string()));
+    }
+    if headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|list| conditional::names(list, &tag)))
+    {
+        if *method == Method::HEAD {
+            // Else hyper says 0, and clients may take that for the length of what they have.
+            out.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        return Ok(answer);
+    }
+    out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+
+    // Ranges have no meaning in other methods than GET (RFC 9110, section 14.2).
+    let asked = text(RANGE).filter(|_| *method == Method::GET);
+    let asked = asked.filter(|_| match headers.get(IF_RANGE) {
+        Some(value) => value.to_str().is_ok_and(|value| conditional::allows_part(value, &tag)),
+        None => true,
+    });
+    let part = match asked.map_or(Wanted::Whole, |asked| range::wanted(asked, length)) {
+        Wanted::Whole => 0..length,
+        Wanted::Part(part) => {
+            *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let range = format!("bytes {}-{}/{length}", part.start, part.end - 1);
+            answer.headers_mut().insert(CONTENT_RANGE, header(&range));
+            part
+        }
+        Wanted::Nothing => {
+            let mut answer = plain(StatusCode::RANGE_NOT_SATISFIABLE, "there are no such bytes");
+            answer.headers_mut().insert(CONTENT_RANGE, header(&format!("bytes */{length}")));
+            return Ok(answer);
+        }
+    };
+    let out = answer.headers_mut();
+    out.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    out.insert(CONTENT_LENGTH, HeaderValue::from(part.end - part.start));
+    if *method != Method::HEAD {
+        *answer.body_mut() = data.body(part).await?;
+    }
+    Ok(answer)
+}
+
+/// Says something to a person who reads what a program got.
+pub(crate) fn plain(status: StatusCode, text: &str) -> Response<Body> {
+    let text = format!("{text}\n");
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = status;
+    let out = answer.headers_mut();
+    out.insert(CONTENT_TYPE, HeaderValue::from_static(PLAIN));
+    out.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+    out.insert(CACHE_CONTROL, Freshness::Ask.header());
+    *answer.body_mut() = Body::from(text);
+    answer
+}
+
+/// Sends the client to the proper path of a page.
+pub(crate) fn moved(path: &str, query: Option<&str>) -> Response<Body> {
+    let to = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    let mut answer = plain(StatusCode::MOVED_PERMANENTLY, &format!("moved to {path}"));
+    let out = answer.headers_mut();
+    out.insert(LOCATION, header(&to));
+    out.insert(VARY, HeaderValue::from_static("Accept"));
+    out.remove(CACHE_CONTROL);
+    answer
+}
+
+/// No form of a page is one that the client takes.
+pub(crate) fn not_acceptable() -> Response<Body> {
+    let text = "the Accept header takes none of application/vnd.pypi.simple.v1+json, \
+                application/vnd.pypi.simple.v1+html and text/html";
+    let mut answer = plain(StatusCode::NOT_ACCEPTABLE, text);
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    answer
+}
+
+/// The method is none that reads.
+pub(crate) fn method_not_allowed() -> Response<Body> {
+    let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "this is read with GET and HEAD");
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    answer
+}
+
+/// A header's value that is made here.
+fn header(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("names, numbers and what came in a request have no line breaks")
+}

@@ -1,0 +1,374 @@
+//! What there is to serve: look-ups in the store, and what is kept of them in memory.
+//!
+//! What always holds: which snapshot is published is asked of the catalog for each request; what is kept is only what
+//! has a digest for a name, so it is never old.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use strandline_durable::{Disk, DiskError};
+use strandline_model::{Blake3, Entry, Label, MirrorName, ProjectName, RootList, Serial, TreePath, Unit};
+use strandline_store::{Recorded, SelectError, Store, StoreError};
+use strandline_view::{ListedProject, RootLists};
+
+use crate::accept::Form;
+use crate::cache::Cache;
+use crate::reply::{Content, Data, Freshness, Marks};
+use crate::route::Place;
+use crate::{files, home};
+
+/// How many connections to the catalog answer requests that memory does not.
+const READERS: usize = 4;
+/// Up to which size a page is kept in memory, and any other file. Larger ones are read in chunks as they are sent.
+const SMALL_PAGE: u64 = 4 << 20;
+const SMALL_FILE: u64 = 64 << 10;
+/// How many bytes are kept of snapshots, of projects, of small blobs and of the lists of all projects.
+const SNAPSHOTS: usize = 16 << 20;
+const PROJECTS: usize = 64 << 20;
+const BLOBS: usize = 64 << 20;
+const LISTS: usize = 256 << 20;
+
+/// What is served: the mirrors of one store.
+pub struct Site {
+    /// For the one question that each request asks. It is answered in microseconds, so nobody waits for it elsewhere.
+    watcher: Store,
+    readers: Vec<Store>,
+    next: AtomicUsize,
+    /// For lists, which take long to make: requests for anything else do not wait for them.
+    list_reader: Mutex<Store>,
+    lists: Arc<dyn RootLists>,
+    snapshots: Cache<Blake3, Arc<Recorded>>,
+    projects: Cache<(Blake3, ProjectName), Arc<Project>>,
+    blobs: Cache<Blake3, Bytes>,
+    /// By the digest that the snapshot says.
+    rendered: Cache<Blake3, List>,
+}
+
+impl std::fmt::Debug for Site {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Site").field("store", &self.watcher).finish_non_exhaustive()
+    }
+}
+
+/// What a request asks for.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// The page for people; `host` is what the request was sent to.
+    Home { host: Option<String> },
+    /// A project's page, or the list of all projects.
+    Page(Place, Option<ProjectName>, Form),
+    /// A file.
+    File(Place, TreePath),
+}
+
+/// What was found, or why there is nothing.
+pub(crate) type Found = Result<Content, Missing>;
+
+/// There is no such thing; with what to say.
+#[derive(Debug)]
+pub(crate) struct Missing(pub(crate) String);
+
+/// A project in one snapshot.
+#[derive(Debug)]
+struct Project {
+    serial: Serial,
+    unit: Unit,
+}
+
+/// A list of all projects, and the digest of its bytes.
+#[derive(Debug, Clone)]
+struct List {
+    bytes: Bytes,
+    blake3: Blake3,
+}
+
+/// How far a look-up may go for what is not in memory.
+#[derive(Clone, Copy)]
+enum Reach<'a> {
+    Memory,
+    Store(&'a Store),
+}
+
+impl<'a> Reach<'a> {
+    fn store(self) -> Result<&'a Store, Stopped> {
+        match self {
+            Self::Memory => Err(Stopped::NotInMemory),
+            Self::Store(store) => Ok(store),
+        }
+    }
+}
+
+/// A look-up did not come to an end.
+enum Stopped {
+    NotInMemory,
+    Failed(StoreError),
+}
+
+impl From<StoreError> for Stopped {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Site {
+    /// Opens the store at `root`, several times over. `lists` writes the lists of all projects.
+    pub fn open(root: &Path, lists: Arc<dyn RootLists>) -> Result<Self, StoreError> {
+        let open = || Store::open(root, Disk::new());
+        Ok(Self {
+            watcher: open()?,
+            readers: (0..READERS).map(|_| open()).collect::<Result<_, _>>()?,
+            next: AtomicUsize::new(0),
+            list_reader: Mutex::new(open()?),
+            lists,
+            snapshots: Cache::of_bytes(SNAPSHOTS),
+            projects: Cache::of_bytes(PROJECTS),
+            blobs: Cache::of_bytes(BLOBS),
+            rendered: Cache::of_bytes(LISTS),
+        })
+    }
+
+    /// Looks up what can be answered from memory, once the catalog has said which snapshot is published; `None` means
+    /// that [`look_up`](Self::look_up) is needed. Does not wait for disks: handing so short a task to another thread
+    /// costs several times what it takes.
+    pub(crate) fn remember(&self, asked: &Asked) -> Option<Result<Found, StoreError>> {
+        match self.find(asked, Reach::Memory) {
+            Ok(found) => Some(Ok(found)),
+            Err(Stopped::Failed(error)) => Some(Err(error)),
+            Err(Stopped::NotInMemory) => None,
+        }
+    }
+
+    /// Looks something up. This may take long.
+    pub(crate) fn look_up(&self, asked: &Asked) -> Result<Found, StoreError> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        match self.find(asked, Reach::Store(&self.readers[turn % self.readers.len()])) {
+            Ok(found) => Ok(found),
+            Err(Stopped::Failed(error)) => Err(error),
+            Err(Stopped::NotInMemory) => unreachable!("nothing but `Reach::Memory` stops there"),
+        }
+    }
+
+    fn find(&self, asked: &Asked, reach: Reach<'_>) -> Result<Found, Stopped> {
+        match asked {
+            Asked::Home { host } => self.home(host.as_deref(), reach),
+            Asked::Page(place, Some(project), form) => self.page(place, project, *form, reach),
+            Asked::Page(place, None, form) => self.list(place, *form, reach),
+            Asked::File(place, path) => self.file(place, path, reach),
+        }
+    }
+
+    fn home(&self, host: Option<&str>, reach: Reach<'_>) -> Result<Found, Stopped> {
+        let mut lines = Vec::new();
+        for row in reach.store()?.mirrors()? {
+            if let Some(published) = self.published(&row.name, reach)? {
+                let (label, projects) = (published.snapshot.label.to_string(), published.snapshot.units);
+                lines.push(home::Line { mirror: row.name, projects, label });
+            }
+        }
+        let page = home::page(&lines, host);
+        Ok(Ok(Content {
+            tag: tag(Blake3::of(page.as_bytes()), ""),
+            data: Data::Bytes(page.into()),
+            media_type: Form::Html.media_type(),
+            freshness: Freshness::Ask,
+            marks: None,
+        }))
+    }
+
+    fn page(&self, place: &Place, project: &ProjectName, form: Form, reach: Reach<'_>) -> Result<Found, Stopped> {
+        let recorded = match self.snapshot(place, reach)? {
+            Ok(recorded) => recorded,
+            Err(missing) => return Ok(Err(missing)),
+        };
+        let found = self.project(&recorded, project, reach)?;
+        let path = format!("simple/{project}/{}", form.file_name());
+        let Some((serial, entry)) = found.as_ref().and_then(|found| Some((found.serial, found.unit.entry(&path)?)))
+        else {
+            return Ok(Err(Missing(format!("mirror `{}` has no project `{project}`", place.mirror))));
+        };
+        Ok(Ok(Content {
+            data: self.data(entry, SMALL_PAGE, reach)?,
+            tag: page_tag(entry.blob, form),
+            media_type: form.media_type(),
+            freshness: page_freshness(place),
+            marks: Some(Marks { last_serial: serial, snapshot: recorded.snapshot.label }),
+        }))
+    }
+
+    fn list(&self, place: &Place, form: Form, reach: Reach<'_>) -> Result<Found, Stopped> {
+        let recorded = match self.snapshot(place, reach)? {
+            Ok(recorded) => recorded,
+            Err(missing) => return Ok(Err(missing)),
+        };
+        let path = format!("simple/{}", form.file_name());
+        let Some(list) = recorded.snapshot.lists.iter().find(|list| list.path.as_str() == path) else {
+            return Ok(Err(Missing(format!("mirror `{}` has no such list of projects", place.mirror))));
+        };
+        let List { bytes, blake3 } = self.rendered(&recorded, list, reach)?;
+        let label = recorded.snapshot.label;
+        Ok(Ok(Content {
+            data: Data::Bytes(bytes),
+            tag: page_tag(blake3, form),
+            media_type: form.media_type(),
+            freshness: page_freshness(place),
+            marks: Some(Marks { last_serial: label.serial, snapshot: label }),
+        }))
+    }
+
+    /// A file. At a snapshot, only what that snapshot names. Among what is published, also what the snapshot before
+    /// named, and whatever else is still in the pool: a client that read a page before a switch comes for its files
+    /// after it.
+    fn file(&self, place: &Place, path: &TreePath, reach: Reach<'_>) -> Result<Found, Stopped> {
+        let missing = || Missing(format!("mirror `{}` has no such file", place.mirror));
+        if place.at.is_some() {
+            return match self.snapshot(place, reach)? {
+                Ok(recorded) => Ok(self.named(&recorded, path, reach)?.ok_or_else(missing)),
+                Err(missing) => Ok(Err(missing)),
+            };
+        }
+        let Some(state) = self.watcher.view_state(&place.mirror)? else { return Ok(Err(missing())) };
+        if let Some(content) = self.named(&*self.recorded(state.snapshot, reach)?, path, reach)? {
+            return Ok(Ok(content));
+        }
+        let store = reach.store()?;
+        // From a blob rather than from the pool, so that a download that was cut off by the switch goes on under the
+        // same tag. Retention may have dropped that snapshot, and a withdrawal may have replaced it.
+        if let Some(before) = state.previous.and_then(|id| store.recorded(id).ok())
+            && let Some(before) = store.at_serial(&place.mirror, before.snapshot.label.serial)?
+            && let Some(content) = self.named(&before, path, reach)?
+        {
+            return Ok(Ok(content));
+        }
+        Ok(files::pooled(store, &place.mirror, path)?.ok_or_else(missing))
+    }
+
+    /// The file that a snapshot has at `path`, which ends in the file's name.
+    fn named(&self, recorded: &Recorded, path: &TreePath, reach: Reach<'_>) -> Result<Option<Content>, Stopped> {
+        for name in files::owners(path.file_name()) {
+            let project = match self.project(recorded, &name, reach) {
+                // Another owner may be in memory, and a path has one content, whoever names it.
+                Err(Stopped::NotInMemory) => continue,
+                project => project?,
+            };
+            if let Some(entry) = project.as_ref().and_then(|project| project.unit.entry(path.as_str())) {
+                return Ok(Some(Content {
+                    data: self.data(entry, SMALL_FILE, reach)?,
+                    tag: tag(entry.blob, ""),
+                    media_type: files::media_type(path),
+                    freshness: Freshness::Forever,
+                    marks: None,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The snapshot that a client means.
+    fn snapshot(&self, place: &Place, reach: Reach<'_>) -> Result<Result<Arc<Recorded>, Missing>, Stopped> {
+        let Place { mirror, at } = place;
+        let Some(wanted) = at else {
+            let unknown = || Missing(format!("there is no mirror `{mirror}`, or it has published nothing yet"));
+            return Ok(self.published(mirror, reach)?.ok_or_else(unknown));
+        };
+        match reach.store()?.select(mirror, wanted) {
+            Ok(recorded) => Ok(Ok(Arc::new(recorded))),
+            Err(SelectError::Store(error)) => Err(error.into()),
+            Err(unknown @ SelectError::Unknown { .. }) => Ok(Err(Missing(unknown.to_string()))),
+        }
+    }
+
+    fn published(&self, mirror: &MirrorName, reach: Reach<'_>) -> Result<Option<Arc<Recorded>>, Stopped> {
+        let state = self.watcher.view_state(mirror)?;
+        state.map(|state| self.recorded(state.snapshot, reach)).transpose()
+    }
+
+    fn recorded(&self, id: Blake3, reach: Reach<'_>) -> Result<Arc<Recorded>, Stopped> {
+        if let Some(known) = self.snapshots.get(&id) {
+            return Ok(known);
+        }
+        let recorded = Arc::new(reach.store()?.recorded(id)?);
+        let bytes = 2048 + 256 * recorded.snapshot.held.len();
+        self.snapshots.put(id, Arc::clone(&recorded), bytes);
+        Ok(recorded)
+    }
+
+    fn project(
+        &self,
+        recorded: &Recorded,
+        name: &ProjectName,
+        reach: Reach<'_>,
+    ) -> Result<Option<Arc<Project>>, Stopped> {
+        let key = (recorded.id, name.clone());
+        if let Some(known) = self.projects.get(&key) {
+            return Ok(Some(known));
+        }
+        let store = reach.store()?;
+        let Some(leaf) = store.find(&recorded.snapshot, name)? else { return Ok(None) };
+        let project = Arc::new(Project { serial: leaf.serial, unit: store.unit(leaf.unit)? });
+        let paths: usize = project.unit.entries().iter().map(|entry| entry.path.as_str().len()).sum();
+        let bytes = 512 + paths + size_of_val(project.unit.entries());
+        self.projects.put(key, Arc::clone(&project), bytes);
+        Ok(Some(project))
+    }
+
+    /// The bytes of an entry; kept if there are at most `small`.
+    fn data(&self, entry: &Entry, small: u64, reach: Reach<'_>) -> Result<Data, Stopped> {
+        if let Some(known) = self.blobs.get(&entry.blob) {
+            return Ok(Data::Bytes(known));
+        }
+        let store = reach.store()?;
+        if entry.size > small {
+            return Ok(files::open_blob(store, entry)?);
+        }
+        let bytes = Bytes::from(store.read_blob(entry.blob)?);
+        self.blobs.put(entry.blob, bytes.clone(), bytes.len());
+        Ok(Data::Bytes(bytes))
+    }
+
+    /// The list as this program writes it. Clients that ask for it at once wait for one to be made.
+    fn rendered(&self, recorded: &Recorded, list: &RootList, reach: Reach<'_>) -> Result<List, Stopped> {
+        if let Some(known) = self.rendered.get(&list.blake3) {
+            return Ok(known);
+        }
+        reach.store()?;
+        let store = self.list_reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = self.rendered.get(&list.blake3) {
+            return Ok(known);
+        }
+        let projects: Vec<_> = store.leaves(&recorded.snapshot)?.into_iter().map(ListedProject::from).collect();
+        let mut bytes = Vec::new();
+        self.lists.write(&list.path, recorded.snapshot.label.serial, &projects, &mut bytes).map_err(|source| {
+            StoreError::from(DiskError::new("write the list", Path::new(list.path.as_str()), source))
+        })?;
+        let made = List { blake3: Blake3::of(&bytes), bytes: bytes.into() };
+        if made.blake3 != list.blake3 {
+            // It is a function of the tree all the same, so it is right to send it, under the tag of what is sent.
+            tracing::warn!(
+                snapshot = %recorded.id, path = %list.path,
+                "the list differs from the one that was recorded: another version of this program made that"
+            );
+        }
+        self.rendered.put(list.blake3, made.clone(), made.bytes.len());
+        Ok(made)
+    }
+}
+
+fn page_freshness(place: &Place) -> Freshness {
+    match &place.at {
+        // A date means another snapshot as soon as there is a newer one on that day.
+        Some(at) if at.parse::<Label>().is_ok() => Freshness::Minute,
+        _ => Freshness::Ask,
+    }
+}
+
+/// Entity tags name bytes. The two forms of HTML are the same bytes with another type, at one URL, so one of them gets
+/// a suffix.
+fn page_tag(blake3: Blake3, form: Form) -> String {
+    tag(blake3, if form == Form::VersionedHtml { "-v1" } else { "" })
+}
+
+fn tag(blake3: Blake3, suffix: &str) -> String {
+    format!("\"{blake3}{suffix}\"")
+}

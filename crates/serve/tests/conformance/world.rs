@@ -1,0 +1,177 @@
+//! A small store, and the tree that a view of it is.
+#![expect(clippy::disallowed_methods, reason = "the tree is made by hand, so that it does not depend on the view")]
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use strandline_durable::Disk;
+use strandline_model::{Blake3, DisplayName, MirrorName, Serial, Timestamp, TreePath, Unit};
+use strandline_store::{Draft, DraftUnit, Intake, Slot, Store, ViewState};
+use strandline_view::{ListedProject, RootLists};
+use tempfile::TempDir;
+
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// A path in the mirror and its bytes.
+pub(crate) type Content = (String, Vec<u8>);
+
+/// Serial 10 was published at this time, and each serial after it a day later.
+const FIRST: i64 = 1_767_268_800;
+
+pub(crate) struct World {
+    directory: TempDir,
+    store: Arc<Store>,
+    mirror: MirrorName,
+}
+
+/// Lists that are short to write.
+#[derive(Debug)]
+pub(crate) struct Lists;
+
+impl RootLists for Lists {
+    fn paths(&self) -> Vec<TreePath> {
+        ["index.html", "index.v1_html", "index.v1_json"]
+            .map(|name| format!("simple/{name}").parse().expect("valid"))
+            .into()
+    }
+
+    fn write(
+        &self,
+        path: &TreePath,
+        serial: Serial,
+        projects: &[ListedProject],
+        out: &mut dyn io::Write,
+    ) -> io::Result<()> {
+        let form = if path.file_name().ends_with("json") { "json" } else { "html" };
+        write!(out, "{form} {serial}")?;
+        projects.iter().try_for_each(|project| write!(out, " {}", project.display))
+    }
+}
+
+/// A project's pages and files. `files` are file names with their bytes.
+pub(crate) fn project(name: &str, text: &str, files: &[(&str, &[u8])]) -> Vec<Content> {
+    let mut content: Vec<Content> =
+        files.iter().map(|(file, bytes)| (file_path(file, bytes), bytes.to_vec())).collect();
+    for (ending, form) in [("v1_json", "json"), ("v1_html", "html"), ("html", "html")] {
+        content.push((format!("simple/{name}/index.{ending}"), format!("{form} {name} {text}").into_bytes()));
+    }
+    content
+}
+
+/// Where a file with these bytes stands.
+pub(crate) fn file_path(file: &str, bytes: &[u8]) -> String {
+    let digest = Blake3::of(bytes).to_string();
+    format!("packages/{}/{}/{}/{file}", &digest[..2], &digest[2..4], &digest[4..16])
+}
+
+impl World {
+    /// A store whose path has what a configuration needs to quote.
+    pub(crate) fn new() -> Outcome<Self> {
+        let directory = tempfile::Builder::new().prefix("store $of \"a\\ ").tempdir()?;
+        let store = Arc::new(Store::open(directory.path(), Disk::new())?);
+        Ok(Self { directory, store, mirror: "pypi".parse()? })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn mirror(&self) -> &MirrorName {
+        &self.mirror
+    }
+
+    fn view(&self) -> PathBuf {
+        self.store.view_directory(&self.mirror)
+    }
+
+    /// Takes a file out of the pool.
+    pub(crate) fn unpool(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.view().join(path))
+    }
+
+    /// Commits the changes as a snapshot and switches to it. `None` removes a project.
+    pub(crate) fn publish(&self, serial: u64, changes: Vec<(&str, Option<Vec<Content>>)>) -> Outcome<()> {
+        let lock = self.store.lock_mirror(&self.mirror, "now")?;
+        let intake = Intake::open(Arc::clone(&self.store), &self.mirror, &lock)?;
+        let serial = Serial::try_from(serial)?;
+        let mut units = BTreeMap::new();
+        for (name, content) in changes {
+            let display: DisplayName = name.parse()?;
+            let unit = match content {
+                Some(content) => {
+                    let (paths, bytes): (Vec<_>, Vec<_>) = content.into_iter().unzip();
+                    let staged = bytes.iter().map(|bytes| intake.stage(bytes)).collect::<Result<_, _>>()?;
+                    let blobs = intake.settle(staged)?;
+                    let entries = blobs.iter().zip(paths).map(|(blob, path)| Ok(blob.at(path.parse()?)));
+                    let unit = Unit::new(display.normalise(), entries.collect::<Outcome<_>>()?)?;
+                    Some(DraftUnit { unit, serial, display: display.clone() })
+                }
+                None => None,
+            };
+            units.insert(display.normalise(), unit);
+        }
+        let base = self.store.latest_verified(&self.mirror)?;
+        let time = Timestamp::from_seconds(FIRST + 86_400 * i64::try_from(serial.get() - 10)?)?;
+        let draft = Draft {
+            mirror: self.mirror.clone(),
+            base,
+            serial,
+            time,
+            upstream: "https://index.example/".parse()?,
+            selection: Blake3::of(b""),
+            changes: units,
+            held: Vec::new(),
+        };
+        let committed =
+            self.store.commit(draft, &lock, |serial, leaves| strandline_view::root_lists(&Lists, serial, leaves))?;
+        let verified = self.store.verify(committed)?;
+
+        let before = self.store.view_state(&self.mirror)?;
+        let slot = before.map_or(Slot::A, |state| state.slot.other());
+        self.build(slot, verified.snapshot())?;
+        let previous = before.map(|state| state.snapshot);
+        let state = ViewState { slot, snapshot: verified.id(), previous, switched: time, frozen: false };
+        self.store.record_switch(&self.mirror, state, &lock)?;
+        let next = self.view().join("live.next");
+        symlink(slot.as_str(), &next)?;
+        Ok(fs::rename(next, self.view().join("live"))?)
+    }
+
+    /// Makes the whole tree of a snapshot, and adds its files to the pool.
+    fn build(&self, slot: Slot, snapshot: &strandline_model::Snapshot) -> Outcome<()> {
+        let tree = self.view().join(slot.as_str());
+        if tree.exists() {
+            fs::remove_dir_all(&tree)?;
+        }
+        fs::create_dir_all(tree.join("simple"))?;
+        symlink("../packages", tree.join("packages"))?;
+        let leaves = self.store.leaves(snapshot)?;
+        for leaf in &leaves {
+            for entry in self.store.unit(leaf.unit)?.entries() {
+                let top = if entry.path.first_segment() == "packages" { self.view() } else { tree.clone() };
+                let to = top.join(entry.path.as_str());
+                fs::create_dir_all(to.parent().ok_or("a path with a parent")?)?;
+                if !to.exists() {
+                    fs::hard_link(self.store.blob_path(entry.blob), to)?;
+                }
+            }
+        }
+        // What a copy that was cut off leaves; nobody shall see it.
+        fs::create_dir_all(self.view().join("packages/aa"))?;
+        fs::write(self.view().join("packages/aa/.copy-1"), "half")?;
+        let projects: Vec<_> = leaves.into_iter().map(ListedProject::from).collect();
+        for list in &snapshot.lists {
+            let mut file = fs::File::create(tree.join(list.path.as_str()))?;
+            Lists.write(&list.path, snapshot.label.serial, &projects, &mut file)?;
+            let mtime = self.store.allocate_mtimes(1)?;
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(mtime))?;
+        }
+        Ok(())
+    }
+}
