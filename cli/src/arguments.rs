@@ -1,0 +1,139 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use strandline_model::{Blake3, DisplayName, MirrorName};
+
+/// Where `serve` and `up` listen unless told otherwise: loopback.
+const LISTEN: &str = "127.0.0.1:8780";
+
+/// A mirror of package indexes that is never halfway.
+///
+/// Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 nothing published, upstream was not consistent (readers see
+/// what they saw); 4 published with held projects.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Arguments {
+    /// The configuration; by default ./strandline.toml, then /etc/strandline/strandline.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The store, instead of the one that the configuration names
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more; twice for every request
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Sync every mirror, serve them, and keep syncing until Ctrl-C; writes strandline.toml first if there is none
+    Up {
+        /// The projects to mirror, where there is no configuration yet
+        projects: Vec<DisplayName>,
+        /// Where to listen
+        #[arg(long, default_value = LISTEN, value_name = "ADDRESS:PORT")]
+        listen: SocketAddr,
+        /// How long to wait between syncs, such as 5m or 1h
+        #[arg(long, default_value = "5m", value_name = "DURATION")]
+        every: crate::config::Seconds,
+    },
+    /// Write a commented strandline.toml
+    Init {
+        /// The mirror's name
+        #[arg(long, default_value = "pypi", value_name = "NAME")]
+        mirror: MirrorName,
+        /// The index to mirror; by default the one that pip uses
+        #[arg(long, value_name = "URL")]
+        upstream: Option<url::Url>,
+        /// A project to mirror; may be given several times. Without any, everything
+        #[arg(long = "project", value_name = "PROJECT")]
+        projects: Vec<DisplayName>,
+    },
+    /// Sync once; safe to run from cron
+    Sync {
+        /// The mirrors; all if none is named
+        mirrors: Vec<MirrorName>,
+    },
+    /// Serve all mirrors over HTTP, at every serial that is kept
+    Serve {
+        /// Where to listen
+        #[arg(long, default_value = LISTEN, value_name = "ADDRESS:PORT")]
+        listen: SocketAddr,
+    },
+    /// Say how the mirrors stand
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the serials of a mirror that are kept
+    Log {
+        /// The mirror
+        mirror: MirrorName,
+        /// As JSON, one object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the projects and files that differ between two serials
+    Diff {
+        /// The mirror
+        mirror: MirrorName,
+        /// A serial, a serial with revision, or a date
+        before: String,
+        /// Another
+        after: String,
+        /// As JSON, one object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a mirror has of a project, or the canonical bytes of an id
+    Show {
+        /// The mirror, optionally at a serial: MIRROR or MIRROR@SERIAL
+        #[arg(required_unless_present = "raw")]
+        mirror: Option<String>,
+        /// The project; without it, the snapshot is shown
+        project: Option<DisplayName>,
+        /// Print the canonical bytes of a snapshot, node or unit, for b3sum
+        #[arg(long, value_name = "ID", conflicts_with_all = ["mirror", "project"])]
+        raw: Option<Blake3>,
+    },
+    /// Publish an earlier serial; syncs go on recording, but do not publish until --resume
+    Rollback {
+        /// The mirror
+        mirror: MirrorName,
+        /// A serial, a serial with revision, or a date
+        #[arg(required_unless_present = "resume")]
+        serial: Option<String>,
+        /// Publish the newest serial again, and let syncs publish
+        #[arg(long, conflicts_with = "serial")]
+        resume: bool,
+    },
+    /// Check manifests, blobs and links
+    Verify {
+        /// The mirror; all if none is named
+        mirror: Option<MirrorName>,
+        /// Re-hash every blob
+        #[arg(long)]
+        data: bool,
+    },
+    /// Drop what retention does not keep, and delete what nothing names any more
+    Gc {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print a configuration with which nginx serves the mirrors
+    Nginx {
+        /// What nginx listens on
+        #[arg(long, default_value = "80", value_name = "ADDRESS:PORT")]
+        listen: String,
+    },
+}

@@ -1,0 +1,225 @@
+//! `status`, `log`, `diff` and `show`.
+
+use std::collections::BTreeMap;
+
+use indicatif::HumanBytes;
+use serde_json::json;
+use strandline_model::{Blake3, DisplayName, Entry, MirrorName, Snapshot};
+use strandline_store::{Recorded, SelectError, Store};
+
+use super::{clock, open, say};
+use crate::config::Config;
+use crate::report::Exit;
+
+/// How every mirror stands.
+pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
+    let store = open(&config.store)?;
+    let now = clock()();
+    let mut exit = Exit::Done;
+    let mut all = Vec::new();
+    for (name, _) in config.mirrors(&[])? {
+        let latest = store.latest_verified(name)?;
+        let state = store.view_state(name)?;
+        let published = state.map(|state| store.recorded(state.snapshot)).transpose()?;
+        let last = store.last_sync(name)?;
+        let kept = store.snapshots(name)?;
+        let missed = kept.iter().filter(|kept| kept.missed).count();
+        let held = latest.as_ref().map_or(&[][..], |latest| &latest.snapshot.held);
+        if !held.is_empty() {
+            exit = Exit::Held;
+        }
+        let cut = last.as_ref().and_then(|last| last.cut);
+        // As of the last sync: the log is not asked here.
+        let lag = cut.zip(latest.as_ref()).map(|(cut, latest)| {
+            let serials = cut.head.get().saturating_sub(latest.snapshot.label.serial.get());
+            let end = last.as_ref().map_or(now, |last| last.time);
+            (serials, cut.behind.map_or(0, |behind| end.since(behind).as_secs()))
+        });
+        if json {
+            all.push(json!({
+                "mirror": name,
+                "upstream": latest.as_ref().map(|latest| latest.snapshot.upstream.as_str()),
+                "published": published.as_ref().map(|recorded| recorded.snapshot.label),
+                "published_since": state.map(|state| state.switched),
+                "recorded": latest.as_ref().map(|latest| latest.snapshot.label),
+                "projects": latest.as_ref().map(|latest| latest.snapshot.units),
+                "snapshots": kept.len(),
+                "missed_late_event": missed,
+                "rolled_back": state.is_some_and(|state| state.frozen),
+                "last_sync": last.as_ref().map(|last| json!({
+                    "time": last.time, "failure": last.failure, "rounds": last.cut.map(|cut| cut.rounds),
+                })),
+                "lag": lag.map(|(serials, seconds)| json!({ "serials": serials, "seconds": seconds })),
+                "held": held,
+            }));
+            continue;
+        }
+        say!("{name}");
+        let Some(latest) = &latest else {
+            say!("  never synced; `strandline sync {name}` begins");
+            continue;
+        };
+        say!("  upstream   {}", latest.snapshot.upstream);
+        match (&published, state) {
+            (Some(published), Some(state)) => {
+                say!("  published  serial {} since {}", published.snapshot.label, state.switched);
+                if state.frozen {
+                    say!(
+                        "  ROLLED BACK: syncs record and do not publish; newest is serial {}; `strandline rollback {name} --resume` ends this",
+                        latest.snapshot.label
+                    );
+                }
+            }
+            _ => say!("  published  nothing yet"),
+        }
+        say!("  projects   {}", latest.snapshot.units);
+        match missed {
+            0 => say!("  kept       {} snapshots", kept.len()),
+            1 => say!("  kept       {} snapshots; 1 of them lacks an event that came to light late", kept.len()),
+            _ => say!("  kept       {} snapshots; {missed} of them lack an event that came to light late", kept.len()),
+        }
+        match &last {
+            Some(last) => match &last.failure {
+                Some(failure) => say!("  last sync  {} FAILED: {failure}", last.time),
+                None => say!("  last sync  {} ({} s ago), in order", last.time, now.since(last.time).as_secs()),
+            },
+            None => say!("  last sync  unknown"),
+        }
+        if let (Some((serials, seconds)), Some(cut)) = (lag, cut) {
+            say!("  behind     {serials} serials, {seconds} s, after {} rounds", cut.rounds);
+        }
+        for held in held {
+            say!(
+                "  held       {}: {}, at serial {}, needs {}, since {}",
+                held.name,
+                held.reason,
+                held.at,
+                held.needs,
+                held.since
+            );
+        }
+    }
+    if json {
+        say!("{}", serde_json::to_string_pretty(&json!({ "mirrors": all }))?);
+    }
+    Ok(exit)
+}
+
+/// The snapshots of a mirror that are kept, the newest first.
+pub(crate) fn log(config: &Config, mirror: &MirrorName, json: bool) -> anyhow::Result<Exit> {
+    config.mirrors(std::slice::from_ref(mirror))?;
+    let store = open(&config.store)?;
+    let live = store.view_state(mirror)?.map(|state| state.snapshot);
+    for Recorded { id, snapshot, verified, missed } in store.snapshots(mirror)? {
+        let published = live == Some(id);
+        let Snapshot { label, time, units, held, .. } = &snapshot;
+        if json {
+            let parent = snapshot.parent;
+            say!(
+                "{}",
+                json!({
+                    "serial": label, "id": id, "time": time, "projects": units, "parent": parent,
+                    "verified": verified, "published": published, "missed_late_event": missed, "held": held,
+                })
+            );
+        } else {
+            let mark = if published { " published" } else { "" };
+            let unverified = if verified { "" } else { " not verified" };
+            let missed = if missed { " lacks an event that came to light late" } else { "" };
+            let held = if held.is_empty() { String::new() } else { format!(" {} held", held.len()) };
+            say!("{label}\t{time}\t{units} projects\t{id}{mark}{unverified}{missed}{held}");
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// The projects and files that differ between two snapshots.
+pub(crate) fn diff(
+    config: &Config,
+    mirror: &MirrorName,
+    before: &str,
+    after: &str,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    config.mirrors(std::slice::from_ref(mirror))?;
+    let store = open(&config.store)?;
+    let (before, after) = (store.select(mirror, before)?, store.select(mirror, after)?);
+    for change in store.diff(Some(&before.snapshot), Some(&after.snapshot))? {
+        let (had, has) = (files(&store, change.before.as_ref())?, files(&store, change.after.as_ref())?);
+        let added: Vec<_> = has.iter().filter(|(path, _)| !had.contains_key(*path)).map(|(path, _)| path).collect();
+        let removed: Vec<_> = had.iter().filter(|(path, _)| !has.contains_key(*path)).map(|(path, _)| path).collect();
+        let kind = match (&change.before, &change.after) {
+            (None, _) => "added",
+            (_, None) => "removed",
+            _ => "changed",
+        };
+        if json {
+            let serial = |leaf: &Option<strandline_model::Leaf>| leaf.as_ref().map(|leaf| leaf.serial);
+            say!(
+                "{}",
+                json!({
+                    "project": change.name, "change": kind, "files_added": added, "files_removed": removed,
+                    "serial_before": serial(&change.before), "serial_after": serial(&change.after),
+                })
+            );
+        } else {
+            say!("{kind} {}", change.name);
+            for path in added {
+                say!("  + {path}");
+            }
+            for path in removed {
+                say!("  - {path}");
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// The files of a project, without its pages.
+fn files(store: &Store, leaf: Option<&strandline_model::Leaf>) -> anyhow::Result<BTreeMap<String, Entry>> {
+    let Some(leaf) = leaf else { return Ok(BTreeMap::new()) };
+    let unit = store.unit(leaf.unit)?;
+    let pooled = unit.entries().iter().filter(|entry| entry.path.first_segment() == "packages");
+    Ok(pooled.map(|entry| (entry.path.to_string(), entry.clone())).collect())
+}
+
+/// What a mirror has of a project, or what a snapshot says of itself.
+pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>) -> anyhow::Result<Exit> {
+    let (mirror, wanted) = match mirror.split_once('@') {
+        Some((mirror, wanted)) => (mirror.parse::<MirrorName>()?, Some(wanted)),
+        None => (mirror.parse()?, None),
+    };
+    config.mirrors(std::slice::from_ref(&mirror))?;
+    let store = open(&config.store)?;
+    let recorded = match wanted {
+        Some(wanted) => store.select(&mirror, wanted)?,
+        None => match store.view_state(&mirror)? {
+            Some(state) => store.recorded(state.snapshot)?,
+            None => return Err(SelectError::Unknown { mirror, wanted: "that is published".to_owned() }.into()),
+        },
+    };
+    let Recorded { id, snapshot, .. } = recorded;
+    let Some(project) = project.map(DisplayName::normalise) else {
+        say!("id {id}");
+        say!("{}", String::from_utf8_lossy(&snapshot.to_bytes()).trim_end());
+        return Ok(Exit::Done);
+    };
+    let Some(leaf) = store.find(&snapshot, &project)? else {
+        anyhow::bail!("serial {} of mirror `{mirror}` has no project `{project}`", snapshot.label);
+    };
+    say!("{} at serial {} (its own last change: {}), unit {}", leaf.display, snapshot.label, leaf.serial, leaf.unit);
+    for entry in store.unit(leaf.unit)?.entries() {
+        say!("  {}\t{}\tsha256:{}", entry.path, HumanBytes(entry.size), entry.sha256);
+    }
+    Ok(Exit::Done)
+}
+
+/// The canonical bytes of a snapshot, node or unit, as they are: for b3sum.
+pub(crate) fn raw(config: &Config, id: Blake3) -> anyhow::Result<Exit> {
+    use std::io::Write as _;
+    let body = open(&config.store)?.body(id)?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(&body)?;
+    out.flush()?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,89 @@
+//! `rollback`, `verify` and `gc`.
+
+use indicatif::HumanBytes;
+use strandline_model::MirrorName;
+use strandline_pypi::PypiLists;
+use strandline_store::SelectError;
+use strandline_store::gc::{self, Collected};
+
+use super::{clock, open, say};
+use crate::config::Config;
+use crate::report::Exit;
+
+/// Publishes an earlier snapshot and lets syncs only record; without a serial, publishes the newest again.
+pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Option<&str>) -> anyhow::Result<Exit> {
+    let (_, configured) = config.mirrors(std::slice::from_ref(mirror))?[0];
+    let store = open(&config.store)?;
+    let now = clock();
+    let lock = store.lock_mirror(mirror, &now().to_string())?;
+    let recorded = match serial {
+        Some(serial) => store.select(mirror, serial)?,
+        None => store
+            .latest_verified(mirror)?
+            .ok_or_else(|| SelectError::Unknown { mirror: mirror.clone(), wanted: "at all".to_owned() })?,
+    };
+    let state = store.view_state(mirror)?;
+    let present = state.map(|state| store.recorded(state.snapshot)).transpose()?;
+    let verified = store.verified(recorded, present.as_ref().map(|present| &present.snapshot))?;
+    let label = verified.snapshot().label;
+    if state.is_none_or(|state| state.snapshot != verified.id()) {
+        let drain = configured.settings(mirror).drain;
+        tokio::time::sleep(strandline_view::undrained(state, drain, now())).await;
+    }
+    strandline_view::publish(&store, &verified, &PypiLists, serial.is_some(), now(), &lock)?;
+    if serial.is_some() {
+        tracing::warn!(
+            "{mirror}: published serial {label}; syncs record and do not publish until `strandline rollback {mirror} --resume`"
+        );
+    } else {
+        tracing::info!("{mirror}: published serial {label}; syncs publish again");
+    }
+    Ok(Exit::Done)
+}
+
+/// Checks manifests, blobs and links; names what is damaged.
+pub(crate) fn verify(config: &Config, mirror: Option<&MirrorName>, data: bool) -> anyhow::Result<Exit> {
+    let named: Vec<_> = mirror.cloned().into_iter().collect();
+    let store = open(&config.store)?;
+    let mirrors: Vec<_> = config.mirrors(&named)?.into_iter().map(|(name, _)| name.clone()).collect();
+    let report = strandline_store::verify::verify(&store, &mirrors, data, &|_| {})?;
+    let mut wrong = report.damage.len();
+    for damage in &report.damage {
+        say!("{damage}");
+    }
+    for mirror in &mirrors {
+        for broken in strandline_view::check(&store, mirror)? {
+            wrong += 1;
+            say!("{broken}");
+        }
+    }
+    let what = if data { "re-hashed" } else { "present" };
+    tracing::info!(
+        "{} snapshots, {} nodes and units re-hashed; {} blobs ({}) {what}",
+        report.snapshots,
+        report.bodies,
+        report.blobs,
+        HumanBytes(report.bytes)
+    );
+    anyhow::ensure!(wrong == 0, "{wrong} things are not as the catalog says; nothing was changed");
+    Ok(Exit::Done)
+}
+
+/// Drops and deletes what is not kept, or says what that would be.
+pub(crate) fn gc(config: &Config, dry: bool) -> anyhow::Result<Exit> {
+    let store = open(&config.store)?;
+    let collected = gc::collect(&store, |mirror| config.keep(mirror), config.grace, clock()(), dry)?;
+    let Collected { snapshots, bodies, condemned, condemned_bytes, deleted, deleted_bytes, links } = collected;
+    let (drop, delete) = if dry { ("would drop", "would delete") } else { ("dropped", "deleted") };
+    for (mirror, label) in &snapshots {
+        say!("{drop} {mirror}@{label}");
+    }
+    say!(
+        "{drop} {} snapshots and {bodies} bodies; {condemned} more blobs ({}) have no name and go after {} s",
+        snapshots.len(),
+        HumanBytes(condemned_bytes),
+        config.grace.as_secs()
+    );
+    say!("{delete} {deleted} blobs ({}) and {links} links", HumanBytes(deleted_bytes));
+    Ok(Exit::Done)
+}

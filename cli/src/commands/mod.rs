@@ -1,0 +1,81 @@
+//! The commands.
+
+mod inspect;
+mod maintain;
+mod serve;
+mod sync;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use strandline_durable::Disk;
+use strandline_model::Timestamp;
+use strandline_store::Store;
+use strandline_sync::Clock;
+
+use crate::arguments::{Arguments, Command};
+use crate::config::{self, Config};
+use crate::report::Exit;
+
+/// Runs the command that was given.
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    let Arguments { config, store, command, .. } = arguments;
+    let read = || Config::read(config.as_deref(), store.as_deref());
+    match command {
+        Command::Up { projects, listen, every } => {
+            if config.as_ref().map_or_else(|| Config::usual().is_none(), |path| !path.exists()) {
+                if projects.is_empty() {
+                    return Err(config::ConfigError::NoProjects.into());
+                }
+                let path = Config::new_path(config.as_deref());
+                config::write(&path, &"pypi".parse()?, None, &projects)?;
+                tracing::info!("wrote {}", path.display());
+            }
+            let config = read()?;
+            config.require_projects(&projects)?;
+            sync::up(&config, listen, every.0).await
+        }
+        Command::Init { mirror, upstream, projects } => {
+            let path = Config::new_path(config.as_deref());
+            config::write(&path, &mirror, upstream.as_ref(), &projects)?;
+            tracing::info!("wrote {}; `strandline sync` syncs once, `strandline up` syncs and serves", path.display());
+            Ok(Exit::Done)
+        }
+        Command::Sync { mirrors } => sync::sync(&read()?, &mirrors).await,
+        Command::Serve { listen } => serve::serve(&read()?, listen).await,
+        Command::Status { json } => inspect::status(&read()?, json),
+        Command::Log { mirror, json } => inspect::log(&read()?, &mirror, json),
+        Command::Diff { mirror, before, after, json } => inspect::diff(&read()?, &mirror, &before, &after, json),
+        Command::Show { raw: Some(id), .. } => inspect::raw(&read()?, id),
+        Command::Show { mirror, project, .. } => {
+            inspect::show(&read()?, mirror.as_deref().unwrap_or_default(), project.as_ref())
+        }
+        Command::Rollback { mirror, serial, .. } => maintain::rollback(&read()?, &mirror, serial.as_deref()).await,
+        Command::Verify { mirror, data } => maintain::verify(&read()?, mirror.as_ref(), data),
+        Command::Gc { dry_run } => maintain::gc(&read()?, dry_run),
+        Command::Nginx { listen } => serve::nginx(&read()?, &listen),
+    }
+}
+
+/// The one place where the program reads the clock.
+fn clock() -> Clock {
+    #[expect(clippy::disallowed_methods, reason = "everything below takes the time from here")]
+    Arc::new(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_seconds(since.as_secs().cast_signed()).expect("the clock is set to a year before 9999")
+    })
+}
+
+fn open(path: &Path) -> anyhow::Result<Store> {
+    Store::open(path, Disk::new()).with_context(|| format!("cannot open the store `{}`", path.display()))
+}
+
+/// Writes a line of what the command was asked for. A reader that has gone away ends the program quietly.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($words)*)?
+    }};
+}
+pub(crate) use say;

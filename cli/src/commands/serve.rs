@@ -1,0 +1,66 @@
+//! `serve` and `nginx`.
+
+use std::net::SocketAddr;
+use std::path::absolute;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use strandline_pypi::PypiLists;
+use strandline_serve::Site;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{open, say, sync};
+use crate::config::Config;
+use crate::report::Exit;
+
+/// A server that runs beside whatever else the program does.
+pub(crate) struct Running {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+/// Starts to serve all mirrors of the store.
+pub(crate) async fn start(config: &Config, listen: SocketAddr) -> anyhow::Result<Running> {
+    // Creates the store if need be, so that there is something to serve from.
+    drop(open(&config.store)?);
+    let site = Arc::new(Site::open(&config.store, Arc::new(PypiLists))?);
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}; `--listen ADDRESS:PORT` says where else"))?;
+    let address = listener.local_addr()?;
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(strandline_serve::serve(listener, site, async {
+        // A sender that is gone means the same as one that has spoken.
+        drop(stopped.await);
+    }));
+    Ok(Running { address, stop, task })
+}
+
+impl Running {
+    /// Ends it, after the requests that are under way.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        drop(self.stop);
+        self.task.await?.context("the server ended early")
+    }
+}
+
+/// Serves until Ctrl-C.
+pub(crate) async fn serve(config: &Config, listen: SocketAddr) -> anyhow::Result<Exit> {
+    let server = start(config, listen).await?;
+    tracing::info!("serving on http://{}/; Ctrl-C ends", server.address);
+    sync::stop().await?;
+    server.stop().await?;
+    Ok(Exit::Done)
+}
+
+/// Prints a configuration for nginx.
+pub(crate) fn nginx(config: &Config, listen: &str) -> anyhow::Result<Exit> {
+    let store = absolute(&config.store).with_context(|| format!("where is `{}`?", config.store.display()))?;
+    let mirrors: Vec<_> = config.mirrors(&[])?.into_iter().map(|(name, _)| name.clone()).collect();
+    say!("{}", strandline_serve::nginx::server_block(&store, &mirrors, listen).trim_end());
+    Ok(Exit::Done)
+}

@@ -1,0 +1,139 @@
+//! `sync` and `up`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use indicatif::HumanBytes;
+use strandline_model::MirrorName;
+use strandline_pypi::{Index, PypiLists};
+use strandline_store::Store;
+use strandline_sync::{Context, Outcome, Progress};
+
+use super::{clock, open, say, serve};
+use crate::config::{Config, Mirror};
+use crate::console::Shown;
+use crate::report::{self, Exit};
+
+/// Syncs the mirrors one after the other; one that fails does not stop the others.
+pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName]) -> anyhow::Result<Exit> {
+    let mirrors = config.mirrors(mirrors)?;
+    let store = Arc::new(open(&config.store)?);
+    Ok(sync_all(&store, &mirrors).await)
+}
+
+async fn sync_all(store: &Arc<Store>, mirrors: &[(&MirrorName, &Mirror)]) -> Exit {
+    let mut worst = Exit::Done;
+    for (name, mirror) in mirrors {
+        let exit = match sync_one(store, name, mirror).await {
+            Ok(outcome) if outcome.held.is_empty() => Exit::Done,
+            Ok(_) => Exit::Held,
+            Err(error) => report::failure(&error.context(format!("mirror `{name}` was not synced"))),
+        };
+        worst = worst.max(exit);
+    }
+    worst
+}
+
+async fn sync_one(store: &Arc<Store>, name: &MirrorName, mirror: &Mirror) -> anyhow::Result<Outcome> {
+    let index = Index::new(mirror.index(mirror.upstream()?))?;
+    let progress = Arc::new(Progress::default());
+    let context = Context {
+        store: store.clone(),
+        source: Arc::new(index),
+        settings: Arc::new(mirror.settings(name)),
+        progress: progress.clone(),
+    };
+    let shown = Shown::new(name, progress.clone());
+    let outcome = strandline_sync::sync(&context, &PypiLists, &clock()).await;
+    drop(shown);
+    let outcome = outcome?;
+    tell(name, &outcome, &progress);
+    Ok(outcome)
+}
+
+/// Says what a sync did.
+fn tell(mirror: &MirrorName, outcome: &Outcome, progress: &Progress) {
+    let Outcome { label, before, changed, projects, published, held, absent, .. } = outcome;
+    let files = progress.files_done.load(Ordering::Relaxed);
+    let bytes = HumanBytes(progress.bytes.load(Ordering::Relaxed));
+    match before {
+        Some(before) if before == label => tracing::info!("{mirror}: nothing new, at serial {label}"),
+        Some(before) => tracing::info!(
+            "{mirror}: from serial {before} to {label}, {changed} of {projects} projects changed, {files} files fetched ({bytes})"
+        ),
+        None => tracing::info!("{mirror}: first sync, at serial {label}, {projects} projects, {files} files ({bytes})"),
+    }
+    for project in absent {
+        tracing::warn!("{mirror}: upstream has no project `{project}`");
+    }
+    for held in held {
+        tracing::warn!(
+            "{mirror}: `{}` is held ({}) at serial {} and needs {}, since {}",
+            held.name,
+            held.reason,
+            held.at,
+            held.needs,
+            held.since
+        );
+    }
+    if !published {
+        tracing::warn!(
+            "{mirror}: rolled back, so serial {label} is recorded and not published; `strandline rollback {mirror} --resume` publishes it"
+        );
+    }
+}
+
+/// Serves, syncs, says what to try, and syncs again until Ctrl-C.
+pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> anyhow::Result<Exit> {
+    let mirrors = config.mirrors(&[])?;
+    let store = Arc::new(open(&config.store)?);
+    let server = serve::start(config, listen).await?;
+    let address = server.address;
+
+    let work = async {
+        let exit = sync_all(&store, &mirrors).await;
+        let mut any = false;
+        for (name, mirror) in &mirrors {
+            if store.view_state(name)?.is_some() {
+                any = true;
+                say!("{}", pip_line(address, name, mirror));
+            }
+        }
+        if !any {
+            return Ok(exit);
+        }
+        tracing::info!("serving on http://{address}/, syncing every {} s; Ctrl-C ends", every.as_secs());
+        loop {
+            tokio::time::sleep(every).await;
+            sync_all(&store, &mirrors).await;
+        }
+    };
+    let done: anyhow::Result<Exit> = tokio::select! {
+        done = work => done,
+        stopped = stop() => stopped.map(|()| {
+            tracing::info!("stopped; what was published stays, what was under way is begun again by the next sync");
+            Exit::Done
+        }),
+    };
+    server.stop().await?;
+    done
+}
+
+/// Waits for Ctrl-C or a request to terminate.
+pub(crate) async fn stop() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .context("cannot listen for SIGTERM")?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot listen for Ctrl-C"),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// The command with which to try a mirror.
+fn pip_line(address: SocketAddr, mirror: &MirrorName, configured: &Mirror) -> String {
+    let project = configured.first_project().map_or("PROJECT", |name| name.as_str());
+    format!("pip install --index-url http://{address}/{mirror}/simple/ {project}")
+}

@@ -1,0 +1,26 @@
+//! The program `strandline`: flags, messages and exit codes around the library crates.
+//!
+//! What a command was asked for goes to stdout; what happens on the way, and errors, go to stderr.
+
+mod arguments;
+mod commands;
+mod config;
+mod console;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::Arguments;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    console::start(arguments.quiet, arguments.verbose);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(commands::run(arguments)));
+    match done {
+        Ok(exit) => exit.into(),
+        Err(error) => report::failure(&error).into(),
+    }
+}

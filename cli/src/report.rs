@@ -1,0 +1,160 @@
+//! Exit codes, and errors in words.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io;
+use std::iter::successors;
+use std::process::ExitCode;
+
+use strandline_durable::{DiskError, LockError};
+use strandline_model::InvalidName;
+use strandline_pypi::{NoDefault, SettingsError};
+use strandline_store::{ReceiveError, SelectError, StoreError, VerifyError};
+use strandline_sync::{FetchError, SyncError};
+use strandline_view::ViewError;
+
+use crate::config::ConfigError;
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Exit {
+    /// Done.
+    Done,
+    /// Published, with held projects.
+    Held,
+    /// Nothing published: upstream was not consistent.
+    Inconsistent,
+    /// Usage or configuration.
+    Usage,
+    /// Failed.
+    Failed,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Inconsistent => 3,
+            Exit::Held => 4,
+        })
+    }
+}
+
+/// Says what went wrong and what to do, and how the program ends because of it.
+pub(crate) fn failure(error: &anyhow::Error) -> Exit {
+    // Whoever read stdout has seen enough, as in `strandline log pypi | head -1`.
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return Exit::Done;
+    }
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        write!(text, "\n  because: {cause}").expect("a string takes everything");
+    }
+    let (exit, hint) = judge(error);
+    if let Some(hint) = hint {
+        write!(text, "\n  {hint}").expect("a string takes everything");
+    }
+    tracing::error!("{text}");
+    exit
+}
+
+const UNCHANGED: &str = "Readers see what they saw before; the next sync tries again.";
+
+fn judge(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
+    let causes: Vec<_> = error.chain().flat_map(|cause| successors(Some(cause), |outer| inner(*outer))).collect();
+    if causes.iter().any(|cause| cause.downcast_ref::<DiskError>().is_some_and(DiskError::is_full)) {
+        let hint = "The disk is full. Readers see what they saw before; `strandline gc` frees what nothing names.";
+        return (Exit::Failed, Some(hint));
+    }
+    if causes.iter().any(|cause| matches!(cause.downcast_ref(), Some(LockError::Held { .. }))) {
+        return (Exit::Failed, Some("Nothing was done. Try again when it has ended."));
+    }
+    for cause in causes {
+        if let Some(error) = cause.downcast_ref::<ConfigError>() {
+            let hint = matches!(error, ConfigError::Missing)
+                .then_some("`strandline init` writes one, `strandline up PROJECT…` writes one and starts.");
+            return (Exit::Usage, hint);
+        }
+        if cause.is::<NoDefault>() || cause.is::<SettingsError>() || cause.is::<InvalidName>() {
+            return (Exit::Usage, None);
+        }
+        if let Some(SelectError::Unknown { .. }) = cause.downcast_ref() {
+            return (Exit::Usage, None);
+        }
+        match cause.downcast_ref::<SyncError>() {
+            Some(SyncError::Inconsistent { .. }) => return (Exit::Inconsistent, Some(UNCHANGED)),
+            Some(SyncError::OtherUpstream { .. }) => return (Exit::Usage, Some("Nothing was done.")),
+            Some(_) => return (Exit::Failed, Some(UNCHANGED)),
+            None => {}
+        }
+        if cause.is::<FetchError>() {
+            return (Exit::Failed, Some(UNCHANGED));
+        }
+    }
+    (Exit::Failed, None)
+}
+
+/// The error that speaks through another one: `source` of an error that is transparent skips it.
+fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    if let Some(error) = error.downcast_ref() {
+        return match error {
+            SyncError::Fetch(inner) => Some(&**inner),
+            SyncError::Store(inner) => Some(inner),
+            SyncError::Verify(inner) => Some(inner),
+            SyncError::View(inner) => Some(inner),
+            _ => None,
+        };
+    }
+    match error.downcast_ref() {
+        Some(ViewError::Disk(inner)) => return Some(inner),
+        Some(ViewError::Store(inner)) => return Some(inner),
+        _ => {}
+    }
+    match error.downcast_ref() {
+        Some(StoreError::Disk(inner)) => return Some(inner),
+        Some(StoreError::Lock(inner)) => return Some(inner),
+        _ => {}
+    }
+    if let Some(LockError::Disk(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    if let Some(ReceiveError::Disk(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    if let Some(VerifyError::Store(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    if let Some(SelectError::Store(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_named_however_deep_it_is() {
+        let full = || DiskError::new("write to", Path::new("x"), io::ErrorKind::StorageFull.into());
+        let file = FetchError::Store {
+            project: "six".parse().unwrap(),
+            filename: "six-1.0.tar.gz".to_owned(),
+            source: ReceiveError::Disk(full()),
+        };
+        let errors: [anyhow::Error; 4] = [
+            SyncError::Store(full().into()).into(),
+            SyncError::View(ViewError::Store(full().into())).into(),
+            anyhow::Error::from(SyncError::from(file)).context("mirror `pypi` was not synced"),
+            SelectError::Store(full().into()).into(),
+        ];
+        for error in errors {
+            let (exit, hint) = judge(&error);
+            assert_eq!((exit, hint.is_some_and(|hint| hint.contains("full"))), (Exit::Failed, true), "{error:?}");
+        }
+    }
+}
