@@ -1,0 +1,20 @@
+//! The program as its users meet it: the binary, a real nginx, real pip and uv, and a fake upstream on loopback.
+//!
+//! What the tests need beside Rust is brought by `scripts/test`. What is missing makes a test fail, never pass.
+
+#![expect(clippy::unwrap_used, reason = "a test, and what it is made from, ends where something is not as expected")]
+#![expect(clippy::disallowed_methods, reason = "the tests look at, and damage, what the program wrote")]
+
+mod commands;
+mod damage;
+mod economy;
+mod hammer;
+mod holds;
+mod hostile;
+mod install;
+mod manifest;
+mod server;
+mod tools;
+mod truth;
+mod up;
+mod world;
