@@ -73,7 +73,7 @@ fn model(edits: &[(u16, Option<u8>)]) -> BTreeMap<ProjectName, Leaf> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_insertions_and_removals_gives_the_same_root(edits in edits(), cuts in prop::collection::vec(0_usize..600, 0..8)) {

@@ -163,7 +163,7 @@ fn links(html: &str) -> Vec<(String, String)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// 1, 2 and 3: the same content has the same pages whatever its order, they are read back as what they were
     /// made from, and both kinds list the same files.

@@ -14,7 +14,7 @@ use simulation::{Weather, run, run_all};
 use strandline_sync::cut::Rule;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_recorded_is_upstreams_state_at_that_serial(

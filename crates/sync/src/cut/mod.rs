@@ -30,6 +30,7 @@
 //! | 15 yank, 25 unyank | serial 25 | not: no page shows the reason of 15 |
 //! | 15 add, 18 remove the same | serial 18 | quiet |
 //! | 15 add, 18 remove the same | none | replayed: the file is not in the result, so nobody needs to know it |
+//! | 15 add, 25 release quarantine cleared | serial 25 | not: the release was hidden before, so page 25 is not what 20 showed |
 //! | 15 remove project | any, or none | gone |
 //! | 15 project quarantined | any, or none | gone |
 //! | 15 something unknown | serial 15 | quiet |

@@ -91,6 +91,16 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
         }
     }
 
+    /// Whether a release was quarantined at M. M shows nothing of it then; what tells is that it is cleared first.
+    fn was_hidden(&self, version: &str) -> bool {
+        let first = self.all.iter().find_map(|change| match &change.action {
+            Action::QuarantineRelease(of) if of == version => Some(false),
+            Action::ClearRelease(of) if of == version => Some(true),
+            _ => None,
+        });
+        first == Some(true)
+    }
+
     /// Applies an event; `None` if it is not clear what it does.
     fn apply(&mut self, change: &Change) -> Option<()> {
         match &change.action {
@@ -108,6 +118,8 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
             Action::NewRelease(version) | Action::UnyankRelease(version) => {
                 self.releases.insert(version.clone(), Yank::Known(Yanked::No));
             }
+            // Its release was hidden at M: the file is not shown, and no snapshot tells.
+            Action::AddFile(version, _) if self.was_hidden(version) => return None,
             Action::AddFile(version, name) => {
                 self.files.insert(name.clone(), Present { version: Some(version.clone()), yanked: None });
             }

@@ -1,0 +1,127 @@
+//! The table of cases in the documentation of `cut`, row by row: M is 10, N is 20.
+
+#![cfg(test)]
+
+use std::collections::BTreeMap;
+
+use strandline_model::{ProjectName, Serial, Timestamp};
+use strandline_sync::cut::{self, Base, Content, File, Log, Project, Rule, Seen, State, Why};
+use strandline_sync::record::{Status, Yanked};
+use strandline_sync::source::Event;
+
+type Page = (u64, &'static [&'static str]);
+
+fn serial(number: u64) -> Serial {
+    Serial::try_from(number).unwrap()
+}
+
+/// A project with these files, each named `VERSION/NAME`; `!` in front of one that is yanked for a reason.
+fn content(files: &[&str]) -> Content<()> {
+    let file = |file: &&str| match file.strip_prefix('!') {
+        Some(name) => (name.to_owned(), File { yanked: Yanked::Yes("broken".into()), content: Ok(()) }),
+        None => ((*file).to_owned(), File { yanked: Yanked::No, content: Ok(()) }),
+    };
+    Content {
+        status: Status::Active,
+        status_reason: None,
+        versions: Vec::new(),
+        files: files.iter().map(file).collect(),
+    }
+}
+
+/// How a project that M has with the file `1/a` stands at 20, after these events and with these pages.
+fn at_20(events: &[(u64, &str)], pages: &[Page]) -> Result<State<()>, Why> {
+    let name: ProjectName = "six".parse().unwrap();
+    let mut log = Log::default();
+    for (number, action) in events {
+        log.add(&Event {
+            serial: serial(*number),
+            project: "six".parse().unwrap(),
+            version: Some("1".into()),
+            time: Timestamp::from_seconds(0).unwrap(),
+            action: (*action).to_owned(),
+        });
+    }
+    let pages = pages.iter().map(|(number, files)| Seen { serial: serial(*number), content: content(files) }).collect();
+    let project = Project { base: Base::Known(content(&["1/a"])), since: serial(10), pages };
+    let projects = BTreeMap::from([(name.clone(), project)]);
+    let is_of_release = |_: &ProjectName, file: &str, version: &str| file.split_once('/').map(|(of, _)| of == version);
+    let found = cut::cut(Rule::WHOLE, serial(10), serial(20), &log, &projects, &is_of_release);
+    match found.in_the_way.get(&name) {
+        Some(obstacle) => {
+            assert!(found.serial < Some(serial(20)), "it stands in the way of {:?}", found.serial);
+            Err(obstacle.why)
+        }
+        None => {
+            assert_eq!(found.serial, Some(serial(20)));
+            Ok(found.states[&name].clone())
+        }
+    }
+}
+
+fn shown(number: u64, files: &[&str]) -> Result<State<()>, Why> {
+    Ok(State::At(serial(number), content(files)))
+}
+
+const ADD: &str = "add py3 file 1/b";
+
+#[test]
+fn untouched() {
+    assert_eq!(at_20(&[], &[]), Ok(State::Untouched));
+    assert_eq!(at_20(&[(25, ADD)], &[(25, &["1/a", "1/b"])]), Ok(State::Untouched));
+}
+
+#[test]
+fn quiet() {
+    assert_eq!(at_20(&[(15, ADD)], &[(15, &["1/a", "1/b"])]), shown(15, &["1/a", "1/b"]));
+    let removed = [(15, ADD), (18, "remove file 1/b")];
+    assert_eq!(at_20(&removed, &[(18, &["1/a"])]), shown(18, &["1/a"]));
+    assert_eq!(at_20(&[(15, "rename everything")], &[(15, &["1/z"])]), shown(15, &["1/z"]));
+}
+
+#[test]
+fn stale() {
+    assert_eq!(at_20(&[(15, ADD)], &[(12, &["1/a"])]), Err(Why::Stale));
+    assert_eq!(at_20(&[(15, "rename everything")], &[(12, &["1/a"])]), Err(Why::Stale));
+    assert_eq!(at_20(&[(15, ADD)], &[]), Err(Why::NoPage));
+}
+
+#[test]
+fn replayed() {
+    let whole = shown(15, &["1/a", "1/b"]);
+    assert_eq!(at_20(&[(15, ADD)], &[(12, &["1/a", "1/b"]), (12, &["1/a"])]), whole, "an older page showed the file");
+    let later = [(15, ADD), (25, "add py3 file 1/c")];
+    assert_eq!(at_20(&later, &[(15, &["1/a", "1/b"])]), whole);
+    assert_eq!(at_20(&later, &[(15, &["1/a", "1/b", "1/c"])]), whole);
+    assert_eq!(at_20(&[(15, ADD), (18, "remove file 1/b")], &[]), shown(18, &["1/a"]));
+}
+
+#[test]
+fn a_reason_that_no_page_shows() {
+    let yanked = [(15, "yank release"), (25, "unyank release")];
+    assert_eq!(at_20(&yanked, &[(25, &["1/a"])]), Err(Why::Moving));
+    assert_eq!(at_20(&yanked, &[(15, &["!1/a"]), (25, &["1/a"])]), shown(15, &["!1/a"]));
+}
+
+#[test]
+fn a_release_that_was_hidden() {
+    let cleared = [(15, ADD), (25, "release quarantine cleared")];
+    assert_eq!(at_20(&cleared, &[(25, &["1/a", "1/b"])]), Err(Why::Moving));
+    let quarantined = [(15, ADD), (25, "release quarantined"), (26, "release quarantine cleared")];
+    assert_eq!(at_20(&quarantined, &[(26, &["1/a", "1/b"])]), shown(15, &["1/a", "1/b"]));
+}
+
+#[test]
+fn gone() {
+    for action in ["remove project", "project quarantined"] {
+        assert_eq!(at_20(&[(15, action)], &[]), Ok(State::Gone));
+        assert_eq!(at_20(&[(15, action)], &[(12, &["1/a"])]), Ok(State::Gone));
+    }
+}
+
+#[test]
+fn a_page_that_contradicts_the_log_is_believed_when_it_says_so_twice() {
+    let removed = [(15, "remove file 1/a")];
+    assert_eq!(at_20(&removed, &[(15, &["1/a"])]), Err(Why::Disagrees));
+    assert_eq!(at_20(&removed, &[(15, &["1/a"]), (15, &["1/a"])]), shown(15, &["1/a"]));
+}
