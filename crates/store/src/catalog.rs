@@ -135,16 +135,18 @@ const MIGRATIONS: &[&str] = &["
         rounds  INTEGER
     ) STRICT;
 
-    -- What an interrupted first sync has fetched, so that the next one need not. By the mirror's name: a mirror without
-    -- a snapshot has no row. `serial` is that of the page which the unit shows, `tag` its entity tag.
-    CREATE TABLE checkpoint (
+    -- Pages that were fetched and that no snapshot shows yet, in the order in which they came: what an interrupted first
+    -- sync has, and what a cut could not take yet. By the mirror's name: a mirror without a snapshot has no row. `serial` is
+    -- that of the page which the unit shows, `tag` its entity tag.
+    CREATE TABLE seen (
+        number  INTEGER PRIMARY KEY,
         mirror  TEXT NOT NULL,
         project TEXT NOT NULL,
         unit    BLOB NOT NULL,
         serial  INTEGER NOT NULL,
         tag     TEXT,
-        PRIMARY KEY (mirror, project)
-    ) STRICT, WITHOUT ROWID;
+        UNIQUE (mirror, project, unit)
+    ) STRICT;
 "];
 
 pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {

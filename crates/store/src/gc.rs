@@ -109,6 +109,7 @@ pub fn collect(
             mark_mirror(store, mirror, &stay, &go, &mut marked)?.into_iter().map(|path| (mirror.clone(), path)),
         );
     }
+    mark_seen(store, &mut marked)?;
 
     let all: Vec<(Blake3, u64, Option<i64>)> = {
         let connection = store.connection();
@@ -255,6 +256,21 @@ fn mark_mirror(
         }
     }
     Ok(leaving)
+}
+
+/// Marks what pages name that wait for a snapshot.
+fn mark_seen(store: &Store, marked: &mut Marked) -> Result<(), StoreError> {
+    let connection = store.connection();
+    let units: Vec<[u8; 32]> = connection
+        .prepare("SELECT unit FROM seen")
+        .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
+        .map_err(store.sql())?;
+    let bodies = Bodies { store, connection: &connection };
+    for unit in units.into_iter().map(Blake3::from_stored) {
+        marked.bodies.insert(unit);
+        marked.blobs.extend(bodies.unit(unit)?.entries().iter().map(|entry| entry.blob));
+    }
+    Ok(())
 }
 
 /// Adds everything that the snapshots reach to `seen`; returns the units that were not in it before.

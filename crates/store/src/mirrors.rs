@@ -52,9 +52,9 @@ pub struct CutReport {
     pub rounds: u32,
 }
 
-/// What a first sync has of a project.
+/// A page that was fetched and that no snapshot shows yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checkpoint {
+pub struct SeenPage {
     /// The project, as a unit like that of a snapshot.
     pub unit: Unit,
     /// The serial of the page that the unit shows.
@@ -268,24 +268,21 @@ impl Store {
         Ok(projects.iter().map(|project| (project.clone(), since.get(project).copied().unwrap_or(now))).collect())
     }
 
-    /// Remembers what a first sync has fetched. The blobs that the units name are settled.
-    pub fn record_checkpoints(
-        &self,
-        mirror: &MirrorName,
-        checkpoints: &[Checkpoint],
-        _lock: &MirrorLock,
-    ) -> Result<(), StoreError> {
+    /// Remembers pages until a snapshot shows what they do. The blobs that the units name are settled.
+    pub fn record_seen(&self, mirror: &MirrorName, pages: &[SeenPage], _lock: &MirrorLock) -> Result<(), StoreError> {
+        if pages.is_empty() {
+            return Ok(());
+        }
         self.transaction(|transaction| {
             let bodies = Bodies { store: self, connection: transaction };
-            for Checkpoint { unit, serial, tag } in checkpoints {
+            for SeenPage { unit, serial, tag } in pages {
                 let bytes = unit.to_bytes();
                 let id = Blake3::of(&bytes);
                 bodies.write(id, &bytes)?;
                 transaction
                     .prepare_cached(
-                        "INSERT INTO checkpoint (mirror, project, unit, serial, tag) VALUES (?1, ?2, ?3, ?4, ?5)
-                         ON CONFLICT (mirror, project) DO UPDATE
-                         SET unit = excluded.unit, serial = excluded.serial, tag = excluded.tag",
+                        "INSERT INTO seen (mirror, project, unit, serial, tag) VALUES (?1, ?2, ?3, ?4, ?5)
+                         ON CONFLICT (mirror, project, unit) DO UPDATE SET serial = excluded.serial, tag = excluded.tag",
                     )
                     .and_then(|mut statement| {
                         statement.execute((mirror.as_str(), unit.name().as_str(), id.as_bytes(), serial.get(), tag))
@@ -296,37 +293,49 @@ impl Store {
         })
     }
 
-    /// What an interrupted first sync of a mirror has fetched, as far as it is still there.
-    pub fn checkpoints(&self, mirror: &MirrorName) -> Result<Vec<Checkpoint>, StoreError> {
+    /// The pages of a mirror that are remembered, in the order in which they were.
+    pub fn seen(&self, mirror: &MirrorName) -> Result<Vec<SeenPage>, StoreError> {
         let connection = self.connection();
         let rows: Vec<([u8; 32], u64, Option<String>)> = connection
-            .prepare_cached("SELECT unit, serial, tag FROM checkpoint WHERE mirror = ?1")
+            .prepare_cached("SELECT unit, serial, tag FROM seen WHERE mirror = ?1 ORDER BY number")
             .and_then(|mut statement| {
                 statement.query_map([mirror.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
             })
             .map_err(self.sql())?;
         let bodies = Bodies { store: self, connection: &connection };
-        let mut checkpoints = Vec::new();
-        for (unit, serial, tag) in rows {
-            // Garbage collection may have come in between: what no snapshot names is nobody's.
-            let unit = Blake3::from_stored(unit);
-            if bodies.has(unit)? {
-                checkpoints.push(Checkpoint {
-                    unit: bodies.unit(unit)?,
-                    serial: self.stored(&serial.to_string())?,
-                    tag,
-                });
-            }
-        }
-        Ok(checkpoints)
+        rows.into_iter()
+            .map(|(unit, serial, tag)| {
+                let unit = bodies.unit(Blake3::from_stored(unit))?;
+                Ok(SeenPage { unit, serial: self.stored(&serial.to_string())?, tag })
+            })
+            .collect()
     }
 
-    /// Forgets what a first sync has fetched: a snapshot has it now.
-    pub fn forget_checkpoints(&self, mirror: &MirrorName) -> Result<(), StoreError> {
+    /// Forgets the pages of a mirror, but for those of the projects `except`.
+    pub fn forget_seen(
+        &self,
+        mirror: &MirrorName,
+        except: &BTreeSet<ProjectName>,
+        _lock: &MirrorLock,
+    ) -> Result<(), StoreError> {
+        let seen: Vec<String> = self
+            .connection()
+            .prepare_cached("SELECT DISTINCT project FROM seen WHERE mirror = ?1")
+            .and_then(|mut statement| statement.query_map([mirror.as_str()], |row| row.get(0))?.collect())
+            .map_err(self.sql())?;
+        let kept: BTreeSet<_> = except.iter().map(ProjectName::as_str).collect();
+        let done: Vec<_> = seen.iter().filter(|project| !kept.contains(project.as_str())).collect();
+        if done.is_empty() {
+            return Ok(());
+        }
         self.transaction(|transaction| {
-            transaction.execute("DELETE FROM checkpoint WHERE mirror = ?1", [mirror.as_str()]).map_err(self.sql())
-        })?;
-        Ok(())
+            let mut statement = transaction
+                .prepare_cached("DELETE FROM seen WHERE mirror = ?1 AND project = ?2")
+                .map_err(self.sql())?;
+            done.iter()
+                .try_for_each(|project| statement.execute([mirror.as_str(), project.as_str()]).map(drop))
+                .map_err(self.sql())
+        })
     }
 
     /// How far the sweep over a mirror's pages is: the last project (empty for none) and since when. Where there was no

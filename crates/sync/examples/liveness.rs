@@ -26,7 +26,6 @@ fn weather(events_per_second: f64, stale: u64, pages_per_second: u32) -> Weather
         one_cache: true,
         seconds: if events_per_second > 10.0 { 900 } else { 1_800 },
         patience: Duration::from_secs(60),
-        remembers: false,
         check_every: 50,
         ..Weather::default()
     }

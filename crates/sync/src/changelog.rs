@@ -11,7 +11,8 @@
 //!    what the log has removed since. It comes back only with a page that has the serial it needs.
 //! 3. A page that changes without an event (a project was archived, say) is found by a slow sweep of conditional requests
 //!    over all projects; what the sweep asks for never stands in the way.
-//! 4. An event that came to light late is noticed when the last `overlap` serials are read again: its project is fetched,
+//! 4. What pages showed of a project that has events after the cut is remembered for the next sync: the log may need it.
+//! 5. An event that came to light late is noticed when the last `overlap` serials are read again: its project is fetched,
 //!    and the snapshots that claimed a serial past it are marked.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use strandline_model::{DisplayName, Held, HoldReason, Leaf, ProjectName, Serial, Timestamp};
-use strandline_store::{Checkpoint, CutReport, MirrorLock, Recorded};
+use strandline_store::{CutReport, MirrorLock, Recorded, SeenPage};
 use tokio::time::Instant;
 
 use crate::cut::{self, Base, Content, File, Log, Project, Rule, Seen, State};
@@ -78,12 +79,14 @@ pub async fn follow<S: Source>(
     let begun = before(clock(), settings.settle);
     let mut following = Following::begin(fetcher, base, lock).await?;
     following.sure = following.log.without_holes(following.from, begun);
+    // What a first sync has of a project will do until its cut says otherwise; later syncs ask anew.
+    let unread = |followed: &Followed| base.is_some() || followed.project.pages.is_empty();
+    let mut wanted: BTreeSet<ProjectName> =
+        following.projects.iter().filter(|(_, followed)| unread(followed)).map(|(name, _)| name.clone()).collect();
     let swept = following.sweep(clock()).await?;
     let mut head = following.head();
     let mut deadline = None;
     let mut pause = settings.backoff;
-    let unread = |(name, followed): (&ProjectName, &Followed)| followed.project.pages.is_empty().then(|| name.clone());
-    let mut wanted: BTreeSet<ProjectName> = following.projects.iter().filter_map(unread).collect();
     for round in 1_u32.. {
         let way = Way::of_attempt(usize::try_from(round - 1).unwrap_or(0));
         if base.is_none() {
@@ -92,7 +95,7 @@ pub async fn follow<S: Source>(
                 let rest = wanted.split_off(&beyond);
                 let part = std::mem::replace(&mut wanted, rest);
                 following.fetch(part.clone(), way).await?;
-                following.checkpoint(&part)?;
+                following.remember(&part, 1)?;
             }
         }
         following.fetch(std::mem::take(&mut wanted), way).await?;
@@ -119,6 +122,7 @@ pub async fn follow<S: Source>(
         if late && !found.in_the_way.is_empty() {
             let broken = following.broken(&found.in_the_way, clock(), lock)?;
             if settings.on_broken == OnBroken::Freeze && !broken.is_empty() {
+                following.remember_after(following.from)?;
                 return Err(following.inconsistent(&found.in_the_way));
             }
             if !broken.is_empty() {
@@ -138,9 +142,10 @@ pub async fn follow<S: Source>(
             if nothing_in_the_way {
                 fetcher.store.note_trouble(&settings.mirror, &BTreeSet::new(), clock(), lock)?;
             }
+            let later = following.remember_after(found.serial.unwrap_or(following.from))?;
             let Some(serial) = found.serial else { return Err(following.inconsistent(&found.in_the_way)) };
             let inconsistent = following.inconsistent(&found.in_the_way);
-            let cut = following.conclude(serial, found.states, &holding, round)?;
+            let cut = Cut { later, ..following.conclude(serial, found.states, &holding, round)? };
             if let Some(last) = swept {
                 fetcher.store.record_recheck(&settings.mirror, last.as_str(), clock())?;
             }
@@ -268,6 +273,7 @@ impl<'a, S: Source> Following<'a, S> {
             Some(base) => following.begin_from(base).await?,
             None => following.begin_anew().await?,
         }
+        following.recall()?;
         Ok(following)
     }
 
@@ -352,7 +358,12 @@ impl<'a, S: Source> Following<'a, S> {
                 followed.display = display;
             }
         }
-        for Checkpoint { unit, serial, tag } in self.fetcher.store.checkpoints(&self.fetcher.settings.mirror)? {
+        Ok(())
+    }
+
+    /// Takes the pages into account that earlier syncs saw and no snapshot shows.
+    fn recall(&mut self) -> Result<(), SyncError> {
+        for SeenPage { unit, serial, tag } in self.fetcher.store.seen(&self.fetcher.settings.mirror)? {
             if let Some(followed) = self.projects.get_mut(unit.name()) {
                 followed.project.pages.push(Seen { serial, content: self.fetcher.content(&unit)? });
                 followed.validator = tag.map(Validator);
@@ -531,18 +542,30 @@ impl<'a, S: Source> Following<'a, S> {
         Ok(())
     }
 
-    /// Remembers what was fetched of these projects, so that a first sync that is interrupted goes on from here.
-    fn checkpoint(&self, names: &BTreeSet<ProjectName>) -> Result<(), SyncError> {
-        let mut fetched = Vec::new();
+    /// Remembers the newest `most` pages of these projects for a later sync, as far as all of their files came.
+    fn remember(&self, names: &BTreeSet<ProjectName>, most: usize) -> Result<(), SyncError> {
+        let mut pages = Vec::new();
         for name in names {
-            let followed = &self.projects[name];
-            if let (Some(Seen { serial, content }), None) = (followed.project.pages.last(), &followed.failure) {
-                let (display, validator) = (followed.display.clone(), followed.validator.clone());
-                let whole = Whole { display, serial: Some(*serial), content: content.clone(), validator };
-                fetched.push((name.clone(), whole));
+            let Some(followed) = self.projects.get(name) else { continue };
+            let Followed { project, display, validator, .. } = followed;
+            for (age, Seen { serial, content }) in project.pages.iter().rev().take(most).enumerate() {
+                if content.files.values().all(|file| file.content.is_ok()) {
+                    let validator = validator.clone().filter(|_| age == 0);
+                    let (display, content) = (display.clone(), content.clone());
+                    pages.push((name.clone(), Whole { display, serial: Some(*serial), content, validator }));
+                }
             }
         }
-        self.fetcher.checkpoint(fetched, self.lock)
+        pages.reverse();
+        self.fetcher.remember(pages, self.lock)
+    }
+
+    /// Remembers all pages of the projects that have events after a serial; returns those projects.
+    fn remember_after(&self, serial: Serial) -> Result<BTreeSet<ProjectName>, SyncError> {
+        let moves = |name: &&ProjectName| self.log.of(name).last().is_some_and(|change| change.serial > serial);
+        let later = self.log.projects().filter(moves).cloned().collect();
+        self.remember(&later, usize::MAX)?;
+        Ok(later)
     }
 
     fn cut(&self, target: Serial, holding: &BTreeMap<ProjectName, Held>) -> cut::Cut<Stored> {
@@ -656,7 +679,8 @@ impl<'a, S: Source> Following<'a, S> {
         }
         let head = self.log.head().unwrap_or(serial).max(serial);
         let report = CutReport { head, behind: self.log.first_after(serial), rounds };
-        Ok(Cut { serial, counted: false, changes, held, absent: self.absent, report: Some(report) })
+        let (absent, later) = (self.absent, BTreeSet::new());
+        Ok(Cut { serial, counted: false, changes, held, absent, report: Some(report), later })
     }
 
     /// Carries a held project at its last good state; returns that state's serial, or `None` if the log has removed it.

@@ -4,7 +4,7 @@
 //! moment between the two passes at which all of them were true at once. It is weaker than the cut by changelog, for a
 //! cache in between can answer the same twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -194,5 +194,5 @@ fn conclude<S: Source>(
         }
     }
     let serial = if counted { greatest.next() } else { greatest };
-    Ok(Cut { serial, counted, changes, held: Vec::new(), absent, report: None })
+    Ok(Cut { serial, counted, changes, held: Vec::new(), absent, report: None, later: BTreeSet::new() })
 }

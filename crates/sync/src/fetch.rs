@@ -15,7 +15,7 @@ use strandline_model::{
     ClaimedSha256, DisplayName, Entry, HoldReason, Leaf, ProjectName, Serial, Sha256, TreePath, Unit,
 };
 use strandline_store::{
-    Checkpoint, DraftUnit, Intake, MirrorLock, ReceiveError, Recorded, Staged, Store, StoreError, Validation,
+    DraftUnit, Intake, MirrorLock, ReceiveError, Recorded, SeenPage, Staged, Store, StoreError, Validation,
 };
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, block_in_place};
@@ -290,17 +290,22 @@ impl<S: Source> Fetcher<S> {
         Ok(Content { status: record.status, status_reason: record.status_reason, versions: record.versions, files })
     }
 
-    /// Makes what was fetched durable and remembers it, so that a first sync that is interrupted goes on from here.
-    pub fn checkpoint(&self, fetched: Vec<(ProjectName, Whole)>, lock: &MirrorLock) -> Result<(), SyncError> {
+    /// Makes what was fetched durable and remembers it for a later sync.
+    pub fn remember(&self, fetched: Vec<(ProjectName, Whole)>, lock: &MirrorLock) -> Result<(), SyncError> {
         block_in_place(|| {
-            let mut checkpoints = Vec::new();
+            let mut pages = Vec::new();
             for (project, whole) in fetched {
                 let serial = whole.serial.unwrap_or(Serial::ZERO);
-                let unit = self.unit(&project, serial, &whole, None)?.unit;
-                checkpoints.push(Checkpoint { unit, serial, tag: whole.validator.map(|Validator(tag)| tag) });
+                let unit = match self.unit(&project, serial, &whole, None) {
+                    Ok(draft) => draft.unit,
+                    // What cannot be used stands in the way when its turn comes.
+                    Err(SyncError::Fetch(error)) if error.is_upstreams() => continue,
+                    Err(error) => return Err(error),
+                };
+                pages.push(SeenPage { unit, serial, tag: whole.validator.map(|Validator(tag)| tag) });
             }
             self.settle()?;
-            Ok(self.store.record_checkpoints(&self.settings.mirror, &checkpoints, lock)?)
+            Ok(self.store.record_seen(&self.settings.mirror, &pages, lock)?)
         })
     }
 

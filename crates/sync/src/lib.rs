@@ -18,7 +18,7 @@ pub mod record;
 mod settings;
 pub mod source;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use strandline_model::{Held, Label, MirrorName, ProjectName, Serial, Timestamp, UpstreamUrl};
@@ -136,6 +136,8 @@ pub struct Cut {
     pub absent: Vec<ProjectName>,
     /// How far it got, where there is a changelog.
     pub report: Option<CutReport>,
+    /// The projects whose pages are remembered for the next sync, because they have events after the serial.
+    pub later: BTreeSet<ProjectName>,
 }
 
 /// What a sync works with.
@@ -190,7 +192,7 @@ async fn locked<S: Source>(
             cut => cut,
         },
     };
-    let Cut { serial, counted, changes, held, absent, report } = cut?;
+    let Cut { serial, counted, changes, held, absent, report, later } = cut?;
     let (changes, validations) = fetcher.finish(serial, changes)?;
 
     let changed = changes.len();
@@ -219,9 +221,7 @@ async fn locked<S: Source>(
         }
     };
     store.record_validators(mirror, &validations)?;
-    if base.is_none() {
-        store.forget_checkpoints(mirror)?;
-    }
+    store.forget_seen(mirror, &later, lock)?;
 
     let state = store.view_state(mirror)?;
     let published = !state.is_some_and(|state| state.frozen);

@@ -59,6 +59,7 @@ fn at_20(events: &[(u64, &str)], pages: &[Page]) -> Result<State<()>, Why> {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it stands beside what a cut returns")]
 fn shown(number: u64, files: &[&str]) -> Result<State<()>, Why> {
     Ok(State::At(serial(number), content(files)))
 }

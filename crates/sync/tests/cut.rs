@@ -61,7 +61,6 @@ fn the_lag_is_near_the_caches_age_and_does_not_grow_with_the_rate() {
                 past: 1,
                 pages_per_second: 200,
                 patience: Duration::from_secs(60),
-                remembers: false,
                 check_every: 10,
                 seconds: 240,
                 ..Weather::default()

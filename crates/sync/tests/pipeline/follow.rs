@@ -161,6 +161,29 @@ fn a_stale_page_delays_the_serials_from_its_own_event_on() {
 }
 
 #[test]
+fn what_a_page_showed_is_remembered_until_a_snapshot_does() {
+    let (world, script) = synced();
+    script.publish("Alpha", Some(9), "2", &[ALPHA_1, ALPHA_2]);
+    script.log([upload(8, "beta-2.tar.gz"), upload(9, "alpha-2.tar.gz")]);
+    let names = in_the_way(world.sync(&script, &once(NAMES)));
+    assert_eq!(names.keys().collect::<Vec<_>>(), [&name("beta")]);
+
+    // Nobody can see the file any more, and beta stands in the way of the serial at which it was gone.
+    script.publish("Alpha", Some(11), "1", &[ALPHA_1]);
+    script.publish("beta", Some(8), "2", &[BETA_2]);
+    script.log([upload(10, "beta-3.tar.gz"), event(11, "Alpha", "remove file alpha-2.tar.gz")]);
+    assert_eq!(world.sync(&script, &once(NAMES)).unwrap().label.to_string(), "9");
+    assert!(world.served("simple/alpha/index.v1_json").unwrap().contains("alpha-2.tar.gz"));
+    stands(&world, 9);
+
+    script.log([event(12, "beta", "remove project")]);
+    assert_eq!(world.sync(&script, &once(NAMES)).unwrap().label.to_string(), "12");
+    assert_eq!(world.version("alpha").as_deref(), Some("1"));
+    assert_eq!(world.open().seen(&mirror()).unwrap(), []);
+    stands(&world, 12);
+}
+
+#[test]
 fn a_missing_page_is_not_believed() {
     let (world, script) = synced();
     script.pages("Alpha", [Reply::Missing]);
