@@ -73,7 +73,7 @@ pub(crate) fn verify(config: &Config, mirror: Option<&MirrorName>, data: bool) -
 pub(crate) fn gc(config: &Config, dry: bool) -> anyhow::Result<Exit> {
     let store = open(&config.store)?;
     let collected = gc::collect(&store, |mirror| config.keep(mirror), config.grace, clock()(), dry)?;
-    let Collected { snapshots, bodies, condemned, condemned_bytes, deleted, deleted_bytes, links } = collected;
+    let Collected { snapshots, bodies, condemned, condemned_bytes, deleted, deleted_bytes, in_use, links } = collected;
     let (drop, delete) = if dry { ("would drop", "would delete") } else { ("dropped", "deleted") };
     for (mirror, label) in &snapshots {
         say!("{drop} {mirror}@{label}");
@@ -85,5 +85,8 @@ pub(crate) fn gc(config: &Config, dry: bool) -> anyhow::Result<Exit> {
         config.grace.as_secs()
     );
     say!("{delete} {deleted} blobs ({}) and {links} links", HumanBytes(deleted_bytes));
+    if in_use > 0 {
+        say!("{in_use} more blobs stay until the syncs that are running have ended");
+    }
     Ok(Exit::Done)
 }

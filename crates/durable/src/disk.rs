@@ -44,6 +44,15 @@ struct Fault {
     fails_at: u64,
 }
 
+/// What is free on a file system, for this user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Free {
+    /// In bytes.
+    pub bytes: u64,
+    /// How many more files and directories it takes; `None` where it does not count them.
+    pub inodes: Option<u64>,
+}
+
 impl Disk {
     /// The real disk.
     pub fn new() -> Self {
@@ -63,6 +72,14 @@ impl Disk {
     /// How many steps were asked for so far; 0 on the real disk, which does not count.
     pub fn steps(&self) -> u64 {
         self.fault.as_ref().map_or(0, |fault| fault.done.load(Ordering::SeqCst))
+    }
+
+    /// What is free on the file system of `path`.
+    pub fn free(&self, path: &Path) -> Result<Free, DiskError> {
+        let found = rustix::fs::statvfs(path)
+            .map_err(|error| DiskError::new("ask for the free space of", path, error.into()))?;
+        let inodes = (found.f_files > 0).then_some(found.f_favail);
+        Ok(Free { bytes: found.f_bavail.saturating_mul(found.f_frsize), inodes })
     }
 
     fn step(&self) -> io::Result<()> {

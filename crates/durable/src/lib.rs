@@ -13,5 +13,5 @@
 mod disk;
 mod lock;
 
-pub use disk::{Disk, DiskError, NewFile};
+pub use disk::{Disk, DiskError, Free, NewFile};
 pub use lock::{Holder, Lock, LockError};

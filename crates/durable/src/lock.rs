@@ -33,12 +33,12 @@ impl fmt::Display for Holder {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Somebody else has it.
-    #[error("{what} is held by {}", holder.as_ref().map_or_else(|| "another process".to_owned(), Holder::to_string))]
+    #[error("{what} is held by {holder}")]
     Held {
         /// What the lock is for.
         what: String,
-        /// By whom, where the lock says so: one that is shared has no room for names.
-        holder: Option<Holder>,
+        /// By whom.
+        holder: Holder,
         /// The lock file.
         path: PathBuf,
     },
@@ -51,17 +51,29 @@ impl Lock {
     /// Takes the lock for this process alone, or says who has it. `what` is for the error, `since` is the time
     /// now, for others' errors.
     pub fn take(path: &Path, what: &str, since: &str) -> Result<Self, LockError> {
-        Self::open(path, File::try_lock)?.ok_or_else(|| held(path, what, Some(holder(path))))?.signed(path, since)
+        Self::free(path)?.ok_or_else(|| held(path, what))?.signed(path, since)
     }
 
-    /// Takes the lock together with others who share it; `what` is for the error.
-    pub fn share(path: &Path, what: &str) -> Result<Self, LockError> {
-        Self::open(path, File::try_lock_shared)?.ok_or_else(|| held(path, what, None))
+    /// As [`take`](Self::take), but waits until it can be had.
+    pub fn wait(path: &Path, since: &str) -> Result<Self, LockError> {
+        Self::alone(path)?.signed(path, since)
     }
 
-    /// Takes the lock for this process alone, where others share it; `what` is for the error.
-    pub fn alone(path: &Path, what: &str) -> Result<Self, LockError> {
-        Self::open(path, File::try_lock)?.ok_or_else(|| held(path, what, None))
+    /// Takes the lock together with others who share it; waits while somebody has it alone.
+    pub fn share(path: &Path) -> Result<Self, LockError> {
+        let waited = Self::open(path, |file| file.lock_shared().map_err(TryLockError::Error))?;
+        Ok(waited.expect("it was waited for"))
+    }
+
+    /// Takes the lock for this process alone; waits while others have or share it.
+    pub fn alone(path: &Path) -> Result<Self, LockError> {
+        let waited = Self::open(path, |file| file.lock().map_err(TryLockError::Error))?;
+        Ok(waited.expect("it was waited for"))
+    }
+
+    /// Takes the lock for this process alone if nobody has or shares it.
+    pub fn free(path: &Path) -> Result<Option<Self>, LockError> {
+        Self::open(path, File::try_lock)
     }
 
     fn open(path: &Path, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Option<Self>, LockError> {
@@ -87,16 +99,13 @@ impl Lock {
     }
 }
 
-fn held(path: &Path, what: &str, holder: Option<Holder>) -> LockError {
-    LockError::Held { what: what.to_owned(), holder, path: path.to_owned() }
-}
-
-fn holder(path: &Path) -> Holder {
+fn held(path: &Path, what: &str) -> LockError {
     let mut text = String::new();
     // Whoever has just taken it may not have signed yet: then the error says less.
     if File::open(path).and_then(|file| file.take(200).read_to_string(&mut text)).is_err() {
         text.clear();
     }
     let (process, since) = text.trim().split_once(' ').unwrap_or(("(unknown)", "just now"));
-    Holder { process: process.to_owned(), since: since.to_owned() }
+    let holder = Holder { process: process.to_owned(), since: since.to_owned() };
+    LockError::Held { what: what.to_owned(), holder, path: path.to_owned() }
 }

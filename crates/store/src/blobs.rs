@@ -2,9 +2,12 @@
 //!
 //! A blob comes in as a stream ([`Incoming`]) that is hashed while it is written to a temporary file, is then
 //! [`Staged`] under what it turned out to be, and becomes a blob with many others at once in
-//! [`Intake::settle`], in this order: bytes synced, renamed, directories synced, rows committed. Whatever a
-//! crash leaves is a temporary file, which the next [`Intake`] removes, or a durable blob without a row, which
-//! the next one with the same bytes adopts.
+//! [`Intake::settle`], in this order: its name noted as arriving, bytes synced, renamed, directories synced, row
+//! committed. Whatever a crash leaves is a temporary file or the file of a blob that is noted as arriving; opening the
+//! store removes both.
+//!
+//! An intake is also the right to rely on blobs that are here already ([`Intake::find`]): as long as it is open, gc deletes
+//! nothing that it may have found.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -15,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension as _};
-use strandline_durable::{DiskError, NewFile};
+use strandline_durable::{DiskError, Lock, NewFile};
 use strandline_model::{Blake3, ClaimedSha256, DigestMismatch, Entry, Hasher, MirrorName, Sha256, TreePath};
 
 use crate::{MirrorLock, Store, StoreError};
@@ -74,12 +77,32 @@ pub enum ReceiveError {
     Disk(#[from] DiskError),
 }
 
-/// Where a running sync of one mirror puts what it fetches.
+/// Where a running sync of one mirror puts what it fetches, and finds what is here already. It stays open until the
+/// snapshot that names those blobs is committed.
 #[derive(Debug)]
 pub struct Intake {
     store: Arc<Store>,
+    mirror: MirrorName,
+    /// Whether what comes in is for this mirror alone, until another one brings the same bytes itself.
+    private: bool,
     directory: PathBuf,
     next: AtomicU64,
+    /// Tells others that this process is alive.
+    _alive: Lock,
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        let forgotten = self.store.transaction(|transaction| {
+            transaction
+                .execute("DELETE FROM intake WHERE mirror = ?1", [self.mirror.as_str()])
+                .map_err(self.store.sql())
+        });
+        if let Err(error) = forgotten {
+            // Whoever opens the store next sees that nobody is alive behind it.
+            tracing::debug!(%error, "the intake's row stays");
+        }
+    }
 }
 
 /// A blob that is coming in. Dropping it removes what came.
@@ -158,12 +181,69 @@ impl Staged {
 }
 
 impl Intake {
-    /// Opens the mirror's intake and removes what an earlier sync left there.
-    pub fn open(store: Arc<Store>, mirror: &MirrorName, _lock: &MirrorLock) -> Result<Self, StoreError> {
-        let directory = store.root.join("incoming").join(mirror.as_str());
-        store.disk.remove_tree(&directory)?;
+    /// Opens the mirror's intake.
+    pub fn open(store: Arc<Store>, mirror: &MirrorName, lock: &MirrorLock) -> Result<Self, StoreError> {
+        Self::begin(store, mirror, false, lock)
+    }
+
+    /// Opens the intake of a private mirror: what comes in is for this mirror alone.
+    pub fn open_private(store: Arc<Store>, mirror: &MirrorName, lock: &MirrorLock) -> Result<Self, StoreError> {
+        Self::begin(store, mirror, true, lock)
+    }
+
+    fn begin(store: Arc<Store>, mirror: &MirrorName, private: bool, _lock: &MirrorLock) -> Result<Self, StoreError> {
+        let alive = Lock::share(&store.intake_lock(mirror))?;
+        // Whoever has the mirror's lock is the only one here: what is there was left by a crash.
+        store.clear_intake(mirror)?;
+        let directory = store.incoming(mirror);
         store.disk.create_directory(&directory)?;
-        Ok(Self { store, directory, next: AtomicU64::new(0) })
+        store.transaction(|transaction| {
+            let began = store.next_in_sequence(transaction)?;
+            transaction
+                .execute("INSERT OR REPLACE INTO intake (mirror, began) VALUES (?1, ?2)", (mirror.as_str(), began))
+                .map_err(store.sql())
+        })?;
+        Ok(Self { store, mirror: mirror.clone(), private, directory, next: AtomicU64::new(0), _alive: alive })
+    }
+
+    /// The blob with this SHA-256, if the store has it and this mirror may use it: one that only private mirrors have
+    /// brought is theirs. It stays as long as the intake is open.
+    pub fn find(&self, sha256: ClaimedSha256) -> Result<Option<Blob>, StoreError> {
+        let store = &self.store;
+        let found = {
+            let connection = store.connection();
+            connection
+                .prepare_cached(
+                    "SELECT blake3, sha256, size, mtime, condemned FROM blob b WHERE sha256 = ?1 AND deleting = 0 AND (public
+                       OR EXISTS (SELECT 1 FROM private_blob p WHERE p.blake3 = b.blake3 AND p.mirror = ?2))",
+                )
+                .and_then(|mut statement| {
+                    statement
+                        .query_row((sha256.as_bytes(), self.mirror.as_str()), |row| {
+                            Ok((blob(row)?, row.get::<_, Option<i64>>(4)?))
+                        })
+                        .optional()
+                })
+                .map_err(store.sql())?
+        };
+        let Some((blob, condemned)) = found else { return Ok(None) };
+        // What is lost comes in again.
+        if modified(&store.blob_path(blob.blake3), blob.size).is_err() {
+            return Ok(None);
+        }
+        if condemned.is_none() {
+            return Ok(Some(blob));
+        }
+        // It may have been marked for deletion since it was looked at.
+        let pardoned = store.transaction(|transaction| {
+            transaction
+                .execute(
+                    "UPDATE blob SET condemned = NULL, condemned_in = NULL WHERE blake3 = ?1 AND deleting = 0",
+                    [blob.blake3.as_bytes()],
+                )
+                .map_err(store.sql())
+        })?;
+        Ok((pardoned > 0).then_some(blob))
     }
 
     /// Begins a blob that should have this digest and size, if they are known, and at most `most` bytes.
@@ -196,7 +276,15 @@ impl Intake {
         if staged.is_empty() {
             return Ok(Vec::new());
         }
-        let first_mtime = self.store.allocate_mtimes(staged.len() as u64)?;
+        let first_mtime = self.store.transaction(|transaction| {
+            let mut note = transaction
+                .prepare_cached("INSERT OR IGNORE INTO arriving (mirror, blake3) VALUES (?1, ?2)")
+                .map_err(self.store.sql())?;
+            for Staged { blake3, .. } in &staged {
+                note.execute((self.mirror.as_str(), blake3.as_bytes())).map_err(self.store.sql())?;
+            }
+            self.store.take_mtimes(transaction, staged.len() as u64)
+        })?;
 
         for (mtime, staged) in (first_mtime..).zip(&mut staged) {
             staged.file.file.seal(mtime)?;
@@ -210,6 +298,8 @@ impl Intake {
             }
         }
 
+        // From the name to the row: gc does not look at either in between.
+        let _placing = self.store.hold_deletions()?;
         // A directory that is there may have been made a moment ago, by a process that has not synced it yet.
         let mut directories = BTreeSet::from([self.store.root.join("blobs")]);
         for Staged { file, blake3, .. } in &mut staged {
@@ -230,8 +320,74 @@ impl Intake {
         }
 
         self.store.transaction(|transaction| {
-            staged.iter().map(|staged| self.store.record_blob(transaction, staged)).collect()
+            let mut arrived = transaction
+                .prepare_cached("DELETE FROM arriving WHERE mirror = ?1 AND blake3 = ?2")
+                .map_err(self.store.sql())?;
+            let record = |staged: &Staged| {
+                arrived.execute((self.mirror.as_str(), staged.blake3.as_bytes())).map_err(self.store.sql())?;
+                self.record(transaction, staged)
+            };
+            staged.iter().map(record).collect()
         })
+    }
+
+    /// The row of a blob whose file is in its place.
+    fn record(&self, connection: &Connection, staged: &Staged) -> Result<Blob, StoreError> {
+        let Staged { blake3, sha256, size, .. } = staged;
+        let store = &self.store;
+        let run = |query: &str| {
+            connection
+                .prepare_cached(query)
+                .and_then(|mut statement| statement.execute([blake3.as_bytes()]))
+                .map_err(store.sql())
+        };
+        if self.private {
+            connection
+                .prepare_cached("INSERT OR IGNORE INTO private_blob (blake3, mirror) VALUES (?1, ?2)")
+                .and_then(|mut statement| statement.execute((blake3.as_bytes(), self.mirror.as_str())))
+                .map_err(store.sql())?;
+        }
+        // A row that an interrupted collection left says nothing of the file that is there now.
+        run("DELETE FROM blob WHERE blake3 = ?1 AND deleting = 1")?;
+        // The time is read back from the file: it is another one if the name was taken.
+        let new =
+            Blob { blake3: *blake3, sha256: *sha256, size: *size, mtime: modified(&store.blob_path(*blake3), *size)? };
+        let found = connection
+            .prepare_cached("SELECT blake3, sha256, size, mtime, public FROM blob WHERE blake3 = ?1")
+            .and_then(|mut statement| {
+                statement.query_row([blake3.as_bytes()], |row| Ok((blob(row)?, row.get::<_, bool>(4)?))).optional()
+            })
+            .map_err(store.sql())?;
+        let public = match found {
+            Some((found, public)) if found == new => {
+                run(
+                    "UPDATE blob SET condemned = NULL, condemned_in = NULL WHERE blake3 = ?1 AND condemned IS NOT NULL",
+                )?;
+                if !self.private && !public {
+                    run("UPDATE blob SET public = 1 WHERE blake3 = ?1")?;
+                }
+                return Ok(new);
+            }
+            // Its file was lost, and has come in again.
+            Some((_, public)) => {
+                run("DELETE FROM blob WHERE blake3 = ?1")?;
+                public
+            }
+            None => false,
+        };
+        connection
+            .prepare_cached("INSERT INTO blob (blake3, sha256, size, mtime, public) VALUES (?1, ?2, ?3, ?4, ?5)")
+            .and_then(|mut statement| {
+                statement.execute((
+                    new.blake3.as_bytes(),
+                    new.sha256.as_bytes(),
+                    new.size,
+                    new.mtime,
+                    public || !self.private,
+                ))
+            })
+            .map_err(store.sql())?;
+        Ok(new)
     }
 }
 
@@ -260,77 +416,72 @@ impl Store {
         }
     }
 
-    /// The blob with this SHA-256, if the store has it. One that gc had condemned is wanted again from now on, so
-    /// the caller holds a [`MirrorLock`].
-    pub fn find_by_sha256(&self, sha256: ClaimedSha256) -> Result<Option<Blob>, StoreError> {
-        self.find_blob("sha256", sha256.as_bytes())
+    /// The blob with this name, if the catalog has it.
+    pub fn find_blob_row(&self, blake3: Blake3) -> Result<Option<Blob>, StoreError> {
+        self.connection()
+            .prepare_cached("SELECT blake3, sha256, size, mtime FROM blob WHERE blake3 = ?1 AND deleting = 0")
+            .and_then(|mut statement| statement.query_row([blake3.as_bytes()], blob).optional())
+            .map_err(self.sql())
     }
 
-    /// The blob with this name, if the catalog has it; as [`find_by_sha256`](Self::find_by_sha256).
-    pub fn find_blob_row(&self, blob: Blake3) -> Result<Option<Blob>, StoreError> {
-        self.find_blob("blake3", blob.as_bytes())
+    /// Where what comes in for a mirror is, until it is settled.
+    pub(crate) fn incoming(&self, mirror: &MirrorName) -> PathBuf {
+        self.root.join("incoming").join(mirror.as_str())
     }
 
-    fn find_blob(&self, column: &str, digest: &[u8; 32]) -> Result<Option<Blob>, StoreError> {
-        let found = {
-            let connection = self.connection();
-            connection
-                .prepare_cached(&format!(
-                    "SELECT blake3, sha256, size, mtime, condemned FROM blob WHERE {column} = ?1 AND deleting = 0"
-                ))
-                .and_then(|mut statement| {
-                    statement.query_row([digest], |row| Ok((blob(row)?, row.get::<_, Option<i64>>(4)?))).optional()
-                })
-                .map_err(self.sql())?
-        };
-        let Some((blob, condemned)) = found else { return Ok(None) };
-        if condemned.is_some() {
-            self.transaction(|transaction| {
-                transaction
-                    .execute("UPDATE blob SET condemned = NULL WHERE blake3 = ?1", [blob.blake3.as_bytes()])
-                    .map_err(self.sql())
-            })?;
+    /// The lock that whoever takes blobs in for a mirror shares.
+    pub(crate) fn intake_lock(&self, mirror: &MirrorName) -> PathBuf {
+        self.root.join("locks").join(format!("intake-{mirror}"))
+    }
+
+    /// Removes what a process has left that died while it took blobs in for a mirror. Nobody does so now.
+    pub(crate) fn clear_intake(&self, mirror: &MirrorName) -> Result<(), StoreError> {
+        self.disk.remove_tree(&self.incoming(mirror))?;
+        let left: Vec<[u8; 32]> = self
+            .connection()
+            .prepare_cached("SELECT blake3 FROM arriving WHERE mirror = ?1")
+            .and_then(|mut statement| statement.query_map([mirror.as_str()], |row| row.get(0))?.collect())
+            .map_err(self.sql())?;
+        if left.is_empty() {
+            return Ok(());
         }
-        Ok(Some(blob))
+        let _deleting = self.lock_deletions()?;
+        for blake3 in left {
+            let wanted: bool = self
+                .connection()
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM blob WHERE blake3 = ?1)
+                       OR EXISTS (SELECT 1 FROM arriving WHERE blake3 = ?1 AND mirror <> ?2)",
+                )
+                .and_then(|mut statement| statement.query_row((blake3, mirror.as_str()), |row| row.get(0)))
+                .map_err(self.sql())?;
+            if !wanted {
+                self.disk.remove_file(&self.blob_path(Blake3::from_stored(blake3)))?;
+            }
+        }
+        self.disk.sync_file_system(&self.root)?;
+        self.transaction(|transaction| {
+            transaction.execute("DELETE FROM arriving WHERE mirror = ?1", [mirror.as_str()]).map_err(self.sql())
+        })?;
+        Ok(())
     }
 
     /// Takes `count` times of modification that no file of this store has had; returns the first.
     pub fn allocate_mtimes(&self, count: u64) -> Result<u64, StoreError> {
-        self.transaction(|transaction| {
-            transaction
-                .query_row("UPDATE next_mtime SET value = value + ?1 RETURNING value - ?1", [count], |row| row.get(0))
-                .map_err(self.sql())
-        })
+        self.transaction(|transaction| self.take_mtimes(transaction, count))
     }
 
-    fn record_blob(&self, connection: &Connection, staged: &Staged) -> Result<Blob, StoreError> {
-        let Staged { blake3, sha256, size, .. } = staged;
-        // A row that an interrupted collection left says nothing of the file that is there now.
+    fn take_mtimes(&self, connection: &Connection, count: u64) -> Result<u64, StoreError> {
         connection
-            .prepare_cached("DELETE FROM blob WHERE blake3 = ?1 AND deleting = 1")
-            .and_then(|mut statement| statement.execute([blake3.as_bytes()]))
-            .map_err(self.sql())?;
-        if let Some(found) = connection
-            .prepare_cached("SELECT blake3, sha256, size, mtime FROM blob WHERE blake3 = ?1")
-            .and_then(|mut statement| statement.query_row([blake3.as_bytes()], blob).optional())
-            .map_err(self.sql())?
-        {
-            connection
-                .prepare_cached("UPDATE blob SET condemned = NULL WHERE blake3 = ?1")
-                .and_then(|mut statement| statement.execute([blake3.as_bytes()]))
-                .map_err(self.sql())?;
-            return Ok(found);
-        }
-        // The time is read back from the file: it is another one if the name was taken.
-        let mtime = modified(&self.blob_path(*blake3), *size)?;
-        let new = Blob { blake3: *blake3, sha256: *sha256, size: *size, mtime };
+            .query_row("UPDATE next_mtime SET value = value + ?1 RETURNING value - ?1", [count], |row| row.get(0))
+            .map_err(self.sql())
+    }
+
+    /// The next number of the sequence.
+    pub(crate) fn next_in_sequence(&self, connection: &Connection) -> Result<i64, StoreError> {
         connection
-            .prepare_cached("INSERT INTO blob (blake3, sha256, size, mtime) VALUES (?1, ?2, ?3, ?4)")
-            .and_then(|mut statement| {
-                statement.execute((new.blake3.as_bytes(), new.sha256.as_bytes(), new.size, new.mtime))
-            })
-            .map_err(self.sql())?;
-        Ok(new)
+            .query_row("UPDATE sequence SET value = value + 1 RETURNING value", [], |row| row.get(0))
+            .map_err(self.sql())
     }
 }
 

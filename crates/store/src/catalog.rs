@@ -19,13 +19,20 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE next_mtime (value INTEGER NOT NULL);
     INSERT INTO next_mtime VALUES (1000000000);
 
-    -- condemned: when gc found that nothing names the blob. deleting: its file may be gone already.
+    -- Numbers the beginnings of syncs and of collections, so that it is known which came first, whatever the clock says.
+    CREATE TABLE sequence (value INTEGER NOT NULL);
+    INSERT INTO sequence VALUES (0);
+
+    -- condemned: when gc found that nothing names the blob, and with which number of the sequence. deleting: its file may be
+    -- gone already. public: a mirror that is not private has brought these bytes.
     CREATE TABLE blob (
         blake3    BLOB PRIMARY KEY CHECK (length(blake3) = 32),
         sha256    BLOB NOT NULL CHECK (length(sha256) = 32),
         size      INTEGER NOT NULL CHECK (size >= 0),
         mtime     INTEGER NOT NULL,
+        public    INTEGER NOT NULL,
         condemned INTEGER,
+        condemned_in INTEGER,
         deleting  INTEGER NOT NULL DEFAULT 0
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX blob_sha256 ON blob (sha256);
@@ -35,6 +42,27 @@ const MIGRATIONS: &[&str] = &["
     CREATE TRIGGER blob_is_not_replaced BEFORE INSERT ON blob
         WHEN EXISTS (SELECT 1 FROM blob WHERE blake3 = NEW.blake3)
         BEGIN SELECT RAISE(ABORT, 'a blob never changes'); END;
+
+    -- Which private mirrors have brought a blob. By name: a mirror without a snapshot has no row.
+    CREATE TABLE private_blob (
+        blake3 BLOB NOT NULL,
+        mirror TEXT NOT NULL,
+        PRIMARY KEY (blake3, mirror)
+    ) STRICT, WITHOUT ROWID;
+
+    -- Who is taking blobs in, and since which number of the sequence: what they found is not deleted under their feet. A row
+    -- whose lock is free is that of a process that died.
+    CREATE TABLE intake (
+        mirror TEXT PRIMARY KEY,
+        began  INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    -- Blobs whose files are being put in their places: what a crash leaves of them has no row in `blob`.
+    CREATE TABLE arriving (
+        mirror TEXT NOT NULL,
+        blake3 BLOB NOT NULL,
+        PRIMARY KEY (mirror, blake3)
+    ) STRICT, WITHOUT ROWID;
 
     -- The canonical bytes of units, nodes and snapshots, deflated, by the BLAKE3 of the bytes themselves.
     CREATE TABLE body (
@@ -51,7 +79,12 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE mirror (
         id       INTEGER PRIMARY KEY,
         name     TEXT NOT NULL UNIQUE,
-        upstream TEXT NOT NULL
+        upstream TEXT NOT NULL,
+        -- 1 from the moment on in which it was decided that it goes, until nothing is left of it.
+        removing INTEGER NOT NULL DEFAULT 0,
+        -- Of all blobs that its snapshots name, and of those that no other mirror's name, in bytes; gc finds out.
+        bytes    INTEGER,
+        own      INTEGER
     ) STRICT;
 
     CREATE TABLE snapshot (
@@ -71,6 +104,12 @@ const MIGRATIONS: &[&str] = &["
         WHEN EXISTS (SELECT 1 FROM snapshot WHERE id = NEW.id
             OR (mirror = NEW.mirror AND serial = NEW.serial AND revision = NEW.revision))
         BEGIN SELECT RAISE(ABORT, 'a snapshot never changes'); END;
+
+    -- Snapshots that stay, whatever retention says.
+    CREATE TABLE pin (
+        snapshot BLOB PRIMARY KEY REFERENCES snapshot (id),
+        time     INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 
     -- What `live` points to, and since when. frozen: an operator rolled back, so syncs do not publish.
     CREATE TABLE view (

@@ -198,6 +198,40 @@ impl Store {
         Ok(Verified(Recorded { id, snapshot, verified: true, missed: false }))
     }
 
+    /// Verifies what a crash left between a commit and its verification; what does not pass is dropped.
+    pub(crate) fn finish_commits(&self, mirror: &MirrorName, _lock: &MirrorLock) -> Result<(), StoreError> {
+        for id in self.unverified(mirror)? {
+            let checked = self.recorded(id).map_err(VerifyError::from).and_then(|found| self.verify(Committed(found)));
+            match checked {
+                Ok(verified) => {
+                    tracing::info!("serial {} of mirror `{mirror}` is verified now", verified.snapshot().label);
+                }
+                Err(VerifyError::Store(error)) if !matches!(error, StoreError::Damaged { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "a snapshot that was never published is dropped");
+                    self.transaction(|transaction| {
+                        transaction
+                            .execute("DELETE FROM snapshot WHERE id = ?1 AND verified = 0", [id.as_bytes()])
+                            .map_err(self.sql())
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn unverified(&self, mirror: &MirrorName) -> Result<Vec<Blake3>, StoreError> {
+        let ids: Vec<[u8; 32]> = self
+            .connection()
+            .prepare_cached(
+                "SELECT s.id FROM snapshot s JOIN mirror m ON m.id = s.mirror
+                 WHERE m.name = ?1 AND s.verified = 0 ORDER BY s.serial, s.revision",
+            )
+            .and_then(|mut statement| statement.query_map([mirror.as_str()], |row| row.get(0))?.collect())
+            .map_err(self.sql())?;
+        Ok(ids.into_iter().map(Blake3::from_stored).collect())
+    }
+
     /// A retained snapshot that was verified once, if what it has and `present` has not is still there.
     pub fn verified(&self, recorded: Recorded, present: Option<&Snapshot>) -> Result<Verified, VerifyError> {
         if !recorded.verified {

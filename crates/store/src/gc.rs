@@ -4,21 +4,31 @@
 //! that nothing else reaches; blobs that nothing names are condemned, and pool paths that nothing names are noted as
 //! leaving; what has been so for longer than the grace period loses its link in the pool, then its row is marked
 //! `deleting`, then its file goes, then the row. A file that is missing already counts as deleted. There is one
-//! implementation, for whoever calls.
+//! implementation, for whoever calls, and one collection at a time.
 //!
-//! It runs alone: no sync is under way ([`Store::lock_mirror`] shares the lock that this takes).
+//! It runs beside syncs. What they bring and rely on meanwhile is safe because:
+//!
+//! 1. Before anything is dropped or deleted, in the same transaction, what was committed since the marking is marked too.
+//! 2. A sync that finds a condemned blob pardons it ([`Intake::find`](crate::Intake::find)). One that has begun before the
+//!    blob was condemned may have found it before: as long as it runs, the blob stays. What comes in while it runs counts as
+//!    found by it.
+//! 3. Files and links go while nobody is putting any in their places ([`Store::hold_deletions`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use strandline_durable::LockError;
+use rusqlite::Connection;
+use strandline_durable::Lock;
 use strandline_model::{Blake3, Label, MirrorName, Node, Timestamp, TreePath, trie::Nodes as _};
 
 use crate::bodies::Bodies;
-use crate::{Recorded, Slot, Store, StoreError};
+use crate::{Recorded, Store, StoreError};
 
-/// Which snapshots of a mirror are kept, besides what is published, was published before, or is the newest.
+/// How many links or files are deleted while whoever puts some in their places has to wait.
+const BATCH: usize = 1_000;
+
+/// Which snapshots of a mirror are kept, besides what is pinned, is published, was published before, or is the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
     /// The newest so many.
@@ -72,21 +82,142 @@ pub struct Collected {
     pub deleted: u64,
     /// Their bytes.
     pub deleted_bytes: u64,
+    /// Blobs whose time is up and that a sync which is running may have found: a later collection deletes them.
+    pub in_use: u64,
     /// Pool links that are removed now.
     pub links: u64,
 }
 
-/// What is reachable from snapshots that stay.
+/// What is reachable from snapshots that stay, and from pages that wait for one.
 #[derive(Default)]
 struct Marked {
-    bodies: HashSet<Blake3>,
-    blobs: HashSet<Blake3>,
-    /// Pool paths that were leaving and are named again.
-    returned: Vec<(MirrorName, TreePath)>,
+    /// The snapshots that were looked at.
+    snapshots: HashSet<Blake3>,
+    /// What they reach, by mirror: the pool is a mirror's own.
+    bodies: HashMap<MirrorName, HashSet<Blake3>>,
+    /// The units of pages that wait.
+    seen: HashSet<Blake3>,
+    /// The blobs, each with the mirrors that name it: one bit each.
+    blobs: HashMap<Blake3, u64>,
+    mirrors: Vec<MirrorName>,
+}
+
+/// What leaves a mirror's pool.
+type Leaving = BTreeSet<(MirrorName, TreePath)>;
+
+impl Marked {
+    /// The bit of a mirror; those after the sixty-third share one, which only makes the figures of `status` coarse.
+    fn bit(&mut self, mirror: &MirrorName) -> u64 {
+        let position = self.mirrors.iter().position(|known| known == mirror).unwrap_or_else(|| {
+            self.mirrors.push(mirror.clone());
+            self.mirrors.len() - 1
+        });
+        1 << position.min(63)
+    }
+
+    fn has_body(&self, id: &Blake3) -> bool {
+        self.seen.contains(id) || self.bodies.values().any(|bodies| bodies.contains(id))
+    }
+
+    /// Marks what snapshots of a mirror reach. What of it leaves the pool does not leave it now.
+    fn mark(
+        &mut self,
+        bodies: &Bodies<'_>,
+        mirror: &MirrorName,
+        snapshots: impl IntoIterator<Item = (Blake3, Blake3)>,
+        stay: &mut dyn FnMut(&MirrorName, &TreePath) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let bit = self.bit(mirror);
+        let reached = self.bodies.entry(mirror.clone()).or_default();
+        for (id, tree) in snapshots {
+            self.snapshots.insert(id);
+            reached.insert(id);
+            for unit in reach(bodies, tree, reached)? {
+                for entry in bodies.unit(unit)?.entries() {
+                    *self.blobs.entry(entry.blob).or_default() |= bit;
+                    stay(mirror, &entry.path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks what there is now and was not there before: snapshots that were committed or published since, and pages that
+    /// wait. `dropped` are the snapshots that go unless somebody relies on them again; those are taken out.
+    fn mark_new(
+        &mut self,
+        store: &Store,
+        connection: &Connection,
+        dropped: &mut BTreeMap<Blake3, (MirrorName, Label)>,
+        stay: &mut dyn FnMut(&MirrorName, &TreePath) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let bodies = Bodies { store, connection };
+        for id in protected(store, connection)? {
+            dropped.remove(&id);
+        }
+        let query = "SELECT s.id, m.name FROM snapshot s JOIN mirror m ON m.id = s.mirror";
+        let rows: Vec<([u8; 32], String)> = connection
+            .prepare_cached(query)
+            .and_then(|mut statement| statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+            .map_err(store.sql())?;
+        for (id, mirror) in rows {
+            let id = Blake3::from_stored(id);
+            if !self.snapshots.contains(&id) && !dropped.contains_key(&id) {
+                let tree = bodies.snapshot(id)?.tree;
+                self.mark(&bodies, &store.stored(&mirror)?, [(id, tree)], stay)?;
+            }
+        }
+        let waiting: Vec<([u8; 32], String)> = connection
+            .prepare_cached("SELECT unit, mirror FROM seen")
+            .and_then(|mut statement| statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+            .map_err(store.sql())?;
+        for (unit, mirror) in waiting {
+            let unit = Blake3::from_stored(unit);
+            if self.seen.insert(unit) {
+                let bit = self.bit(&store.stored(&mirror)?);
+                for entry in bodies.unit(unit)?.entries() {
+                    *self.blobs.entry(entry.blob).or_default() |= bit;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds everything below a node to `seen`; returns the units that were not in it before.
+fn reach(bodies: &Bodies<'_>, tree: Blake3, seen: &mut HashSet<Blake3>) -> Result<Vec<Blake3>, StoreError> {
+    let mut units = Vec::new();
+    let mut nodes = vec![tree];
+    while let Some(id) = nodes.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        match bodies.node(id)? {
+            Node::Branch(children) => nodes.extend(children.iter().flatten().map(|child| child.node)),
+            Node::Leaf(leaves) => {
+                units.extend(leaves.iter().map(|leaf| leaf.unit).filter(|unit| seen.insert(*unit)));
+            }
+        }
+    }
+    Ok(units)
+}
+
+/// The snapshots that must stay whatever retention says: what is pinned, what readers see or saw before, what a twin holds.
+fn protected(store: &Store, connection: &Connection) -> Result<HashSet<Blake3>, StoreError> {
+    let ids: Vec<Option<[u8; 32]>> = connection
+        .prepare_cached(
+            "SELECT snapshot FROM pin UNION SELECT snapshot FROM view UNION SELECT previous FROM view
+             UNION SELECT base FROM twin UNION SELECT target FROM twin",
+        )
+        .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
+        .map_err(store.sql())?;
+    Ok(ids.into_iter().flatten().map(Blake3::from_stored).collect())
 }
 
 /// Drops what retention does not keep and deletes what has been without a name for longer than `grace`; with `dry`,
 /// only says what it would do.
+///
+/// An error leaves the store whole: what was not done yet, the next collection does.
 pub fn collect(
     store: &Store,
     keep: impl Fn(&MirrorName) -> Keep,
@@ -94,122 +225,173 @@ pub fn collect(
     now: Timestamp,
     dry: bool,
 ) -> Result<Collected, StoreError> {
-    let _alone = if dry { None } else { Some(store.lock_for_deletion()?) };
-    let mut collected = Collected::default();
-    let mirrors: Vec<_> = store.mirrors()?.into_iter().map(|mirror| mirror.name).collect();
+    let path = store.root.join("locks/gc");
+    let _alone = if dry { None } else { Some(Lock::take(&path, "the store's `strandline gc`", &now.to_string())?) };
 
     let mut marked = Marked::default();
-    let mut dropped = Vec::new();
-    let mut leaving: Vec<(MirrorName, TreePath)> = Vec::new();
-    for mirror in &mirrors {
-        let (stay, go) = divide(store, mirror, keep(mirror))?;
-        collected.snapshots.extend(go.iter().map(|recorded| (mirror.clone(), recorded.snapshot.label)));
-        dropped.extend(go.iter().map(|recorded| recorded.id));
-        leaving.extend(
-            mark_mirror(store, mirror, &stay, &go, &mut marked)?.into_iter().map(|path| (mirror.clone(), path)),
-        );
+    let (mut leaving, mut returned) = (Leaving::new(), Leaving::new());
+    let mut dropped = BTreeMap::new();
+    for mirror in store.mirrors()? {
+        let mirror = mirror.name;
+        let (stay, go) = divide(store, &mirror, keep(&mirror))?;
+        for path in mark_mirror(store, &mirror, &stay, &go, &mut marked, &mut returned)? {
+            leaving.insert((mirror.clone(), path));
+        }
+        dropped.extend(go.into_iter().map(|recorded| (recorded.id, (mirror.clone(), recorded.snapshot.label))));
     }
-    mark_seen(store, &mut marked)?;
+    marked.mark_new(store, &store.connection(), &mut dropped, &mut |_, _| Ok(()))?;
+    let mut plan = Plan::of(store, &marked, grace, now)?;
+    if dry {
+        plan.collected.snapshots = in_order(dropped);
+        plan.collected.deleted_as(&plan.expired);
+        let already = expired_links(store, plan.until, usize::MAX)?.len();
+        plan.collected.links = (already + if grace.is_zero() { leaving.len() } else { 0 }) as u64;
+        return Ok(plan.collected);
+    }
+    let mut collected = plan.commit(store, &mut marked, dropped, (leaving, returned), now)?;
+    collected.links = remove_links(store, &mut marked, plan.until)?;
+    delete_blobs(store, &mut marked, &plan.expired, &mut collected)?;
+    Ok(collected)
+}
 
-    let all: Vec<(Blake3, u64, Option<i64>)> = {
+fn in_order(dropped: BTreeMap<Blake3, (MirrorName, Label)>) -> Vec<(MirrorName, Label)> {
+    let mut dropped: Vec<_> = dropped.into_values().collect();
+    dropped.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+    dropped
+}
+
+/// What is to be done, as it looks from what is marked.
+struct Plan {
+    collected: Collected,
+    bodies: Vec<Blake3>,
+    condemned: Vec<(Blake3, u64)>,
+    pardoned: Vec<Blake3>,
+    /// The blobs that have been without a name for long enough.
+    expired: Vec<(Blake3, u64)>,
+    /// Whatever has left until then may go.
+    until: i64,
+    /// Of each mirror, what its snapshots name, and what no other's do, in bytes.
+    usage: Vec<(MirrorName, u64, u64)>,
+}
+
+impl Plan {
+    fn of(store: &Store, marked: &Marked, grace: Duration, now: Timestamp) -> Result<Self, StoreError> {
+        let until = now.seconds().saturating_sub(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX));
+        let mut plan = Self {
+            collected: Collected::default(),
+            bodies: Vec::new(),
+            condemned: Vec::new(),
+            pardoned: Vec::new(),
+            expired: Vec::new(),
+            until,
+            usage: marked.mirrors.iter().map(|mirror| (mirror.clone(), 0, 0)).collect(),
+        };
         let connection = store.connection();
-        connection
-            .prepare("SELECT blake3, size, condemned FROM blob WHERE deleting = 0")
-            .and_then(|mut statement| {
-                statement
-                    .query_map([], |row| Ok((Blake3::from_stored(row.get(0)?), row.get(1)?, row.get(2)?)))?
-                    .collect()
-            })
-            .map_err(store.sql())?
-    };
-    let expired = now.seconds().saturating_sub(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX));
-    let (mut condemned, mut pardoned, mut deleted) = (Vec::new(), Vec::new(), Vec::new());
-    for (blob, size, since) in all {
-        match (marked.blobs.contains(&blob), since) {
-            (true, Some(_)) => pardoned.push(blob),
-            (true, None) => {}
-            (false, since) => {
-                if since.is_none() {
-                    condemned.push(blob);
-                    collected.condemned += 1;
-                    collected.condemned_bytes += size;
+        let mut blobs =
+            connection.prepare("SELECT blake3, size, condemned FROM blob WHERE deleting = 0").map_err(store.sql())?;
+        let mut rows = blobs.query([]).map_err(store.sql())?;
+        while let Some(row) = rows.next().map_err(store.sql())? {
+            let read = || Ok((Blake3::from_stored(row.get(0)?), row.get::<_, u64>(1)?, row.get::<_, Option<i64>>(2)?));
+            let (blob, size, since) = read().map_err(store.sql())?;
+            match (marked.blobs.get(&blob), since) {
+                (Some(mirrors), since) => {
+                    for (position, (_, bytes, own)) in plan.usage.iter_mut().enumerate() {
+                        if mirrors & (1 << position.min(63)) != 0 {
+                            *bytes += size;
+                            *own += if mirrors.is_power_of_two() { size } else { 0 };
+                        }
+                    }
+                    plan.pardoned.extend(since.map(|_| blob));
                 }
-                if since.unwrap_or(now.seconds()) <= expired {
-                    deleted.push(blob);
-                    collected.deleted += 1;
-                    collected.deleted_bytes += size;
+                (None, since) => {
+                    if since.is_none() {
+                        plan.condemned.push((blob, size));
+                    }
+                    if since.unwrap_or(now.seconds()) <= until {
+                        plan.expired.push((blob, size));
+                    }
                 }
             }
         }
-    }
-    let bodies: Vec<Blake3> = {
-        let connection = store.connection();
+        plan.collected.condemned = plan.condemned.len() as u64;
+        plan.collected.condemned_bytes = plan.condemned.iter().map(|(_, size)| size).sum();
         let ids: Vec<[u8; 32]> = connection
             .prepare("SELECT id FROM body")
             .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
             .map_err(store.sql())?;
-        ids.into_iter().map(Blake3::from_stored).filter(|id| !marked.bodies.contains(id)).collect()
-    };
-    collected.bodies = bodies.len() as u64;
-    if dry {
-        let already = expired_links(store, expired)?.values().map(Vec::len).sum::<usize>();
-        collected.links = (already + if grace.is_zero() { leaving.len() } else { 0 }) as u64;
-        return Ok(collected);
+        plan.bodies = ids.into_iter().map(Blake3::from_stored).filter(|id| !marked.has_body(id)).collect();
+        plan.collected.bodies = plan.bodies.len() as u64;
+        Ok(plan)
     }
 
-    store.transaction(|transaction| {
-        let each = |query: &str, ids: &[Blake3]| {
-            let mut statement = transaction.prepare(query)?;
-            ids.iter().try_for_each(|id| statement.execute([id.as_bytes()]).map(drop))
-        };
-        let work = || {
-            each("DELETE FROM snapshot WHERE id = ?1", &dropped)?;
-            each("DELETE FROM body WHERE id = ?1", &bodies)?;
-            each("UPDATE blob SET condemned = NULL WHERE blake3 = ?1", &pardoned)?;
-            let mut condemn = transaction.prepare("UPDATE blob SET condemned = ?2 WHERE blake3 = ?1")?;
-            for blob in &condemned {
-                condemn.execute((blob.as_bytes(), now.seconds()))?;
-            }
-            let mut note = transaction.prepare(
-                "INSERT INTO pool_leaving (mirror, path, since) SELECT id, ?2, ?3 FROM mirror WHERE name = ?1
-                 ON CONFLICT DO NOTHING",
-            )?;
-            for (mirror, path) in &leaving {
-                note.execute((mirror.as_str(), path.as_str(), now.seconds()))?;
-            }
-            Ok(())
-        };
-        work().map_err(store.sql())
-    })?;
-    forget_links(store, &marked.returned)?;
-    collected.links = remove_links(store, expired)?;
-    store.transaction(|transaction| {
-        let mut statement = transaction
-            .prepare("UPDATE blob SET deleting = 1 WHERE blake3 = ?1 AND condemned IS NOT NULL")
-            .map_err(store.sql())?;
-        deleted.iter().try_for_each(|blob| statement.execute([blob.as_bytes()]).map(drop)).map_err(store.sql())
-    })?;
-    delete_marked(store)?;
-    Ok(collected)
+    /// Drops and condemns in the catalog, but for what somebody has come to rely on since it was planned.
+    fn commit(
+        &mut self,
+        store: &Store,
+        marked: &mut Marked,
+        mut dropped: BTreeMap<Blake3, (MirrorName, Label)>,
+        (mut leaving, mut returned): (Leaving, Leaving),
+        now: Timestamp,
+    ) -> Result<Collected, StoreError> {
+        store.transaction(|transaction| {
+            marked.mark_new(store, transaction, &mut dropped, &mut |mirror, path| {
+                let path = (mirror.clone(), path.clone());
+                leaving.remove(&path);
+                returned.insert(path);
+                Ok(())
+            })?;
+            self.bodies.retain(|id| !marked.has_body(id));
+            self.condemned.retain(|(blob, _)| !marked.blobs.contains_key(blob));
+            let number = store.next_in_sequence(transaction)?;
+            let run = || {
+                let mut drop = transaction.prepare("DELETE FROM snapshot WHERE id = ?1")?;
+                dropped.keys().try_for_each(|id| drop.execute([id.as_bytes()]).map(std::mem::drop))?;
+                let mut delete = transaction.prepare("DELETE FROM body WHERE id = ?1")?;
+                self.bodies.iter().try_for_each(|id| delete.execute([id.as_bytes()]).map(std::mem::drop))?;
+                let mut pardon =
+                    transaction.prepare("UPDATE blob SET condemned = NULL, condemned_in = NULL WHERE blake3 = ?1")?;
+                self.pardoned.iter().try_for_each(|id| pardon.execute([id.as_bytes()]).map(std::mem::drop))?;
+                let mut condemn = transaction.prepare(
+                    "UPDATE blob SET condemned = ?2, condemned_in = ?3 WHERE blake3 = ?1 AND condemned IS NULL",
+                )?;
+                for (blob, _) in &self.condemned {
+                    condemn.execute((blob.as_bytes(), now.seconds(), number))?;
+                }
+                let mut note = transaction.prepare(
+                    "INSERT INTO pool_leaving (mirror, path, since) SELECT id, ?2, ?3 FROM mirror WHERE name = ?1
+                     ON CONFLICT DO NOTHING",
+                )?;
+                for (mirror, path) in &leaving {
+                    note.execute((mirror.as_str(), path.as_str(), now.seconds()))?;
+                }
+                forget_links(transaction, &returned)?;
+                for (mirror, bytes, own) in &self.usage {
+                    transaction.execute(
+                        "UPDATE mirror SET bytes = ?2, own = ?3 WHERE name = ?1",
+                        (mirror.as_str(), bytes, own),
+                    )?;
+                }
+                Ok(())
+            };
+            run().map_err(store.sql())
+        })?;
+        let mut collected = std::mem::take(&mut self.collected);
+        collected.snapshots = in_order(dropped);
+        Ok(collected)
+    }
 }
 
-/// The snapshots that must stay whatever retention says: what readers see, saw before, or a twin holds.
-fn protected(store: &Store, mirror: &MirrorName) -> Result<HashSet<Blake3>, StoreError> {
-    let mut protected = HashSet::new();
-    if let Some(state) = store.view_state(mirror)? {
-        protected.insert(state.snapshot);
-        protected.extend(state.previous);
+impl Collected {
+    fn deleted_as(&mut self, blobs: &[(Blake3, u64)]) {
+        self.deleted += blobs.len() as u64;
+        self.deleted_bytes += blobs.iter().map(|(_, size)| size).sum::<u64>();
     }
-    for slot in [Slot::A, Slot::B] {
-        let twin = store.twin(mirror, slot)?;
-        protected.extend(twin.base.into_iter().chain(twin.target));
-    }
-    Ok(protected)
 }
 
 /// The snapshots of a mirror that stay, and those that go.
 fn divide(store: &Store, mirror: &MirrorName, keep: Keep) -> Result<(Vec<Recorded>, Vec<Recorded>), StoreError> {
-    let protected = protected(store, mirror)?;
+    let protected = protected(store, &store.connection())?;
+    let busy = store.intakes()?.contains_key(mirror);
     let snapshots = store.snapshots(mirror)?;
     let verified: Vec<_> = snapshots.iter().filter(|recorded| recorded.verified).collect();
     let times: Vec<_> = verified.iter().map(|recorded| recorded.snapshot.time).collect();
@@ -220,116 +402,99 @@ fn divide(store: &Store, mirror: &MirrorName, keep: Keep) -> Result<(Vec<Recorde
         .filter(|(position, (_, kept))| *kept || *position == 0)
         .map(|(_, (recorded, _))| recorded.id)
         .collect();
-    // What was never verified is not the base of anything: a sync that died between the two left it.
-    Ok(snapshots.into_iter().partition(|recorded| chosen.contains(&recorded.id) || protected.contains(&recorded.id)))
+    // What was never verified is not the base of anything: a sync that died between the two left it, or one is there yet.
+    Ok(snapshots.into_iter().partition(|recorded| {
+        chosen.contains(&recorded.id) || protected.contains(&recorded.id) || (busy && !recorded.verified)
+    }))
 }
 
-/// Marks what the snapshots that stay reach; returns the pool's paths that only those that go name.
+/// Marks what the snapshots that stay reach, and adds what they name of what was leaving the pool to `returned`; returns
+/// the pool's paths that only the snapshots that go name.
 fn mark_mirror(
     store: &Store,
     mirror: &MirrorName,
     stay: &[Recorded],
     go: &[Recorded],
     marked: &mut Marked,
+    returned: &mut Leaving,
 ) -> Result<BTreeSet<TreePath>, StoreError> {
-    let waiting = expired_links(store, i64::MAX)?.remove(mirror).unwrap_or_default();
+    let waiting = expired_links(store, i64::MAX, usize::MAX)?.into_iter().filter(|(of, _)| of == mirror);
+    let waiting: HashSet<_> = waiting.map(|(_, path)| path).collect();
     let connection = store.connection();
     let bodies = Bodies { store, connection: &connection };
+    // First what stays, so that it is known which units go; then those units' paths; then what of them stays after all.
     let mut seen = HashSet::new();
-    let kept = reach(&bodies, stay, &mut seen)?;
-    marked.bodies.extend(&seen);
-    let lost = reach(&bodies, go, &mut seen)?;
-
-    let mut leaving = BTreeSet::new();
-    for unit in lost {
-        let unit = bodies.unit(unit)?;
-        let pooled = unit.entries().iter().filter(|entry| entry.path.first_segment() == "packages");
-        leaving.extend(pooled.map(|entry| entry.path.clone()));
+    for recorded in stay.iter().filter(|_| !go.is_empty()) {
+        reach(&bodies, recorded.snapshot.tree, &mut seen)?;
     }
-    for unit in kept {
-        for entry in bodies.unit(unit)?.entries() {
-            marked.blobs.insert(entry.blob);
-            leaving.remove(&entry.path);
-            if waiting.binary_search(&entry.path).is_ok() {
-                marked.returned.push((mirror.clone(), entry.path.clone()));
-            }
+    let mut lost = BTreeSet::new();
+    for recorded in go {
+        for unit in reach(&bodies, recorded.snapshot.tree, &mut seen)? {
+            let unit = bodies.unit(unit)?;
+            let pooled = unit.entries().iter().filter(|entry| entry.path.first_segment() == "packages");
+            lost.extend(pooled.map(|entry| entry.path.clone()));
         }
     }
-    Ok(leaving)
-}
-
-/// Marks what pages name that wait for a snapshot.
-fn mark_seen(store: &Store, marked: &mut Marked) -> Result<(), StoreError> {
-    let connection = store.connection();
-    let units: Vec<[u8; 32]> = connection
-        .prepare("SELECT unit FROM seen")
-        .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
-        .map_err(store.sql())?;
-    let bodies = Bodies { store, connection: &connection };
-    for unit in units.into_iter().map(Blake3::from_stored) {
-        marked.bodies.insert(unit);
-        marked.blobs.extend(bodies.unit(unit)?.entries().iter().map(|entry| entry.blob));
-    }
-    Ok(())
-}
-
-/// Adds everything that the snapshots reach to `seen`; returns the units that were not in it before.
-fn reach(bodies: &Bodies<'_>, snapshots: &[Recorded], seen: &mut HashSet<Blake3>) -> Result<Vec<Blake3>, StoreError> {
-    let mut units = Vec::new();
-    for recorded in snapshots {
-        seen.insert(recorded.id);
-        let mut nodes = vec![recorded.snapshot.tree];
-        while let Some(id) = nodes.pop() {
-            if !seen.insert(id) {
-                continue;
-            }
-            match bodies.node(id)? {
-                Node::Branch(children) => nodes.extend(children.iter().flatten().map(|child| child.node)),
-                Node::Leaf(leaves) => {
-                    units.extend(leaves.iter().map(|leaf| leaf.unit).filter(|unit| seen.insert(*unit)));
-                }
-            }
+    let trees = stay.iter().map(|recorded| (recorded.id, recorded.snapshot.tree));
+    marked.mark(&bodies, mirror, trees, &mut |_, path| {
+        lost.remove(path);
+        if waiting.contains(path) {
+            returned.insert((mirror.clone(), path.clone()));
         }
-    }
-    Ok(units)
+        Ok(())
+    })?;
+    Ok(lost)
 }
 
-fn forget_links(store: &Store, links: &[(MirrorName, TreePath)]) -> Result<(), StoreError> {
-    store.transaction(|transaction| {
-        let mut statement = transaction
-            .prepare("DELETE FROM pool_leaving WHERE mirror = (SELECT id FROM mirror WHERE name = ?1) AND path = ?2")
-            .map_err(store.sql())?;
-        links
-            .iter()
-            .try_for_each(|(mirror, path)| statement.execute((mirror.as_str(), path.as_str())).map(drop))
-            .map_err(store.sql())
-    })
+fn forget_links<'a>(
+    connection: &Connection,
+    links: impl IntoIterator<Item = &'a (MirrorName, TreePath)>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM pool_leaving WHERE mirror = (SELECT id FROM mirror WHERE name = ?1) AND path = ?2",
+    )?;
+    links.into_iter().try_for_each(|(mirror, path)| statement.execute((mirror.as_str(), path.as_str())).map(drop))
 }
 
-/// The pool paths that have been leaving since `until` or earlier, sorted, by mirror.
-fn expired_links(store: &Store, until: i64) -> Result<BTreeMap<MirrorName, Vec<TreePath>>, StoreError> {
+/// At most so many of the pool paths that have been leaving since `until` or earlier.
+fn expired_links(store: &Store, until: i64, most: usize) -> Result<Vec<(MirrorName, TreePath)>, StoreError> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
     let rows: Vec<(String, String)> = store
         .connection()
         .prepare_cached(
             "SELECT m.name, p.path FROM pool_leaving p JOIN mirror m ON m.id = p.mirror
-             WHERE p.since <= ?1 ORDER BY m.name, p.path",
+             WHERE p.since <= ?1 ORDER BY m.name, p.path LIMIT ?2",
         )
-        .and_then(|mut statement| statement.query_map([until], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+        .and_then(|mut statement| statement.query_map([until, most], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
         .map_err(store.sql())?;
-    let mut links: BTreeMap<MirrorName, Vec<TreePath>> = BTreeMap::new();
-    for (mirror, path) in rows {
-        links.entry(store.stored(&mirror)?).or_default().push(store.stored(&path)?);
-    }
-    Ok(links)
+    rows.iter().map(|(mirror, path)| Ok((store.stored(mirror)?, store.stored(path)?))).collect()
+}
+
+/// Takes note of what was committed since, in a transaction of its own: paths of the pool that it names do not leave.
+fn mark_committed(store: &Store, marked: &mut Marked) -> Result<(), StoreError> {
+    store.transaction(|transaction| {
+        let mut returned = Leaving::new();
+        marked.mark_new(store, transaction, &mut BTreeMap::new(), &mut |mirror, path| {
+            returned.insert((mirror.clone(), path.clone()));
+            Ok(())
+        })?;
+        forget_links(transaction, &returned).map_err(store.sql())
+    })
 }
 
 /// Removes the links of the pool that have been leaving for long enough.
-fn remove_links(store: &Store, until: i64) -> Result<u64, StoreError> {
-    let mut removed = Vec::new();
-    let mut touched = BTreeSet::new();
-    for (mirror, paths) in expired_links(store, until)? {
-        let view = store.view_directory(&mirror);
-        for path in paths {
+fn remove_links(store: &Store, marked: &mut Marked, until: i64) -> Result<u64, StoreError> {
+    let mut removed = 0;
+    loop {
+        let _deleting = store.lock_deletions()?;
+        mark_committed(store, marked)?;
+        let links = expired_links(store, until, BATCH)?;
+        if links.is_empty() {
+            return Ok(removed);
+        }
+        let mut touched = BTreeSet::new();
+        for (mirror, path) in &links {
+            let view = store.view_directory(mirror);
             let link = view.join(path.as_str());
             store.disk.remove_file(&link)?;
             // The directories above, up to the pool's own, go when they are empty.
@@ -341,36 +506,82 @@ fn remove_links(store: &Store, until: i64) -> Result<u64, StoreError> {
                 directory = empty.parent();
             }
             touched.extend(directory.map(PathBuf::from));
-            removed.push((mirror.clone(), path));
         }
+        for directory in touched.iter().filter(|directory| directory.is_dir()) {
+            store.disk.sync_directory(directory)?;
+        }
+        store.transaction(|transaction| forget_links(transaction, &links).map_err(store.sql()))?;
+        removed += links.len() as u64;
     }
-    for directory in touched.iter().filter(|directory| directory.is_dir()) {
-        store.disk.sync_directory(directory)?;
-    }
-    forget_links(store, &removed)?;
-    Ok(removed.len() as u64)
 }
 
-/// Finishes a collection that a crash interrupted. Where a sync or another collection runs, there is nothing to do:
-/// whoever runs has seen to it.
+/// Deletes blobs whose time is up, but for those that somebody has come to rely on.
+fn delete_blobs(
+    store: &Store,
+    marked: &mut Marked,
+    expired: &[(Blake3, u64)],
+    collected: &mut Collected,
+) -> Result<(), StoreError> {
+    for batch in expired.chunks(BATCH) {
+        let _deleting = store.lock_deletions()?;
+        let (gone, in_use) = store.transaction(|transaction| {
+            marked.mark_new(store, transaction, &mut BTreeMap::new(), &mut |_, _| Ok(()))?;
+            let oldest = store.oldest_intake(transaction)?;
+            let mut statement = transaction
+                .prepare_cached(
+                    "UPDATE blob SET deleting = 1
+                     WHERE blake3 = ?1 AND condemned IS NOT NULL AND deleting = 0 AND (?2 IS NULL OR condemned_in < ?2)",
+                )
+                .map_err(store.sql())?;
+            let (mut gone, mut in_use) = (Vec::new(), 0);
+            for (blob, size) in batch.iter().filter(|(blob, _)| !marked.blobs.contains_key(blob)) {
+                match statement.execute((blob.as_bytes(), oldest)).map_err(store.sql())? {
+                    0 => in_use += 1,
+                    _ => gone.push((*blob, *size)),
+                }
+            }
+            Ok::<_, StoreError>((gone, in_use))
+        })?;
+        delete_marked(store)?;
+        collected.deleted_as(&gone);
+        collected.in_use += in_use;
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Who is taking blobs in, and since which number of the sequence; also who has died meanwhile.
+    pub(crate) fn intakes(&self) -> Result<BTreeMap<MirrorName, i64>, StoreError> {
+        let rows: Vec<(String, i64)> = self
+            .connection()
+            .prepare_cached("SELECT mirror, began FROM intake")
+            .and_then(|mut statement| statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+            .map_err(self.sql())?;
+        rows.iter().map(|(mirror, began)| Ok((self.stored(mirror)?, *began))).collect()
+    }
+
+    fn oldest_intake(&self, connection: &Connection) -> Result<Option<i64>, StoreError> {
+        connection.query_row("SELECT min(began) FROM intake", [], |row| row.get(0)).map_err(self.sql())
+    }
+}
+
+/// Finishes what processes left half done that have died. What others are at now, they see to.
 pub(crate) fn finish(store: &Store) -> Result<(), StoreError> {
-    let interrupted: bool = store
-        .connection()
-        .query_row("SELECT EXISTS (SELECT 1 FROM blob WHERE condemned IS NOT NULL AND deleting = 1)", [], |row| {
-            row.get(0)
-        })
-        .map_err(store.sql())?;
-    if !interrupted {
+    store.finish_mirrors()?;
+    if !has_marked(store)? {
         return Ok(());
     }
-    match store.lock_for_deletion() {
-        Ok(_alone) => delete_marked(store),
-        Err(LockError::Held { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    let Some(_alone) = Lock::free(&store.root.join("locks/gc"))? else { return Ok(()) };
+    let _deleting = store.lock_deletions()?;
+    delete_marked(store)
 }
 
-/// Deletes the files of blobs that are marked so, then their rows.
+fn has_marked(store: &Store) -> Result<bool, StoreError> {
+    let query = "SELECT EXISTS (SELECT 1 FROM blob WHERE condemned IS NOT NULL AND deleting = 1)";
+    store.connection().query_row(query, [], |row| row.get(0)).map_err(store.sql())
+}
+
+/// Deletes the files of blobs that are marked so, then their rows. Nobody is putting files in their places.
 fn delete_marked(store: &Store) -> Result<(), StoreError> {
     let blobs: Vec<[u8; 32]> = {
         let connection = store.connection();
@@ -389,8 +600,12 @@ fn delete_marked(store: &Store) -> Result<(), StoreError> {
     // would never be found again.
     store.disk.sync_file_system(&store.root)?;
     store.transaction(|transaction| {
-        let mut statement =
-            transaction.prepare("DELETE FROM blob WHERE blake3 = ?1 AND deleting = 1").map_err(store.sql())?;
-        blobs.iter().try_for_each(|blob| statement.execute([blob]).map(drop)).map_err(store.sql())
+        for query in
+            ["DELETE FROM blob WHERE blake3 = ?1 AND deleting = 1", "DELETE FROM private_blob WHERE blake3 = ?1"]
+        {
+            let mut statement = transaction.prepare(query).map_err(store.sql())?;
+            blobs.iter().try_for_each(|blob| statement.execute([blob]).map(drop)).map_err(store.sql())?;
+        }
+        Ok(())
     })
 }

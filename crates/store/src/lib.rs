@@ -16,6 +16,7 @@ mod catalog;
 mod commit;
 pub mod gc;
 mod mirrors;
+mod removal;
 mod twins;
 pub mod verify;
 
@@ -82,11 +83,10 @@ impl StoreError {
     }
 }
 
-/// The right to change a mirror: one process has it. While anybody has one, gc does not run.
+/// The right to change a mirror: one process has it.
 #[derive(Debug)]
 pub struct MirrorLock {
     _mirror: Lock,
-    _store: Lock,
 }
 
 impl Store {
@@ -116,18 +116,38 @@ impl Store {
         self.root.join("views").join(mirror.as_str())
     }
 
-    /// Takes the right to change a mirror. `since` is the time now, for others' error messages.
+    /// Takes the right to change a mirror, and finishes what whoever had it before left half done. `since` is the time now,
+    /// for others' error messages.
     pub fn lock_mirror(&self, mirror: &MirrorName, since: &str) -> Result<MirrorLock, StoreError> {
-        let locks = self.root.join("locks");
-        let store = Lock::share(&locks.join("gc"), "the store's lock for deletion (`strandline gc`)")?;
-        let path = locks.join(format!("mirror-{mirror}"));
-        let mirror = Lock::take(&path, &format!("mirror `{mirror}`"), since)?;
-        Ok(MirrorLock { _mirror: mirror, _store: store })
+        let lock = Lock::take(&self.mirror_lock(mirror), &format!("mirror `{mirror}`"), since)?;
+        self.take_over(mirror, lock)
     }
 
-    /// Takes the right to delete, which nobody has while a sync runs.
-    fn lock_for_deletion(&self) -> Result<Lock, LockError> {
-        Lock::alone(&self.root.join("locks/gc"), "the store's lock for deletion (a sync or `strandline gc`)")
+    /// As [`lock_mirror`](Self::lock_mirror), but waits until the right can be had.
+    pub fn wait_for_mirror(&self, mirror: &MirrorName, since: &str) -> Result<MirrorLock, StoreError> {
+        let lock = Lock::wait(&self.mirror_lock(mirror), since)?;
+        self.take_over(mirror, lock)
+    }
+
+    fn mirror_lock(&self, mirror: &MirrorName) -> PathBuf {
+        self.root.join("locks").join(format!("mirror-{mirror}"))
+    }
+
+    fn take_over(&self, mirror: &MirrorName, lock: Lock) -> Result<MirrorLock, StoreError> {
+        let lock = MirrorLock { _mirror: lock };
+        self.finish_removal(mirror, &lock)?;
+        self.finish_commits(mirror, &lock)?;
+        Ok(lock)
+    }
+
+    /// As long as this is held, nothing is deleted: for whoever looks at what is there and goes by it.
+    pub fn hold_deletions(&self) -> Result<Lock, LockError> {
+        Lock::share(&self.root.join("locks/deletion"))
+    }
+
+    /// The right to delete for a moment.
+    fn lock_deletions(&self) -> Result<Lock, LockError> {
+        Lock::alone(&self.root.join("locks/deletion"))
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

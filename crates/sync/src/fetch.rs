@@ -366,7 +366,7 @@ impl<S: Source> Fetcher<S> {
     /// The bytes at a URL as a blob: the one the store has, or fetched.
     async fn blob(&self, wanted: Wanted<'_>) -> Result<Taken, SyncError> {
         if let Some(claim) = wanted.claim
-            && let Some(blob) = block_in_place(|| self.store.find_by_sha256(claim))?
+            && let Some(blob) = block_in_place(|| self.intake.find(claim))?
             && wanted.size.is_none_or(|size| size == blob.size)
         {
             return Ok(Taken::Present(blob));
@@ -491,7 +491,7 @@ impl<S: Source> Fetcher<S> {
             let sha256 = Sha256::of(&bytes);
             let content = match stored.get(&sha256) {
                 Some(content) => content.clone(),
-                None => match self.store.find_by_sha256(sha256.into())? {
+                None => match self.intake.find(sha256.into())? {
                     Some(blob) => Taken::Present(blob),
                     None => {
                         let staged = self.intake.stage(&bytes).map_err(|source| FetchError::Store {

@@ -160,6 +160,8 @@ fn switch(store: &Store, mirror: &MirrorName, slot: Slot) -> Result<(), ViewErro
 /// of the pool tells which bytes that path means in every retained snapshot.
 pub fn stock_pool(store: &Store, verified: &Verified, _lock: &MirrorLock) -> Result<(), ViewError> {
     let (disk, snapshot) = (store.disk(), verified.snapshot());
+    // A link that is found here would otherwise be one that gc is about to remove.
+    let _placing = store.hold_deletions().map_err(StoreError::from)?;
     let view = store.view_directory(&snapshot.mirror);
     let live = store.view_state(&snapshot.mirror)?.map(|state| store.recorded(state.snapshot)).transpose()?;
     let mut touched = make_directory(disk, store.root(), &view.join(POOL))?;

@@ -11,15 +11,7 @@ use tempfile::tempdir;
 
 fn holder(refused: Result<Lock, LockError>) -> Holder {
     match refused {
-        Err(LockError::Held { holder: Some(holder), .. }) => holder,
-        other => unreachable!("{other:?}"),
-    }
-}
-
-/// Refused without a name: a lock that is shared has no room for names.
-fn nobody(refused: Result<Lock, LockError>) -> String {
-    match refused {
-        Err(error @ LockError::Held { holder: None, .. }) => error.to_string(),
+        Err(LockError::Held { holder, .. }) => holder,
         other => unreachable!("{other:?}"),
     }
 }
@@ -33,7 +25,7 @@ fn the_second_is_told_who_has_it_since_when() {
     let error = Lock::take(&path, "mirror `pypi`", "later").unwrap_err();
     assert_eq!(error.to_string(), format!("mirror `pypi` is held by process {me} since 2026-11-23T15:10:00Z"));
     assert!(matches!(error, LockError::Held { path: held, .. } if held == path));
-    assert_eq!(nobody(Lock::share(&path, "it")), "it is held by another process");
+    assert!(Lock::free(&path).unwrap().is_none());
     assert_eq!(fs::read_to_string(&path).unwrap(), format!("{me} 2026-11-23T15:10:00Z\n"), "the refused wrote nothing");
     drop(lock);
     let again = Lock::take(&path, "mirror `pypi`", "now").unwrap();
@@ -46,16 +38,15 @@ fn the_second_is_told_who_has_it_since_when() {
 fn sharers_keep_the_one_out_and_the_one_keeps_sharers_out() {
     let directory = tempdir().unwrap();
     let path = directory.path().join("lock");
-    let (first, second) = (Lock::share(&path, "it").unwrap(), Lock::share(&path, "it").unwrap());
-    nobody(Lock::alone(&path, "it"));
+    let (first, second) = (Lock::share(&path).unwrap(), Lock::share(&path).unwrap());
+    assert!(Lock::free(&path).unwrap().is_none());
     drop(first);
-    nobody(Lock::alone(&path, "it"));
+    assert!(Lock::free(&path).unwrap().is_none());
     drop(second);
-    let alone = Lock::alone(&path, "it").unwrap();
-    nobody(Lock::share(&path, "it"));
-    nobody(Lock::alone(&path, "it"));
+    let alone = Lock::alone(&path).unwrap();
+    assert!(Lock::free(&path).unwrap().is_none());
     drop(alone);
-    drop(Lock::share(&path, "it").unwrap());
+    drop(Lock::share(&path).unwrap());
     assert_eq!(fs::read(&path).unwrap(), b"", "nobody signs a lock that is shared");
 }
 
@@ -116,6 +107,29 @@ fn other_process(path: &Path) -> Child {
     child
 }
 
+/// Who waits has the lock as soon as it is free, and not before.
+#[test]
+fn who_waits_gets_it_next() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("lock");
+    let waits: [fn(&Path) -> Result<Lock, LockError>; 3] = [Lock::share, Lock::alone, |path| Lock::wait(path, "then")];
+    for wait in waits {
+        let first = Lock::take(&path, "it", "now").unwrap();
+        let order = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let lock = wait(&path).unwrap();
+                order.lock().unwrap().push("second");
+                lock
+            });
+            order.lock().unwrap().push("first");
+            drop(first);
+            drop(waiting.join().unwrap());
+        });
+        assert_eq!(*order.lock().unwrap(), ["first", "second"]);
+    }
+}
+
 #[test]
 fn another_process_keeps_it_until_it_ends_however_it_ends() {
     let directory = tempdir().unwrap();
@@ -124,7 +138,7 @@ fn another_process_keeps_it_until_it_ends_however_it_ends() {
         let mut child = other_process(&path);
         let expected = Holder { process: child.id().to_string(), since: "its beginning".to_owned() };
         assert_eq!(holder(Lock::take(&path, "it", "now")), expected);
-        nobody(Lock::share(&path, "it"));
+        assert!(Lock::free(&path).unwrap().is_none());
         if kill {
             child.kill().unwrap();
         } else {

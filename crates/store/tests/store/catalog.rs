@@ -26,8 +26,8 @@ fn what_is_immutable_cannot_be_changed() {
         "UPDATE blob SET mtime = 7",
         "UPDATE blob SET sha256 = blake3",
         "UPDATE blob SET blake3 = sha256",
-        "INSERT OR REPLACE INTO blob (blake3, sha256, size, mtime) SELECT blake3, sha256, 7, 7 FROM blob",
-        "INSERT INTO blob (blake3, sha256, size, mtime) SELECT blake3, sha256, 7, 7 FROM blob",
+        "INSERT OR REPLACE INTO blob (blake3, sha256, size, mtime, public) SELECT blake3, sha256, 7, 7, 1 FROM blob",
+        "INSERT INTO blob (blake3, sha256, size, mtime, public) SELECT blake3, sha256, 7, 7, 1 FROM blob",
         "INSERT INTO blob SELECT * FROM blob WHERE 1 ON CONFLICT DO UPDATE SET size = 7",
         "UPDATE body SET size = size",
         "UPDATE body SET deflated = x'00'",
@@ -58,9 +58,9 @@ fn what_is_immutable_cannot_be_changed() {
 fn digests_have_their_length() {
     let sql = recorded().sql();
     for statement in [
-        "INSERT INTO blob (blake3, sha256, size, mtime) VALUES (x'00', zeroblob(32), 0, 7)",
-        "INSERT INTO blob (blake3, sha256, size, mtime) VALUES (zeroblob(32), zeroblob(31), 0, 7)",
-        "INSERT INTO blob (blake3, sha256, size, mtime) VALUES (zeroblob(32), zeroblob(32), -1, 7)",
+        "INSERT INTO blob (blake3, sha256, size, mtime, public) VALUES (x'00', zeroblob(32), 0, 7, 1)",
+        "INSERT INTO blob (blake3, sha256, size, mtime, public) VALUES (zeroblob(32), zeroblob(31), 0, 7, 1)",
+        "INSERT INTO blob (blake3, sha256, size, mtime, public) VALUES (zeroblob(32), zeroblob(32), -1, 7, 1)",
         "INSERT INTO body VALUES (x'00', 0, x'')",
         "INSERT INTO body VALUES (zeroblob(32), 'many', x'')",
     ] {
@@ -127,10 +127,10 @@ fn a_crash_while_the_store_is_made() {
 }
 
 #[test]
-fn a_mirror_has_one_writer_and_gc_has_none_beside_it() {
+fn a_mirror_has_one_writer() {
     let world = recorded();
     let held = |error: StoreError| match error {
-        StoreError::Lock(LockError::Held { what, holder: Some(holder), .. }) => (what, holder.process, holder.since),
+        StoreError::Lock(LockError::Held { what, holder, .. }) => (what, holder.process, holder.since),
         other => unreachable!("{other}"),
     };
     let lock = world.store.lock_mirror(&mirror("pypi"), "2026-11-23T15:10:00Z").unwrap();

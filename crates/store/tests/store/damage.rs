@@ -109,7 +109,7 @@ fn a_blob_whose_row_is_gone_or_another() {
     let named = "named by pypi@1 packages/00/11/six-1.tar.gz";
     assert_eq!(shown(&world, false), [format!("blob {blob} is not in the catalog; {named}")]);
 
-    let row = "INSERT INTO blob (blake3, sha256, size, mtime) VALUES (?1, ?2, 21, 7)";
+    let row = "INSERT INTO blob (blake3, sha256, size, mtime, public) VALUES (?1, ?2, 21, 7, 1)";
     world.sql().execute(row, (blob.as_bytes(), Sha256::of(b"other").as_bytes())).unwrap();
     assert_eq!(shown(&world, false), [format!("blob {blob} has another SHA-256 or size in the catalog; {named}")]);
 }

@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use strandline_durable::{Disk, LockError};
 use strandline_model::{Blake3, Sha256, Timestamp};
 use strandline_store::gc::{Collected, Keep, collect};
-use strandline_store::{Slot, Store, StoreError, Twin, ViewState};
+use strandline_store::{Intake, Slot, Store, StoreError, Twin, ViewState};
 
-use crate::world::{Content, World, content, mirror, time};
+use crate::world::{Content, World, content, mirror, project, time};
 
 const LAST_ONE: Keep = Keep { last: 1, daily: 0, weekly: 0 };
 const HOUR: Duration = Duration::from_secs(3600);
@@ -89,30 +89,107 @@ fn what_is_found_again_is_not_deleted() {
     world.record("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
     assert_eq!(run(&world.store, HOUR, time(0)).condemned, 2);
     // A sync finds the file by its hash, and relies on it from now on.
-    let lock = world.lock("pypi");
     let sha256 = Sha256::of(format!("bytes of {file}").as_bytes());
-    let found = world.store.find_by_sha256(sha256.into()).unwrap().unwrap();
-    drop(lock);
+    let found = world.intake("pypi").find(sha256.into()).unwrap().unwrap();
     let later = run(&world.store, HOUR, time(3600));
     assert_eq!((later.deleted, later.condemned), (1, 1), "the page goes; the file's time begins anew");
     assert!(world.store.blob_path(found.blake3).exists());
     // Named by a snapshot again before that time is over, it stays for good.
     world.record("pypi", 3, &[("six", Some(content("six", "three", &[file])))]);
     assert_eq!(run(&world.store, HOUR, time(99_999)).deleted, 0);
-    assert_eq!(world.store.find_by_sha256(sha256.into()).unwrap(), Some(found));
+    assert_eq!(world.intake("pypi").find(sha256.into()).unwrap(), Some(found));
 }
 
 #[test]
-fn nothing_is_collected_beside_a_sync() {
+fn what_a_running_sync_has_found_or_brought_stays() {
     let world = World::new();
-    world.record("pypi", 1, &[("six", Some(content("six", "one", &[])))]);
-    let lock = world.lock("another");
+    let file = "six-1.tar.gz";
+    world.record("pypi", 1, &[("six", Some(content("six", "one", &[file])))]);
+    world.record("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
+    let sha256 = Sha256::of(format!("bytes of {file}").as_bytes());
+
+    let intake = world.intake("another");
+    let found = intake.find(sha256.into()).unwrap().unwrap();
+    let staged = intake.stage(b"brought").unwrap();
+    let brought = intake.settle(vec![staged]).unwrap()[0];
+    let beside = run(&world.store, Duration::ZERO, time(0));
+    assert_eq!((beside.snapshots.len(), beside.condemned, beside.deleted, beside.in_use), (1, 3, 0, 3));
+    let unit = strandline_model::Unit::new(
+        project("other"),
+        vec![
+            found.at("packages/00/11/other-1.tar.gz".parse().unwrap()),
+            brought.at("simple/other/index.html".parse().unwrap()),
+        ],
+    );
+    let mut draft = world.draft_of("another", 1, "other", unit.unwrap());
+    draft.base = None;
+    let verified = world.store.verify(world.commit(draft)).unwrap();
+    drop(intake);
+
+    let after = run(&world.store, Duration::ZERO, time(0));
+    assert_eq!((after.deleted, after.in_use), (1, 0), "the page of the first snapshot, which nobody has found");
+    assert!(world.store.blob_path(found.blake3).exists() && world.store.blob_path(brought.blake3).exists());
+    world.store.verified(world.store.recorded(verified.id()).unwrap(), None).unwrap();
+}
+
+#[test]
+fn what_a_sync_that_died_has_brought_goes() {
+    let world = World::new();
+    let intake = world.intake("pypi");
+    let staged = intake.stage(b"brought").unwrap();
+    let brought = intake.settle(vec![staged]).unwrap()[0];
+    assert_eq!(run(&world.store, Duration::ZERO, time(0)).in_use, 1);
+    drop(intake);
+    // As if it had died: the row is there, and nobody has the lock.
+    world.sql().execute("INSERT INTO intake (mirror, began) VALUES ('pypi', 1)", []).unwrap();
+    assert_eq!(run(&world.store, Duration::ZERO, time(0)).in_use, 1, "a process that has the store open does not look");
+    let store = Store::open(&world.root(), Disk::new()).unwrap();
+    assert_eq!(run(&store, Duration::ZERO, time(0)).deleted, 1);
+    assert!(!world.store.blob_path(brought.blake3).exists());
+}
+
+/// A snapshot that is committed between the marking and the deletion is not forgotten; here, one that a sync commits
+/// while the collection has nothing but its lock.
+#[test]
+fn collections_and_syncs_beside_each_other_lose_nothing() {
+    let world = World::new();
+    std::thread::scope(|scope| {
+        let syncing: Vec<_> = ["pypi", "other"]
+            .map(|name| {
+                let world = &world;
+                scope.spawn(move || {
+                    let store = Arc::new(Store::open(&world.root(), Disk::new()).unwrap());
+                    for number in 1..=40_u64 {
+                        let text = (number % 3).to_string();
+                        let files = [format!("six-{}.tar.gz", number % 5)];
+                        let changes = [("six", Some(content("six", &text, &[&files[0]])))];
+                        let lock = store.lock_mirror(&mirror(name), "now").unwrap();
+                        let intake = Intake::open(store.clone(), &mirror(name), &lock).unwrap();
+                        let draft = world.draft_on(&intake, name, number, &changes);
+                        let committed = store.commit(draft, &lock, |_, _| Vec::new()).unwrap();
+                        store.verify(committed).unwrap();
+                    }
+                })
+            })
+            .into();
+        while syncing.iter().any(|syncing| !syncing.is_finished()) {
+            run(&world.store, Duration::ZERO, time(0));
+        }
+    });
+    run(&world.store, Duration::ZERO, time(0));
+    let mirrors = [mirror("other"), mirror("pypi")];
+    let report = strandline_store::verify::verify(&world.store, &mirrors, true, &|_| {}).unwrap();
+    assert_eq!((report.damage, report.snapshots), (vec![], 2));
+    assert_eq!(world.blobs().len() as u64, report.blobs);
+}
+
+#[test]
+fn a_second_collection_is_told_who_is_at_it() {
+    let world = World::new();
+    let _lock = strandline_durable::Lock::take(&world.root().join("locks/gc"), "it", "now").unwrap();
     let refused = collect(&world.store, |_| LAST_ONE, HOUR, time(0), false);
     assert!(matches!(refused, Err(StoreError::Lock(LockError::Held { .. }))), "{refused:?}");
     collect(&world.store, |_| LAST_ONE, HOUR, time(0), true).unwrap();
-    drop(lock);
-    run(&world.store, HOUR, time(0));
-    drop(world.lock("pypi"));
 }
 
 #[test]
@@ -184,9 +261,9 @@ fn an_interrupted_deletion_is_finished_at_open() {
     fs::remove_file(world.store.blob_path(gone.blake3)).unwrap();
     assert_eq!(world.store.find_blob_row(there.blake3).unwrap(), None, "what is being deleted is not there any more");
 
-    let lock = world.lock("pypi");
+    let lock = strandline_durable::Lock::take(&world.root().join("locks/gc"), "it", "now").unwrap();
     drop(Store::open(&world.root(), Disk::new()).unwrap());
-    assert_eq!(world.blobs().len(), 2, "not beside a sync");
+    assert_eq!(world.blobs().len(), 2, "not beside another collection");
     drop(lock);
     drop(Store::open(&world.root(), Disk::new()).unwrap());
     assert_eq!(world.blobs().into_iter().collect::<Vec<_>>(), [Blake3::of(b"condemned only").to_string()]);

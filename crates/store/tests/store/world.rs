@@ -75,7 +75,17 @@ impl World {
 
     /// A draft on the newest verified snapshot. Each project's serial is the draft's.
     pub(crate) fn draft(&self, name: &str, number: u64, changes: &[(&str, Option<Content>)]) -> Draft {
-        let intake = self.intake(name);
+        self.draft_on(&self.intake(name), name, number, changes)
+    }
+
+    /// The same, of what comes in through an intake that is open.
+    pub(crate) fn draft_on(
+        &self,
+        intake: &Intake,
+        name: &str,
+        number: u64,
+        changes: &[(&str, Option<Content>)],
+    ) -> Draft {
         let mut units = BTreeMap::new();
         for (display, content) in changes {
             let display: DisplayName = display.parse().unwrap();
@@ -98,6 +108,14 @@ impl World {
             changes: units,
             held: Vec::new(),
         }
+    }
+
+    /// A draft of one project that is made already.
+    pub(crate) fn draft_of(&self, name: &str, number: u64, display: &str, unit: Unit) -> Draft {
+        let display: DisplayName = display.parse().unwrap();
+        let unit = DraftUnit { unit, serial: serial(number), display: display.clone() };
+        let changes = BTreeMap::from([(display.normalise(), Some(unit))]);
+        Draft { changes, ..self.draft_on(&self.intake("nobody"), name, number, &[]) }
     }
 
     pub(crate) fn commit(&self, draft: Draft) -> Committed {

@@ -73,7 +73,7 @@ fn a_second_sync_of_a_mirror_is_told_who_is_at_work() {
     let store = world.open();
     let lock = store.lock_mirror(&mirror(), "ten o'clock").unwrap();
     let error = world.sync(&script, &settings(&["Alpha"])).unwrap_err();
-    let held = matches!(&error, SyncError::Store(StoreError::Lock(LockError::Held { holder: Some(holder), .. }))
+    let held = matches!(&error, SyncError::Store(StoreError::Lock(LockError::Held { holder, .. }))
         if holder.since == "ten o'clock" && holder.process == std::process::id().to_string());
     assert!(held, "{error}");
     assert_eq!(script.asked(), [""; 0]);
