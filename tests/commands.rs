@@ -214,14 +214,15 @@ fn while_a_sync_runs_others_wait_or_say_so() {
     for arguments in [&["sync"][..], &["rollback", "pypi", &first], &["rollback", "pypi", "--resume"]] {
         world.run(arguments).ended(1).says(&["mirror `pypi` is held by", &format!("process {id} since"), "Try again"]);
     }
-    world.run(&["gc"]).ended(1).says(&["a sync or `strandline gc`"]);
-    for arguments in [&["status"][..], &["verify"], &["gc", "--dry-run"], &["show", "pypi", "six"], &["nginx"]] {
+    let mut waiting = world.start(&["sync", "--wait"]);
+    for arguments in [&["status"][..], &["verify"], &["gc", "--dry-run"], &["gc"], &["show", "pypi", "six"], &["nginx"]]
+    {
         world.done(arguments);
     }
-    drop(process);
     world.upstream.remove_fault(rule);
-    world.done(&["sync"]);
-    assert_eq!(world.log().len(), 3);
+    drop(process);
+    waiting.end().ended(0);
+    assert_eq!(world.log().len(), 3, "the one that waited has synced");
 }
 
 #[test]

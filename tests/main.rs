@@ -14,6 +14,7 @@ mod hostile;
 mod install;
 mod manifest;
 mod server;
+mod sharing;
 mod tools;
 mod truth;
 mod up;

@@ -61,6 +61,9 @@ pub(crate) enum Command {
     Sync {
         /// The mirrors; all if none is named
         mirrors: Vec<MirrorName>,
+        /// Wait while another process has the mirror, instead of failing
+        #[arg(long)]
+        wait: bool,
     },
     /// Serve all mirrors over HTTP, at every serial that is kept
     Serve {
@@ -109,13 +112,30 @@ pub(crate) enum Command {
     Rollback {
         /// The mirror
         mirror: MirrorName,
-        /// A serial, a serial with revision, or a date
+        /// A serial, a serial with revision, a date, or `previous` for what was published before
         #[arg(required_unless_present = "resume")]
         serial: Option<String>,
         /// Publish the newest serial again, and let syncs publish
         #[arg(long, conflicts_with = "serial")]
         resume: bool,
     },
+    /// Keep a serial, whatever retention says
+    Pin {
+        /// The mirror
+        mirror: MirrorName,
+        /// A serial, a serial with revision, or a date
+        serial: String,
+    },
+    /// Leave a pinned serial to retention again
+    Unpin {
+        /// The mirror
+        mirror: MirrorName,
+        /// A serial, a serial with revision, or a date
+        serial: String,
+    },
+    /// What is done to mirrors as a whole
+    #[command(subcommand)]
+    Mirror(MirrorCommand),
     /// Check manifests, blobs and links
     Verify {
         /// The mirror; all if none is named
@@ -135,5 +155,14 @@ pub(crate) enum Command {
         /// What nginx listens on
         #[arg(long, default_value = "80", value_name = "ADDRESS:PORT")]
         listen: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MirrorCommand {
+    /// Remove a mirror from the store, with its view and everything it keeps; gc then frees what no other mirror has
+    Remove {
+        /// The mirror
+        name: MirrorName,
     },
 }

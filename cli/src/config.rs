@@ -53,11 +53,17 @@ struct File {
     store: PathBuf,
     #[serde(default = "default_grace")]
     grace: Seconds,
+    #[serde(default = "default_min_free")]
+    min_free: Bytes,
     mirror: BTreeMap<MirrorName, Mirror>,
 }
 
 fn default_grace() -> Seconds {
     Seconds(Duration::from_hours(24))
+}
+
+fn default_min_free() -> Bytes {
+    Bytes(1 << 30)
 }
 
 /// What is configured for one mirror.
@@ -80,6 +86,8 @@ pub(crate) struct Mirror {
     #[serde(default)]
     on_broken: OnBrokenKind,
     drain: Option<Seconds>,
+    #[serde(default)]
+    private: bool,
     #[serde(default)]
     keep: KeepTable,
 }
@@ -170,6 +178,8 @@ pub(crate) struct Config {
     pub(crate) store: PathBuf,
     /// How long a client may use a page that it has read: what gc waits before it deletes.
     pub(crate) grace: Duration,
+    /// What a sync leaves free on the store's disk, in bytes.
+    pub(crate) min_free: u64,
     mirrors: BTreeMap<MirrorName, Mirror>,
 }
 
@@ -189,7 +199,8 @@ impl Config {
             return Err(invalid("it has no mirror: add a table `[mirror.NAME]`".to_owned()));
         }
         let beside = path.parent().unwrap_or(Path::new("")).join(&file.store);
-        Ok(Self { store: store.map_or(beside, Path::to_owned), grace: file.grace.0, mirrors: file.mirror, path })
+        let (grace, Bytes(min_free)) = (file.grace.0, file.min_free);
+        Ok(Self { store: store.map_or(beside, Path::to_owned), grace, min_free, mirrors: file.mirror, path })
     }
 
     /// The usual configuration that is there, if any is.
@@ -313,6 +324,7 @@ impl Mirror {
         if let Some(Seconds(drain)) = self.drain {
             settings.drain = drain;
         }
+        settings.private = self.private;
         settings
     }
 }
@@ -362,6 +374,9 @@ store = "strandline-store"
 # A page that was replaced may still be in a client's hands: files that only such pages name are deleted
 # this much later.
 # grace = "24h"
+
+# A sync leaves this much of the disk free, and says so before it begins when it cannot.
+# min-free = "1GiB"
 
 # One table for each mirror; its name is the first part of its URLs.
 [mirror.{mirror}]

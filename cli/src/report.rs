@@ -85,6 +85,11 @@ fn judge(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
         }
         match cause.downcast_ref::<SyncError>() {
             Some(SyncError::Inconsistent { .. }) => return (Exit::Inconsistent, Some(UNCHANGED)),
+            Some(SyncError::NoRoom { .. } | SyncError::NoInodes { .. }) => {
+                let hint =
+                    "Readers see what they saw before; make room, or let `strandline gc` free what nothing names.";
+                return (Exit::Failed, Some(hint));
+            }
             Some(SyncError::OtherUpstream { .. }) => return (Exit::Usage, Some("Nothing was done.")),
             Some(_) => return (Exit::Failed, Some(UNCHANGED)),
             None => {}

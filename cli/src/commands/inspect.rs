@@ -3,20 +3,24 @@
 use std::collections::BTreeMap;
 
 use indicatif::HumanBytes;
+use serde::Serialize;
 use serde_json::json;
-use strandline_model::{Blake3, DisplayName, Entry, MirrorName, Snapshot};
-use strandline_store::{Recorded, SelectError, Store};
+use strandline_model::{Blake3, DisplayName, Entry, MirrorName, Snapshot, Timestamp};
+use strandline_store::{MirrorUsage, Recorded, SelectError, Store};
 
 use super::{clock, open, say};
 use crate::config::Config;
 use crate::report::Exit;
 
-/// How every mirror stands.
+/// How every mirror stands, and the store.
+#[expect(clippy::too_many_lines, reason = "a line for each fact")]
 pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
     let store = open(&config.store)?;
     let now = clock()();
     let mut exit = Exit::Done;
     let mut all = Vec::new();
+    let usage = store.usage()?;
+    let size_of = |name| usage.as_ref().and_then(|usage| usage.mirrors.get(name).copied());
     for (name, _) in config.mirrors(&[])? {
         let latest = store.latest_verified(name)?;
         let state = store.view_state(name)?;
@@ -51,6 +55,7 @@ pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
                 })),
                 "lag": lag.map(|(serials, seconds)| json!({ "serials": serials, "seconds": seconds })),
                 "held": held,
+                "size": size_of(name).map(|size| json!({ "bytes": size.bytes, "own_bytes": size.own })),
             }));
             continue;
         }
@@ -78,6 +83,9 @@ pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
             1 => say!("  kept       {} snapshots; 1 of them lacks an event that came to light late", kept.len()),
             _ => say!("  kept       {} snapshots; {missed} of them lack an event that came to light late", kept.len()),
         }
+        if let Some(MirrorUsage { bytes, own }) = size_of(name) {
+            say!("  size       {}, of which {} are in no other mirror", HumanBytes(bytes), HumanBytes(own));
+        }
         match &last {
             Some(last) => match &last.failure {
                 Some(failure) => say!("  last sync  {} FAILED: {failure}", last.time),
@@ -100,9 +108,46 @@ pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
         }
     }
     if json {
-        say!("{}", serde_json::to_string_pretty(&json!({ "mirrors": all }))?);
+        say!("{}", serde_json::to_string_pretty(&json!({ "mirrors": all, "store": store_status(&store)? }))?);
+        return Ok(exit);
     }
+    let StoreStatus { free_bytes, size, .. } = store_status(&store)?;
+    say!("store {}", store.root().display());
+    match size {
+        Some(size) => say!(
+            "  size       {} as of {}; it would be {} more if mirrors shared nothing",
+            HumanBytes(size.bytes),
+            size.as_of,
+            HumanBytes(size.saved_bytes)
+        ),
+        None => say!("  size       `strandline gc` finds out"),
+    }
+    say!("  free       {}", HumanBytes(free_bytes));
     Ok(exit)
+}
+
+/// How the store as a whole stands.
+#[derive(Serialize)]
+struct StoreStatus {
+    free_bytes: u64,
+    free_inodes: Option<u64>,
+    size: Option<StoreSize>,
+}
+
+#[derive(Serialize)]
+struct StoreSize {
+    bytes: u64,
+    saved_bytes: u64,
+    as_of: Timestamp,
+}
+
+fn store_status(store: &Store) -> anyhow::Result<StoreStatus> {
+    let free = store.disk().free(store.root())?;
+    let size = store.usage()?.map(|usage| {
+        let named: u64 = usage.mirrors.values().map(|mirror| mirror.bytes).sum();
+        StoreSize { bytes: usage.bytes, saved_bytes: named.saturating_sub(usage.bytes), as_of: usage.time }
+    });
+    Ok(StoreStatus { free_bytes: free.bytes, free_inodes: free.inodes, size })
 }
 
 /// The snapshots of a mirror that are kept, the newest first.
@@ -110,8 +155,9 @@ pub(crate) fn log(config: &Config, mirror: &MirrorName, json: bool) -> anyhow::R
     config.mirrors(std::slice::from_ref(mirror))?;
     let store = open(&config.store)?;
     let live = store.view_state(mirror)?.map(|state| state.snapshot);
+    let pins = store.pins()?;
     for Recorded { id, snapshot, verified, missed } in store.snapshots(mirror)? {
-        let published = live == Some(id);
+        let (published, pinned) = (live == Some(id), pins.contains(&id));
         let Snapshot { label, time, units, held, .. } = &snapshot;
         if json {
             let parent = snapshot.parent;
@@ -119,15 +165,16 @@ pub(crate) fn log(config: &Config, mirror: &MirrorName, json: bool) -> anyhow::R
                 "{}",
                 json!({
                     "serial": label, "id": id, "time": time, "projects": units, "parent": parent,
-                    "verified": verified, "published": published, "missed_late_event": missed, "held": held,
+                    "verified": verified, "published": published, "pinned": pinned, "missed_late_event": missed, "held": held,
                 })
             );
         } else {
             let mark = if published { " published" } else { "" };
+            let pinned = if pinned { " pinned" } else { "" };
             let unverified = if verified { "" } else { " not verified" };
             let missed = if missed { " lacks an event that came to light late" } else { "" };
             let held = if held.is_empty() { String::new() } else { format!(" {} held", held.len()) };
-            say!("{label}\t{time}\t{units} projects\t{id}{mark}{unverified}{missed}{held}");
+            say!("{label}\t{time}\t{units} projects\t{id}{mark}{pinned}{unverified}{missed}{held}");
         }
     }
     Ok(Exit::Done)

@@ -17,6 +17,12 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
     let now = clock();
     let lock = store.lock_mirror(mirror, &now().to_string())?;
     let recorded = match serial {
+        Some("previous") => {
+            let previous = store.view_state(mirror)?.and_then(|state| state.previous);
+            let unknown =
+                || SelectError::Unknown { mirror: mirror.clone(), wanted: "that was published before".to_owned() };
+            store.recorded(previous.ok_or_else(unknown)?)?
+        }
         Some(serial) => store.select(mirror, serial)?,
         None => store
             .latest_verified(mirror)?
@@ -37,6 +43,46 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
         );
     } else {
         tracing::info!("{mirror}: published serial {label}; syncs publish again");
+    }
+    Ok(Exit::Done)
+}
+
+/// Keeps a snapshot, whatever retention says.
+pub(crate) fn pin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow::Result<Exit> {
+    let store = open(&config.store)?;
+    let recorded = store.select(mirror, serial)?;
+    let label = recorded.snapshot.label;
+    if store.pin(recorded.id, clock()())? {
+        tracing::info!("{mirror}: serial {label} is kept until `strandline unpin {mirror} {label}`");
+    } else {
+        tracing::info!("{mirror}: serial {label} is pinned already");
+    }
+    Ok(Exit::Done)
+}
+
+/// Leaves a snapshot to retention again.
+pub(crate) fn unpin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow::Result<Exit> {
+    let store = open(&config.store)?;
+    let recorded = store.select(mirror, serial)?;
+    let label = recorded.snapshot.label;
+    if store.unpin(recorded.id)? {
+        tracing::info!("{mirror}: retention decides about serial {label} again");
+    } else {
+        tracing::info!("{mirror}: serial {label} is not pinned");
+    }
+    Ok(Exit::Done)
+}
+
+/// Removes a mirror from the store.
+pub(crate) fn remove_mirror(config: &Config, mirror: &MirrorName) -> anyhow::Result<Exit> {
+    let store = open(&config.store)?;
+    let lock = store.lock_mirror(mirror, &clock()().to_string())?;
+    if !store.remove_mirror(mirror, &lock)? {
+        return Err(SelectError::Unknown { mirror: mirror.clone(), wanted: "at all".to_owned() }.into());
+    }
+    tracing::info!("removed mirror `{mirror}`; `strandline gc` frees what no other mirror has");
+    if config.mirrors(std::slice::from_ref(mirror)).is_ok() {
+        tracing::warn!("`{}` still has it: the next sync begins it anew", config.path.display());
     }
     Ok(Exit::Done)
 }

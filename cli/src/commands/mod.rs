@@ -14,7 +14,7 @@ use strandline_model::Timestamp;
 use strandline_store::Store;
 use strandline_sync::Clock;
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, MirrorCommand};
 use crate::config::{self, Config};
 use crate::report::Exit;
 
@@ -42,7 +42,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             tracing::info!("wrote {}; `strandline sync` syncs once, `strandline up` syncs and serves", path.display());
             Ok(Exit::Done)
         }
-        Command::Sync { mirrors } => sync::sync(&read()?, &mirrors).await,
+        Command::Sync { mirrors, wait } => sync::sync(&read()?, &mirrors, wait).await,
         Command::Serve { listen } => serve::serve(&read()?, listen).await,
         Command::Status { json } => inspect::status(&read()?, json),
         Command::Log { mirror, json } => inspect::log(&read()?, &mirror, json),
@@ -52,6 +52,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             inspect::show(&read()?, mirror.as_deref().unwrap_or_default(), project.as_ref())
         }
         Command::Rollback { mirror, serial, .. } => maintain::rollback(&read()?, &mirror, serial.as_deref()).await,
+        Command::Pin { mirror, serial } => maintain::pin(&read()?, &mirror, &serial),
+        Command::Unpin { mirror, serial } => maintain::unpin(&read()?, &mirror, &serial),
+        Command::Mirror(MirrorCommand::Remove { name }) => maintain::remove_mirror(&read()?, &name),
         Command::Verify { mirror, data } => maintain::verify(&read()?, mirror.as_ref(), data),
         Command::Gc { dry_run } => maintain::gc(&read()?, dry_run),
         Command::Nginx { listen } => serve::nginx(&read()?, &listen),

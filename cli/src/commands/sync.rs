@@ -10,7 +10,7 @@ use indicatif::HumanBytes;
 use strandline_model::MirrorName;
 use strandline_pypi::{Index, PypiLists};
 use strandline_store::Store;
-use strandline_sync::{Context, Outcome, Progress};
+use strandline_sync::{Context, Outcome, Progress, Settings};
 
 use super::{clock, open, say, serve};
 use crate::config::{Config, Mirror};
@@ -18,16 +18,17 @@ use crate::console::Shown;
 use crate::report::{self, Exit};
 
 /// Syncs the mirrors one after the other; one that fails does not stop the others.
-pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName]) -> anyhow::Result<Exit> {
+pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName], wait: bool) -> anyhow::Result<Exit> {
     let mirrors = config.mirrors(mirrors)?;
     let store = Arc::new(open(&config.store)?);
-    Ok(sync_all(&store, &mirrors).await)
+    Ok(sync_all(config, &store, &mirrors, wait).await)
 }
 
-async fn sync_all(store: &Arc<Store>, mirrors: &[(&MirrorName, &Mirror)]) -> Exit {
+async fn sync_all(config: &Config, store: &Arc<Store>, mirrors: &[(&MirrorName, &Mirror)], wait: bool) -> Exit {
     let mut worst = Exit::Done;
     for (name, mirror) in mirrors {
-        let exit = match sync_one(store, name, mirror).await {
+        let settings = Settings { wait, min_free: config.min_free, ..mirror.settings(name) };
+        let exit = match sync_one(store, name, mirror, settings).await {
             Ok(outcome) if outcome.held.is_empty() => Exit::Done,
             Ok(_) => Exit::Held,
             Err(error) => report::failure(&error.context(format!("mirror `{name}` was not synced"))),
@@ -37,13 +38,18 @@ async fn sync_all(store: &Arc<Store>, mirrors: &[(&MirrorName, &Mirror)]) -> Exi
     worst
 }
 
-async fn sync_one(store: &Arc<Store>, name: &MirrorName, mirror: &Mirror) -> anyhow::Result<Outcome> {
+async fn sync_one(
+    store: &Arc<Store>,
+    name: &MirrorName,
+    mirror: &Mirror,
+    settings: Settings,
+) -> anyhow::Result<Outcome> {
     let index = Index::new(mirror.index(mirror.upstream()?))?;
     let progress = Arc::new(Progress::default());
     let context = Context {
         store: store.clone(),
         source: Arc::new(index),
-        settings: Arc::new(mirror.settings(name)),
+        settings: Arc::new(settings),
         progress: progress.clone(),
     };
     let shown = Shown::new(name, progress.clone());
@@ -94,7 +100,7 @@ pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> 
     let address = server.address;
 
     let work = async {
-        let exit = sync_all(&store, &mirrors).await;
+        let exit = sync_all(config, &store, &mirrors, false).await;
         let mut any = false;
         for (name, mirror) in &mirrors {
             if store.view_state(name)?.is_some() {
@@ -108,7 +114,7 @@ pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> 
         tracing::info!("serving on http://{address}/, syncing every {} s; Ctrl-C ends", every.as_secs());
         loop {
             tokio::time::sleep(every).await;
-            sync_all(&store, &mirrors).await;
+            sync_all(config, &store, &mirrors, false).await;
         }
     };
     let done: anyhow::Result<Exit> = tokio::select! {

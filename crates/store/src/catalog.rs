@@ -105,6 +105,13 @@ const MIGRATIONS: &[&str] = &["
             OR (mirror = NEW.mirror AND serial = NEW.serial AND revision = NEW.revision))
         BEGIN SELECT RAISE(ABORT, 'a snapshot never changes'); END;
 
+    -- The bytes of all blobs, as gc found them.
+    CREATE TABLE usage (
+        one   INTEGER PRIMARY KEY CHECK (one = 1),
+        bytes INTEGER NOT NULL,
+        time  INTEGER NOT NULL
+    ) STRICT;
+
     -- Snapshots that stay, whatever retention says.
     CREATE TABLE pin (
         snapshot BLOB PRIMARY KEY REFERENCES snapshot (id),

@@ -272,6 +272,8 @@ struct Plan {
     until: i64,
     /// Of each mirror, what its snapshots name, and what no other's do, in bytes.
     usage: Vec<(MirrorName, u64, u64)>,
+    /// The bytes of all blobs that are not about to go.
+    bytes: u64,
 }
 
 impl Plan {
@@ -285,6 +287,7 @@ impl Plan {
             expired: Vec::new(),
             until,
             usage: marked.mirrors.iter().map(|mirror| (mirror.clone(), 0, 0)).collect(),
+            bytes: 0,
         };
         let connection = store.connection();
         let mut blobs =
@@ -293,6 +296,7 @@ impl Plan {
         while let Some(row) = rows.next().map_err(store.sql())? {
             let read = || Ok((Blake3::from_stored(row.get(0)?), row.get::<_, u64>(1)?, row.get::<_, Option<i64>>(2)?));
             let (blob, size, since) = read().map_err(store.sql())?;
+            plan.bytes += size;
             match (marked.blobs.get(&blob), since) {
                 (Some(mirrors), since) => {
                     for (position, (_, bytes, own)) in plan.usage.iter_mut().enumerate() {
@@ -309,6 +313,7 @@ impl Plan {
                     }
                     if since.unwrap_or(now.seconds()) <= until {
                         plan.expired.push((blob, size));
+                        plan.bytes -= size;
                     }
                 }
             }
@@ -371,7 +376,9 @@ impl Plan {
                         (mirror.as_str(), bytes, own),
                     )?;
                 }
-                Ok(())
+                transaction
+                    .execute("INSERT OR REPLACE INTO usage VALUES (1, ?1, ?2)", (self.bytes, now.seconds()))
+                    .map(std::mem::drop)
             };
             run().map_err(store.sql())
         })?;

@@ -52,6 +52,26 @@ pub struct CutReport {
     pub rounds: u32,
 }
 
+/// How large things are, as a collection found them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// When.
+    pub time: Timestamp,
+    /// All blobs of the store, in bytes.
+    pub bytes: u64,
+    /// What the mirrors have of them.
+    pub mirrors: BTreeMap<MirrorName, MirrorUsage>,
+}
+
+/// What a mirror's kept snapshots name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MirrorUsage {
+    /// All of it, each blob once, in bytes.
+    pub bytes: u64,
+    /// What no other mirror names, in bytes.
+    pub own: u64,
+}
+
 /// A page that was fetched and that no snapshot shows yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenPage {
@@ -209,6 +229,59 @@ impl Store {
                 Ok(Recorded { id, snapshot: bodies.snapshot(id)?, verified, missed })
             })
             .collect()
+    }
+
+    /// Keeps a snapshot, whatever retention says. Returns whether it was not pinned yet.
+    pub fn pin(&self, snapshot: Blake3, now: Timestamp) -> Result<bool, StoreError> {
+        let pinned = self.transaction(|transaction| {
+            transaction
+                .execute(
+                    "INSERT OR IGNORE INTO pin (snapshot, time) VALUES (?1, ?2)",
+                    (snapshot.as_bytes(), now.seconds()),
+                )
+                .map_err(self.sql())
+        })?;
+        Ok(pinned > 0)
+    }
+
+    /// Leaves a snapshot to retention again. Returns whether it was pinned.
+    pub fn unpin(&self, snapshot: Blake3) -> Result<bool, StoreError> {
+        let unpinned = self.transaction(|transaction| {
+            transaction.execute("DELETE FROM pin WHERE snapshot = ?1", [snapshot.as_bytes()]).map_err(self.sql())
+        })?;
+        Ok(unpinned > 0)
+    }
+
+    /// The snapshots that are pinned, of all mirrors.
+    pub fn pins(&self) -> Result<BTreeSet<Blake3>, StoreError> {
+        let ids: Vec<[u8; 32]> = self
+            .connection()
+            .prepare_cached("SELECT snapshot FROM pin")
+            .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
+            .map_err(self.sql())?;
+        Ok(ids.into_iter().map(Blake3::from_stored).collect())
+    }
+
+    /// What the last collection found of the size of things; `None` before the first.
+    pub fn usage(&self) -> Result<Option<Usage>, StoreError> {
+        let row: Option<(u64, i64)> = self
+            .connection()
+            .query_row("SELECT bytes, time FROM usage", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()
+            .map_err(self.sql())?;
+        let Some((bytes, time)) = row else { return Ok(None) };
+        let rows: Vec<(String, u64, u64)> = self
+            .connection()
+            .prepare_cached("SELECT name, bytes, own FROM mirror WHERE bytes IS NOT NULL ORDER BY name")
+            .and_then(|mut statement| {
+                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+            })
+            .map_err(self.sql())?;
+        let mirrors = rows
+            .into_iter()
+            .map(|(name, bytes, own)| Ok((self.stored(&name)?, MirrorUsage { bytes, own })))
+            .collect::<Result<_, StoreError>>()?;
+        Ok(Some(Usage { time: self.stored_time(time)?, bytes, mirrors }))
     }
 
     /// Marks the snapshots from a serial on as having missed an event of that serial. Returns how many were not marked yet.

@@ -2,7 +2,8 @@
 //!
 //! The target is the log's head at the sync's start. Rounds of: pages and their files, *then* the log, then the cut; as
 //! long as the cut is short of the target, the pages that stand in the way are asked for again, with growing pauses,
-//! until the settings' patience ends. Then the best serial is taken, if it is beyond the base.
+//! until the settings' patience ends. What is determined beyond the base by then is taken; also after a moment of waiting,
+//! and then the sync goes on from there to the same target.
 //!
 //! What always holds:
 //!
@@ -36,7 +37,18 @@ const READ_BACK: u64 = 50_000;
 /// that gives fewer is read to the end all the same as soon as something is.
 const LOG_PAGE: usize = 50_000;
 /// The longest pause between two rounds.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What one sync is after. It may get there in several parts, each published.
+#[derive(Debug, Default)]
+pub struct Aim {
+    /// The serial that it set out for: the log's head at its beginning.
+    head: Option<Serial>,
+    /// When its patience ends.
+    deadline: Option<Instant>,
+    /// Whether the last cut was a part of the way only, and the rest is still waited for.
+    pub unfinished: bool,
+}
 
 /// A project that is followed in this sync.
 struct Followed {
@@ -74,8 +86,10 @@ pub async fn follow<S: Source>(
     base: Option<&Recorded>,
     clock: &Clock,
     lock: &MirrorLock,
+    aim: &mut Aim,
 ) -> Result<Cut, SyncError> {
     let settings = &fetcher.settings;
+    aim.unfinished = false;
     let begun = before(clock(), settings.settle);
     let mut following = Following::begin(fetcher, base, lock).await?;
     following.sure = following.log.without_holes(following.from, begun);
@@ -84,8 +98,8 @@ pub async fn follow<S: Source>(
     let mut wanted: BTreeSet<ProjectName> =
         following.projects.iter().filter(|(_, followed)| unread(followed)).map(|(name, _)| name.clone()).collect();
     let swept = following.sweep(clock()).await?;
-    let mut head = following.head();
-    let mut deadline = None;
+    let mut head = *aim.head.get_or_insert(following.head());
+    let mut waiting_since = None;
     let mut pause = settings.backoff;
     for round in 1_u32.. {
         let way = Way::of_attempt(usize::try_from(round - 1).unwrap_or(0));
@@ -110,7 +124,8 @@ pub async fn follow<S: Source>(
             head = following.head();
         }
         // Patience is for what stands in the way, not for what there is to fetch.
-        let deadline = *deadline.get_or_insert_with(|| Instant::now() + settings.cut_timeout);
+        let waiting_since = *waiting_since.get_or_insert_with(Instant::now);
+        let deadline = *aim.deadline.get_or_insert(waiting_since + settings.cut_timeout);
 
         let late = Instant::now() >= deadline;
         let target = following.log.without_holes(following.from, settled).min(head);
@@ -138,7 +153,8 @@ pub async fn follow<S: Source>(
         let progress = found.serial.is_some_and(|serial| serial > following.from);
         // A hole right after the base: nothing is settled yet that could be published.
         let waits_for_hole = target == following.from && head > following.from && following.dropped.is_empty();
-        if late || (nothing_in_the_way && !waits_for_hole) || (moved_on && progress) {
+        let is_part = base.is_some() && progress && waiting_since.elapsed() >= settings.part_after;
+        if late || (nothing_in_the_way && !waits_for_hole) || (moved_on && progress) || is_part {
             if nothing_in_the_way {
                 fetcher.store.note_trouble(&settings.mirror, &BTreeSet::new(), clock(), lock)?;
             }
@@ -156,8 +172,9 @@ pub async fn follow<S: Source>(
                 if unchanged {
                     return Err(inconsistent);
                 }
-                if moved_on {
-                    tracing::info!("taking serial {serial}: at {head}, projects have moved on already: {inconsistent}");
+                aim.unfinished = is_part && !late && !moved_on;
+                if aim.unfinished || moved_on {
+                    tracing::info!("taking serial {serial} on the way to {head}: {inconsistent}");
                 } else {
                     tracing::warn!("taking serial {serial}, for {head} is not complete yet: {inconsistent}");
                 }

@@ -23,6 +23,7 @@ use tokio::task::{JoinSet, block_in_place};
 use crate::cut::{self, Content};
 use crate::progress::Progress;
 use crate::record::{CoreMetadata, ListedFile, MirroredFile, Page, Record, Yanked};
+use crate::require_room;
 use crate::source::{Answer, BadRecord, Event, Rendered, Source, SourceError, Validator, Way};
 use crate::{Context, Settings, SyncError};
 
@@ -172,7 +173,11 @@ impl<S: Source> Fetcher<S> {
     pub fn open(context: &Context<S>, base: Option<Recorded>, lock: &MirrorLock) -> Result<Arc<Self>, StoreError> {
         let Context { store, source, settings, progress } = context;
         Ok(Arc::new(Self {
-            intake: Intake::open(store.clone(), &settings.mirror, lock)?,
+            intake: if settings.private {
+                Intake::open_private(store.clone(), &settings.mirror, lock)?
+            } else {
+                Intake::open(store.clone(), &settings.mirror, lock)?
+            },
             store: store.clone(),
             source: source.clone(),
             settings: settings.clone(),
@@ -371,6 +376,7 @@ impl<S: Source> Fetcher<S> {
         {
             return Ok(Taken::Present(blob));
         }
+        block_in_place(|| require_room(&self.store, &self.settings, wanted.size.unwrap_or(0)))?;
         Progress::add(&self.progress.files, 1);
         let staged = self
             .patiently(wanted.url, || self.receive(wanted), Failure::is_transient, Failure::retry_after)

@@ -19,6 +19,7 @@ mod settings;
 pub mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use strandline_model::{Held, Label, MirrorName, ProjectName, Serial, Timestamp, UpstreamUrl};
@@ -104,6 +105,31 @@ pub enum SyncError {
         /// The names.
         projects: String,
     },
+    /// There is not enough room for what is to be fetched.
+    #[error(
+        "the disk of the store `{}` has {} free, and {} more would leave less than {} (`min-free`)",
+        store.display(), in_words(*free), in_words(*needed), in_words(*min_free)
+    )]
+    NoRoom {
+        /// Where the store is.
+        store: PathBuf,
+        /// What is free, in bytes.
+        free: u64,
+        /// What is to be stored, in bytes.
+        needed: u64,
+        /// What has to stay free, in bytes.
+        min_free: u64,
+    },
+    /// There are not enough inodes for what is to be fetched.
+    #[error("the file system of the store `{}` has only {free} inodes left, and a sync needs {needed}", store.display())]
+    NoInodes {
+        /// Where the store is.
+        store: PathBuf,
+        /// How many are left.
+        free: u64,
+        /// How many there have to be.
+        needed: u64,
+    },
     /// The store could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -113,6 +139,12 @@ pub enum SyncError {
     /// The view could not be brought up to date.
     #[error(transparent)]
     View(#[from] ViewError),
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for a person")]
+fn in_words(bytes: u64) -> String {
+    let megabytes = bytes as f64 / 1e6;
+    if megabytes < 1000.0 { format!("{megabytes:.1} MB") } else { format!("{:.1} GB", megabytes / 1000.0) }
 }
 
 impl From<FetchError> for SyncError {
@@ -157,7 +189,8 @@ pub struct Context<S> {
 pub async fn sync<S: Source>(context: &Context<S>, lists: &dyn RootLists, clock: &Clock) -> Result<Outcome, SyncError> {
     let Context { store, settings, .. } = context;
     let mirror = &settings.mirror;
-    let lock = store.lock_mirror(mirror, &clock().to_string())?;
+    let since = clock().to_string();
+    let lock = if settings.wait { store.wait_for_mirror(mirror, &since) } else { store.lock_mirror(mirror, &since) }?;
     let done = locked(context, lists, clock, &lock).await;
     let failure = done.as_ref().err().map(ToString::to_string);
     // What stopped the sync is worth more to the operator than that this could not be noted down.
@@ -168,11 +201,34 @@ pub async fn sync<S: Source>(context: &Context<S>, lists: &dyn RootLists, clock:
     done
 }
 
+/// A sync, in as many parts as it takes until it is where upstream was when it began.
 async fn locked<S: Source>(
     context: &Context<S>,
     lists: &dyn RootLists,
     clock: &Clock,
     lock: &MirrorLock,
+) -> Result<Outcome, SyncError> {
+    let mut aim = changelog::Aim::default();
+    let mut done = part(context, lists, clock, lock, &mut aim).await?;
+    while aim.unfinished {
+        match part(context, lists, clock, lock, &mut aim).await {
+            Ok(next) => done = Outcome { before: done.before, changed: done.changed + next.changed, ..next },
+            Err(rest @ SyncError::Inconsistent { .. }) => {
+                tracing::warn!("serial {} is as far as it got: {rest}", done.label);
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+async fn part<S: Source>(
+    context: &Context<S>,
+    lists: &dyn RootLists,
+    clock: &Clock,
+    lock: &MirrorLock,
+    aim: &mut changelog::Aim,
 ) -> Result<Outcome, SyncError> {
     let Context { store, source, settings, .. } = context;
     let mirror = &settings.mirror;
@@ -185,7 +241,7 @@ async fn locked<S: Source>(
     let fetcher = Fetcher::open(context, base.clone(), lock)?;
     let cut = match settings.method() {
         Method::Collect => collect::collect(&fetcher, base.as_ref()).await,
-        Method::Changelog => match changelog::follow(&fetcher, base.as_ref(), clock, lock).await {
+        Method::Changelog => match changelog::follow(&fetcher, base.as_ref(), clock, lock, aim).await {
             Err(SyncError::Upstream(error)) if settings.method.is_none() && error.problem == Problem::NoChangelog => {
                 collect::collect(&fetcher, base.as_ref()).await
             }
@@ -249,6 +305,23 @@ async fn locked<S: Source>(
 fn is_same(base: &Recorded, serial: Serial, held: &[Held], settings: &Settings) -> bool {
     let base = &base.snapshot;
     base.label.serial == serial && base.held == held && base.selection == settings.selection.digest()
+}
+
+/// How many files and directories have to be free: what one batch of blobs needs, and the view.
+const INODES: u64 = 1_000;
+
+/// Refuses to fetch what would fill the disk. A sync that has nothing to fetch needs next to nothing.
+fn require_room(store: &Store, settings: &Settings, needed: u64) -> Result<(), SyncError> {
+    let Settings { min_free, .. } = *settings;
+    let free = store.disk().free(store.root()).map_err(StoreError::from)?;
+    let root = || store.root().to_owned();
+    if free.bytes < min_free.saturating_add(needed) {
+        return Err(SyncError::NoRoom { store: root(), free: free.bytes, needed, min_free });
+    }
+    match free.inodes {
+        Some(free) if free < INODES && min_free > 0 => Err(SyncError::NoInodes { store: root(), free, needed: INODES }),
+        _ => Ok(()),
+    }
 }
 
 fn require_same_upstream<S: Source>(context: &Context<S>) -> Result<(), SyncError> {

@@ -25,6 +25,8 @@ pub struct Settings {
     pub connections: usize,
     /// How long a sync tries to find a consistent state before it gives up.
     pub cut_timeout: Duration,
+    /// How long the rest of the way to the log's head is waited for before the part that is determined is published.
+    pub part_after: Duration,
     /// How old the row after a missing serial has to be before the serial is believed to be a hole.
     pub settle: Duration,
     /// How many serials are read again at each sync, for events that came to light late.
@@ -37,6 +39,12 @@ pub struct Settings {
     pub on_broken: OnBroken,
     /// How long a reader of the view may be in the tree that was live before.
     pub drain: Duration,
+    /// What a sync leaves free on the store's disk, in bytes.
+    pub min_free: u64,
+    /// Whether a sync waits while another process has the mirror, instead of saying so.
+    pub wait: bool,
+    /// Whether what this mirror brings is for it alone: another mirror gets it only by bringing it itself.
+    pub private: bool,
     /// How many pages of a first sync are fetched between two checkpoints.
     pub checkpoint_every: usize,
     /// The pause before the first repetition of a request that failed; the next ones are longer.
@@ -53,12 +61,16 @@ impl Settings {
             max_file_size: u64::MAX,
             connections: 16,
             cut_timeout: Duration::from_secs(60),
+            part_after: Duration::from_secs(2),
             settle: Duration::from_secs(10),
             overlap: 5_000,
             recheck: Duration::from_hours(7 * 24),
             hold_after: Duration::from_secs(600),
             on_broken: OnBroken::Hold,
             drain: Duration::from_secs(5),
+            min_free: 0,
+            wait: false,
+            private: false,
             checkpoint_every: 5_000,
             backoff: Duration::from_millis(500),
         }

@@ -161,6 +161,34 @@ fn a_stale_page_delays_the_serials_from_its_own_event_on() {
 }
 
 #[test]
+fn what_is_determined_is_published_while_the_rest_is_waited_for() {
+    let (world, script) = synced();
+    script.publish("beta", Some(8), "2", &[BETA_2]);
+    let old = Reply::Page(page("Alpha", Some(5), "1", &[ALPHA_1]), None);
+    let new = Reply::Page(page("Alpha", Some(9), "2", &[ALPHA_1, ALPHA_2]), None);
+    script.publish("Alpha", Some(9), "2", &[ALPHA_1, ALPHA_2]);
+    script.pages("Alpha", [old.clone(), old, new]);
+    script.log([upload(8, "beta-2.tar.gz"), upload(9, "alpha-2.tar.gz")]);
+    let in_parts = Settings { part_after: Duration::ZERO, ..following(NAMES) };
+    let done = world.sync(&script, &in_parts).unwrap();
+    assert_eq!((done.before.unwrap().to_string(), done.label.to_string(), done.changed), ("7".into(), "9".into(), 2));
+    assert_eq!(world.labels(), ["9", "8", "7"]);
+    assert_eq!(world.list(), "9 Alpha:9 beta:8");
+    stands(&world, 9);
+
+    // What came of it stays when the rest does not come in time.
+    script.publish("beta", Some(10), "3", &[BETA_2]);
+    script.log([event(10, "beta", "new release"), upload(11, "alpha-3.tar.gz")]);
+    let once_in_parts = Settings { part_after: Duration::ZERO, ..once(NAMES) };
+    assert_eq!(world.sync(&script, &once_in_parts).unwrap().label.to_string(), "10");
+    let briefly = Settings { cut_timeout: Duration::from_millis(1), ..in_parts };
+    script.publish("beta", Some(12), "3", &[BETA_2]);
+    script.log([event(12, "beta", "new release")]);
+    in_the_way(world.sync(&script, &Settings { hold_after: Duration::from_secs(10 << 30), ..briefly }));
+    assert_eq!(world.labels()[0], "10");
+}
+
+#[test]
 fn what_a_page_showed_is_remembered_until_a_snapshot_does() {
     let (world, script) = synced();
     script.publish("Alpha", Some(9), "2", &[ALPHA_1, ALPHA_2]);

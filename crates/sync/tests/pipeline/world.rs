@@ -57,6 +57,7 @@ pub(crate) fn settings(projects: &[&str]) -> Settings {
         drain: Duration::ZERO,
         backoff: Duration::from_micros(10),
         cut_timeout: Duration::from_secs(3600),
+        part_after: Duration::from_secs(3600),
         method: Some(Method::Collect),
         ..Settings::new(mirror(), Selection::of(names))
     }
