@@ -248,7 +248,8 @@ impl Field<'_> {
         !self.stopped.load(Ordering::Relaxed)
     }
 
-    /// How often the view has been switched. Two switches are never taken for one: it is asked after each sync.
+    /// How often the view has been switched. Two switches are never taken for one: `drain` is between them, and
+    /// [`watch`](Self::watch) looks far more often.
     fn switches(&self) -> u64 {
         let mut live = locked(&self.live);
         let target = std::fs::read_link(self.world.path("store/views/pypi/live")).unwrap();
@@ -428,7 +429,7 @@ fn hammer(setting: &Setting) {
     // A second line of the same key would not be accepted.
     let upstream = world.upstream.simple_url();
     let configuration =
-        format!("store = \"store\"\n[mirror.pypi]\nupstream = \"{upstream}\"\ndrain = \"0s\"\n{lines}\n");
+        format!("store = \"store\"\n[mirror.pypi]\nupstream = \"{upstream}\"\ndrain = \"1s\"\n{lines}\n");
     std::fs::write(world.path("strandline.toml"), configuration).unwrap();
     world.done(&["sync"]);
     let (nginx, serve) = (Nginx::start(&world), Serve::start(&world));
@@ -483,8 +484,7 @@ fn hammer(setting: &Setting) {
 
     let log = world.log();
     assert!(log.iter().all(|line| line["held"] == Value::Array(vec![])), "something is held");
-    let recorded: Vec<_> = log.iter().rev().map(|line| text(&line["serial"])).collect();
-    assert_eq!(recorded, serials.iter().map(u64::to_string).collect::<Vec<_>>(), "what is recorded was published");
+    assert_eq!(locked(&field.live).1 + 1, serials.len() as u64, "each serial was published by a switch of its own");
     let missed = log.iter().filter(|line| line["missed_late_event"] == true).map(|line| text(&line["serial"]));
     let missed: BTreeSet<u64> = missed.map(|serial| serial.parse().unwrap()).collect();
     let wrong = locked(&field.wrong);
@@ -525,12 +525,19 @@ fn sync(field: &Field<'_>, reader: &mut Reader, ends: &mut BTreeMap<i32, usize>)
     assert!(code == 0 || code == 3, "{code}: {}", run.err);
     *ends.entry(code).or_default() += 1;
     let serial = live_serial(reader);
+    let recorded = recorded(field.world);
+    assert_eq!(recorded.last(), Some(&serial), "what is recorded is published");
     let mut published = locked(&field.published);
-    let last = *published.last().unwrap();
-    assert!(serial >= last, "serial {serial} comes after {last}");
-    if serial > last {
-        published.push(serial);
-    }
+    // A sync publishes on the way, too. What is recorded never changes, so what was published stands at the beginning.
+    assert!(recorded.starts_with(&published), "{recorded:?} goes on from {published:?}");
+    *published = recorded;
+}
+
+/// The serials that the mirror has recorded, in order.
+fn recorded(world: &World) -> Vec<u64> {
+    let serials: Vec<u64> = world.log().iter().rev().map(|line| text(&line["serial"]).parse().unwrap()).collect();
+    assert!(serials.is_sorted_by(|a, b| a < b), "serials go on: {serials:?}");
+    serials
 }
 
 struct Told<'a> {

@@ -146,7 +146,12 @@ pub fn publish(
 
 /// How much longer nobody may touch the standby, if `drain` is how long a request may take.
 pub fn undrained(state: Option<ViewState>, drain: Duration, now: Timestamp) -> Duration {
-    state.map_or(Duration::ZERO, |state| drain.saturating_sub(now.since(state.switched)))
+    if drain.is_zero() {
+        return drain;
+    }
+    // Both times are whole seconds: the switch can have come up to one second later than it says.
+    let whole = drain + Duration::from_secs(1);
+    state.map_or(Duration::ZERO, |state| whole.saturating_sub(now.since(state.switched)))
 }
 
 fn switch(store: &Store, mirror: &MirrorName, slot: Slot) -> Result<(), ViewError> {
