@@ -115,9 +115,10 @@ fn a_broken_view_is_found_and_the_link_is_put_right() {
     let target = fs::read_link(&live).unwrap();
     fs::remove_file(&live).unwrap();
     symlink(if target == Path::new("a") { "b" } else { "a" }, &live).unwrap();
-    finds(&world, false, &["live does not point to"]);
-    world.done(&["sync"]);
+    world.run(&["status"]).ended(0).says(&["pypi: `live` did not point to what the catalog says, and does now"]);
     assert_eq!(fs::read_link(&live).unwrap(), target);
+    let again = world.run(&["status"]).ended(0);
+    assert!(!again.err.contains("live"), "{}", again.err);
 }
 
 /// Everything in the store but what a process that only looks may touch.

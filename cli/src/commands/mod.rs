@@ -70,8 +70,20 @@ fn clock() -> Clock {
     })
 }
 
+/// Opens the store, and finishes what a crash left.
 fn open(path: &Path) -> anyhow::Result<Store> {
-    Store::open(path, Disk::new()).with_context(|| format!("cannot open the store `{}`", path.display()))
+    let store =
+        Store::open(path, Disk::new()).with_context(|| format!("cannot open the store `{}`", path.display()))?;
+    match strandline_view::recover(&store, &clock()().to_string()) {
+        Ok(mirrors) => {
+            for mirror in mirrors {
+                tracing::warn!("{mirror}: `live` did not point to what the catalog says, and does now");
+            }
+        }
+        // Who only looks may have no right to write.
+        Err(error) => tracing::warn!("the views could not be looked at: {:#}", anyhow::Error::from(error)),
+    }
+    Ok(store)
 }
 
 /// Writes a line of what the command was asked for. A reader that has gone away ends the program quietly.

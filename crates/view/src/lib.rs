@@ -23,4 +23,6 @@ mod publish;
 
 pub use check::{Broken, check};
 pub use lists::{ListedProject, RootLists};
-pub use publish::{Published, Stamp, ViewError, pool_file, publish, repair, root_lists, stock_pool, undrained};
+pub use publish::{
+    Published, Stamp, ViewError, pool_file, publish, recover, repair, root_lists, stock_pool, undrained,
+};

@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use strandline_durable::{DiskError, NewFile};
+use strandline_durable::{DiskError, LockError, NewFile};
 use strandline_model::trie::Change;
 use strandline_model::{Blake3, Hasher, Leaf, MirrorName, RootList, Serial, Snapshot, Timestamp, TreePath, Unit};
 use strandline_store::{MirrorLock, Slot, Store, StoreError, Twin, Verified, ViewState};
@@ -84,13 +84,35 @@ pub fn root_lists(lists: &dyn RootLists, serial: Serial, leaves: Vec<Leaf>) -> V
 
 /// Makes `live` what the catalog says it is, if a crash came between the two. Returns whether it had to.
 pub fn repair(store: &Store, mirror: &MirrorName, _lock: &MirrorLock) -> Result<bool, ViewError> {
-    let Some(state) = store.view_state(mirror)? else { return Ok(false) };
-    let live = store.view_directory(mirror).join("live");
-    if std::fs::read_link(&live).is_ok_and(|target| target == Path::new(state.slot.as_str())) {
-        return Ok(false);
+    match misdirected(store, mirror)? {
+        Some(slot) => switch(store, mirror, slot).map(|()| true),
+        None => Ok(false),
     }
-    switch(store, mirror, state.slot)?;
-    Ok(true)
+}
+
+/// Does the same for all mirrors that nobody is at work on; returns those where it had to. `since` is the time now.
+pub fn recover(store: &Store, since: &str) -> Result<Vec<MirrorName>, ViewError> {
+    let mut recovered = Vec::new();
+    for mirror in store.mirrors()? {
+        if misdirected(store, &mirror.name)?.is_none() {
+            continue;
+        }
+        match store.lock_mirror(&mirror.name, since) {
+            Ok(lock) if repair(store, &mirror.name, &lock)? => recovered.push(mirror.name),
+            // Whoever has it is about to make that step.
+            Ok(_) | Err(StoreError::Lock(LockError::Held { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(recovered)
+}
+
+/// The tree that `live` should point to and does not.
+fn misdirected(store: &Store, mirror: &MirrorName) -> Result<Option<Slot>, ViewError> {
+    let Some(state) = store.view_state(mirror)? else { return Ok(None) };
+    let live = store.view_directory(mirror).join("live");
+    let points = std::fs::read_link(&live).is_ok_and(|target| target == Path::new(state.slot.as_str()));
+    Ok((!points).then_some(state.slot))
 }
 
 /// Makes a verified snapshot what readers see. `frozen` says whether syncs leave it so.
