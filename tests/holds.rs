@@ -50,7 +50,8 @@ fn newest_file(world: &World, project: &str) -> String {
 /// Syncs, and requires that exactly this is held; that the run, the snapshot, `status` and `log` say so.
 #[track_caller]
 fn holds(world: &World, project: &str, reason: &str, at: u64, needs: u64) -> Run {
-    let run = world.run(&["sync"]).ended(4).says(&[&format!("`{project}` is held ({reason}) at serial {at}")]);
+    let run = world.run(&["sync"]).ended(4);
+    let run = run.says(&[&format!("`{project}` is held at serial {at} and needs {needs}"), &format!("({reason})")]);
     let newest = world.log().remove(0);
     assert_eq!(newest["published"], true, "{newest}");
     let held = newest["held"].as_array().unwrap();
@@ -65,7 +66,13 @@ fn holds(world: &World, project: &str, reason: &str, at: u64, needs: u64) -> Run
     let shown = world.done(&["show", "pypi"]);
     assert!(shown.lines().any(|shown| shown == line), "there is no `{line}`:\n{shown}");
     let status = world.run(&["status"]).ended(4);
-    let line = format!("{project}: {reason}, at serial {at}, needs {needs}, since {since}");
+    let words = match reason {
+        "stale-page" => "upstream shows a page that is older than its last change",
+        "page-missing" => "upstream has no page for it",
+        "file-missing" => "a file that its page lists cannot be had",
+        _ => "a file is not what its page says",
+    };
+    let line = format!("{project}: {words} ({reason}), at serial {at}, needs {needs}, since {since}");
     assert!(status.out.contains(&line), "there is no `{line}`:\n{}", status.out);
     let status: Value = serde_json::from_str(&world.run(&["status", "--json"]).ended(4).out).unwrap();
     assert_eq!(status["mirrors"][0]["held"], newest["held"]);
@@ -187,12 +194,13 @@ fn what_the_log_takes_away_goes_from_a_held_project() {
 #[test]
 fn one_broken_project_stops_everything_where_that_is_wanted() {
     let world = synced(&["good", "victim"], &format!("{HOLD}\non-broken = \"freeze\""));
+    let before = live(&world, "victim").unwrap();
     let (live, log) = (world.live(), world.log());
     stick(&world.upstream, "victim");
     release(&world, "good", "2.0");
     let needs = release(&world, "victim", "2.0");
     for _ in 0..2 {
-        let wanted = format!("one of serial {needs} is wanted");
+        let wanted = format!("a page of serial {needs} is wanted, one of serial {} was seen", before.0);
         world.run(&["sync"]).ended(3).says(&["not consistent", "victim", &wanted, "Readers see what they saw before"]);
         assert_eq!((world.live(), world.log()), (live.clone(), log.clone()));
     }
@@ -238,7 +246,7 @@ fn a_new_project_is_waited_for_and_not_forgotten() {
     let last = release(&world, "good", "2.0");
     let needs = release(&world, "fresh", "1.0");
     release(&world, "good", "3.0");
-    let words = format!("fresh: upstream has no page for it yet; one of serial {needs} is wanted");
+    let words = format!("fresh: upstream has no page for it yet; a page of serial {needs} is wanted, none was seen");
     // What came before it is published, once.
     world.run(&["sync"]).ended(0).says(&[&words]);
     for _ in 0..2 {

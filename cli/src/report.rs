@@ -7,7 +7,7 @@ use std::iter::successors;
 use std::process::ExitCode;
 
 use strandline_durable::{DiskError, LockError};
-use strandline_model::InvalidName;
+use strandline_model::{HoldReason, InvalidName};
 use strandline_pypi::{NoDefault, SettingsError};
 use strandline_store::{ReceiveError, SelectError, StoreError, VerifyError};
 use strandline_sync::{FetchError, SyncError};
@@ -39,6 +39,17 @@ impl From<Exit> for ExitCode {
             Exit::Inconsistent => 3,
             Exit::Held => 4,
         })
+    }
+}
+
+/// Why a project is held, for an operator.
+pub(crate) fn in_words(reason: HoldReason) -> &'static str {
+    match reason {
+        HoldReason::StalePage => "upstream shows a page that is older than its last change",
+        HoldReason::PageMissing => "upstream has no page for it",
+        HoldReason::BadPage => "its page cannot be used",
+        HoldReason::FileMissing => "a file that its page lists cannot be had",
+        HoldReason::FileWrong => "a file is not what its page says",
     }
 }
 

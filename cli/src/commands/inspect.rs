@@ -10,7 +10,7 @@ use strandline_store::{MirrorUsage, Recorded, SelectError, Store};
 
 use super::{clock, open, say};
 use crate::config::Config;
-use crate::report::Exit;
+use crate::report::{Exit, in_words};
 
 /// How every mirror stands, and the store.
 #[expect(clippy::too_many_lines, reason = "a line for each fact")]
@@ -98,8 +98,9 @@ pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
         }
         for held in held {
             say!(
-                "  held       {}: {}, at serial {}, needs {}, since {}",
+                "  held       {}: {} ({}), at serial {}, needs {}, since {}",
                 held.name,
+                in_words(held.reason),
                 held.reason,
                 held.at,
                 held.needs,

@@ -77,12 +77,13 @@ fn tell(mirror: &MirrorName, outcome: &Outcome, progress: &Progress) {
     }
     for held in held {
         tracing::warn!(
-            "{mirror}: `{}` is held ({}) at serial {} and needs {}, since {}",
+            "{mirror}: `{}` is held at serial {} and needs {}, since {}: {} ({})",
             held.name,
-            held.reason,
             held.at,
             held.needs,
-            held.since
+            held.since,
+            report::in_words(held.reason),
+            held.reason
         );
     }
     if !published {

@@ -10,7 +10,7 @@
 //! Tested in `tests/client.rs`.
 
 use std::error::Error as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use reqwest::header::{
 };
 use reqwest::{RequestBuilder, Response, StatusCode};
 use strandline_sync::source::{Problem, SourceError, Validator, Way};
+use tokio::time::Instant;
 use url::Url;
 
 use crate::credentials::Credentials;
@@ -30,6 +31,9 @@ use crate::url_check::shown;
 const CONNECT: Duration = Duration::from_secs(10);
 /// Longest pause that an answer can ask for: a day.
 const LONGEST_PAUSE: u64 = 86_400;
+
+/// Longest wait for the end of a quota's window before the next call.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 const ACCEPTED_PAGES: HeaderValue = HeaderValue::from_static(
     "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01",
@@ -47,6 +51,8 @@ pub(crate) struct Client {
     upstream: Url,
     credentials: Option<Credentials>,
     limits: Limits,
+    /// Until when no call is made, because the last one was the last of its quota.
+    quiet: Mutex<Option<Instant>>,
 }
 
 /// How much is taken, and how long is waited.
@@ -107,6 +113,7 @@ impl Client {
             upstream,
             credentials,
             limits,
+            quiet: Mutex::default(),
         })
     }
 
@@ -140,8 +147,20 @@ impl Client {
         self.whole(url, response).await
     }
 
-    /// Posts XML, whatever the answer's status.
+    /// Posts XML, whatever the answer's status. Waits first where an answer has said that the quota is used up, if the wait
+    /// is short; where it is long, upstream may say so once more.
     pub(crate) async fn post(&self, url: &Url, body: String) -> Result<Fetched, SourceError> {
+        let quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(until) = quiet.filter(|until| until.saturating_duration_since(Instant::now()) <= LONGEST_WAIT) {
+            tokio::time::sleep_until(until).await;
+        }
+        let fetched = self.post_now(url, body).await?;
+        let until = fetched.pause.map(|pause| Instant::now() + pause);
+        *self.quiet.lock().unwrap_or_else(PoisonError::into_inner) = until;
+        Ok(fetched)
+    }
+
+    async fn post_now(&self, url: &Url, body: String) -> Result<Fetched, SourceError> {
         let request = self.pages.post(url.clone()).header(CONTENT_TYPE, "text/xml").body(body);
         let response = self.send(url, request, &self.guard).await?;
         self.whole(url, response).await

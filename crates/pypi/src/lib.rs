@@ -27,6 +27,7 @@ mod upstream;
 mod url_check;
 mod xmlrpc;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -120,6 +121,9 @@ pub struct Index {
     upstream: UpstreamUrl,
     url: Url,
     client: Client,
+    /// Whether it has shown a page in JSON or a changelog: then a page in HTML, which lacks sizes and times, is one that
+    /// something on the way has made of it.
+    has_json: AtomicBool,
 }
 
 impl Index {
@@ -149,7 +153,7 @@ impl Index {
         let limits = Limits { page: max_page_size, file: max_file_size, connections, idle: idle_timeout };
         let client = Client::new(url.clone(), credentials, guard, origin, limits)
             .map_err(|error| SettingsError::Client(chain(&error)))?;
-        Ok(Self { upstream, url, client })
+        Ok(Self { upstream, url, client, has_json: AtomicBool::new(false) })
     }
 }
 
@@ -202,7 +206,14 @@ impl Index {
     fn read_page(&self, project: &ProjectName, fetched: &Fetched) -> Result<Page, Problem> {
         let context = Context { project, url: &fetched.url, local_allowed: self.client.local_allowed() };
         match kind(fetched)? {
-            Kind::Json => json::parse(&fetched.body, context),
+            Kind::Json => {
+                self.has_json.store(true, Ordering::Relaxed);
+                json::parse(&fetched.body, context)
+            }
+            Kind::Html if self.has_json.load(Ordering::Relaxed) => Err(Problem::Malformed(
+                "the page is HTML, and the index has JSON, which says more: something on the way has changed it"
+                    .to_owned(),
+            )),
             Kind::Html => html::parse(&fetched.body, context),
         }
     }
@@ -267,7 +278,10 @@ impl Source for Index {
     }
 
     async fn events_since(&self, since: Serial) -> Result<Vec<Event>, SourceError> {
-        xmlrpc::events_since(&self.client, &self.url, since).await
+        let events = xmlrpc::events_since(&self.client, &self.url, since).await?;
+        // Whoever has the log has pages in JSON.
+        self.has_json.store(true, Ordering::Relaxed);
+        Ok(events)
     }
 
     async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {

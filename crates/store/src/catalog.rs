@@ -193,6 +193,14 @@ const MIGRATIONS: &[&str] = &["
         tag     TEXT,
         UNIQUE (mirror, project, unit)
     ) STRICT;
+", "
+    -- Serials up to that of the newest snapshot that upstream's log had not shown when it was made: an event that comes to
+    -- light with one of them is one that snapshots lack. By the mirror's name.
+    CREATE TABLE missing_serial (
+        mirror TEXT NOT NULL,
+        serial INTEGER NOT NULL,
+        PRIMARY KEY (mirror, serial)
+    ) STRICT, WITHOUT ROWID;
 "];
 
 pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {

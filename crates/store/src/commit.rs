@@ -37,6 +37,8 @@ pub struct Draft {
     pub changes: BTreeMap<ProjectName, Option<DraftUnit>>,
     /// The projects that are held, sorted by name.
     pub held: Vec<Held>,
+    /// Serials up to `serial` that upstream's log did not show, as far back as an event is believed to come to light late.
+    pub missing: Vec<Serial>,
 }
 
 /// A project of a draft.
@@ -103,7 +105,7 @@ impl Store {
         _lock: &MirrorLock,
         lists: impl FnOnce(Serial, Vec<Leaf>) -> Vec<RootList>,
     ) -> Result<Committed, StoreError> {
-        let Draft { mirror, base, serial, time, upstream, selection, changes, held } = draft;
+        let Draft { mirror, base, serial, time, upstream, selection, changes, held, missing } = draft;
         self.transaction(|transaction| {
             let bodies = Bodies { store: self, connection: transaction };
             let mut leaves = BTreeMap::new();
@@ -139,6 +141,7 @@ impl Store {
                     |row| row.get(0),
                 )
                 .map_err(self.sql())?;
+            self.replace_missing(transaction, &mirror, &missing)?;
             let revision: u32 = transaction
                 .query_row(
                     "SELECT coalesce(max(revision), 0) + 1 FROM snapshot WHERE mirror = ?1 AND serial = ?2",

@@ -297,6 +297,31 @@ impl Store {
         })
     }
 
+    /// The serials up to that of the mirror's newest snapshot that upstream's log had not shown when it was made.
+    pub fn missing_serials(&self, mirror: &MirrorName) -> Result<BTreeSet<Serial>, StoreError> {
+        let serials: Vec<u64> = self
+            .connection()
+            .prepare_cached("SELECT serial FROM missing_serial WHERE mirror = ?1")
+            .and_then(|mut statement| statement.query_map([mirror.as_str()], |row| row.get(0))?.collect())
+            .map_err(self.sql())?;
+        serials.into_iter().map(|serial| self.stored(&serial.to_string())).collect()
+    }
+
+    pub(crate) fn replace_missing(
+        &self,
+        transaction: &rusqlite::Transaction<'_>,
+        mirror: &MirrorName,
+        missing: &[Serial],
+    ) -> Result<(), StoreError> {
+        let run = || {
+            transaction.execute("DELETE FROM missing_serial WHERE mirror = ?1", [mirror.as_str()])?;
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO missing_serial (mirror, serial) VALUES (?1, ?2)")?;
+            missing.iter().try_for_each(|serial| insert.execute((mirror.as_str(), serial.get())).map(drop))
+        };
+        run().map_err(self.sql())
+    }
+
     /// Remembers which projects stand in the way of a mirror's sync, and forgets those that do not any more. Returns since
     /// when each of them does.
     pub fn note_trouble(

@@ -13,8 +13,8 @@
 //! 3. A page that changes without an event (a project was archived, say) is found by a slow sweep of conditional requests
 //!    over all projects; what the sweep asks for never stands in the way.
 //! 4. What pages showed of a project that has events after the cut is remembered for the next sync: the log may need it.
-//! 5. An event that came to light late is noticed when the last `overlap` serials are read again: its project is fetched,
-//!    and the snapshots that claimed a serial past it are marked.
+//! 5. An event that came to light late is noticed when the last `overlap` serials are read again, by its serial, which the
+//!    log had not shown before: its project is fetched, and the snapshots that claimed a serial past it are marked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,6 +36,9 @@ const READ_BACK: u64 = 50_000;
 /// How many rows of the log a Warehouse gives at once, at the most. Only whether nothing is new is told from it: an index
 /// that gives fewer is read to the end all the same as soon as something is.
 const LOG_PAGE: usize = 50_000;
+/// Of which part of all pages it is the turn in one sweep at the most, and how many pages it may be in any case.
+const SWEEP_SHARE: u64 = 7;
+const SWEEP_AT_ONCE: usize = 1_000;
 /// The longest pause between two rounds.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -63,6 +66,10 @@ struct Followed {
     held: Option<Held>,
     /// Why the last attempt to get its page or one of its files failed.
     failure: Option<FetchError>,
+    /// The serial that upstream's list of projects has for it, in a first sync: of its last event or a later one.
+    listed: Serial,
+    /// Whether it is looked at because it is its turn in the sweep, and not because the log has something of it.
+    swept: bool,
 }
 
 /// One sync of a mirror by the changelog.
@@ -70,6 +77,8 @@ struct Following<'a, S> {
     fetcher: &'a Arc<Fetcher<S>>,
     base: Option<&'a Recorded>,
     from: Serial,
+    /// The log was read from after this serial on.
+    read_since: Serial,
     log: Log,
     /// Up to here the log has shown all that is waited for: no serial is missing, or it was taken for a hole when the sync
     /// began.
@@ -93,8 +102,11 @@ pub async fn follow<S: Source>(
     let begun = before(clock(), settings.settle);
     let mut following = Following::begin(fetcher, base, lock).await?;
     following.sure = following.log.without_holes(following.from, begun);
-    // What a first sync has of a project will do until its cut says otherwise; later syncs ask anew.
-    let unread = |followed: &Followed| base.is_some() || followed.project.pages.is_empty();
+    // What an interrupted first sync has of a project will do until its cut says otherwise, unless the list says that
+    // something has happened since: the log may not go back so far. Later syncs ask anew.
+    let unread = |followed: &Followed| {
+        base.is_some() || followed.project.pages.last().is_none_or(|page| page.serial < followed.listed)
+    };
     let mut wanted: BTreeSet<ProjectName> =
         following.projects.iter().filter(|(_, followed)| unread(followed)).map(|(name, _)| name.clone()).collect();
     let swept = following.sweep(clock()).await?;
@@ -113,11 +125,15 @@ pub async fn follow<S: Source>(
             }
         }
         following.fetch(std::mem::take(&mut wanted), way).await?;
+        if round == 1 {
+            following.ask_otherwise_for_held().await?;
+        }
         // The time of a row that is missing is up only if it is missing in what is read afterwards.
         let settled = before(clock(), settings.settle);
         // Without a page that was fetched, or a row that is waited for, there is nothing that the log could say more of.
         if !following.projects.is_empty() || following.sure < head {
             following.read_on(head).await?;
+            following.follow_swept_by_log()?;
         }
         if base.is_none() {
             // Upstream has moved on while everything was fetched: what the first snapshot is of is found on the way.
@@ -132,15 +148,17 @@ pub async fn follow<S: Source>(
         if base.is_none() {
             following.promote(target);
         }
-        let mut holding = following.still_held(target);
+        let freezes = settings.on_broken == OnBroken::Freeze;
+        let mut holding = if freezes { BTreeMap::new() } else { following.still_held(target) };
         let mut found = following.cut(target, &holding);
-        if late && !found.in_the_way.is_empty() {
+        // Nobody is held before patience has ended; but where a broken project stops everything, it stops a part, too.
+        if (late || freezes) && !found.in_the_way.is_empty() {
             let broken = following.broken(&found.in_the_way, clock(), lock)?;
-            if settings.on_broken == OnBroken::Freeze && !broken.is_empty() {
+            if freezes && !broken.is_empty() && (late || found.serial.is_some_and(|serial| serial > following.from)) {
                 following.remember_after(following.from)?;
-                return Err(following.inconsistent(&found.in_the_way));
+                return Err(following.inconsistent(&found.in_the_way, round));
             }
-            if !broken.is_empty() {
+            if late && !broken.is_empty() {
                 holding.extend(broken);
                 found = following.cut(target, &holding);
             }
@@ -159,8 +177,8 @@ pub async fn follow<S: Source>(
                 fetcher.store.note_trouble(&settings.mirror, &BTreeSet::new(), clock(), lock)?;
             }
             let later = following.remember_after(found.serial.unwrap_or(following.from))?;
-            let Some(serial) = found.serial else { return Err(following.inconsistent(&found.in_the_way)) };
-            let inconsistent = following.inconsistent(&found.in_the_way);
+            let Some(serial) = found.serial else { return Err(following.inconsistent(&found.in_the_way, round)) };
+            let inconsistent = following.inconsistent(&found.in_the_way, round);
             let cut = Cut { later, ..following.conclude(serial, found.states, &holding, round)? };
             if let Some(last) = swept {
                 fetcher.store.record_recheck(&settings.mirror, last.as_str(), clock())?;
@@ -190,6 +208,10 @@ pub async fn follow<S: Source>(
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
     unreachable!("the attempts end with the settings' patience")
+}
+
+fn back(serial: Serial, by: u64) -> Serial {
+    Serial::try_from(serial.get().saturating_sub(by)).unwrap_or(Serial::ZERO)
 }
 
 fn before(now: Timestamp, by: Duration) -> Timestamp {
@@ -279,6 +301,7 @@ impl<'a, S: Source> Following<'a, S> {
             fetcher,
             base,
             from,
+            read_since: from,
             log: Log::default(),
             sure: from,
             projects: BTreeMap::new(),
@@ -316,11 +339,11 @@ impl<'a, S: Source> Following<'a, S> {
                 Selection::Projects(names) => names.values().cloned().collect(),
                 Selection::Everything => Vec::new(),
             };
-            self.add_selected(wanted, &mut unknown).await?;
+            self.add_selected(wanted, &events, &mut unknown).await?;
         }
-        let earliest = Serial::try_from(from.get().saturating_sub(settings.overlap)).unwrap_or(Serial::ZERO);
-        for (name, late) in self.missed(&events, earliest)? {
-            unknown.entry(name.clone()).or_insert(Serial::ZERO);
+        for (name, late) in self.came_late(&events)? {
+            let needs = unknown.entry(name.clone()).or_insert(late);
+            *needs = late.max(*needs);
             let marked = fetcher.store.mark_missed(&settings.mirror, late, self.lock)?;
             if marked > 0 {
                 tracing::warn!(
@@ -332,7 +355,7 @@ impl<'a, S: Source> Following<'a, S> {
             let name = event.project.normalise();
             if settings.selection.has(&name) && (event.serial > from || unknown.contains_key(&name)) {
                 self.log.add(event);
-            } else if event.serial > from {
+            } else {
                 self.log.add_other(event);
             }
         }
@@ -359,20 +382,21 @@ impl<'a, S: Source> Following<'a, S> {
         }
         let mut names: BTreeMap<_, _> = list
             .into_iter()
-            .map(|(display, _)| (display.normalise(), display))
+            .map(|(display, serial)| (display.normalise(), (display, serial)))
             .filter(|(name, _)| selection.has(name))
             .collect();
         if let Selection::Projects(selected) = selection {
             self.absent = selected.keys().filter(|name| !names.contains_key(*name)).cloned().collect();
         }
         for name in self.log.projects() {
-            names.entry(name.clone()).or_insert_with(|| self.log.display_name(name).expect("it has events").clone());
+            let display = || self.log.display_name(name).expect("it has events").clone();
+            names.entry(name.clone()).or_insert_with(|| (display(), Serial::ZERO));
         }
         self.absent.retain(|name| !names.contains_key(name));
-        for (name, display) in names {
+        for (name, (display, listed)) in names {
             self.follow_project(name.clone(), Some(Serial::ZERO), &[])?;
             if let Some(followed) = self.projects.get_mut(&name) {
-                followed.display = display;
+                (followed.display, followed.listed) = (display, listed);
             }
         }
         Ok(())
@@ -390,10 +414,11 @@ impl<'a, S: Source> Following<'a, S> {
         Ok(())
     }
 
-    /// The log from `back` serials before the base on, to its end: an answer that ends with the base's own serial may be
+    /// The log from `further` serials before the base on, to its end: an answer that ends with the base's own serial may be
     /// one that upstream has cut off there.
-    async fn read_from(&self, back: u64) -> Result<Vec<Event>, SyncError> {
-        let since = Serial::try_from(self.from.get().saturating_sub(back)).unwrap_or(Serial::ZERO);
+    async fn read_from(&mut self, further: u64) -> Result<Vec<Event>, SyncError> {
+        let since = back(self.from, further);
+        self.read_since = since;
         let mut events = self.fetcher.events_since(since).await?;
         let last = events.last().map(|event| event.serial);
         // A short answer that ends where the base stands: nothing is new, and one request is enough to know it.
@@ -401,13 +426,13 @@ impl<'a, S: Source> Following<'a, S> {
         if let Some(last) = last.filter(|_| !nothing_new) {
             events.extend(read_log(self.fetcher, last).await?);
         }
-        let head = events.last().map(|event| event.serial);
-        if let Some(found) = head.or(Some(since)).filter(|found| self.base.is_some() && *found < self.from) {
-            return Err(SyncError::SerialWentBack {
-                mirror: self.fetcher.settings.mirror.clone(),
-                recorded: self.from,
-                found,
-            });
+        if self.base.is_some() && events.last().is_none_or(|last| last.serial < self.from) {
+            // The log ends before the base: what upstream says of its head is more than that.
+            let found = self.fetcher.last_serial().await?;
+            if found < self.from {
+                let mirror = self.fetcher.settings.mirror.clone();
+                return Err(SyncError::SerialWentBack { mirror, recorded: self.from, found });
+            }
         }
         Ok(events)
     }
@@ -416,10 +441,13 @@ impl<'a, S: Source> Following<'a, S> {
     async fn add_selected(
         &mut self,
         wanted: Vec<DisplayName>,
+        events: &[Event],
         unknown: &mut BTreeMap<ProjectName, Serial>,
     ) -> Result<(), SyncError> {
-        let listed: BTreeSet<_> =
+        let mut listed: BTreeSet<_> =
             self.fetcher.projects().await?.into_iter().map(|(display, _)| display.normalise()).collect();
+        // The list comes from a cache: what has happened since is in the log.
+        listed.extend(events.iter().map(|event| event.project.normalise()));
         let selected: BTreeSet<_> =
             if wanted.is_empty() { listed.clone() } else { wanted.iter().map(DisplayName::normalise).collect() };
         for name in selected {
@@ -435,30 +463,20 @@ impl<'a, S: Source> Following<'a, S> {
         Ok(())
     }
 
-    /// Projects whose last event at or before the base is not the one that the base shows, with that event's serial.
-    fn missed(&self, events: &[Event], earliest: Serial) -> Result<BTreeMap<ProjectName, Serial>, SyncError> {
-        let mut last: BTreeMap<ProjectName, (Serial, bool)> = BTreeMap::new();
-        for event in events.iter().filter(|event| event.serial <= self.from && event.serial > earliest) {
-            if let Some(action) = cut::Action::read(&event.action, event.version.as_deref()) {
-                last.insert(event.project.normalise(), (event.serial, action.removes_project()));
+    /// Projects with an event that the log had not shown when the base was made, although its serial is one that the base
+    /// claims; each with the greatest such serial.
+    fn came_late(&self, events: &[Event]) -> Result<BTreeMap<ProjectName, Serial>, SyncError> {
+        let Fetcher { store, settings, .. } = &**self.fetcher;
+        let missing = store.missing_serials(&settings.mirror)?;
+        let mut late = BTreeMap::new();
+        for event in events.iter().filter(|event| event.serial <= self.from && missing.contains(&event.serial)) {
+            let name = event.project.normalise();
+            let about_pages = cut::Action::read(&event.action, event.version.as_deref()).is_some();
+            if about_pages && settings.selection.has(&name) {
+                late.insert(name, event.serial);
             }
         }
-        let held: BTreeSet<_> = self.base.iter().flat_map(|base| &base.snapshot.held).map(|held| &held.name).collect();
-        let mut missed = BTreeMap::new();
-        for (name, (serial, gone)) in last {
-            if !self.fetcher.settings.selection.has(&name) || held.contains(&name) {
-                continue;
-            }
-            let shown = match self.fetcher.base_leaf(&name)? {
-                Some(leaf) => !gone && leaf.serial >= serial,
-                // A quarantined project is not shown, whatever else happens to it.
-                None => true,
-            };
-            if !shown {
-                missed.insert(name, serial);
-            }
-        }
-        Ok(missed)
+        Ok(late)
     }
 
     /// Asks for the pages whose turn it is in the sweep, and follows the projects whose page is not the base's although
@@ -474,6 +492,9 @@ impl<'a, S: Source> Following<'a, S> {
             reason = "a share of a count"
         )]
         let count = (base.snapshot.units as f64 * part.min(1.0)) as usize;
+        // After a long rest not everything is asked for at once: readers wait for what has happened since.
+        let count =
+            count.min(usize::try_from(base.snapshot.units / SWEEP_SHARE).unwrap_or(usize::MAX).max(SWEEP_AT_ONCE));
         if count == 0 {
             return Ok(None);
         }
@@ -485,6 +506,7 @@ impl<'a, S: Source> Following<'a, S> {
         let quiet: BTreeMap<_, _> = quiet.map(|leaf| (leaf.name, leaf.serial)).collect();
         for (name, serial) in &quiet {
             self.follow_project(name.clone(), Some(*serial), &[])?;
+            self.projects.get_mut(name).expect("it was put there").swept = true;
         }
         self.fetch(quiet.keys().cloned().collect(), Way::Usual).await?;
         for (name, serial) in quiet {
@@ -496,6 +518,35 @@ impl<'a, S: Source> Following<'a, S> {
             }
         }
         Ok(last)
+    }
+
+    /// What the sweep looks at and the log has something of is followed by the log, from what the base has: its page stands in
+    /// nobody's way then.
+    fn follow_swept_by_log(&mut self) -> Result<(), SyncError> {
+        for (name, followed) in &mut self.projects {
+            if followed.swept && self.log.of(name).last().is_some_and(|change| change.serial > self.from) {
+                followed.swept = false;
+                let leaf = followed.leaf.as_ref().expect("the sweep goes over what the base has");
+                followed.project.base = Base::Known(self.fetcher.base_content(leaf)?);
+                followed.project.since = self.from;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the pages of held projects in all other ways, where the usual one does not lead to the page that is needed:
+    /// nobody waits for them, so there may be no other round.
+    async fn ask_otherwise_for_held(&mut self) -> Result<(), SyncError> {
+        for way in [Way::Uncompressed, Way::Origin] {
+            let lacks = |followed: &Followed| {
+                let needs = followed.held.as_ref().map(|held| held.needs);
+                let seen = followed.project.pages.iter().map(|page| page.serial).max();
+                needs.is_some_and(|needs| seen.is_none_or(|seen| seen < needs))
+            };
+            let names = self.projects.iter().filter(|(_, followed)| lacks(followed)).map(|(name, _)| name.clone());
+            self.fetch(names.collect(), way).await?;
+        }
+        Ok(())
     }
 
     fn follow_project(&mut self, name: ProjectName, needs: Option<Serial>, held: &[Held]) -> Result<(), SyncError> {
@@ -516,7 +567,9 @@ impl<'a, S: Source> Following<'a, S> {
         let held = held.iter().find(|held| held.name == name).cloned();
         let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.from };
         let project = Project { base, since, pages: Vec::new() };
-        let followed = Followed { project, leaf, display, validator, validates_base: true, held, failure: None };
+        let (failure, listed, swept) = (None, Serial::ZERO, false);
+        let followed =
+            Followed { project, leaf, display, validator, validates_base: true, held, failure, listed, swept };
         self.projects.insert(name, followed);
         Ok(())
     }
@@ -590,7 +643,7 @@ impl<'a, S: Source> Following<'a, S> {
             .projects
             .iter()
             .filter(|(name, _)| !holding.contains_key(*name))
-            .map(|(name, followed)| (name.clone(), followed.project.clone()))
+            .map(|(name, followed)| (name, &followed.project))
             .collect();
         let source = &self.fetcher.source;
         cut::cut(Rule::WHOLE, self.from, target, &self.log, &projects, &|project, file, version| {
@@ -639,7 +692,7 @@ impl<'a, S: Source> Following<'a, S> {
         Ok(broken)
     }
 
-    fn inconsistent(&self, in_the_way: &BTreeMap<ProjectName, cut::Obstacle>) -> SyncError {
+    fn inconsistent(&self, in_the_way: &BTreeMap<ProjectName, cut::Obstacle>, rounds: u32) -> SyncError {
         let words = |(name, obstacle): (&ProjectName, &cut::Obstacle)| {
             let failure = self.projects.get(name).and_then(|followed| followed.failure.as_ref());
             let words = match failure {
@@ -647,13 +700,19 @@ impl<'a, S: Source> Following<'a, S> {
                 Some(failure) => {
                     let cause =
                         std::error::Error::source(failure).map_or_else(String::new, |cause| format!(": {cause}"));
-                    format!("{failure}{cause}; a page of serial {} is wanted", obstacle.needs)
+                    format!("{failure}{cause}; {}", obstacle.serials())
                 }
                 None => obstacle.to_string(),
             };
             (name.clone(), words)
         };
-        SyncError::Inconsistent { in_the_way: in_the_way.iter().map(words).collect() }
+        let in_the_way = in_the_way.iter().map(words).collect();
+        SyncError::Inconsistent { in_the_way, cut: Some(self.report(self.from, rounds)) }
+    }
+
+    /// How far a cut at `serial` got.
+    fn report(&self, serial: Serial, rounds: u32) -> CutReport {
+        CutReport { head: self.head().max(serial), behind: self.log.first_after(serial), rounds }
     }
 
     /// The cut as the difference from the base.
@@ -690,14 +749,17 @@ impl<'a, S: Source> Following<'a, S> {
                 continue;
             }
             if let Some(kept) = self.carry(name, serial, &mut changes)? {
-                let needs = last.map_or(hold.needs, |last| last.serial.max(hold.needs.min(serial)));
+                // What it was held for may come after this serial; then its last event here is what it needs.
+                let known = if hold.needs <= serial { hold.needs } else { Serial::ZERO };
+                let needs = last.map_or(hold.needs, |last| last.serial.max(known));
                 held.push(Held { at: kept, needs, ..hold.clone() });
             }
         }
-        let head = self.log.head().unwrap_or(serial).max(serial);
-        let report = CutReport { head, behind: self.log.first_after(serial), rounds };
+        let report = Some(self.report(serial, rounds));
+        let overlap = self.fetcher.settings.overlap;
+        let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
         let (absent, later) = (self.absent, BTreeSet::new());
-        Ok(Cut { serial, counted: false, changes, held, absent, report: Some(report), later })
+        Ok(Cut { serial, counted: false, changes, held, absent, report, later, missing })
     }
 
     /// Carries a held project at its last good state; returns that state's serial, or `None` if the log has removed it.
@@ -717,14 +779,15 @@ impl<'a, S: Source> Following<'a, S> {
         let good = self.fetcher.base_content(leaf)?;
         let source = &self.fetcher.source;
         let of_release = |file: &str, version: &str| source.is_of_release(name, file, version);
-        let content = cut::carried(&good, events, serial, &of_release);
+        let content = cut::carried(&good, leaf.serial, events, serial, &of_release);
+        let kept = if content.is_some() { leaf.serial } else { Serial::ZERO };
         if content.as_ref() != Some(&good) {
             let display = followed.display.clone();
             let whole =
                 content.map(|content| Arc::new(Whole { display, serial: Some(leaf.serial), content, validator: None }));
             changes.insert(name.clone(), whole);
         }
-        Ok(Some(leaf.serial))
+        Ok(Some(kept))
     }
 }
 

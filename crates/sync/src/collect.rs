@@ -4,7 +4,7 @@
 //! moment between the two passes at which all of them were true at once. It is weaker than the cut by changelog, for a
 //! cache in between can answer the same twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -76,7 +76,7 @@ pub async fn collect<S: Source>(fetcher: &Arc<Fetcher<S>>, base: Option<&Recorde
             }
         } else if late {
             in_the_way.sort();
-            return Err(SyncError::Inconsistent { in_the_way });
+            return Err(SyncError::Inconsistent { in_the_way, cut: None });
         } else {
             tokio::time::sleep(fetcher.settings.backoff).await;
         }
@@ -194,5 +194,6 @@ fn conclude<S: Source>(
         }
     }
     let serial = if counted { greatest.next() } else { greatest };
-    Ok(Cut { serial, counted, changes, held: Vec::new(), absent, report: None, later: BTreeSet::new() })
+    let (held, later, missing) = Default::default();
+    Ok(Cut { serial, counted, changes, held, absent, report: None, later, missing })
 }

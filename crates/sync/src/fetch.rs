@@ -33,7 +33,7 @@ const BATCH: usize = 256;
 const CHUNK: usize = 256 << 10;
 /// How often a request is made before its failure counts.
 const ATTEMPTS: usize = 5;
-/// The longest pause that is made because upstream asks for it.
+/// The longest pause that is made because upstream asks for it. Who asks for a longer one is not asked again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The largest metadata file that is taken, in bytes.
 const METADATA_MOST: u64 = 64 << 20;
@@ -228,6 +228,12 @@ impl<S: Source> Fetcher<S> {
             SourceError::retry_after,
         )
         .await
+    }
+
+    /// The greatest serial of the log.
+    pub async fn last_serial(&self) -> Result<Serial, SourceError> {
+        let ask = || self.source.last_serial();
+        self.patiently("the last serial", ask, SourceError::is_transient, SourceError::retry_after).await
     }
 
     /// All projects of upstream.
@@ -555,10 +561,8 @@ impl<S: Source> Fetcher<S> {
             .with_max_times(ATTEMPTS - 1)
             .with_jitter();
         act.retry(pauses)
-            .when(may_pass)
-            .adjust(|error, pause| {
-                pause.map(|pause| asked_pause(error).map_or(pause, |asked| asked.min(LONGEST_PAUSE)))
-            })
+            .when(|error| may_pass(error) && asked_pause(error).is_none_or(|asked| asked <= LONGEST_PAUSE))
+            .adjust(|error, pause| pause.map(|pause| asked_pause(error).unwrap_or(pause)))
             .notify(|error, pause| tracing::info!("trying again in {} ms: {what}: {error}", pause.as_millis()))
             .await
     }

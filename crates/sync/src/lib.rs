@@ -70,6 +70,8 @@ pub enum SyncError {
     Inconsistent {
         /// The projects that stood in the way, each with the reason.
         in_the_way: Vec<(ProjectName, String)>,
+        /// How far the cut got, where there is a changelog.
+        cut: Option<CutReport>,
     },
     /// The mirror is of another upstream.
     #[error(
@@ -170,6 +172,8 @@ pub struct Cut {
     pub report: Option<CutReport>,
     /// The projects whose pages are remembered for the next sync, because they have events after the serial.
     pub later: BTreeSet<ProjectName>,
+    /// Serials up to `serial` that the log has not shown.
+    pub missing: Vec<Serial>,
 }
 
 /// What a sync works with.
@@ -194,7 +198,11 @@ pub async fn sync<S: Source>(context: &Context<S>, lists: &dyn RootLists, clock:
     let done = locked(context, lists, clock, &lock).await;
     let failure = done.as_ref().err().map(ToString::to_string);
     // What stopped the sync is worth more to the operator than that this could not be noted down.
-    let cut = done.as_ref().ok().and_then(|outcome| outcome.cut);
+    let cut = match &done {
+        Ok(outcome) => outcome.cut,
+        Err(SyncError::Inconsistent { cut, .. }) => *cut,
+        Err(_) => None,
+    };
     if let Err(error) = store.record_sync(mirror, &LastSync { time: clock(), failure, cut }) {
         tracing::warn!(%error, "the outcome of the sync is not recorded");
     }
@@ -248,7 +256,7 @@ async fn part<S: Source>(
             cut => cut,
         },
     };
-    let Cut { serial, counted, changes, held, absent, report, later } = cut?;
+    let Cut { serial, counted, changes, held, absent, report, later, missing } = cut?;
     let (changes, validations) = fetcher.finish(serial, changes)?;
 
     let changed = changes.len();
@@ -270,6 +278,7 @@ async fn part<S: Source>(
                 selection: settings.selection.digest(),
                 changes,
                 held,
+                missing,
             };
             let committed =
                 store.commit(draft, lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;

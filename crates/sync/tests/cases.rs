@@ -44,7 +44,7 @@ fn at_20(events: &[(u64, &str)], pages: &[Page]) -> Result<State<()>, Why> {
     }
     let pages = pages.iter().map(|(number, files)| Seen { serial: serial(*number), content: content(files) }).collect();
     let project = Project { base: Base::Known(content(&["1/a"])), since: serial(10), pages };
-    let projects = BTreeMap::from([(name.clone(), project)]);
+    let projects = BTreeMap::from([(&name, &project)]);
     let is_of_release = |_: &ProjectName, file: &str, version: &str| file.split_once('/').map(|(of, _)| of == version);
     let found = cut::cut(Rule::WHOLE, serial(10), serial(20), &log, &projects, &is_of_release);
     match found.in_the_way.get(&name) {

@@ -127,6 +127,7 @@ impl World {
             selection: Blake3::of(b""),
             changes: units,
             held: Vec::new(),
+            missing: Vec::new(),
         };
         let committed =
             self.store.commit(draft, &lock, |serial, leaves| strandline_view::root_lists(&Lists, serial, leaves))?;

@@ -107,6 +107,7 @@ impl World {
             selection: Blake3::of(b"selection"),
             changes: units,
             held: Vec::new(),
+            missing: Vec::new(),
         }
     }
 

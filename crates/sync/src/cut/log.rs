@@ -142,6 +142,21 @@ impl Log {
         self.serials.range(serial.next()..).next().map(|(_, time)| *time)
     }
 
+    /// The serials after one and up to another that were not seen.
+    pub fn missing(&self, after: Serial, up_to: Serial) -> Vec<Serial> {
+        let mut missing = Vec::new();
+        let mut next = after.next();
+        let seen = self.serials.range(next..).map(|(serial, _)| *serial).take_while(|serial| *serial <= up_to);
+        for seen in seen.chain([up_to.next()]) {
+            while next < seen {
+                missing.push(next);
+                next = next.next();
+            }
+            next = seen.next();
+        }
+        missing
+    }
+
     /// The greatest serial that no missing one stands before: serials have holes, and a row might become visible late, so
     /// a hole is believed only when the row after it is older than `settled`. Times are whole seconds, rounded down: a row
     /// of that very second may be younger.

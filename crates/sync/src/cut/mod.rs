@@ -45,7 +45,7 @@
 mod log;
 mod replay;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 
 use strandline_model::{HoldReason, ProjectName, Serial};
@@ -152,6 +152,12 @@ pub enum Why {
 }
 
 impl Obstacle {
+    /// The serial that is wanted and the one that was seen, in words.
+    pub fn serials(&self) -> String {
+        let seen = self.seen.map_or_else(|| "none".to_owned(), |seen| format!("one of serial {seen}"));
+        format!("a page of serial {} is wanted, {seen} was seen", self.needs)
+    }
+
     /// As what the project would be held.
     pub fn hold_reason(&self) -> HoldReason {
         match self.why {
@@ -165,18 +171,16 @@ impl Obstacle {
 
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { since, needs, seen, why } = self;
-        let seen = seen.map_or_else(|| "no page".to_owned(), |serial| format!("a page of serial {serial}"));
+        let Self { since, why, .. } = self;
         match why {
-            Why::NoPage => write!(f, "upstream has no page for it yet; one of serial {needs} is wanted"),
-            Why::Stale => write!(f, "upstream shows {seen}; one of serial {needs} is wanted"),
-            Why::Moving => {
-                write!(f, "it keeps changing: {seen} was seen, and its changes since {since} cannot be followed")
-            }
-            Why::Disagrees => write!(f, "its page of serial {needs} and the changelog list different files"),
-            Why::File(HoldReason::FileMissing) => write!(f, "a file that its page lists is not there"),
-            Why::File(_) => write!(f, "a file is not what its page says"),
+            Why::NoPage => write!(f, "upstream has no page for it yet")?,
+            Why::Stale => write!(f, "upstream shows an older page")?,
+            Why::Moving => write!(f, "it keeps changing, and its changes since serial {since} cannot be followed")?,
+            Why::Disagrees => write!(f, "its page and the changelog list different files")?,
+            Why::File(HoldReason::FileMissing) => write!(f, "a file that its page lists is not there")?,
+            Why::File(_) => write!(f, "a file is not what its page says")?,
         }
+        write!(f, "; {}", self.serials())
     }
 }
 
@@ -220,38 +224,55 @@ pub fn cut<F: Clone + PartialEq>(
     from: Serial,
     target: Serial,
     log: &Log,
-    projects: &BTreeMap<ProjectName, Project<F>>,
+    projects: &BTreeMap<&ProjectName, &Project<F>>,
     is_of_release: &dyn Fn(&ProjectName, &str, &str) -> Option<bool>,
 ) -> Cut<F> {
-    let mut in_the_way = BTreeMap::new();
+    let verdict = |name: &ProjectName, project: &Project<F>, at| {
+        determine(rule, project, log.of(name), at, &|file, version| is_of_release(name, file, version))
+    };
     let mut serial = Some(target);
+    let mut in_the_way = BTreeMap::new();
+    // Between two events of a project nothing about it changes. So a project that is determined stays so down to its last
+    // event, and one that is not is tried again right before that: each is looked at once for each of its events that is
+    // passed, however many others there are.
     let mut states = BTreeMap::new();
-    while let Some(at) = serial {
-        // Between two events of a project nothing about it changes, so the next serial to try is right before the last
-        // event of one that is not determined here.
-        let mut next = Some(at);
-        states.clear();
-        for (name, project) in projects {
-            let events = log.of(name);
-            match determine(rule, project, events, at, &|file, version| is_of_release(name, file, version)) {
-                Ok(state) => {
-                    states.insert(name.clone(), state);
-                }
-                Err(obstacle) => {
-                    let known = at >= project.since;
-                    let last = events.iter().rev().find(|change| change.serial <= at && change.serial > from && known);
-                    let before = last.and_then(|change| change.serial.get().checked_sub(1)?.try_into().ok());
-                    next = next.min(before.filter(|before| *before >= from));
-                    if at == target {
-                        in_the_way.insert(name.clone(), obstacle);
-                    }
-                }
+    let mut standing = BinaryHeap::new();
+    let mut look = |name: &ProjectName, project: &Project<F>, at: Serial, standing: &mut BinaryHeap<_>| {
+        let last = log.of(name).iter().rfind(|change| change.serial <= at && change.serial > from);
+        match verdict(name, project, at) {
+            Ok(state) => {
+                states.insert(name.clone(), state);
+                let down_to = last.map_or(from, |change| change.serial).max(project.since.min(at));
+                standing.push((down_to, name.clone()));
+                Ok(())
+            }
+            Err(obstacle) => {
+                let known = at >= project.since;
+                let before =
+                    last.filter(|_| known).and_then(|change| change.serial.get().checked_sub(1)?.try_into().ok());
+                Err((obstacle, before.filter(|before| *before >= from)))
             }
         }
-        if next == serial {
-            break;
+    };
+    let mut open: Vec<_> = Vec::new();
+    for (name, project) in projects {
+        if let Err((obstacle, before)) = look(name, project, target, &mut standing) {
+            in_the_way.insert((*name).clone(), obstacle);
+            serial = serial.min(before);
+            open.push((*name).clone());
         }
-        serial = next;
+    }
+    while let Some(at) = serial {
+        while let Some((down_to, _)) = standing.peek()
+            && *down_to > at
+        {
+            open.extend(standing.pop().map(|(_, name)| name));
+        }
+        let Some(name) = open.pop() else { break };
+        if let Err((_, before)) = look(&name, &projects[&name], at, &mut standing) {
+            serial = before;
+            open.push(name);
+        }
     }
     if serial.is_none() {
         states.clear();
@@ -365,15 +386,17 @@ pub fn promoted<F: Clone + PartialEq>(
     Some(Project { base, since: at, pages: project.pages.clone() })
 }
 
-/// What is left of a held project at `at`: its last good state, without what the log has removed since.
+/// What is left of a held project at `at`: its last good state, which is that of the serial `since`, without what the log
+/// has removed after that.
 pub fn carried<F: Clone>(
     good: &Content<F>,
+    since: Serial,
     events: &[Change],
     at: Serial,
     is_of_release: IsOfRelease<'_>,
 ) -> Option<Content<F>> {
     let mut content = good.clone();
-    for change in events.iter().filter(|change| change.serial <= at) {
+    for change in events.iter().filter(|change| change.serial > since && change.serial <= at) {
         match &change.action {
             action if action.removes_project() => return None,
             Action::RemoveFile(name) => {

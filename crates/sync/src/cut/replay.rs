@@ -186,8 +186,9 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
                 }
             }
         }
-        // The status is not in the log: it is what the newest page says, else what M says.
-        let latest = contents.iter().rfind(|content| content.status != Status::Quarantined);
+        // The status is not in the log: it is what the newest page says, whenever it came, else what M says.
+        let pages = self.project.pages.iter().filter(|page| page.content.status != Status::Quarantined);
+        let latest = pages.max_by_key(|page| page.serial).map(|page| &page.content).or(self.shown);
         Some(Shown::Content(Content {
             status: latest.map_or(Status::Active, |latest| latest.status),
             status_reason: latest.and_then(|latest| latest.status_reason.clone()),

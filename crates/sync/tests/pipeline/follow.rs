@@ -123,7 +123,9 @@ fn a_page_older_than_its_event_is_asked_for_again() {
     script.pages("Alpha", [old.clone(), old, new]);
     script.log([upload(9, "alpha-2.tar.gz")]);
     assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "9");
-    assert_eq!(Script::count(&script.asked(), "page alpha"), 3);
+    let asked = script.asked();
+    let pages: Vec<_> = asked.iter().filter(|asked| asked.starts_with("page")).collect();
+    assert_eq!(pages, ["page alpha", "page alpha uncompressed", "page alpha at its origin"]);
     assert_eq!(world.version("alpha").unwrap(), "2");
     assert_eq!(world.labels(), ["9", "7"]);
 }
@@ -257,10 +259,168 @@ fn a_project_that_stays_broken_is_held_and_comes_back() {
     assert_eq!(world.list(), "9 Alpha:5 beta:9");
     stands(&world, 9);
 
+    // Where a broken project stops everything, a held one does.
+    assert!(matches!(world.sync(&script, &freeze), Err(SyncError::Inconsistent { .. })));
+
+    // Held projects are asked for in every way, for nobody waits for them.
+    let old = Reply::Page(page("Alpha", Some(5), "1", &[ALPHA_1]), None);
+    let new = Reply::Page(page("Alpha", Some(8), "2", &[ALPHA_1, ALPHA_2]), None);
     script.publish("Alpha", Some(8), "2", &[ALPHA_1, ALPHA_2]);
+    script.pages("Alpha", [old.clone(), old, new]);
     let done = world.sync(&script, &hold).unwrap();
     assert_eq!((done.label.to_string().as_str(), done.held.len()), ("9.2", 0));
     assert_eq!(world.list(), "9 Alpha:8 beta:9");
+}
+
+#[test]
+fn a_broken_project_that_stops_everything_stops_a_part_too() {
+    let (world, script) = synced();
+    script.publish("beta", Some(8), "2", &[BETA_2]);
+    script.log([upload(8, "beta-2.tar.gz"), upload(9, "alpha-2.tar.gz")]);
+    let freeze = Settings { on_broken: OnBroken::Freeze, part_after: Duration::ZERO, ..following(NAMES) };
+    let names = in_the_way(world.sync(&script, &freeze));
+    assert_eq!(names.keys().collect::<Vec<_>>(), [&name("alpha")]);
+    assert_eq!(world.labels(), ["7"]);
+}
+
+#[test]
+fn patience_with_a_project_is_remembered_between_syncs() {
+    let (world, script) = synced();
+    script.pages("Alpha", [Reply::Missing]);
+    script.publish("beta", Some(9), "2", &[BETA_2]);
+    let at = |minutes: i64| Timestamp::from_seconds(now().seconds() + 60 * minutes).unwrap();
+    let young = |number, file| Event { time: at(0), ..upload(number, file) };
+    script.log([young(8, "alpha-2.tar.gz"), young(9, "beta-2.tar.gz")]);
+    let minutes = Settings { cut_timeout: Duration::ZERO, settle: Duration::ZERO, ..following(NAMES) };
+    assert_eq!(minutes.hold_after, Duration::from_secs(600));
+    let sync = |minute| sync_store_at(&world.open(), &script, &minutes, at(minute));
+    for minute in [1, 5, 9] {
+        in_the_way(sync(minute));
+    }
+    let done = sync(10).unwrap();
+    assert_eq!((done.label.to_string().as_str(), done.held.len()), ("9", 1));
+    assert_eq!(done.held[0].since, at(0));
+}
+
+#[test]
+fn how_far_behind_a_mirror_is_that_gets_nowhere_is_recorded() {
+    let (world, script) = synced();
+    script.log([upload(8, "alpha-2.tar.gz"), event(12, "other", "new release")]);
+    in_the_way(world.sync(&script, &once(NAMES)));
+    let cut = world.open().last_sync(&mirror()).unwrap().unwrap().cut.unwrap();
+    assert_eq!((cut.head.get(), cut.rounds), (12, 1));
+    assert_eq!(cut.behind, Some(event(8, "Alpha", "").time));
+}
+
+#[test]
+fn an_event_that_came_late_is_noticed_whatever_its_project_is() {
+    // Neither project nor a later event of one that is shown already tells: only the serial does.
+    let (world, script) = synced();
+    script.log([event(10, "other", "add Owner somebody")]);
+    assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "10");
+    let everything = Settings { selection: Selection::Everything, ..following(NAMES) };
+    assert_eq!(world.sync(&script, &everything).unwrap().label.to_string(), "10.2");
+    assert!(world.open().snapshots(&mirror()).unwrap().iter().all(|snapshot| !snapshot.missed));
+
+    script.publish("late", Some(8), "1", &[]);
+    script.publish("beta", Some(11), "3", &[BETA_2]);
+    script.insert([event(8, "late", "create"), event(9, "beta", "an action that nobody can replay")]);
+    script.log([event(11, "beta", "new release")]);
+    let done = world.sync(&script, &everything).unwrap();
+    assert_eq!((done.label.to_string().as_str(), done.changed), ("11", 2));
+    assert_eq!(world.list(), "11 Alpha:5 beta:11 late:8 other:6");
+    let missed: Vec<_> = world.open().snapshots(&mirror()).unwrap().iter().map(|snapshot| snapshot.missed).collect();
+    assert_eq!(missed, [false, true, true, false]);
+
+    // Once.
+    script.log([event(12, "beta", "remove project")]);
+    script.asked();
+    world.sync(&script, &everything).unwrap();
+    assert!(script.asked().iter().all(|asked| asked == "log"));
+}
+
+#[test]
+fn a_project_that_the_list_does_not_have_yet_is_found_in_the_log() {
+    let (world, script) = synced();
+    script.publish("new", Some(8), "1", &[]);
+    script.log([event(8, "new", "create")]);
+    script.unlist("new");
+    // Nobody asks for it yet.
+    assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "8");
+    let done = world.sync(&script, &following(&["Alpha", "beta", "new"])).unwrap();
+    assert_eq!((done.changed, done.absent), (1, vec![]));
+    assert_eq!(world.list(), "8 Alpha:5 beta:7 new:8");
+}
+
+#[test]
+fn a_page_of_an_interrupted_first_sync_is_read_again_if_the_log_does_not_go_back_to_it() {
+    let (world, script) = (World::new(), Arc::new(Script::new()));
+    script.publish("Alpha", Some(5), "1", &[ALPHA_1]);
+    script.publish("beta", Some(6), "2", &[BETA_2]);
+    script.pages("beta", [Reply::Page(page("beta", Some(6), "2", &[BETA_2]), None)]);
+    script.files(&crate::script::url(BETA_2.0), [crate::script::Body::Fail(status(404))]);
+    script.log([event(5, "Alpha", "new release"), event(6, "beta", "new release")]);
+    let stops = Settings { checkpoint_every: 1, ..once(NAMES) };
+    let names = in_the_way(world.sync(&script, &stops));
+    assert_eq!(names.keys().collect::<Vec<_>>(), [&name("beta")]);
+
+    script.publish("Alpha", Some(9), "2", &[ALPHA_1, ALPHA_2]);
+    script.publish("beta", Some(60_009), "3", &[BETA_2]);
+    script.log([upload(9, "alpha-2.tar.gz"), event(60_009, "beta", "new release")]);
+    assert_eq!(world.sync(&script, &stops).unwrap().label.to_string(), "60009");
+    assert_eq!(world.version("alpha").as_deref(), Some("2"));
+    stands(&world, 60_009);
+}
+
+#[test]
+fn what_the_sweep_looks_at_is_followed_by_the_log_when_it_moves() {
+    let (world, script) = synced();
+    let day = |days: i64| Timestamp::from_seconds(now().seconds() + days * 86_400).unwrap();
+    let sync = |days| sync_store_at(&world.open(), &script, &once(NAMES), day(days));
+    assert_eq!(sync(0).unwrap().label.to_string(), "7", "the sweep begins");
+    script.publish("Alpha", Some(5), "1.post1", &[ALPHA_1]);
+    script.publish("beta", Some(8), "2", &[BETA_2]);
+    script.log([upload(8, "beta-2.tar.gz")]);
+    // While the sweep looks at alpha, it gets a file; and its page is not asked for again.
+    script.meanwhile([upload(9, "alpha-2.tar.gz")]);
+    let done = sync(7).unwrap();
+    assert_eq!(done.label.to_string(), "8", "alpha stands in nobody's way");
+    assert_eq!(world.list(), "8 Alpha:5 beta:8");
+    stands(&world, 8);
+}
+
+#[test]
+fn who_asks_for_a_long_pause_is_not_asked_again() {
+    let (world, script) = synced();
+    let pause = |seconds| strandline_sync::source::Problem::Status {
+        status: 429,
+        retry_after: Some(Duration::from_secs(seconds)),
+    };
+    script.log([upload(8, "alpha-2.tar.gz")]);
+    script.asked();
+    script.pages("Alpha", [Reply::Fail(pause(3_600))]);
+    in_the_way(world.sync(&script, &once(NAMES)));
+    assert_eq!(Script::count(&script.asked(), "page alpha"), 1);
+    script.pages("Alpha", [Reply::Fail(pause(0))]);
+    in_the_way(world.sync(&script, &once(NAMES)));
+    assert_eq!(Script::count(&script.asked(), "page alpha"), 5);
+}
+
+#[test]
+fn entity_tags_may_be_lost() {
+    let (world, script) = synced();
+    script.pages("Alpha", [Reply::Page(page("Alpha", Some(8), "2", &[ALPHA_1]), Some("\"8\""))]);
+    script.log([event(8, "Alpha", "new release")]);
+    assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "8");
+    let unit = strandline_model::Blake3::of(b"of another page");
+    let lost = strandline_store::Validation { project: name("alpha"), unit, tag: "\"7\"".to_owned() };
+    world.open().record_validators(&mirror(), &[lost]).unwrap();
+    script.pages("Alpha", [Reply::Page(page("Alpha", Some(9), "3", &[ALPHA_1]), Some("\"9\""))]);
+    script.log([event(9, "Alpha", "new release")]);
+    script.asked();
+    assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "9");
+    assert_eq!(Script::count(&script.asked(), "page alpha"), 1);
+    stands(&world, 9);
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub(crate) struct State {
     asked: Vec<String>,
     /// How many events the log gives at once; all if it is not set.
     at_once: Option<usize>,
+    unlisted: std::collections::BTreeSet<ProjectName>,
 }
 
 /// An upstream that does what the script says.
@@ -142,9 +143,20 @@ impl Script {
         self.state().log.get_or_insert_default().extend(events);
     }
 
+    /// These events, which are older than what the log has shown, come to light.
+    pub(crate) fn insert(&self, events: impl IntoIterator<Item = Event>) {
+        self.log(events);
+        self.state().log.get_or_insert_default().sort_by_key(|event| event.serial);
+    }
+
     /// From now on the log gives so many events at once.
     pub(crate) fn give_at_once(&self, events: usize) {
         self.state().at_once = Some(events);
+    }
+
+    /// From now on upstream's list of projects does not have this one.
+    pub(crate) fn unlist(&self, project: &str) {
+        self.state().unlisted.insert(name(project));
     }
 
     /// These events come into the log right after the next page is answered.
@@ -152,7 +164,8 @@ impl Script {
         self.state().meanwhile.push_back(events.into_iter().collect());
     }
 
-    /// What was asked for since the last time: `page NAME`, `page NAME if TAG`, `file URL`, `log`.
+    /// What was asked for since the last time: `page NAME`, `page NAME if TAG`, each perhaps with the way,
+    /// `file URL`, `log`, `projects`.
     pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.state().asked)
     }
@@ -173,10 +186,20 @@ impl Source for Script {
         &self.upstream
     }
 
-    async fn page(&self, project: &ProjectName, validator: Option<&Validator>, _: Way) -> Result<Answer, SourceError> {
+    async fn page(
+        &self,
+        project: &ProjectName,
+        validator: Option<&Validator>,
+        way: Way,
+    ) -> Result<Answer, SourceError> {
         let mut state = self.state();
         let condition = validator.map(|Validator(tag)| format!(" if {tag}")).unwrap_or_default();
-        state.asked.push(format!("page {project}{condition}"));
+        let way = match way {
+            Way::Usual => "",
+            Way::Uncompressed => " uncompressed",
+            Way::Origin => " at its origin",
+        };
+        state.asked.push(format!("page {project}{condition}{way}"));
         if let Some(events) = state.meanwhile.pop_front() {
             state.log.get_or_insert_default().extend(events);
         }
@@ -227,7 +250,8 @@ impl Source for Script {
     async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
         let mut state = self.state();
         state.asked.push("projects".to_owned());
-        let listed = state.pages.values().filter_map(|replies| match replies.front() {
+        let pages = state.pages.iter().filter(|(name, _)| !state.unlisted.contains(*name)).map(|(_, replies)| replies);
+        let listed = pages.filter_map(|replies| match replies.front() {
             Some(Reply::Page(page, _)) => Some((page.name.clone(), page.serial.unwrap_or(Serial::ZERO))),
             _ => None,
         });

@@ -162,7 +162,7 @@ impl World {
 /// The projects that stood in the way, with why.
 pub(crate) fn in_the_way(result: Result<Synced, SyncError>) -> BTreeMap<ProjectName, String> {
     match result {
-        Err(SyncError::Inconsistent { in_the_way }) => in_the_way.into_iter().collect(),
+        Err(SyncError::Inconsistent { in_the_way, .. }) => in_the_way.into_iter().collect(),
         other => unreachable!("{other:?}"),
     }
 }

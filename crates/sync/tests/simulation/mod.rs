@@ -296,7 +296,8 @@ impl Mirror {
             let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.base };
             projects.insert(name, Project { base, since, pages });
         }
-        let mut found = cut::cut(self.weather.rule, self.base, target, &self.log, &projects, &is_of_release);
+        let all = projects.iter().collect();
+        let mut found = cut::cut(self.weather.rule, self.base, target, &self.log, &all, &is_of_release);
         // Now and then an operator's patience ends: what stands in the way is held.
         let mut holding = BTreeMap::new();
         for (name, obstacle) in &found.in_the_way {
@@ -305,8 +306,8 @@ impl Mirror {
             }
         }
         if !holding.is_empty() {
-            projects.retain(|name, _| !holding.contains_key(name));
-            found = cut::cut(self.weather.rule, self.base, target, &self.log, &projects, &is_of_release);
+            let rest = projects.iter().filter(|(name, _)| !holding.contains_key(*name)).collect();
+            found = cut::cut(self.weather.rule, self.base, target, &self.log, &rest, &is_of_release);
         }
         (found, holding)
     }
