@@ -18,4 +18,5 @@ mod sharing;
 mod tools;
 mod truth;
 mod up;
+mod ways;
 mod world;

@@ -151,6 +151,30 @@ mod tests {
     }
 
     #[test]
+    fn files_of_releases() {
+        for (project, filename, version, belongs) in [
+            ("six", "six-1.16.0-py2.py3-none-any.whl", "1.16.0", Some(true)),
+            ("six", "six-1.16.0.tar.gz", "1.16", Some(true)),
+            ("six", "six-1.16.0.tar.gz", "1.16.1", Some(false)),
+            ("six", "six-0.3b2.tar.gz", "0.3-beta.2", Some(true)),
+            ("six", "six-2!1.0-py3-none-any.whl", "2!1.0", Some(true)),
+            ("six", "six-1.0-py3-none-any.whl", "2!1.0", Some(false)),
+            ("torch", "torch-1.0+cu118-cp310-cp310-linux_x86_64.whl", "1.0+cu118", Some(true)),
+            ("torch", "torch-1.0+cu118-cp310-cp310-linux_x86_64.whl", "1.0", Some(false)),
+            ("numpy", "numpy-1.5.0.win32-py2.7.exe", "1.5.0", Some(true)),
+            ("numpy", "numpy-1.5.0-py2.7-win32.egg", "1.5", Some(true)),
+            ("numpy", "numpy-1.5.0-2.noarch.rpm", "1.5.0", Some(true)),
+            ("six", "six-2004d.tar.gz", "2004D", Some(true)),
+            // Neither is a version, and they are not plainly the same: nobody knows.
+            ("six", "six-2004d.tar.gz", "2004e-odd", None),
+            ("six", "seven-1.0.tar.gz", "1.0", None),
+            ("six", "six.txt", "1.0", None),
+        ] {
+            assert_eq!(is_of_release(&name(project), filename, version), belongs, "{filename} of {version}");
+        }
+    }
+
+    #[test]
     fn order_is_by_version_and_then_by_name() {
         let mut files = [
             "six-1.10.tar.gz",

@@ -370,8 +370,8 @@ fn same_files<F>(one: &Content<F>, other: &Content<F>) -> bool {
         && one.files.iter().zip(&other.files).all(|((a, one), (b, other))| a == b && one.yanked == other.yanked)
 }
 
-/// The project as it is known at a serial, if it is determined there by itself: from then on it can be followed like one
-/// that a snapshot has.
+/// The project as it is known at a serial, if it is determined there by itself: from its last event on it can be followed
+/// like one that a snapshot has.
 pub fn promoted<F: Clone + PartialEq>(
     project: &Project<F>,
     events: &[Change],
@@ -383,7 +383,9 @@ pub fn promoted<F: Clone + PartialEq>(
         State::Gone => Base::Absent,
         State::At(serial, content) => Base::Found(serial, content),
     };
-    Some(Project { base, since: at, pages: project.pages.clone() })
+    // It has stood so since its last event: the first snapshot may be of any serial from there on.
+    let last = events.iter().rfind(|change| change.serial <= at);
+    Some(Project { base, since: last.map_or(Serial::ZERO, |change| change.serial), pages: project.pages.clone() })
 }
 
 /// What is left of a held project at `at`: its last good state, which is that of the serial `since`, without what the log
