@@ -60,7 +60,7 @@ pub(crate) enum Command {
         mirror: MirrorName,
         /// The index to mirror; by default the one that pip uses
         #[arg(long, value_name = "URL")]
-        upstream: Option<url::Url>,
+        upstream: Option<crate::config::HttpUrl>,
         /// A project to mirror; may be given several times. Without any, everything
         #[arg(long = "project", value_name = "PROJECT")]
         projects: Vec<DisplayName>,

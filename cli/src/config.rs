@@ -11,6 +11,7 @@ use strandline_durable::Disk;
 use strandline_model::{DisplayName, MirrorName};
 use strandline_store::gc::Keep;
 use strandline_sync::{Method, OnBroken, Selection, Settings};
+use toml::Spanned;
 use url::Url;
 
 /// The configuration's name in the working directory.
@@ -73,8 +74,8 @@ pub(crate) struct Mirror {
     upstream: Option<HttpUrl>,
     #[serde(default)]
     source: SourceKind,
-    projects: Option<Vec<DisplayName>>,
-    connect_to: Option<String>,
+    projects: Option<Projects>,
+    connect_to: Option<Spanned<ConnectTo>>,
     connections: Option<std::num::NonZeroUsize>,
     max_file_size: Option<Bytes>,
     max_page_size: Option<Bytes>,
@@ -143,17 +144,44 @@ impl FromStr for Bytes {
     }
 }
 
+/// Where an index can be.
 #[derive(Debug, Clone)]
-struct HttpUrl(Url);
+pub(crate) struct HttpUrl(pub(crate) Url);
 
 impl FromStr for HttpUrl {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<Url>() {
-            Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(Self(url)),
-            Ok(_) => Err("expected a URL that begins with https:// or http://".to_owned()),
+            Ok(url) => strandline_pypi::check_upstream(&url).map(|()| Self(url)).map_err(|error| error.to_string()),
             Err(error) => Err(format!("not a URL: {error}")),
         }
+    }
+}
+
+/// `HOST:PORT`.
+#[derive(Debug, Clone)]
+struct ConnectTo(String);
+
+impl FromStr for ConnectTo {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        strandline_pypi::check_connect_to(None, text).map_err(|error| error.to_string())?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// The names of projects, at least one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "Vec<DisplayName>")]
+struct Projects(Vec<DisplayName>);
+
+impl TryFrom<Vec<DisplayName>> for Projects {
+    type Error = &'static str;
+    fn try_from(names: Vec<DisplayName>) -> Result<Self, Self::Error> {
+        if names.is_empty() {
+            return Err("`projects` names none: leave it out to mirror everything");
+        }
+        Ok(Self(names))
     }
 }
 
@@ -167,7 +195,7 @@ macro_rules! deserialize_from_str {
         }
     )*};
 }
-deserialize_from_str!(Seconds, Bytes, HttpUrl);
+deserialize_from_str!(Seconds, Bytes, HttpUrl, ConnectTo);
 
 /// A configuration that was read.
 #[derive(Debug)]
@@ -197,6 +225,14 @@ impl Config {
         let file: File = toml::from_str(&text).map_err(|error| invalid(error.to_string().trim_end().to_owned()))?;
         if file.mirror.is_empty() {
             return Err(invalid("it has no mirror: add a table `[mirror.NAME]`".to_owned()));
+        }
+        for mirror in file.mirror.values() {
+            if let (Some(HttpUrl(upstream)), Some(to)) = (&mirror.upstream, &mirror.connect_to) {
+                strandline_pypi::check_connect_to(Some(upstream), &to.get_ref().0).map_err(|error| {
+                    let line = text[..to.span().start].lines().count();
+                    invalid(format!("line {line}: {error}"))
+                })?;
+            }
         }
         let beside = path.parent().unwrap_or(Path::new("")).join(&file.store);
         let (grace, Bytes(min_free)) = (file.grace.0, file.min_free);
@@ -265,7 +301,7 @@ impl Mirror {
     /// How to ask the index.
     pub(crate) fn index(&self, upstream: Url) -> strandline_pypi::Settings {
         let mut settings = strandline_pypi::Settings::new(upstream);
-        settings.connect_to.clone_from(&self.connect_to);
+        settings.connect_to = self.connect_to.as_ref().map(|to| to.get_ref().0.clone());
         settings.max_file_size = self.max_file_size.map(|size| size.0);
         if let Some(Bytes(size)) = self.max_page_size {
             settings.max_page_size = size;
@@ -278,12 +314,12 @@ impl Mirror {
 
     /// The first project that is named, if any is.
     pub(crate) fn first_project(&self) -> Option<&DisplayName> {
-        self.projects.as_ref()?.first()
+        self.projects.as_ref()?.0.first()
     }
 
     fn selection(&self) -> Selection {
         match &self.projects {
-            Some(projects) => Selection::of(projects.iter().cloned()),
+            Some(Projects(names)) => Selection::of(names.iter().cloned()),
             None => Selection::Everything,
         }
     }
