@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
-use strandline_durable::Disk;
+use strandline_durable::{Disk, DiskError};
 use strandline_model::{DisplayName, MirrorName};
 use strandline_store::gc::Keep;
 use strandline_sync::{Method, OnBroken, Selection, Settings};
@@ -365,20 +365,46 @@ impl Mirror {
     }
 }
 
-/// Writes a commented configuration for one mirror; refuses to replace one.
+/// Writes a commented configuration for one mirror; refuses to replace one. Whatever happens on the way, there is either
+/// none or the whole of it.
 pub(crate) fn write(
+    disk: &Disk,
     path: &Path,
     mirror: &MirrorName,
     upstream: Option<&Url>,
     projects: &[DisplayName],
 ) -> anyhow::Result<()> {
+    let exists = || ConfigError::Exists { path: path.to_owned() };
     if path.exists() {
-        return Err(ConfigError::Exists { path: path.to_owned() }.into());
+        return Err(exists().into());
     }
-    let mut file = Disk::new().create_file(path)?;
-    file.write(Template { mirror, upstream, projects }.to_string().as_bytes())?;
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let text = Template { mirror, upstream, projects }.to_string();
+    let written = write_as(disk, &temporary, path, &text);
+    if !matches!(written, Ok(true))
+        && let Err(error) = disk.remove_file(&temporary)
+    {
+        tracing::debug!("{error}: {}", error.source);
+    }
+    if written? { Ok(()) } else { Err(exists().into()) }
+}
+
+/// Returns whether the name was still free.
+fn write_as(disk: &Disk, temporary: &Path, path: &Path, text: &str) -> Result<bool, DiskError> {
+    // A process that had this one's number may have died over it.
+    disk.remove_file(temporary)?;
+    let mut file = disk.create_file(temporary)?;
+    file.write(text.as_bytes())?;
     file.sync()?;
-    Ok(())
+    if !disk.rename_new(temporary, path)? {
+        return Ok(false);
+    }
+    let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    disk.sync_directory(beside.unwrap_or(Path::new(".")))?;
+    Ok(true)
 }
 
 struct Template<'a> {
@@ -436,5 +462,53 @@ store = "strandline-store"
 # max-file-size = "10GiB"
 "#
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(disk: &Disk, path: &Path) -> anyhow::Result<()> {
+        write(disk, path, &"pypi".parse().unwrap(), None, &["six".parse().unwrap()])
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_configuration_is_never_half_written() {
+        let counting = Disk::counting();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("strandline.toml");
+        written(&counting, &path).unwrap();
+        let whole = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(names(directory.path()), ["strandline.toml"]);
+        assert!(counting.steps() >= 5, "create, write, sync, rename, sync the directory");
+
+        for n in 1..=counting.steps() {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("strandline.toml");
+            assert!(written(&Disk::failing_at(n), &path).is_err(), "step {n}");
+            let there = path.exists();
+            assert!(!there || std::fs::read_to_string(&path).unwrap() == whole, "step {n} leaves a half");
+            // Nothing that is left stands in the way of a second try.
+            assert_eq!(written(&Disk::new(), &path).is_ok(), !there, "step {n}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+            assert_eq!(names(directory.path()), ["strandline.toml"], "step {n}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("strandline.toml");
+        written(&Disk::new(), &path).unwrap();
+        let error = written(&Disk::new(), &path).unwrap_err();
+        assert!(error.to_string().ends_with("exists already, and is left as it is"), "{error}");
+        assert!(!write_as(&Disk::new(), &directory.path().join("other"), &path, "x").unwrap(), "one came in between");
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with("# Strandline"));
     }
 }
