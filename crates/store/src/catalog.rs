@@ -261,7 +261,10 @@ mod tests {
     #[test]
     fn the_first_migration_never_changes() {
         let digest = Blake3::of(MIGRATIONS[0].as_bytes()).to_string();
-        assert_eq!(digest, "0426664f89e71976d2a56a82fe99e96ac2aaadc920506ceeaa840d5916bd932a", "append a migration instead");
+        assert_eq!(
+            digest, "0426664f89e71976d2a56a82fe99e96ac2aaadc920506ceeaa840d5916bd932a",
+            "append a migration instead"
+        );
         assert_eq!(schema(MIGRATIONS[0]), schema(include_str!("../tests/fixtures/catalog-1.sql")));
     }
 
