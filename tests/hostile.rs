@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use strandline_model::Sha256;
 use strandline_testkit::{Age, Fault, On, Response, Rule, Upstream, World as Index};
 
-use crate::world::{World, files, tree_of, wheel};
+use crate::world::{World, files, text, tree_of, wheel};
 
 const PAGE: &str = "/simple/victim/";
 const JSON: &str = "application/vnd.pypi.simple.v1+json";
@@ -87,10 +87,11 @@ impl Bad {
         let run = world.run(&["sync"]).ended(self.code).says(&["victim"]);
         // The last words have to do: what was said of attempts before is above them, or not seen at all with `-q`.
         let (before, error) = run.err.split_once("ERROR").unwrap();
-        for text in &self.says {
-            let text = words.iter().fold((*text).to_owned(), |text, (word, value)| text.replace(word, value));
-            let said = if text == "trying again" { before } else { error };
-            assert!(said.contains(&text), "it does not say `{text}`:\n{}", run.err);
+        let fill = |text: &&str| words.iter().fold((*text).to_owned(), |text, (word, value)| text.replace(word, value));
+        let said: Vec<_> = self.says.iter().map(fill).collect();
+        for text in &said {
+            let place = if text == "trying again" { before } else { error };
+            assert!(place.contains(text), "it does not say `{text}`:\n{}", run.err);
         }
         assert!(
             !run.err.chars().any(|c| c.is_control() && c != '\n'),
@@ -103,7 +104,10 @@ impl Bad {
         assert_eq!((pool(&world), world.log()), (pooled, log));
         assert_eq!(world.incoming(), <[String; 0]>::default(), "temporary files are left");
         let status: Value = serde_json::from_str(&world.done(&["status", "--json"])).unwrap();
-        assert!(status["mirrors"][0]["last_sync"]["failure"].is_string(), "{status}");
+        let failure = text(&status["mirrors"][0]["last_sync"]["failure"]);
+        for text in said.iter().filter(|text| *text != "trying again") {
+            assert!(failure.contains(text), "status does not say `{text}`: {failure}");
+        }
         world.done(&["verify", "--data"]);
 
         world.upstream.clear_faults();
