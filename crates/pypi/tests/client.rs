@@ -198,6 +198,13 @@ async fn pages_over_the_limit_packed_or_not() {
     }
 }
 
+#[test]
+fn limits_that_nobody_set() {
+    let settings = Settings::new("https://index.example/".parse().expect("a URL"));
+    assert_eq!((settings.max_page_size, settings.max_file_size), (256 * 1024 * 1024, None));
+    assert_eq!((settings.connections, settings.connect_to), (16, None));
+}
+
 #[tokio::test]
 async fn files_come_as_they_are() {
     let sent = packed(b"a file that is packed itself");
@@ -264,11 +271,13 @@ async fn credentials_go_to_upstream_only_and_are_never_shown() {
 #[tokio::test]
 async fn connect_to_keeps_the_name_and_is_for_the_origin_alone() {
     let server = Server::start(|_| answer("200 OK", &[JSON], PAGE.as_bytes()));
-    let upstream = "http://index.example/simple".parse().unwrap();
+    // A label longer than DNS has: the name is nowhere, and no server is asked for it.
+    let name = format!("{}.example", "x".repeat(64));
+    let upstream = format!("http://{name}/simple").parse().unwrap();
     let settings = Settings { connect_to: Some(server.address.to_string()), ..Settings::new(upstream) };
     let index = Index::new(settings).unwrap();
     index.page(&six(), None, Way::Origin).await.unwrap();
-    assert!(server.requests()[0].to_ascii_lowercase().contains("host: index.example\r\n"));
+    assert!(server.requests()[0].to_ascii_lowercase().contains(&format!("host: {name}\r\n")));
     for way in [Way::Usual, Way::Uncompressed] {
         index.page(&six(), None, way).await.unwrap_err();
     }
