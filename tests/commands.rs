@@ -124,6 +124,10 @@ fn usage_is_explained() {
     world.run(&["show", "pypi", "idna"]).ended(1).says(&["no project `idna`"]);
     let unknown = "0".repeat(64);
     world.run(&["show", "--raw", &unknown]).ended(1).says(&[&unknown]);
+    for command in ["serve", "up"] {
+        let help = world.done(&[command, "--help"]);
+        assert!(help.contains("[default: 127.0.0.1:8780]"), "loopback unless told otherwise:\n{help}");
+    }
     let help = world.done(&["--help"]);
     for command in ["up", "init", "sync", "serve", "status", "log", "diff", "show", "rollback", "verify", "gc", "nginx"]
     {
