@@ -14,6 +14,7 @@ mod holds;
 mod hostile;
 mod install;
 mod manifest;
+mod network;
 mod progress;
 mod server;
 mod sharing;
