@@ -49,7 +49,8 @@ fn init_writes_a_configuration_once() {
     assert_eq!(fs::read_to_string(&path).unwrap(), written);
     world.run(&["init", "--config", "new.toml"]).ended(0);
     assert!(fs::read_to_string(world.path("new.toml")).unwrap().contains("# projects ="));
-    for wrong in [["--upstream", "six"], ["--project", "no good"], ["--mirror", "../x"]] {
+    let query = format!("{upstream}?a");
+    for wrong in [["--upstream", "six"], ["--upstream", &query], ["--project", "no good"], ["--mirror", "../x"]] {
         world.run(&["init", "--config", "none.toml", wrong[0], wrong[1]]).ended(2).says(&[wrong[0]]);
         assert!(!world.path("none.toml").exists());
     }
@@ -72,6 +73,22 @@ fn a_bad_configuration_names_file_line_and_key() {
         (in_mirror("projects = [\"six\", \"no good\"]"), &["line 3", "projects", "no good"]),
         (in_mirror("upstream = \"six\""), &["line 3", "upstream", "URL"]),
         (in_mirror("upstream = \"ftp://127.0.0.1/simple/\""), &["line 3", "upstream", "https://"]),
+        (in_mirror("projects = []"), &["line 3", "projects", "everything"]),
+        (in_mirror("upstream = \"https://127.0.0.1/?a\""), &["line 3", "upstream", "without `?`"]),
+        (
+            in_mirror(&format!("upstream = \"https://127.0.0.1/{}\"", "x".repeat(2048))),
+            &["line 3", "upstream", "2,048"],
+        ),
+        (in_mirror("connect-to = \"nowhere\""), &["line 3", "connect-to", "`nowhere`", "HOST:PORT"]),
+        (in_mirror("connect-to = \":1\""), &["line 3", "connect-to", "HOST:PORT"]),
+        (
+            in_mirror("upstream = \"https://127.0.0.1/\"\nconnect-to = \"127.0.0.2:1\""),
+            &["line 4", "connect-to", "`127.0.0.2:1`", "an address already"],
+        ),
+        (
+            in_mirror("connect-to = \"127.0.0.1:1\"\nupstream = \"https://index.example:2/\""),
+            &["line 3", "connect-to", "its port"],
+        ),
         (in_mirror("source = \"guess\""), &["line 3", "source", "guess", "warehouse"]),
         (in_mirror("connections = 0"), &["line 3", "connections"]),
         (in_mirror("max-file-size = \"large\""), &["line 3", "max-file-size", "`large`", "1GiB"]),
@@ -89,8 +106,6 @@ fn a_bad_configuration_names_file_line_and_key() {
         assert!(!world.path("store").exists(), "something was done for\n{text}");
     }
     world.run(&["sync", "--config", "none.toml"]).ended(2).says(&["none.toml"]);
-    world.configure("", "connect-to = \"nowhere\"");
-    world.run(&["sync"]).ended(2).says(&["connect-to", "HOST:PORT"]);
 }
 
 #[test]
@@ -109,6 +124,10 @@ fn usage_is_explained() {
     world.run(&["show", "pypi", "idna"]).ended(1).says(&["no project `idna`"]);
     let unknown = "0".repeat(64);
     world.run(&["show", "--raw", &unknown]).ended(1).says(&[&unknown]);
+    for command in ["serve", "up"] {
+        let help = world.done(&[command, "--help"]);
+        assert!(help.contains("[default: 127.0.0.1:8780]"), "loopback unless told otherwise:\n{help}");
+    }
     let help = world.done(&["--help"]);
     for command in ["up", "init", "sync", "serve", "status", "log", "diff", "show", "rollback", "verify", "gc", "nginx"]
     {

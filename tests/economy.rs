@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
-use strandline_testkit::{Age, Counts, Endpoint, Fault, On, Rule, Weights, World as Index, history, normalise};
+use strandline_testkit::{Age, Counts, Endpoint, Fault, On, Rule, Upload, Weights, World as Index, history, normalise};
 
 use crate::truth::{equals_upstream, live};
 use crate::world::{World, wheel};
@@ -161,4 +161,45 @@ fn broken_answers_are_asked_for_again_and_no_more() {
     let repeated = requested.iter().filter(|(path, _)| path.starts_with("/simple/"));
     let repeated: u64 = repeated.map(|(_, count)| count - 1).sum();
     assert_eq!(repeated, 3);
+}
+
+/// `source = "auto"`: up to 100 named projects are read twice, more and everything by the log, if there is one.
+#[test]
+fn how_the_source_is_chosen() {
+    let mut index = Index::new();
+    for number in 0..102 {
+        index.upload(&format!("project-{number}"), &Upload::raw(&format!("project-{number}-1.tar.gz"), "1", "x"));
+    }
+    let world = World::new(index, "");
+    let named = |count: usize| {
+        let names: Vec<_> = (0..count).map(|number| format!("\"project-{number}\"")).collect();
+        format!("projects = [{}]", names.join(", "))
+    };
+    for (lines, by_log) in [
+        (String::new(), true),
+        (named(101), true),
+        (named(100), false),
+        (format!("source = \"auto\"\n{}", named(101)), true),
+        (format!("source = \"simple\"\n{}", named(101)), false),
+        (format!("source = \"warehouse\"\n{}", named(2)), true),
+    ] {
+        world.configure("", &lines);
+        world.upstream.reset_counters();
+        world.done(&["sync", "--store", "store-of-this"]);
+        std::fs::remove_dir_all(world.path("store-of-this")).unwrap();
+        let counts = world.upstream.counts();
+        let head = counts.xmlrpc.get("changelog_since_serial").copied().unwrap_or(0);
+        assert_eq!(head > 0, by_log, "{lines}: {counts:?}");
+        let projects = if lines.is_empty() { 102 } else { lines.matches("project-").count() as u64 };
+        assert_eq!(counts.page, if by_log { projects } else { 2 * projects }, "{lines}: {counts:?}");
+    }
+
+    // Where there is no log, everything is read twice, unless the log was asked for.
+    world.upstream.xmlrpc(false);
+    world.configure("", &named(101));
+    world.upstream.reset_counters();
+    world.done(&["sync"]);
+    assert_eq!(world.upstream.counts().page, 202);
+    world.configure("", "source = \"warehouse\"");
+    world.run(&["sync"]).ended(1).says(&["no changelog"]);
 }

@@ -6,9 +6,10 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use strandline_model::Sha256;
 use strandline_testkit::{Age, Fault, On, Response, Rule, Upstream, World as Index};
 
-use crate::world::{World, files, tree_of, wheel};
+use crate::world::{World, files, text, tree_of, wheel};
 
 const PAGE: &str = "/simple/victim/";
 const JSON: &str = "application/vnd.pypi.simple.v1+json";
@@ -28,7 +29,7 @@ struct Bad {
     /// Makes upstream bad.
     break_it: fn(&Upstream),
     code: i32,
-    /// What the program has to say, beside the project's name; `URL` stands for upstream's address.
+    /// What the program's last words have to say, beside the project's name. [`words`] says what stands for something.
     says: Vec<&'static str>,
 }
 
@@ -36,6 +37,25 @@ struct Bad {
 fn next_path(upstream: &Upstream) -> String {
     let state = upstream.world().project("victim").unwrap();
     state.files.iter().find(|file| file.version == "2.0").unwrap().url_path.clone()
+}
+
+/// What the rows' words in capitals stand for: upstream's address, and what there is to say of the new file when it is
+/// right, cut in the middle, or broken there.
+fn words(upstream: &Upstream) -> [(&'static str, String); 7] {
+    let path = next_path(upstream);
+    let stored = |path: &str| upstream.world().stored(path).unwrap().to_vec();
+    let right = stored(&path);
+    let mut broken = right.clone();
+    broken[right.len() / 2] ^= 1;
+    [
+        ("URL", upstream.url().trim_end_matches('/').to_owned()),
+        ("SHA256", Sha256::of(&right).to_string()),
+        ("BROKEN", Sha256::of(&broken).to_string()),
+        ("METADATA", Sha256::of(&stored(&format!("{path}.metadata"))).to_string()),
+        ("SIZE", right.len().to_string()),
+        ("HALF", (right.len() / 2).to_string()),
+        ("PATH", path),
+    ]
 }
 
 fn bad(asked: Asked, code: i32, says: &[&'static str], break_it: fn(&Upstream)) -> Bad {
@@ -62,12 +82,16 @@ impl Bad {
         for project in ["victim", "good"] {
             world.upstream.world().upload(project, &wheel(project, "2.0", 1));
         }
+        let words = words(&world.upstream);
         (self.break_it)(&world.upstream);
         let run = world.run(&["sync"]).ended(self.code).says(&["victim"]);
-        let address = world.upstream.simple_url().trim_end_matches("/simple/").to_owned();
-        for words in &self.says {
-            let words = words.replace("URL", &address);
-            assert!(run.err.contains(&words), "stderr does not say `{words}`:\n{}", run.err);
+        // The last words have to do: what was said of attempts before is above them, or not seen at all with `-q`.
+        let (before, error) = run.err.split_once("ERROR").unwrap();
+        let fill = |text: &&str| words.iter().fold((*text).to_owned(), |text, (word, value)| text.replace(word, value));
+        let said: Vec<_> = self.says.iter().map(fill).collect();
+        for text in &said {
+            let place = if text == "trying again" { before } else { error };
+            assert!(place.contains(text), "it does not say `{text}`:\n{}", run.err);
         }
         assert!(
             !run.err.chars().any(|c| c.is_control() && c != '\n'),
@@ -80,7 +104,10 @@ impl Bad {
         assert_eq!((pool(&world), world.log()), (pooled, log));
         assert_eq!(world.incoming(), <[String; 0]>::default(), "temporary files are left");
         let status: Value = serde_json::from_str(&world.done(&["status", "--json"])).unwrap();
-        assert!(status["mirrors"][0]["last_sync"]["failure"].is_string(), "{status}");
+        let failure = text(&status["mirrors"][0]["last_sync"]["failure"]);
+        for text in said.iter().filter(|text| *text != "trying again") {
+            assert!(failure.contains(text), "status does not say `{text}`: {failure}");
+        }
         world.done(&["verify", "--data"]);
 
         world.upstream.clear_faults();
@@ -189,9 +216,10 @@ table! {
         |upstream| change_file(upstream, "url", "/packages/%2E%2e/victim-2.0-py3-none-any.whl");
     url_with_encoded_slash: Simple, 1, ["URL/simple/victim/", "holds `%2f`"],
         |upstream| change_file(upstream, "url", "/packages/..%2Fvictim-2.0-py3-none-any.whl");
-    page_redirected_to_a_local_file: Simple, 1, ["URL/simple/victim/"],
+    page_redirected_to_a_local_file: Simple, 1, ["URL/simple/victim/", "upstream answered 302"],
         |upstream| answer(upstream, Response::new(302).header("Location", "file:///etc/passwd"));
-    file_redirected_to_ftp: Simple, 1, ["URL/packages/", "victim-2.0-py3-none-any.whl"],
+    file_redirected_to_ftp: Simple, 1,
+        ["URLPATH", "victim-2.0-py3-none-any.whl", "`ftp://127.0.0.1/victim`", "neither http nor https"],
         |upstream| answer_file(upstream, Response::new(302).header("Location", "ftp://127.0.0.1/victim"));
     redirects_without_end: Simple, 1, ["URL/simple/victim/", "more than 10 redirects"],
         |upstream| answer(upstream, Response::new(302).header("Location", PAGE));
@@ -203,9 +231,10 @@ table! {
         |upstream| answer(upstream, Response::new(200).body(vec![b' '; 1000]).repeated(1 << 20).chunked());
     gzip_bomb: Simple, 1, ["URL/simple/victim/", "larger than the limit of 100000 bytes"],
         |upstream| answer(upstream, Response::new(200).header("Content-Encoding", "gzip").body(bomb()));
-    file_over_the_limit: Simple, 1, ["victim-2.0-py3-none-any.whl", "10000 bytes"],
+    file_over_the_limit: Simple, 1, ["URLPATH", "victim-2.0-py3-none-any.whl", "limit of 10000 bytes"],
         |upstream| change_file(upstream, "size", 20_000);
-    file_over_the_limit_without_a_size: Simple, 1, ["URL/packages/", "victim-2.0-py3-none-any.whl", "10000 bytes"],
+    file_over_the_limit_without_a_size: Simple, 1,
+        ["URLPATH", "victim-2.0-py3-none-any.whl", "limit of 10000 bytes"],
         |upstream| {
             change_file(upstream, "size", Value::Null);
             answer_file(upstream, Response::new(200).body(vec![b' '; 1000]).repeated(1 << 20).chunked());
@@ -244,20 +273,30 @@ table! {
 /// What may pass is asked for again before it counts, which takes a while: these rows wait together.
 #[test]
 fn what_may_pass_is_tried_again_before_it_counts() {
-    let (file, address) = ("`victim-2.0-py3-none-any.whl`", "URL/packages/");
+    let (file, address) = ("`victim-2.0-py3-none-any.whl`", "URLPATH");
     let stuck = |upstream: &Upstream| {
         let age = Age::StuckAt(strandline_testkit::START_MS + 60_000);
         on_page(upstream, Fault::Stale { age, not_found: false, flapping: false });
     };
     let rows = [
-        bad(Asked::Simple, 1, &[address, file, "expected", "trying again"], |upstream| {
+        bad(Asked::Simple, 1, &[address, file, "expected sha256 SHA256, got BROKEN", "trying again"], |upstream| {
             on_file(upstream, Fault::Corrupt);
         }),
-        bad(Asked::Simple, 1, &[address, "`victim-2.0-py3-none-any.whl.metadata`", "expected"], |upstream| {
-            change_file(upstream, "core-metadata", json!({ "sha256": "0".repeat(64) }));
+        bad(
+            Asked::Simple,
+            1,
+            &[address, "`victim-2.0-py3-none-any.whl.metadata`", "expected sha256 0000", ", got METADATA"],
+            |upstream| {
+                change_file(upstream, "core-metadata", json!({ "sha256": "0".repeat(64) }));
+            },
+        ),
+        bad(Asked::Warehouse, 3, &[address, file, "expected SIZE bytes, HALF came", "trying again"], |upstream| {
+            on_file(upstream, Fault::Truncate);
         }),
-        bad(Asked::Warehouse, 3, &[address, file, "trying again"], |upstream| on_file(upstream, Fault::Truncate)),
-        bad(Asked::Simple, 1, &["URL/simple/victim/", "trying again"], |upstream| on_page(upstream, Fault::Truncate)),
+        bad(Asked::Simple, 1, &["URL/simple/victim/", "expected 1000 bytes, 500 came", "trying again"], |upstream| {
+            answer(upstream, Response::new(200).body(vec![b' '; 1000]));
+            on_page(upstream, Fault::Truncate);
+        }),
         bad(Asked::Simple, 1, &["URL/simple/victim/", "trying again"], |upstream| on_page(upstream, Fault::Reset)),
         bad(Asked::Simple, 1, &["URL/simple/victim/", "upstream answered 500", "trying again"], |upstream| {
             on_page(upstream, Fault::Status { status: 500, retry_after: None });

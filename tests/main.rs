@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test, and what it is made from, ends where something is not as expected")]
 #![expect(clippy::disallowed_methods, reason = "the tests look at, and damage, what the program wrote")]
 
+mod bounds;
 mod commands;
 mod damage;
 mod economy;
@@ -13,6 +14,8 @@ mod holds;
 mod hostile;
 mod install;
 mod manifest;
+mod network;
+mod progress;
 mod server;
 mod sharing;
 mod tools;

@@ -66,7 +66,7 @@ pub(crate) fn address_in(said: &str) -> Option<SocketAddr> {
     address.parse().ok()
 }
 
-/// A real nginx with what `strandline nginx` prints, until the value is dropped.
+/// A real nginx, with what `strandline nginx` prints unless told otherwise, until the value is dropped.
 pub(crate) struct Nginx {
     pub(crate) at: SocketAddr,
     process: Child,
@@ -75,10 +75,16 @@ pub(crate) struct Nginx {
 impl Nginx {
     #[track_caller]
     pub(crate) fn start(world: &World) -> Self {
+        Self::start_with(world, |at| world.done(&["nginx", "--listen", &at.to_string()]))
+    }
+
+    /// With another configuration, for the address where it will be.
+    #[track_caller]
+    pub(crate) fn start_with(world: &World, configuration: impl Fn(SocketAddr) -> String) -> Self {
         // A port that was free a moment ago may be taken by now: then another one is tried.
         let mut said = String::new();
         for _ in 0..5 {
-            match Self::try_start(world) {
+            match Self::try_start(world, &configuration) {
                 Ok(nginx) => return nginx,
                 Err(why) => said = why,
             }
@@ -86,11 +92,10 @@ impl Nginx {
         unreachable!("nginx does not start: {said}")
     }
 
-    fn try_start(world: &World) -> Result<Self, String> {
+    fn try_start(world: &World, configuration: &impl Fn(SocketAddr) -> String) -> Result<Self, String> {
         let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let directory = tempfile::Builder::new().prefix("nginx-").tempdir_in(world.path("")).unwrap().keep();
-        let printed = world.done(&["nginx", "--listen", &at.to_string()]);
-        fs::write(directory.join("strandline.conf"), printed).unwrap();
+        fs::write(directory.join("strandline.conf"), configuration(at)).unwrap();
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary = temporary.map(|of| format!("    {of}_temp_path {of};\n")).concat();
         let main = format!(

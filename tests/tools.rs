@@ -11,7 +11,7 @@ use crate::world::{World, files};
 
 /// A path below the tools, which has to be there.
 #[track_caller]
-fn tool(name: &str) -> PathBuf {
+pub(crate) fn tool(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-tools").join(name);
     assert!(path.exists(), "`{}` is missing: run scripts/test, which brings what the tests need", path.display());
     path

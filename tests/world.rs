@@ -102,7 +102,12 @@ impl World {
 
     /// Runs the program to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Run {
-        let output = self.command(arguments).output().unwrap();
+        Self::run_command(&mut self.command(arguments))
+    }
+
+    /// Runs a [`command`](Self::command) to its end.
+    pub(crate) fn run_command(command: &mut Command) -> Run {
+        let output = command.output().unwrap();
         Run {
             code: output.status.code(),
             out: String::from_utf8(output.stdout).unwrap(),

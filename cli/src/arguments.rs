@@ -28,8 +28,16 @@ pub(crate) struct Arguments {
     /// Say more; twice for every request
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+    /// How often a sync says how far it is, where stderr is no terminal
+    #[arg(long, global = true, hide = true, default_value = "10s", value_name = "DURATION", value_parser = line_every)]
+    pub(crate) progress_every: std::time::Duration,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+fn line_every(text: &str) -> Result<std::time::Duration, String> {
+    let crate::config::Seconds(every) = text.parse()?;
+    if every.is_zero() { Err("expected a time longer than 0s".to_owned()) } else { Ok(every) }
 }
 
 #[derive(Debug, Subcommand)]
@@ -52,7 +60,7 @@ pub(crate) enum Command {
         mirror: MirrorName,
         /// The index to mirror; by default the one that pip uses
         #[arg(long, value_name = "URL")]
-        upstream: Option<url::Url>,
+        upstream: Option<crate::config::HttpUrl>,
         /// A project to mirror; may be given several times. Without any, everything
         #[arg(long = "project", value_name = "PROJECT")]
         projects: Vec<DisplayName>,

@@ -7,10 +7,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
-use strandline_durable::Disk;
+use strandline_durable::{Disk, DiskError};
 use strandline_model::{DisplayName, MirrorName};
 use strandline_store::gc::Keep;
 use strandline_sync::{Method, OnBroken, Selection, Settings};
+use toml::Spanned;
 use url::Url;
 
 /// The configuration's name in the working directory.
@@ -73,8 +74,8 @@ pub(crate) struct Mirror {
     upstream: Option<HttpUrl>,
     #[serde(default)]
     source: SourceKind,
-    projects: Option<Vec<DisplayName>>,
-    connect_to: Option<String>,
+    projects: Option<Projects>,
+    connect_to: Option<Spanned<ConnectTo>>,
     connections: Option<std::num::NonZeroUsize>,
     max_file_size: Option<Bytes>,
     max_page_size: Option<Bytes>,
@@ -143,17 +144,44 @@ impl FromStr for Bytes {
     }
 }
 
+/// Where an index can be.
 #[derive(Debug, Clone)]
-struct HttpUrl(Url);
+pub(crate) struct HttpUrl(pub(crate) Url);
 
 impl FromStr for HttpUrl {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<Url>() {
-            Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(Self(url)),
-            Ok(_) => Err("expected a URL that begins with https:// or http://".to_owned()),
+            Ok(url) => strandline_pypi::check_upstream(&url).map(|()| Self(url)).map_err(|error| error.to_string()),
             Err(error) => Err(format!("not a URL: {error}")),
         }
+    }
+}
+
+/// `HOST:PORT`.
+#[derive(Debug, Clone)]
+struct ConnectTo(String);
+
+impl FromStr for ConnectTo {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        strandline_pypi::check_connect_to(None, text).map_err(|error| error.to_string())?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// The names of projects, at least one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "Vec<DisplayName>")]
+struct Projects(Vec<DisplayName>);
+
+impl TryFrom<Vec<DisplayName>> for Projects {
+    type Error = &'static str;
+    fn try_from(names: Vec<DisplayName>) -> Result<Self, Self::Error> {
+        if names.is_empty() {
+            return Err("`projects` names none: leave it out to mirror everything");
+        }
+        Ok(Self(names))
     }
 }
 
@@ -167,7 +195,7 @@ macro_rules! deserialize_from_str {
         }
     )*};
 }
-deserialize_from_str!(Seconds, Bytes, HttpUrl);
+deserialize_from_str!(Seconds, Bytes, HttpUrl, ConnectTo);
 
 /// A configuration that was read.
 #[derive(Debug)]
@@ -197,6 +225,14 @@ impl Config {
         let file: File = toml::from_str(&text).map_err(|error| invalid(error.to_string().trim_end().to_owned()))?;
         if file.mirror.is_empty() {
             return Err(invalid("it has no mirror: add a table `[mirror.NAME]`".to_owned()));
+        }
+        for mirror in file.mirror.values() {
+            if let (Some(HttpUrl(upstream)), Some(to)) = (&mirror.upstream, &mirror.connect_to) {
+                strandline_pypi::check_connect_to(Some(upstream), &to.get_ref().0).map_err(|error| {
+                    let line = text[..to.span().start].lines().count();
+                    invalid(format!("line {line}: {error}"))
+                })?;
+            }
         }
         let beside = path.parent().unwrap_or(Path::new("")).join(&file.store);
         let (grace, Bytes(min_free)) = (file.grace.0, file.min_free);
@@ -265,7 +301,7 @@ impl Mirror {
     /// How to ask the index.
     pub(crate) fn index(&self, upstream: Url) -> strandline_pypi::Settings {
         let mut settings = strandline_pypi::Settings::new(upstream);
-        settings.connect_to.clone_from(&self.connect_to);
+        settings.connect_to = self.connect_to.as_ref().map(|to| to.get_ref().0.clone());
         settings.max_file_size = self.max_file_size.map(|size| size.0);
         if let Some(Bytes(size)) = self.max_page_size {
             settings.max_page_size = size;
@@ -278,12 +314,12 @@ impl Mirror {
 
     /// The first project that is named, if any is.
     pub(crate) fn first_project(&self) -> Option<&DisplayName> {
-        self.projects.as_ref()?.first()
+        self.projects.as_ref()?.0.first()
     }
 
     fn selection(&self) -> Selection {
         match &self.projects {
-            Some(projects) => Selection::of(projects.iter().cloned()),
+            Some(Projects(names)) => Selection::of(names.iter().cloned()),
             None => Selection::Everything,
         }
     }
@@ -329,20 +365,46 @@ impl Mirror {
     }
 }
 
-/// Writes a commented configuration for one mirror; refuses to replace one.
+/// Writes a commented configuration for one mirror; refuses to replace one. Whatever happens on the way, there is either
+/// none or the whole of it.
 pub(crate) fn write(
+    disk: &Disk,
     path: &Path,
     mirror: &MirrorName,
     upstream: Option<&Url>,
     projects: &[DisplayName],
 ) -> anyhow::Result<()> {
+    let exists = || ConfigError::Exists { path: path.to_owned() };
     if path.exists() {
-        return Err(ConfigError::Exists { path: path.to_owned() }.into());
+        return Err(exists().into());
     }
-    let mut file = Disk::new().create_file(path)?;
-    file.write(Template { mirror, upstream, projects }.to_string().as_bytes())?;
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let text = Template { mirror, upstream, projects }.to_string();
+    let written = write_as(disk, &temporary, path, &text);
+    if !matches!(written, Ok(true))
+        && let Err(error) = disk.remove_file(&temporary)
+    {
+        tracing::debug!("{error}: {}", error.source);
+    }
+    if written? { Ok(()) } else { Err(exists().into()) }
+}
+
+/// Returns whether the name was still free.
+fn write_as(disk: &Disk, temporary: &Path, path: &Path, text: &str) -> Result<bool, DiskError> {
+    // A process that had this one's number may have died over it.
+    disk.remove_file(temporary)?;
+    let mut file = disk.create_file(temporary)?;
+    file.write(text.as_bytes())?;
     file.sync()?;
-    Ok(())
+    if !disk.rename_new(temporary, path)? {
+        return Ok(false);
+    }
+    let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    disk.sync_directory(beside.unwrap_or(Path::new(".")))?;
+    Ok(true)
 }
 
 struct Template<'a> {
@@ -400,5 +462,53 @@ store = "strandline-store"
 # max-file-size = "10GiB"
 "#
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(disk: &Disk, path: &Path) -> anyhow::Result<()> {
+        write(disk, path, &"pypi".parse().unwrap(), None, &["six".parse().unwrap()])
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_configuration_is_never_half_written() {
+        let counting = Disk::counting();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("strandline.toml");
+        written(&counting, &path).unwrap();
+        let whole = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(names(directory.path()), ["strandline.toml"]);
+        assert!(counting.steps() >= 5, "create, write, sync, rename, sync the directory");
+
+        for n in 1..=counting.steps() {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("strandline.toml");
+            assert!(written(&Disk::failing_at(n), &path).is_err(), "step {n}");
+            let there = path.exists();
+            assert!(!there || std::fs::read_to_string(&path).unwrap() == whole, "step {n} leaves a half");
+            // Nothing that is left stands in the way of a second try.
+            assert_eq!(written(&Disk::new(), &path).is_ok(), !there, "step {n}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+            assert_eq!(names(directory.path()), ["strandline.toml"], "step {n}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("strandline.toml");
+        written(&Disk::new(), &path).unwrap();
+        let error = written(&Disk::new(), &path).unwrap_err();
+        assert!(error.to_string().ends_with("exists already, and is left as it is"), "{error}");
+        assert!(!write_as(&Disk::new(), &directory.path().join("other"), &path, "x").unwrap(), "one came in between");
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with("# Strandline"));
     }
 }

@@ -1,14 +1,16 @@
 //! What a person sees while the program works: log lines and progress, on stderr.
 
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use strandline_model::MirrorName;
 use strandline_sync::Progress;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -16,10 +18,16 @@ use tracing_subscriber::fmt::MakeWriter;
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// How often progress is said where there is no terminal to draw on.
-const LINE_EVERY: Duration = Duration::from_secs(10);
+static LINE_EVERY: OnceLock<Duration> = OnceLock::new();
 
-/// Starts logging to stderr.
-pub(crate) fn start(quiet: bool, verbose: u8) {
+/// How often a bar is drawn anew.
+const REDRAWN_EVERY: Duration = Duration::from_millis(200);
+/// Over how long a rate is taken, where that is longer than the time between two looks.
+const RATE_OVER: Duration = Duration::from_secs(2);
+
+/// Starts logging to stderr; progress is said every `line_every` where that is no terminal.
+pub(crate) fn start(quiet: bool, verbose: u8, line_every: Duration) {
+    LINE_EVERY.get_or_init(|| line_every);
     let level = match (quiet, verbose) {
         (true, _) => LevelFilter::ERROR,
         (false, 0) => LevelFilter::INFO,
@@ -67,37 +75,25 @@ pub(crate) struct Shown {
 impl Shown {
     /// Begins to show.
     pub(crate) fn new(mirror: &MirrorName, progress: Arc<Progress>) -> Self {
-        let bar = BARS.add(ProgressBar::new_spinner());
-        let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("the template is right");
-        bar.set_style(style);
+        let bar = BARS.add(ProgressBar::new(1));
+        let style = ProgressStyle::with_template("{prefix} [{bar:20}] {wide_msg}").expect("the template is right");
+        bar.set_style(style.progress_chars("=>-"));
+        bar.set_prefix(mirror.to_string());
         let terminal = io::stderr().is_terminal();
         let (shown, mirror) = (bar.clone(), mirror.clone());
         let ticker = tokio::spawn(async move {
-            let mut last = 0;
-            let every = if terminal { Duration::from_millis(200) } else { LINE_EVERY };
+            let every = if terminal { REDRAWN_EVERY } else { LINE_EVERY.get().copied().unwrap_or(REDRAWN_EVERY) };
             let mut interval = tokio::time::interval(every);
-            interval.tick().await;
+            let mut rate = Rate::new(interval.tick().await);
             loop {
-                interval.tick().await;
-                let get = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-                let bytes = get(&progress.bytes);
-                // Bytes in the time of a tick, as bytes per second.
-                let rate = u128::from(bytes - last) * 1000 / every.as_millis();
-                last = bytes;
-                let message = format!(
-                    "{mirror}: {} of {} projects, {} of {} files, {} ({}/s)",
-                    get(&progress.projects_done),
-                    get(&progress.projects),
-                    get(&progress.files_done),
-                    get(&progress.files),
-                    HumanBytes(bytes),
-                    HumanBytes(u64::try_from(rate).unwrap_or(u64::MAX)),
-                );
+                let now = interval.tick().await;
+                let State { done, all, message } = state(&progress, &mut rate, now);
                 if terminal {
+                    shown.set_length(all.max(1));
+                    shown.set_position(done);
                     shown.set_message(message);
-                    shown.tick();
                 } else {
-                    tracing::info!("{message}");
+                    tracing::info!("{mirror}: {message}");
                 }
             }
         });
@@ -110,5 +106,67 @@ impl Drop for Shown {
         self.ticker.abort();
         self.bar.finish_and_clear();
         BARS.remove(&self.bar);
+    }
+}
+
+/// What is said of a sync at one moment.
+struct State {
+    /// Projects and files that are there.
+    done: u64,
+    /// Projects and files that are wanted, as far as is known.
+    all: u64,
+    message: String,
+}
+
+fn state(progress: &Progress, rate: &mut Rate, now: Instant) -> State {
+    let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let (projects, files, bytes) = (get(&progress.projects), get(&progress.files), get(&progress.bytes));
+    // A project whose page changed in between is done twice.
+    let (projects_done, files_done) =
+        (get(&progress.projects_done).min(projects), get(&progress.files_done).min(files));
+    let message = format!(
+        "{projects_done} of {projects} projects, {files_done} of {files} files, {} ({}/s)",
+        HumanBytes(bytes),
+        HumanBytes(rate.at(now, bytes)),
+    );
+    State { done: projects_done + files_done, all: projects + files, message }
+}
+
+/// Bytes per second over the last moments: of one redrawing to the next, the figure would only flicker.
+struct Rate {
+    /// When how many bytes were there, the oldest first.
+    seen: VecDeque<(Instant, u64)>,
+}
+
+impl Rate {
+    fn new(now: Instant) -> Self {
+        Self { seen: VecDeque::from([(now, 0)]) }
+    }
+
+    fn at(&mut self, now: Instant, bytes: u64) -> u64 {
+        self.seen.push_back((now, bytes));
+        while self.seen.len() > 2 && now - self.seen[1].0 >= RATE_OVER {
+            self.seen.pop_front();
+        }
+        let (since, before) = self.seen[0];
+        let passed = (now - since).as_millis().max(1);
+        u64::try_from(u128::from(bytes - before) * 1000 / passed).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_that_of_the_last_moments() {
+        let start = Instant::now();
+        let mut rate = Rate::new(start);
+        let second = Duration::from_secs(1);
+        assert_eq!(rate.at(start + second, 100), 100);
+        assert_eq!(rate.at(start + 2 * second, 100), 50);
+        assert_eq!(rate.at(start + 4 * second, 1100), 500, "what came before is forgotten");
+        assert_eq!(rate.at(start + 20 * second, 1100), 0);
+        assert_eq!(Rate::new(start).at(start, 5), 5000, "no time has passed, and nothing breaks");
     }
 }

@@ -16,7 +16,7 @@ use crate::arguments::Arguments;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    console::start(arguments.quiet, arguments.verbose);
+    console::start(arguments.quiet, arguments.verbose, arguments.progress_every);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(commands::run(arguments)));
     match done {

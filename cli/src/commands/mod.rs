@@ -29,7 +29,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
                     return Err(config::ConfigError::NoProjects.into());
                 }
                 let path = Config::new_path(config.as_deref());
-                config::write(&path, &"pypi".parse()?, None, &projects)?;
+                config::write(&Disk::new(), &path, &"pypi".parse()?, None, &projects)?;
                 tracing::info!("wrote {}", path.display());
             }
             let config = read()?;
@@ -38,7 +38,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         }
         Command::Init { mirror, upstream, projects } => {
             let path = Config::new_path(config.as_deref());
-            config::write(&path, &mirror, upstream.as_ref(), &projects)?;
+            config::write(&Disk::new(), &path, &mirror, upstream.as_ref().map(|url| &url.0), &projects)?;
             tracing::info!("wrote {}; `strandline sync` syncs once, `strandline up` syncs and serves", path.display());
             Ok(Exit::Done)
         }

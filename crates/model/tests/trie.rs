@@ -118,21 +118,6 @@ proptest! {
     }
 
     #[test]
-    fn a_change_of_one_unit_touches_its_path_alone(content in edits(), number in 0_u16..400, version in prop::option::of(0_u8..4)) {
-        let mut kept = Kept::default();
-        let before = kept.update(None, as_changes(&content));
-        kept.read.borrow_mut().clear();
-        let after = kept.update(Some(before.root), as_changes(&[(number, version)]));
-        // The path has one node for each level, and a leaf that splits or branches that merge add theirs: a branch
-        // just above the limit has at most 33 children's worth of nodes below it.
-        let levels = depth(&kept, before.root).max(depth(&kept, after.root));
-        let fresh = after.nodes.keys().filter(|id| !before.nodes.contains_key(id)).count();
-        prop_assert!(fresh <= levels + 17, "{fresh} new nodes in a tree of {levels} levels");
-        let read = kept.read.borrow().len();
-        prop_assert!(read <= 2 * levels + 40, "{read} nodes read in a tree of {levels} levels");
-    }
-
-    #[test]
     fn bytes_that_are_not_a_node_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "(strandline-(leaf|branch) 1\n)?[0-9a-f \n]{0,200}") {
         for bytes in [bytes, text.into_bytes()] {
             if let Ok(node) = Node::from_bytes(&bytes) {
@@ -142,10 +127,41 @@ proptest! {
     }
 }
 
-fn depth(kept: &Kept, root: Blake3) -> usize {
-    match Node::from_bytes(&kept.nodes[&root]).unwrap() {
-        Node::Leaf(_) => 1,
-        Node::Branch(children) => 1 + children.iter().flatten().map(|child| depth(kept, child.node)).max().unwrap_or(0),
+/// How many nodes there are from the root to the leaf in which a unit belongs.
+fn levels(kept: &Kept, root: Blake3, name: &ProjectName) -> usize {
+    kept.read.borrow_mut().clear();
+    trie::find(kept, root, name).unwrap();
+    kept.read.borrow().len()
+}
+
+#[test]
+fn a_change_of_one_unit_touches_its_path_alone() {
+    let mut kept = Kept::default();
+    let all: Vec<_> = (0..10_000).map(|number| (number, Some(0))).collect();
+    let mut root = kept.update(None, as_changes(&all)).root;
+    // All nodes of the tree are some four hundred, those of a path three or four.
+    assert!(kept.nodes.len() > 400, "{} nodes", kept.nodes.len());
+    for number in 0..600_u16 {
+        let number = number * 17;
+        // There are units up to 9,999: the last ones are new. Every third of the others goes.
+        let change = (number, if number % 3 == 0 && number < 10_000 { None } else { Some(1) });
+        let name = leaf(number, 0).name;
+        let before = levels(&kept, root, &name);
+        kept.read.borrow_mut().clear();
+        let updated = kept.update(Some(root), as_changes(&[change]));
+        let (read, written) = (kept.read.borrow().len(), updated.nodes.len());
+        root = updated.root;
+        let after = levels(&kept, root, &name);
+        assert!((2..=4).contains(&after), "{after} levels");
+        if before == after {
+            assert!(read <= before + 16 && written == after, "{name}: {read} read, {written} written of {after}");
+        } else {
+            // A leaf has split, or a branch has become one leaf.
+            assert!(read <= before + 16 && written <= after + 16, "{name}: {read} read, {written} written of {after}");
+        }
+        if change.1.is_some() && before == after {
+            assert_eq!(read, before, "{name}: what does not shrink reads its path alone");
+        }
     }
 }
 

@@ -181,12 +181,13 @@ impl Client {
             return Err(SourceError::new(&name, status_problem(response.status(), response.headers())));
         }
         let limit = self.limits.file.unwrap_or(u64::MAX);
-        if response.content_length().is_some_and(|length| length > limit) {
+        let length = response.content_length();
+        if length.is_some_and(|length| length > limit) {
             return Err(SourceError::new(&name, Problem::TooLarge { limit }));
         }
         let mut taken = 0_u64;
         let bytes = response.bytes_stream().map(move |chunk| {
-            let chunk = chunk.map_err(|error| SourceError::new(&name, problem(error)))?;
+            let chunk = chunk.map_err(|error| SourceError::new(&name, cut_short(problem(error), length, taken)))?;
             taken += chunk.len() as u64;
             if taken > limit {
                 return Err(SourceError::new(&name, Problem::TooLarge { limit }));
@@ -214,7 +215,8 @@ impl Client {
         let fail = |problem| SourceError::new(shown(url.as_str()), problem);
         let limit = self.limits.page;
         // Of a packed body this is the packed length, which is too much as well if it is over the limit.
-        if response.content_length().is_some_and(|length| length > limit) {
+        let length = response.content_length();
+        if length.is_some_and(|length| length > limit) {
             return Err(fail(Problem::TooLarge { limit }));
         }
         let (status, final_url) = (response.status(), response.url().clone());
@@ -223,7 +225,9 @@ impl Client {
         let validator = header(ETAG).map(Validator);
         let pause = pause(response.headers());
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| fail(problem(error)))? {
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| fail(cut_short(problem(error), length, body.len() as u64)))?
+        {
             if (body.len() + chunk.len()) as u64 > limit {
                 return Err(fail(Problem::TooLarge { limit }));
             }
@@ -265,6 +269,16 @@ pub(crate) fn problem(error: reqwest::Error) -> Problem {
         source = inner.source();
     }
     Problem::Transport(shown(&text))
+}
+
+/// As `problem`, with how much of a body of known length had come.
+fn cut_short(problem: Problem, length: Option<u64>, came: u64) -> Problem {
+    match (problem, length) {
+        (Problem::Transport(why), Some(length)) if came < length => {
+            Problem::Transport(format!("expected {length} bytes, {came} came: {why}"))
+        }
+        (problem, _) => problem,
+    }
 }
 
 /// How long an answer asks to be left alone: `Retry-After`, else what its `RateLimit` says is left of the window

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
+use tokio::sync::OnceCell;
 use url::{Host, Url};
 
 use crate::url_check::{is_local, is_local_host, shown};
@@ -35,6 +36,8 @@ pub(crate) struct Guard {
     proxies: Vec<String>,
     /// Set once it is known whether upstream is at a local address; the first answer counts.
     local_allowed: OnceLock<bool>,
+    /// Set once that was asked for ahead of a connection.
+    asked: OnceCell<()>,
 }
 
 impl Guard {
@@ -46,6 +49,7 @@ impl Guard {
             connect_to,
             proxies,
             local_allowed: OnceLock::new(),
+            asked: OnceCell::new(),
         };
         if !matches!(guard.upstream, Host::Domain(_)) || is_local_host(upstream) {
             guard.local_allowed.get_or_init(|| is_local_host(upstream));
@@ -59,13 +63,19 @@ impl Guard {
     }
 
     /// Finds out where upstream is, unless that is known. That it cannot be found is for the request to say, if it
-    /// matters: behind a proxy it does not.
+    /// matters: behind a proxy it does not, and there it would be looked up in vain before each request, so this asks
+    /// once. A connection to upstream asks anyway.
     pub(crate) async fn learn(&self) {
-        if self.local_allowed.get().is_none()
-            && let Err(error) = self.resolve_upstream().await
-        {
-            tracing::debug!(host = self.upstream_name, %error, "upstream's host was not resolved");
+        if self.local_allowed.get().is_some() {
+            return;
         }
+        self.asked
+            .get_or_init(|| async {
+                if let Err(error) = self.resolve_upstream().await {
+                    tracing::debug!(host = self.upstream_name, %error, "upstream's host was not resolved");
+                }
+            })
+            .await;
     }
 
     async fn resolve_upstream(&self) -> io::Result<Vec<SocketAddr>> {
@@ -211,6 +221,26 @@ mod tests {
         assert!(error.downcast_ref::<Refused>().is_some(), "{error}");
         let inside = guard("http://127.0.0.1/simple/");
         assert!(!inside.resolve("localhost").await.unwrap().is_empty());
+    }
+
+    /// A name whose label is longer than DNS has, so that no server is asked for it.
+    fn nowhere() -> String {
+        format!("https://{}.example/simple/", "x".repeat(64))
+    }
+
+    #[tokio::test]
+    async fn upstream_is_looked_for_once_where_it_cannot_be_found() {
+        let guard = guard(&nowhere());
+        assert!(!guard.asked.initialized());
+        for _ in 0..2 {
+            guard.learn().await;
+            assert!(guard.asked.initialized() && guard.local_allowed.get().is_none());
+        }
+        // What a proxy is not there for still asks, and then it is known.
+        guard.resolve(&guard.upstream_name).await.unwrap_err();
+        let near = super::Guard::new(&"https://localhost./".parse().unwrap(), None, Vec::new()).unwrap();
+        near.learn().await;
+        assert!(near.local_allowed());
     }
 
     #[tokio::test]

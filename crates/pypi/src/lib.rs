@@ -129,26 +129,13 @@ pub struct Index {
 impl Index {
     /// Prepares to ask an index; asks nothing yet.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
-        let Settings { upstream: mut url, max_page_size, max_file_size, connect_to, connections, idle_timeout } =
-            settings;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(SettingsError::Upstream("expected a URL that begins with https:// or http://"));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(SettingsError::Upstream("expected a URL without `?` and `#`"));
-        }
-        if url.path() == "/" {
-            url.set_path("/simple/");
-        } else if !url.path().ends_with('/') {
-            url.set_path(&format!("{}/", url.path()));
-        }
+        let Settings { upstream, max_page_size, max_file_size, connect_to, connections, idle_timeout } = settings;
+        let mut url = index_url(upstream)?;
         let credentials = Credentials::take(&mut url, credentials::read_netrc().as_deref());
-        let upstream =
-            url.as_str().parse().map_err(|_| SettingsError::Upstream("expected a URL of at most 2,048 bytes"))?;
-        let connect_to = connect_to.map(|text| parse_connect_to(&url, text)).transpose()?;
+        let upstream = url.as_str().parse().map_err(|_| SettingsError::Upstream(TOO_LONG))?;
+        let connect_to = connect_to.map(|text| parse_connect_to(Some(&url), &text)).transpose()?;
         let proxies = guard::proxy_hosts(|name| std::env::var(name).ok());
-        let no_host = SettingsError::Upstream("expected a URL with a host");
-        let guard = Guard::new(&url, None, proxies.clone()).ok_or(no_host)?;
+        let guard = Guard::new(&url, None, proxies.clone()).ok_or(SettingsError::Upstream(NO_HOST))?;
         let origin = connect_to.and_then(|address| Guard::new(&url, Some(address), proxies));
         let limits = Limits { page: max_page_size, file: max_file_size, connections, idle: idle_timeout };
         let client = Client::new(url.clone(), credentials, guard, origin, limits)
@@ -167,9 +154,47 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn parse_connect_to(upstream: &Url, text: String) -> Result<(String, u16), SettingsError> {
+/// Whether an index can be at this URL.
+pub fn check_upstream(upstream: &Url) -> Result<(), SettingsError> {
+    index_url(upstream.clone()).map(drop)
+}
+
+/// Whether `connect-to` can say this, for this upstream as far as it is known.
+pub fn check_connect_to(upstream: Option<&Url>, text: &str) -> Result<(), SettingsError> {
+    parse_connect_to(upstream, text).map(drop)
+}
+
+const NO_HOST: &str = "expected a URL with a host";
+const TOO_LONG: &str = "expected a URL of at most 2,048 bytes";
+
+/// The URL below which the projects' pages are, from the one that an operator gave. It still has its credentials.
+fn index_url(mut url: Url) -> Result<Url, SettingsError> {
+    let wrong = |rule| Err(SettingsError::Upstream(rule));
+    if !matches!(url.scheme(), "http" | "https") {
+        return wrong("expected a URL that begins with https:// or http://");
+    }
+    if url.host().is_none() {
+        return wrong(NO_HOST);
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return wrong("expected a URL without `?` and `#`");
+    }
+    if url.path() == "/" {
+        url.set_path("/simple/");
+    } else if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    let mut bare = url.clone();
+    let nameless = bare.set_username("").and_then(|()| bare.set_password(None));
+    if nameless.is_err() || bare.as_str().parse::<UpstreamUrl>().is_err() {
+        return wrong(TOO_LONG);
+    }
+    Ok(url)
+}
+
+fn parse_connect_to(upstream: Option<&Url>, text: &str) -> Result<(String, u16), SettingsError> {
     let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-    let rule = match (parts, upstream.host(), upstream.port()) {
+    let rule = match (parts, upstream.and_then(Url::host), upstream.and_then(Url::port)) {
         (None | Some(("", _)), ..) => "expected HOST:PORT",
         (_, Some(url::Host::Ipv4(_) | url::Host::Ipv6(_)), _) => {
             "upstream is an address already; write this one there instead"
@@ -180,7 +205,7 @@ fn parse_connect_to(upstream: &Url, text: String) -> Result<(String, u16), Setti
         }
         (Some((host, port)), ..) => return Ok((host.trim_matches(['[', ']']).to_owned(), port)),
     };
-    Err(SettingsError::ConnectTo { found: text, rule })
+    Err(SettingsError::ConnectTo { found: text.to_owned(), rule })
 }
 
 impl Index {

@@ -145,9 +145,11 @@ async fn bodies_that_end_early() {
         let body = if head.contains("chunked") { "50\r\n{\"meta\"" } else { "{\"meta\"" };
         let short = format!("{head}{JSON}\r\n\r\n{body}");
         let server = Server::start(move |_| short.clone().into_bytes());
-        assert!(matches!(problem(&server).await, Problem::Transport(_)));
-        let problem = bytes(&server.index(), &server.url("/f")).await.unwrap_err().problem;
-        assert!(matches!(problem, Problem::Transport(_)));
+        let page = problem(&server).await;
+        for problem in [page, bytes(&server.index(), &server.url("/f")).await.unwrap_err().problem] {
+            let Problem::Transport(why) = problem else { unreachable!("{problem}") };
+            assert_eq!(why.starts_with("expected 100 bytes, 7 came: "), head.contains("content-length"), "{why}");
+        }
     }
     let server = Server::start(|_| Vec::new());
     assert!(matches!(problem(&server).await, Problem::Transport(_)));
@@ -194,6 +196,13 @@ async fn pages_over_the_limit_packed_or_not() {
         let problem = bytes(&index, &server.url(path)).await.unwrap_err().problem;
         assert_eq!(problem, Problem::TooLarge { limit });
     }
+}
+
+#[test]
+fn limits_that_nobody_set() {
+    let settings = Settings::new("https://index.example/".parse().expect("a URL"));
+    assert_eq!((settings.max_page_size, settings.max_file_size), (256 * 1024 * 1024, None));
+    assert_eq!((settings.connections, settings.connect_to), (16, None));
 }
 
 #[tokio::test]
@@ -262,11 +271,13 @@ async fn credentials_go_to_upstream_only_and_are_never_shown() {
 #[tokio::test]
 async fn connect_to_keeps_the_name_and_is_for_the_origin_alone() {
     let server = Server::start(|_| answer("200 OK", &[JSON], PAGE.as_bytes()));
-    let upstream = "http://index.example/simple".parse().unwrap();
+    // A label longer than DNS has: the name is nowhere, and no server is asked for it.
+    let name = format!("{}.example", "x".repeat(64));
+    let upstream = format!("http://{name}/simple").parse().unwrap();
     let settings = Settings { connect_to: Some(server.address.to_string()), ..Settings::new(upstream) };
     let index = Index::new(settings).unwrap();
     index.page(&six(), None, Way::Origin).await.unwrap();
-    assert!(server.requests()[0].to_ascii_lowercase().contains("host: index.example\r\n"));
+    assert!(server.requests()[0].to_ascii_lowercase().contains(&format!("host: {name}\r\n")));
     for way in [Way::Usual, Way::Uncompressed] {
         index.page(&six(), None, way).await.unwrap_err();
     }

@@ -1,6 +1,7 @@
 //! The catalog's tables.
 //!
-//! Migrations are append-only and keyed by `user_version`: version n is what the first n of them make.
+//! Migrations are append-only and keyed by `user_version`: version n is what the first n of them make. The first one is
+//! pinned below, and `tests/store/migrations.rs` opens a catalog that it made.
 
 use std::path::Path;
 use std::time::Duration;
@@ -247,4 +248,44 @@ pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {
     disk.commit_point(path)?;
     transaction.commit().map_err(sql)?;
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use strandline_model::Blake3;
+
+    use super::*;
+
+    fn schema(sql: &str) -> Vec<(String, String)> {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(sql).unwrap();
+        let mut statement =
+            connection.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    /// Catalogs of version 1 are in the world: a change of the first migration would make others of the same number.
+    #[test]
+    fn the_first_migration_never_changes() {
+        let digest = Blake3::of(MIGRATIONS[0].as_bytes()).to_string();
+        assert_eq!(
+            digest, "0426664f89e71976d2a56a82fe99e96ac2aaadc920506ceeaa840d5916bd932a",
+            "append a migration instead"
+        );
+        assert_eq!(schema(MIGRATIONS[0]), schema(include_str!("../tests/fixtures/catalog-1.sql")));
+    }
+
+    /// `synchronous` belongs to a connection, so it is asked of one that the store uses.
+    #[test]
+    fn a_commit_is_durable_before_it_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        for opened in ["created", "opened again"] {
+            let connection = open(&directory.path().join("catalog.db"), &Disk::new()).unwrap();
+            let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).unwrap();
+            assert_eq!((pragma("synchronous"), pragma("foreign_keys")), (2, 1), "FULL and on, {opened}");
+            let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+            assert_eq!(mode, "wal");
+        }
+    }
 }

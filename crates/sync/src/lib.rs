@@ -196,7 +196,7 @@ pub async fn sync<S: Source>(context: &Context<S>, lists: &dyn RootLists, clock:
     let since = clock().to_string();
     let lock = if settings.wait { store.wait_for_mirror(mirror, &since) } else { store.lock_mirror(mirror, &since) }?;
     let done = locked(context, lists, clock, &lock).await;
-    let failure = done.as_ref().err().map(ToString::to_string);
+    let failure = done.as_ref().err().map(|error| in_full(error));
     // What stopped the sync is worth more to the operator than that this could not be noted down.
     let cut = match &done {
         Ok(outcome) => outcome.cut,
@@ -207,6 +207,12 @@ pub async fn sync<S: Source>(context: &Context<S>, lists: &dyn RootLists, clock:
         tracing::warn!(%error, "the outcome of the sync is not recorded");
     }
     done
+}
+
+/// What went wrong, and why, and why that: the last cause is the one that an operator needs.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A sync, in as many parts as it takes until it is where upstream was when it began.

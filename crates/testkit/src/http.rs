@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -74,9 +75,45 @@ impl Response {
     }
 }
 
+/// How many requests wait for an answer, and the most that ever did at once.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    now: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Waiting {
+    /// Counts one more, until the value is dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> OneWaiting {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        OneWaiting(Arc::clone(self))
+    }
+
+    pub(crate) fn most(&self) -> u64 {
+        self.most.load(Ordering::SeqCst)
+    }
+
+    /// Starts anew with those that wait now.
+    pub(crate) fn reset(&self) {
+        self.most.store(self.now.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(crate) struct OneWaiting(Arc<Waiting>);
+
+impl Drop for OneWaiting {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// How an answer travels.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Delivery {
+    pub(crate) waiting: Option<OneWaiting>,
     pub(crate) latency: Duration,
     pub(crate) hang: bool,
     pub(crate) reset: bool,
@@ -114,7 +151,7 @@ where
     stream.set_nodelay(true)?;
     let mut buffer = BytesMut::new();
     while let Some(request) = read(&mut stream, &mut buffer).await? {
-        let (response, delivery) = answer(&request);
+        let (response, mut delivery) = answer(&request);
         tokio::time::sleep(delivery.latency).await;
         if delivery.hang {
             // Until the client gives up.
@@ -126,6 +163,8 @@ where
         if delivery.reset {
             return stream.set_zero_linger();
         }
+        // Before the client can have the answer, for then it may ask for the next thing.
+        drop(delivery.waiting.take());
         if !write(&mut stream, &request, &response, &delivery).await? {
             return stream.shutdown().await;
         }

@@ -49,7 +49,7 @@
 //! | files that are late or gone | [`Fault::Late`], [`Fault::Gone`] |
 //! | time | [`Upstream::set_manual_clock`], [`Upstream::advance`] |
 //! | movement | [`Upstream::run_at`], [`Weights`] |
-//! | what was asked for | [`Upstream::counts`], [`Upstream::requests`], [`Upstream::last_header`] |
+//! | what was asked for | [`Upstream::counts`], [`Upstream::requests`], [`Upstream::last_header`], [`Upstream::most_waiting`] |
 
 #![expect(
     clippy::format_push_string,

@@ -143,6 +143,7 @@ struct Visit<'a> {
 impl Shared {
     /// Answers one request, and counts it.
     pub(crate) fn answer(&self, request: &Request) -> (Response, Delivery) {
+        let waiting = self.waiting.begin();
         let place = Place::of(&request.path);
         let kind = place.endpoint(&request.path);
         let call = (kind == Endpoint::XmlRpc).then(|| Call::parse(&request.body));
@@ -162,6 +163,7 @@ impl Shared {
             now_ms,
         });
         let delivery = Delivery {
+            waiting: Some(waiting),
             latency: plan.latency,
             hang: plan.hang,
             reset: plan.reset,

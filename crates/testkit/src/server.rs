@@ -100,6 +100,7 @@ pub(crate) struct Shared {
     settings: Mutex<Settings>,
     counters: Mutex<Counters>,
     clock: Mutex<Clock>,
+    pub(crate) waiting: Arc<http::Waiting>,
 }
 
 impl Shared {
@@ -177,6 +178,7 @@ impl Upstream {
                 window: (0, 0),
             }),
             counters: Mutex::default(),
+            waiting: Arc::default(),
             clock: Mutex::new(Clock::Real { start_ms: unix_ms(), since: Instant::now() }),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -342,9 +344,15 @@ impl Upstream {
         found.map(|(_, value)| value.clone())
     }
 
+    /// The most requests that waited for an answer at the same time since then.
+    pub fn most_waiting(&self) -> u64 {
+        self.shared.waiting.most()
+    }
+
     /// Starts counting anew.
     pub fn reset_counters(&self) {
         *self.shared.counters() = Counters::default();
+        self.shared.waiting.reset();
     }
 
     // Moving by itself.

@@ -68,13 +68,6 @@ fn digests_have_their_length() {
     }
 }
 
-#[test]
-fn a_commit_is_durable_before_it_counts() {
-    let pragma = |sql: &Connection, name: &str| sql.pragma_query_value(None, name, |row| row.get::<_, String>(0));
-    let world = recorded();
-    assert_eq!(pragma(&world.sql(), "journal_mode").unwrap(), "wal");
-}
-
 fn foreign(world: &World) -> String {
     let error = Store::open(&world.root(), Disk::new()).unwrap_err();
     assert!(matches!(error, StoreError::Foreign { .. }), "{error}");

@@ -1,5 +1,6 @@
 //! Files: what is not what the page says is not kept, what may pass is tried again, and what is there is not fetched.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ fn fails(world: &World, script: &Arc<Script>, settings: &Settings) -> FetchError
     assert_eq!(invariants::essence(&world.root()), before, "the store and the view stand where they stood");
     assert_eq!(world.incoming(), 0, "no temporary file is left");
     let last = world.open().last_sync(&mirror()).unwrap().unwrap();
-    assert_eq!(last.failure, Some(error.to_string()));
+    let why = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    assert_eq!(last.failure, Some(format!("{error}{why}")));
     let SyncError::Fetch(error) = error else { unreachable!("{error}") };
     *error
 }
