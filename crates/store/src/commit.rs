@@ -35,6 +35,8 @@ pub struct Draft {
     pub selection: Blake3,
     /// The projects that changed since `base`; `None` for those that are gone.
     pub changes: BTreeMap<ProjectName, Option<DraftUnit>>,
+    /// Projects whose units are in the catalog already, as they are to be listed.
+    pub stored: Vec<Leaf>,
     /// The projects that are held, sorted by name.
     pub held: Vec<Held>,
     /// Serials up to `serial` that upstream's log did not show, as far back as an event is believed to come to light late.
@@ -105,10 +107,10 @@ impl Store {
         _lock: &MirrorLock,
         lists: impl FnOnce(Serial, Vec<Leaf>) -> Vec<RootList>,
     ) -> Result<Committed, StoreError> {
-        let Draft { mirror, base, serial, time, upstream, selection, changes, held, missing } = draft;
+        let Draft { mirror, base, serial, time, upstream, selection, changes, stored, held, missing } = draft;
         self.transaction(|transaction| {
             let bodies = Bodies { store: self, connection: transaction };
-            let mut leaves = BTreeMap::new();
+            let mut leaves: BTreeMap<_, _> = stored.into_iter().map(|leaf| (leaf.name.clone(), Some(leaf))).collect();
             for (name, change) in changes {
                 let leaf = match change {
                     Some(DraftUnit { unit, serial, display }) => {

@@ -29,7 +29,9 @@ use strandline_model::{BadBody, Blake3, MirrorName};
 
 pub use blobs::{Blob, Incoming, Intake, ReceiveError, Staged};
 pub use commit::{Committed, Draft, DraftUnit, Verified, VerifyError};
-pub use mirrors::{CutReport, LastSync, MirrorRow, MirrorUsage, Recorded, SeenPage, SelectError, Usage, Validation};
+pub use mirrors::{
+    CutReport, LastSync, MirrorRow, MirrorUsage, Recorded, SeenPage, SeenRow, SelectError, Usage, Validation,
+};
 pub use twins::{Slot, Twin, ViewState};
 
 /// A store: a directory with the catalog, all blobs, and the views of its mirrors.

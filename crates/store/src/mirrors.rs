@@ -83,6 +83,17 @@ pub struct SeenPage {
     pub tag: Option<String>,
 }
 
+/// A page that is remembered, without what it shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenRow {
+    /// The project.
+    pub project: ProjectName,
+    /// The unit that shows it.
+    pub unit: Blake3,
+    /// The serial of the page.
+    pub serial: Serial,
+}
+
 /// With what to ask upstream whether a page is still the one that a unit shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Validation {
@@ -409,6 +420,38 @@ impl Store {
             .collect()
     }
 
+    /// The rows of the pages of a mirror that are remembered, in the order in which they were, without what they show.
+    pub fn seen_rows(&self, mirror: &MirrorName) -> Result<Vec<SeenRow>, StoreError> {
+        let rows: Vec<(String, [u8; 32], u64)> = self
+            .connection()
+            .prepare_cached("SELECT project, unit, serial FROM seen WHERE mirror = ?1 ORDER BY number")
+            .and_then(|mut statement| {
+                statement.query_map([mirror.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+            })
+            .map_err(self.sql())?;
+        let read = |(project, unit, serial): (String, [u8; 32], u64)| {
+            let (project, serial) = (self.stored(&project)?, self.stored(&serial.to_string())?);
+            Ok(SeenRow { project, unit: Blake3::from_stored(unit), serial })
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    /// Remembers with what to ask for the pages that are remembered, once a snapshot shows them.
+    pub fn keep_validators(&self, mirror: &MirrorName) -> Result<(), StoreError> {
+        self.transaction(|transaction| {
+            transaction
+                .execute(
+                    "INSERT INTO validator (mirror, project, unit, tag)
+                     SELECT m.id, s.project, s.unit, s.tag FROM seen s JOIN mirror m ON m.name = s.mirror
+                     WHERE s.mirror = ?1 AND s.tag IS NOT NULL ORDER BY s.number
+                     ON CONFLICT (mirror, project) DO UPDATE SET unit = excluded.unit, tag = excluded.tag",
+                    [mirror.as_str()],
+                )
+                .map_err(self.sql())?;
+            Ok(())
+        })
+    }
+
     /// Forgets the pages of a mirror, but for those of the projects `except`.
     pub fn forget_seen(
         &self,
@@ -421,6 +464,12 @@ impl Store {
             .prepare_cached("SELECT DISTINCT project FROM seen WHERE mirror = ?1")
             .and_then(|mut statement| statement.query_map([mirror.as_str()], |row| row.get(0))?.collect())
             .map_err(self.sql())?;
+        if except.is_empty() && !seen.is_empty() {
+            return self.transaction(|transaction| {
+                let forget = "DELETE FROM seen WHERE mirror = ?1";
+                transaction.execute(forget, [mirror.as_str()]).map(drop).map_err(self.sql())
+            });
+        }
         let kept: BTreeSet<_> = except.iter().map(ProjectName::as_str).collect();
         let done: Vec<_> = seen.iter().filter(|project| !kept.contains(project.as_str())).collect();
         if done.is_empty() {

@@ -16,6 +16,8 @@
 //! 5. An event that came to light late is noticed when the last `overlap` serials are read again, by its serial, which the
 //!    log had not shown before: its project is fetched, and the snapshots that claimed a serial past it are marked.
 
+mod first;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,8 +68,6 @@ struct Followed {
     held: Option<Held>,
     /// Why the last attempt to get its page or one of its files failed.
     failure: Option<FetchError>,
-    /// The serial that upstream's list of projects has for it, in a first sync: of its last event or a later one.
-    listed: Serial,
     /// Whether it is looked at because it is its turn in the sweep, and not because the log has something of it.
     swept: bool,
 }
@@ -84,6 +84,11 @@ struct Following<'a, S> {
     /// began.
     sure: Serial,
     projects: BTreeMap<ProjectName, Followed>,
+    /// What a first sync has not asked for yet, with the serial that upstream's list has for it: of its last event or a later
+    /// one.
+    waiting: BTreeMap<ProjectName, (DisplayName, Serial)>,
+    /// What a first sync has: how the snapshot will list it.
+    parked: BTreeMap<ProjectName, Leaf>,
     dropped: Vec<ProjectName>,
     absent: Vec<ProjectName>,
     lock: &'a MirrorLock,
@@ -102,28 +107,18 @@ pub async fn follow<S: Source>(
     let begun = before(clock(), settings.settle);
     let mut following = Following::begin(fetcher, base, lock).await?;
     following.sure = following.log.without_holes(following.from, begun);
-    // What an interrupted first sync has of a project will do until its cut says otherwise, unless the list says that
-    // something has happened since: the log may not go back so far. Later syncs ask anew.
-    let unread = |followed: &Followed| {
-        base.is_some() || followed.project.pages.last().is_none_or(|page| page.serial < followed.listed)
-    };
-    let mut wanted: BTreeSet<ProjectName> =
-        following.projects.iter().filter(|(_, followed)| unread(followed)).map(|(name, _)| name.clone()).collect();
+    following.gather().await?;
+    // What a first sync has asked for already is asked for again only where it stands in the way.
+    let mut wanted = BTreeSet::new();
+    if base.is_some() {
+        wanted.extend(following.projects.keys().cloned());
+    }
     let swept = following.sweep(clock()).await?;
     let mut head = *aim.head.get_or_insert(following.head());
     let mut waiting_since = None;
     let mut pause = settings.backoff;
     for round in 1_u32.. {
         let way = Way::of_attempt(usize::try_from(round - 1).unwrap_or(0));
-        if base.is_none() {
-            // A first sync can take days: what it has is remembered now and then.
-            while let Some(beyond) = wanted.iter().nth(settings.checkpoint_every).cloned() {
-                let rest = wanted.split_off(&beyond);
-                let part = std::mem::replace(&mut wanted, rest);
-                following.fetch(part.clone(), way).await?;
-                following.remember(&part, 1)?;
-            }
-        }
         following.fetch(std::mem::take(&mut wanted), way).await?;
         if round == 1 {
             following.ask_otherwise_for_held().await?;
@@ -131,7 +126,7 @@ pub async fn follow<S: Source>(
         // The time of a row that is missing is up only if it is missing in what is read afterwards.
         let settled = before(clock(), settings.settle);
         // Without a page that was fetched, or a row that is waited for, there is nothing that the log could say more of.
-        if !following.projects.is_empty() || following.sure < head {
+        if base.is_none() || !following.projects.is_empty() || following.sure < head {
             following.read_on(head).await?;
             following.follow_swept_by_log()?;
         }
@@ -146,6 +141,7 @@ pub async fn follow<S: Source>(
         let late = Instant::now() >= deadline;
         let target = following.log.without_holes(following.from, settled).min(head);
         if base.is_none() {
+            following.unpark(target)?;
             following.promote(target);
         }
         let freezes = settings.on_broken == OnBroken::Freeze;
@@ -250,6 +246,9 @@ impl<'a, S: Source> Following<'a, S> {
             if !self.log.add(&event) || self.projects.contains_key(&name) {
                 continue;
             }
+            if self.parked.contains_key(&name) {
+                continue;
+            }
             if self.base.is_none() {
                 // What appears while a first sync runs is in no list.
                 self.follow_project(name, Some(Serial::ZERO), &[])?;
@@ -275,20 +274,6 @@ impl<'a, S: Source> Following<'a, S> {
         Ok(new)
     }
 
-    /// Takes what a first sync knows of projects at a serial for a base of their own: the log is applied to that when they
-    /// move before all the others are known.
-    fn promote(&mut self, at: Serial) {
-        let source = &self.fetcher.source;
-        for (name, followed) in &mut self.projects {
-            if matches!(followed.project.base, Base::Unknown(_)) {
-                let of_release = |file: &str, version: &str| source.is_of_release(name, file, version);
-                if let Some(known) = cut::promoted(&followed.project, self.log.of(name), at, &of_release) {
-                    followed.project = known;
-                }
-            }
-        }
-    }
-
     /// Reads the log since the base, and finds out which projects it and the configuration are about.
     async fn begin(
         fetcher: &'a Arc<Fetcher<S>>,
@@ -305,6 +290,8 @@ impl<'a, S: Source> Following<'a, S> {
             log: Log::default(),
             sure: from,
             projects: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            parked: BTreeMap::new(),
             dropped,
             absent,
             lock,
@@ -363,41 +350,6 @@ impl<'a, S: Source> Following<'a, S> {
         for name in names.into_iter().filter(|name| settings.selection.has(name)) {
             let needs = unknown.get(&name).copied();
             self.follow_project(name, needs, &base.snapshot.held)?;
-        }
-        Ok(())
-    }
-
-    /// The first sync of a mirror: upstream's list says which projects there are.
-    async fn begin_anew(&mut self) -> Result<(), SyncError> {
-        let selection = &self.fetcher.settings.selection;
-        let list = self.fetcher.projects().await?;
-        let greatest = list.iter().map(|(_, serial)| *serial).max().unwrap_or(Serial::ZERO);
-        self.from = greatest;
-        for event in self.read_from(READ_BACK).await? {
-            if selection.has(&event.project.normalise()) {
-                self.log.add(&event);
-            } else {
-                self.log.add_other(&event);
-            }
-        }
-        let mut names: BTreeMap<_, _> = list
-            .into_iter()
-            .map(|(display, serial)| (display.normalise(), (display, serial)))
-            .filter(|(name, _)| selection.has(name))
-            .collect();
-        if let Selection::Projects(selected) = selection {
-            self.absent = selected.keys().filter(|name| !names.contains_key(*name)).cloned().collect();
-        }
-        for name in self.log.projects() {
-            let display = || self.log.display_name(name).expect("it has events").clone();
-            names.entry(name.clone()).or_insert_with(|| (display(), Serial::ZERO));
-        }
-        self.absent.retain(|name| !names.contains_key(name));
-        for (name, (display, listed)) in names {
-            self.follow_project(name.clone(), Some(Serial::ZERO), &[])?;
-            if let Some(followed) = self.projects.get_mut(&name) {
-                (followed.display, followed.listed) = (display, listed);
-            }
         }
         Ok(())
     }
@@ -567,9 +519,8 @@ impl<'a, S: Source> Following<'a, S> {
         let held = held.iter().find(|held| held.name == name).cloned();
         let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.from };
         let project = Project { base, since, pages: Vec::new() };
-        let (failure, listed, swept) = (None, Serial::ZERO, false);
-        let followed =
-            Followed { project, leaf, display, validator, validates_base: true, held, failure, listed, swept };
+        let (failure, swept) = (None, false);
+        let followed = Followed { project, leaf, display, validator, validates_base: true, held, failure, swept };
         self.projects.insert(name, followed);
         Ok(())
     }
@@ -613,7 +564,8 @@ impl<'a, S: Source> Following<'a, S> {
     }
 
     /// Remembers the newest `most` pages of these projects for a later sync, as far as all of their files came.
-    fn remember(&self, names: &BTreeSet<ProjectName>, most: usize) -> Result<(), SyncError> {
+    /// Returns how a snapshot would list them.
+    fn remember(&self, names: &BTreeSet<ProjectName>, most: usize) -> Result<Vec<Leaf>, SyncError> {
         let mut pages = Vec::new();
         for name in names {
             let Some(followed) = self.projects.get(name) else { continue };
@@ -646,9 +598,11 @@ impl<'a, S: Source> Following<'a, S> {
             .map(|(name, followed)| (name, &followed.project))
             .collect();
         let source = &self.fetcher.source;
-        cut::cut(Rule::WHOLE, self.from, target, &self.log, &projects, &|project, file, version| {
+        let found = cut::cut(Rule::WHOLE, self.from, target, &self.log, &projects, &|project, file, version| {
             source.is_of_release(project, file, version)
-        })
+        });
+        let since = self.parked_since();
+        cut::Cut { serial: found.serial.filter(|serial| *serial >= since), ..found }
     }
 
     /// The projects that were held at the base and still have no page that will do: nobody waits for them again.
@@ -759,7 +713,8 @@ impl<'a, S: Source> Following<'a, S> {
         let overlap = self.fetcher.settings.overlap;
         let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
         let (absent, later) = (self.absent, BTreeSet::new());
-        Ok(Cut { serial, counted: false, changes, held, absent, report, later, missing })
+        let stored = self.parked.into_values().collect();
+        Ok(Cut { serial, counted: false, changes, stored, held, absent, report, later, missing })
     }
 
     /// Carries a held project at its last good state; returns that state's serial, or `None` if the log has removed it.

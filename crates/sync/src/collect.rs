@@ -194,6 +194,6 @@ fn conclude<S: Source>(
         }
     }
     let serial = if counted { greatest.next() } else { greatest };
-    let (held, later, missing) = Default::default();
-    Ok(Cut { serial, counted, changes, held, absent, report: None, later, missing })
+    let (stored, held, later, missing) = Default::default();
+    Ok(Cut { serial, counted, changes, stored, held, absent, report: None, later, missing })
 }

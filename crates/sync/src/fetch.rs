@@ -301,22 +301,25 @@ impl<S: Source> Fetcher<S> {
         Ok(Content { status: record.status, status_reason: record.status_reason, versions: record.versions, files })
     }
 
-    /// Makes what was fetched durable and remembers it for a later sync.
-    pub fn remember(&self, fetched: Vec<(ProjectName, Whole)>, lock: &MirrorLock) -> Result<(), SyncError> {
+    /// Makes what was fetched durable and remembers it for a later sync; returns how a snapshot would list it.
+    pub fn remember(&self, fetched: Vec<(ProjectName, Whole)>, lock: &MirrorLock) -> Result<Vec<Leaf>, SyncError> {
         block_in_place(|| {
-            let mut pages = Vec::new();
+            let (mut pages, mut leaves) = (Vec::new(), Vec::new());
             for (project, whole) in fetched {
                 let serial = whole.serial.unwrap_or(Serial::ZERO);
-                let unit = match self.unit(&project, serial, &whole, None) {
-                    Ok(draft) => draft.unit,
+                let DraftUnit { unit, serial, display } = match self.unit(&project, serial, &whole, None) {
+                    Ok(draft) => draft,
                     // What cannot be used stands in the way when its turn comes.
                     Err(SyncError::Fetch(error)) if error.is_upstreams() => continue,
                     Err(error) => return Err(error),
                 };
+                let id = strandline_model::Blake3::of(&unit.to_bytes());
+                leaves.push(Leaf { unit: id, serial, name: project, display });
                 pages.push(SeenPage { unit, serial, tag: whole.validator.map(|Validator(tag)| tag) });
             }
             self.settle()?;
-            Ok(self.store.record_seen(&self.settings.mirror, &pages, lock)?)
+            self.store.record_seen(&self.settings.mirror, &pages, lock)?;
+            Ok(leaves)
         })
     }
 

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use strandline_model::{Held, Label, MirrorName, ProjectName, Serial, Timestamp, UpstreamUrl};
+use strandline_model::{Held, Label, Leaf, MirrorName, ProjectName, Serial, Timestamp, UpstreamUrl};
 use strandline_store::{CutReport, Draft, LastSync, MirrorLock, Recorded, Store, StoreError, VerifyError};
 use strandline_view::{RootLists, ViewError};
 
@@ -164,6 +164,8 @@ pub struct Cut {
     pub counted: bool,
     /// The projects that may differ from the base; `None` for those that are not there any more.
     pub changes: BTreeMap<ProjectName, Option<Arc<Whole>>>,
+    /// The projects of a first sync whose units are in the catalog already.
+    pub stored: Vec<Leaf>,
     /// The projects that are carried at an earlier state, sorted by name.
     pub held: Vec<Held>,
     /// The selected projects that upstream does not have.
@@ -262,10 +264,10 @@ async fn part<S: Source>(
             cut => cut,
         },
     };
-    let Cut { serial, counted, changes, held, absent, report, later, missing } = cut?;
+    let Cut { serial, counted, changes, stored, held, absent, report, later, missing } = cut?;
     let (changes, validations) = fetcher.finish(serial, changes)?;
 
-    let changed = changes.len();
+    let changed = changes.len() + stored.len();
     let serial = match &base {
         Some(base) if counted && changes.is_empty() => base.snapshot.label.serial,
         _ => serial,
@@ -283,6 +285,7 @@ async fn part<S: Source>(
                 upstream: source.upstream().clone(),
                 selection: settings.selection.digest(),
                 changes,
+                stored,
                 held,
                 missing,
             };
@@ -291,6 +294,9 @@ async fn part<S: Source>(
             store.verify(committed)?
         }
     };
+    if base.is_none() {
+        store.keep_validators(mirror)?;
+    }
     store.record_validators(mirror, &validations)?;
     store.forget_seen(mirror, &later, lock)?;
 

@@ -128,6 +128,7 @@ impl World {
             changes: units,
             held: Vec::new(),
             missing: Vec::new(),
+            stored: Vec::new(),
         };
         let committed =
             self.store.commit(draft, &lock, |serial, leaves| strandline_view::root_lists(&Lists, serial, leaves))?;

@@ -108,6 +108,7 @@ impl World {
             changes: units,
             held: Vec::new(),
             missing: Vec::new(),
+            stored: Vec::new(),
         }
     }
 

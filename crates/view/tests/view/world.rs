@@ -162,6 +162,7 @@ pub(crate) fn commit(
         changes,
         held: Vec::new(),
         missing: Vec::new(),
+        stored: Vec::new(),
     };
     Ok(store.commit(draft, lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?)
 }

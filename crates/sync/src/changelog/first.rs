@@ -1,0 +1,148 @@
+//! What a first sync does otherwise.
+//!
+//! It can take days, for everything that upstream has; so what it has is remembered in parts, and an interrupted one goes on
+//! where it was. What is remembered is *parked*: the unit that the snapshot will list is in the catalog already, and nothing
+//! but its name, id and serial stays in memory. Only a project whose page is not its state as it stands is taken out again:
+//! one that has moved since, or that the log tells from its beginning.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use strandline_model::{Leaf, ProjectName, Serial};
+use strandline_store::SeenRow;
+
+use super::{Following, READ_BACK};
+use crate::cut::{self, Action, Base, Seen};
+use crate::source::{Source, Way};
+use crate::{Selection, SyncError};
+
+impl<S: Source> Following<'_, S> {
+    /// The first sync of a mirror: upstream's list says which projects there are.
+    pub(super) async fn begin_anew(&mut self) -> Result<(), SyncError> {
+        let selection = &self.fetcher.settings.selection;
+        let list = self.fetcher.projects().await?;
+        let greatest = list.iter().map(|(_, serial)| *serial).max().unwrap_or(Serial::ZERO);
+        self.from = greatest;
+        for event in self.read_from(READ_BACK).await? {
+            if selection.has(&event.project.normalise()) {
+                self.log.add(&event);
+            } else {
+                self.log.add_other(&event);
+            }
+        }
+        let mut names: BTreeMap<_, _> = list
+            .into_iter()
+            .map(|(display, serial)| (display.normalise(), (display, serial)))
+            .filter(|(name, _)| selection.has(name))
+            .collect();
+        if let Selection::Projects(selected) = selection {
+            self.absent = selected.keys().filter(|name| !names.contains_key(*name)).cloned().collect();
+        }
+        for name in self.log.projects() {
+            let display = || self.log.display_name(name).expect("it has events").clone();
+            names.entry(name.clone()).or_insert_with(|| (display(), Serial::ZERO));
+        }
+        self.absent.retain(|name| !names.contains_key(name));
+        self.waiting = names;
+        self.recall_parked()
+    }
+
+    /// Parks the pages that an interrupted first sync has remembered, unless the list says that something has happened since:
+    /// the log may not go back so far.
+    fn recall_parked(&mut self) -> Result<(), SyncError> {
+        let mut rows: BTreeMap<ProjectName, (SeenRow, bool)> = BTreeMap::new();
+        for row in self.fetcher.store.seen_rows(&self.fetcher.settings.mirror)? {
+            rows.entry(row.project.clone()).and_modify(|(_, alone)| *alone = false).or_insert((row, true));
+        }
+        for (name, (row, alone)) in rows {
+            let Some((display, listed)) = self.waiting.get(&name) else { continue };
+            // Several pages of one project were remembered because it was moving.
+            if !alone {
+                self.follow_project(name, Some(Serial::ZERO), &[])?;
+            } else if row.serial >= *listed {
+                let leaf = Leaf { unit: row.unit, serial: row.serial, name: name.clone(), display: display.clone() };
+                self.parked.insert(name.clone(), leaf);
+                self.waiting.remove(&name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches what is not there yet, in parts.
+    pub(super) async fn gather(&mut self) -> Result<(), SyncError> {
+        let every = self.fetcher.settings.checkpoint_every.max(1);
+        while !self.waiting.is_empty() {
+            let mut had = BTreeMap::new();
+            while had.len() < every
+                && let Some((name, (display, _))) = self.waiting.pop_first()
+            {
+                if !self.projects.contains_key(&name) {
+                    self.follow_project(name.clone(), Some(Serial::ZERO), &[])?;
+                }
+                let followed = self.projects.get_mut(&name).expect("it is followed");
+                followed.display = display;
+                had.insert(name, followed.project.pages.len());
+            }
+            self.fetch(had.keys().cloned().collect(), Way::Usual).await?;
+            let whole = had.into_iter().filter(|(name, pages)| {
+                let followed = &self.projects[name];
+                followed.failure.is_none() && followed.project.pages.len() > *pages
+            });
+            self.park(&whole.map(|(name, _)| name).collect())?;
+        }
+        Ok(())
+    }
+
+    /// Remembers the newest pages of these projects, and keeps no more of them than that.
+    fn park(&mut self, names: &BTreeSet<ProjectName>) -> Result<(), SyncError> {
+        for leaf in self.remember(names, 1)? {
+            let newest = self.projects[&leaf.name].project.pages.last();
+            // A quarantined project is not shown: the cut knows.
+            if newest.is_some_and(|page| page.content.status != crate::record::Status::Quarantined) {
+                self.projects.remove(&leaf.name);
+                self.parked.insert(leaf.name.clone(), leaf);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes out what the log says more of than its page shows, or shows after `target`.
+    pub(super) fn unpark(&mut self, target: Serial) -> Result<(), SyncError> {
+        let moved = |leaf: &Leaf| {
+            let events = self.log.of(&leaf.name);
+            let begins = events.first().is_some_and(|change| change.action == Action::Create);
+            begins || events.last().is_some_and(|last| last.serial != leaf.serial || last.serial > target)
+        };
+        let names: Vec<_> =
+            self.log.projects().filter(|name| self.parked.get(*name).is_some_and(moved)).cloned().collect();
+        for name in names {
+            let Some(leaf) = self.parked.remove(&name) else { continue };
+            let content = self.fetcher.base_content(&leaf)?;
+            self.follow_project(name.clone(), Some(Serial::ZERO), &[])?;
+            let followed = self.projects.get_mut(&name).expect("it is followed");
+            followed.display = leaf.display;
+            followed.project.pages.push(Seen { serial: leaf.serial, content });
+            followed.validates_base = false;
+        }
+        Ok(())
+    }
+
+    /// The serial from which on what is parked is as it is shown.
+    pub(super) fn parked_since(&self) -> Serial {
+        let last = |name: &ProjectName| self.parked.get(name).map(|leaf| leaf.serial);
+        self.log.projects().filter_map(last).max().unwrap_or(Serial::ZERO)
+    }
+
+    /// Takes what a first sync knows of projects at a serial for a base of their own: the log is applied to that when they
+    /// move before all the others are known.
+    pub(super) fn promote(&mut self, at: Serial) {
+        let source = &self.fetcher.source;
+        for (name, followed) in &mut self.projects {
+            if matches!(followed.project.base, Base::Unknown(_)) {
+                let of_release = |file: &str, version: &str| source.is_of_release(name, file, version);
+                if let Some(known) = cut::promoted(&followed.project, self.log.of(name), at, &of_release) {
+                    followed.project = known;
+                }
+            }
+        }
+    }
+}
