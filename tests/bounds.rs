@@ -11,19 +11,25 @@ use crate::world::World;
 
 #[test]
 fn requests_at_once() {
-    let mut index = Index::new();
-    for number in 0..60 {
-        let name = format!("six-{number}.0.tar.gz");
-        index.upload("six", &Upload::raw(&name, &format!("{number}.0"), name.clone().into_bytes()));
-    }
-    let world = World::new(index, "");
-    let latency = Fault::Latency(Duration::from_millis(300));
-    world.upstream.fault(Rule::new(On::Prefix("/packages/".to_owned()), latency));
     for (line, most) in [("", 16), ("connections = 3", 3)] {
-        world.configure("", &format!("projects = [\"six\"]\n{line}"));
+        let mut index = Index::new();
+        for number in 0..60 {
+            let name = format!("six-{number}.0.tar.gz");
+            index.upload("six", &Upload::raw(&name, &format!("{number}.0"), name.clone().into_bytes()));
+        }
+        let world = World::new(index, &format!("projects = [\"six\"]\n{line}"));
+        let files = || On::Prefix("/packages/".to_owned());
+        // Never more …
+        let rule = world.upstream.fault(Rule::new(files(), Fault::Latency(Duration::from_millis(50))));
+        world.done(&["sync", "--store", "whole"]);
+        let (asked, waited) = (world.upstream.counts().file, world.upstream.most_waiting());
+        assert!(asked == 60 && waited <= most, "{waited} at once, of {asked}: {line}");
+        // … and no fewer, if none is answered.
+        world.upstream.remove_fault(rule);
         world.upstream.reset_counters();
-        world.done(&["sync", "--store", &format!("store-{most}")]);
-        assert_eq!((world.upstream.counts().file, world.upstream.most_waiting()), (60, most), "{line}");
+        world.upstream.fault(Rule::new(files(), Fault::Latency(Duration::from_secs(600))));
+        let mut process = world.start(&["sync"]);
+        process.until("as many as may be", |_| (world.upstream.most_waiting() == most).then_some(()));
     }
 }
 
