@@ -79,7 +79,7 @@ fn a_file_that_comes_later_than_its_page_is_waited_for() {
     let world = World::new(index(&["good", "late"]), "source = \"warehouse\"");
     world.done(&["sync"]);
     let late = Fault::Late(Duration::from_millis(1_500));
-    world.upstream.fault(Rule::new(On::Kind(Endpoint::File), late.clone()));
+    world.upstream.fault(Rule::new(On::Kind(Endpoint::File), late));
     world.upstream.fault(Rule::new(On::Kind(Endpoint::Metadata), late));
     world.upstream.world().upload("late", &wheel("late", "2.0", 1));
     world.run(&["sync"]).ended(0);

@@ -269,7 +269,7 @@ pub fn cut<F: Clone + PartialEq>(
             open.extend(standing.pop().map(|(_, name)| name));
         }
         let Some(name) = open.pop() else { break };
-        if let Err((_, before)) = look(&name, &projects[&name], at, &mut standing) {
+        if let Err((_, before)) = look(&name, projects[&name], at, &mut standing) {
             serial = before;
             open.push(name);
         }
