@@ -7,4 +7,5 @@ mod damage;
 mod gc;
 mod ingest;
 mod manifest;
+mod sharing;
 mod world;
