@@ -10,7 +10,25 @@ use crate::{MirrorLock, Store, StoreError};
 impl Store {
     /// Remembers projects as a tree had them, so that gc leaves the blobs alone that they name. Those are settled.
     pub fn record_adopted(&self, mirror: &MirrorName, units: &[Unit], _lock: &MirrorLock) -> Result<(), StoreError> {
-        if units.is_empty() {
+        // Done again, there is nothing new to say.
+        let mut new = Vec::new();
+        for unit in units {
+            let bytes = unit.to_bytes();
+            let id = Blake3::of(&bytes);
+            let known: bool = self
+                .connection()
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM adopted WHERE mirror = ?1 AND project = ?2 AND unit = ?3)",
+                )
+                .and_then(|mut statement| {
+                    statement.query_row((mirror.as_str(), unit.name().as_str(), id.as_bytes()), |row| row.get(0))
+                })
+                .map_err(self.sql())?;
+            if !known {
+                new.push((unit.name(), id, bytes));
+            }
+        }
+        if new.is_empty() {
             return Ok(());
         }
         self.transaction(|transaction| {
