@@ -360,3 +360,23 @@ fn beside_a_sync_that_is_killed() {
     assert_eq!(downloads(&world), BTreeSet::new());
     world.done(&["verify", "--data"]);
 }
+
+/// Killed while it takes files in, it leaves nothing that its repetition does not put right.
+#[test]
+fn an_adoption_that_is_killed_can_be_repeated() {
+    let world = world("");
+    let tree = Tree::make(&world, PLAIN);
+    let mut adoption = world.start(&["adopt", "pypi", tree.directory.to_str().unwrap()]);
+    adoption.until("a temporary file or a blob", |_| {
+        let begun = world.path("store/incoming").exists() && !(world.incoming().is_empty() && world.blobs().is_empty());
+        begun.then_some(())
+    });
+    // It is killed, unless it has ended meanwhile.
+    drop(adoption);
+    let (findings, summary) = adopt(&world, &tree, &[]);
+    assert_eq!((findings, &summary["adopted"]), (BTreeSet::new(), &json!(tree.count())));
+    assert_eq!(world.incoming(), <[String; 0]>::default());
+    world.done(&["sync"]);
+    assert_eq!(downloads(&world), BTreeSet::new());
+    world.done(&["verify", "--data"]);
+}

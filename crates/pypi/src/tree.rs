@@ -213,7 +213,12 @@ impl Tree for WebTree {
                 Kind::Other => problems.push((path, NOT_READ)),
                 Kind::Directory => {
                     // With `hash-index`, a directory of one letter has the projects that begin with it.
-                    let inside = if name.chars().count() == 1 { self.children(&path)? } else { Vec::new() };
+                    let letter = name.chars().count() == 1;
+                    let inside = if letter { self.confined.children(&path) } else { Ok(Vec::new()) };
+                    let inside = inside.unwrap_or_else(|_| {
+                        problems.push((path.clone(), "cannot be read"));
+                        Vec::new()
+                    });
                     let is_project = |(below, kind): &&(String, Kind)| *kind == Kind::Directory && below != VERSIONS;
                     let below: Vec<_> = inside.iter().filter(is_project).collect();
                     if below.is_empty() || inside.iter().any(|(child, _)| FORMS.contains(&child.as_str())) {
