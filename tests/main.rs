@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test, and what it is made from, ends where something is not as expected")]
 #![expect(clippy::disallowed_methods, reason = "the tests look at, and damage, what the program wrote")]
 
+mod adopt;
 mod bounds;
 mod commands;
 mod damage;

@@ -158,6 +158,22 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Take over the files that bandersnatch or shadowmire has mirrored, without downloading them again
+    ///
+    /// Files are cloned where the file system can, else linked, else copied. What is linked becomes the store's own, with
+    /// another mode and time: the other program must not work on the tree any more.
+    Adopt {
+        /// The mirror that is to have them
+        mirror: MirrorName,
+        /// The tree: bandersnatch's directory, its `web`, or shadowmire's
+        directory: PathBuf,
+        /// Leave the tree exactly as it is: copy what cannot be cloned
+        #[arg(long)]
+        copy: bool,
+        /// As JSON, one object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a configuration with which nginx serves the mirrors
     Nginx {
         /// What nginx listens on

@@ -312,6 +312,11 @@ impl Mirror {
         settings
     }
 
+    /// The largest page that is taken, in bytes.
+    pub(crate) fn max_page_size(&self) -> u64 {
+        self.max_page_size.map_or(strandline_pypi::MAX_PAGE_SIZE, |size| size.0)
+    }
+
     /// The first project that is named, if any is.
     pub(crate) fn first_project(&self) -> Option<&DisplayName> {
         self.projects.as_ref()?.0.first()

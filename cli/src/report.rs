@@ -8,8 +8,9 @@ use std::process::ExitCode;
 
 use strandline_durable::{DiskError, LockError};
 use strandline_model::{HoldReason, InvalidName};
-use strandline_pypi::{NoDefault, SettingsError};
+use strandline_pypi::{NoDefault, NoTree, SettingsError};
 use strandline_store::{ReceiveError, SelectError, StoreError, VerifyError};
+use strandline_sync::adopt::AdoptError;
 use strandline_sync::{FetchError, SyncError};
 use strandline_view::ViewError;
 
@@ -91,6 +92,13 @@ fn judge(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
         if cause.is::<NoDefault>() || cause.is::<SettingsError>() || cause.is::<InvalidName>() {
             return (Exit::Usage, None);
         }
+        if let Some(NoTree::Unknown { .. } | NoTree::Link { .. }) = cause.downcast_ref() {
+            return (Exit::Usage, Some("Nothing was done."));
+        }
+        if cause.is::<AdoptError>() {
+            let hint = "What was taken is here, the rest is as it was; `strandline adopt` again goes on from there.";
+            return (Exit::Failed, Some(hint));
+        }
         if let Some(SelectError::Unknown { .. }) = cause.downcast_ref() {
             return (Exit::Usage, None);
         }
@@ -132,6 +140,12 @@ fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
         Some(StoreError::Disk(inner)) => return Some(inner),
         Some(StoreError::Lock(inner)) => return Some(inner),
         _ => {}
+    }
+    if let Some(AdoptError::Store(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    if let Some(NoTree::Disk(inner)) = error.downcast_ref() {
+        return Some(inner);
     }
     if let Some(LockError::Disk(inner)) = error.downcast_ref() {
         return Some(inner);

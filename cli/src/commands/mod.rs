@@ -1,5 +1,6 @@
 //! The commands.
 
+mod adopt;
 mod inspect;
 mod maintain;
 mod serve;
@@ -57,6 +58,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Mirror(MirrorCommand::Remove { name }) => maintain::remove_mirror(&read()?, &name),
         Command::Verify { mirror, data } => maintain::verify(&read()?, mirror.as_ref(), data),
         Command::Gc { dry_run } => maintain::gc(&read()?, dry_run),
+        Command::Adopt { mirror, directory, copy, json } => {
+            adopt::adopt(&read()?, &mirror, &directory, adopt::Options { copy, json })
+        }
         Command::Nginx { listen } => serve::nginx(&read()?, &listen),
     }
 }

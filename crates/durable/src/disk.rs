@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -158,6 +158,64 @@ impl Disk {
         })
     }
 
+    /// Makes `to` a clone of an open file: a file of its own, whose bytes share room with the other's until one of the two
+    /// is changed. Returns `None`, with nothing at `to`, where the file system cannot. `to` must not exist.
+    pub fn clone_file(&self, original: &File, to: &Path) -> Result<Option<NewFile>, DiskError> {
+        use rustix::io::Errno;
+        let file = self.run("clone to", to, || {
+            let file = File::create_new(to)?;
+            let cloned = rustix::fs::ioctl_ficlone(&file, original);
+            if cloned.is_err() {
+                fs::remove_file(to)?;
+            }
+            match cloned {
+                Ok(()) => Ok(Some(file)),
+                Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::XDEV | Errno::INVAL | Errno::PERM) => {
+                    Ok(None)
+                }
+                Err(error) => Err(error.into()),
+            }
+        })?;
+        Ok(file.map(|file| NewFile { file, path: to.to_owned(), disk: self.clone() }))
+    }
+
+    /// Makes `to` another name of an open file, which is at `from`. Returns `None`, with nothing at `to`, where that cannot
+    /// be had: on another file system, without the right to link or to [`seal`](NewFile::seal) the file, or where `from`
+    /// means another file by now. `to` must not exist.
+    pub fn link_file(&self, original: &File, from: &Path, to: &Path) -> Result<Option<NewFile>, DiskError> {
+        use rustix::fs::{Mode, OFlags, open};
+        let file = self.run("link", to, || {
+            let wanted = original.metadata()?;
+            let user = rustix::process::geteuid();
+            if !user.is_root() && wanted.uid() != user.as_raw() {
+                return Ok(None);
+            }
+            match fs::hard_link(from, to) {
+                Ok(()) => {}
+                Err(error) => {
+                    return match error.kind() {
+                        io::ErrorKind::CrossesDevices
+                        | io::ErrorKind::TooManyLinks
+                        | io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::Unsupported
+                        | io::ErrorKind::NotADirectory
+                        | io::ErrorKind::NotFound => Ok(None),
+                        _ => Err(error),
+                    };
+                }
+            }
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let linked = open(to, flags, Mode::empty()).map(File::from).ok();
+            let found = linked.as_ref().map(File::metadata).transpose()?;
+            if found.is_some_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino())) {
+                return Ok(linked);
+            }
+            fs::remove_file(to)?;
+            Ok(None)
+        })?;
+        Ok(file.map(|file| NewFile { file, path: to.to_owned(), disk: self.clone() }))
+    }
+
     /// Points the symbolic link `link` to `target` in one step: whoever looks sees the old or the new.
     pub fn switch_link(&self, link: &Path, target: &Path) -> Result<(), DiskError> {
         let mut next = link.as_os_str().to_owned();
@@ -237,6 +295,16 @@ impl NewFile {
             file.set_permissions(Permissions::from_mode(0o444))?;
             file.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(modified)))
         })
+    }
+
+    /// Reads bytes of it from `offset` on; 0 at its end. Changes nothing.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError> {
+        loop {
+            match self.file.read_at(buffer, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read.map_err(|source| DiskError::new("read", &self.path, source)),
+            }
+        }
     }
 
     /// Makes its bytes durable, but not yet its name.

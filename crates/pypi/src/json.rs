@@ -161,7 +161,8 @@ fn claim(listing: &Listing<'_>, context: Context<'_>, index: usize, raw: &RawFil
     })
 }
 
-fn metadata(name: &str, raw: &RawValue) -> Result<CoreMetadata, Problem> {
+/// Whether there is a metadata file, and what it should be.
+pub(crate) fn metadata(name: &str, raw: &RawValue) -> Result<CoreMetadata, Problem> {
     match raw.get() {
         "false" => Ok(CoreMetadata::Absent),
         "true" => Ok(CoreMetadata::Unhashed),
@@ -173,7 +174,8 @@ fn metadata(name: &str, raw: &RawValue) -> Result<CoreMetadata, Problem> {
     }
 }
 
-fn digest(name: &str, raw: Raw<'_>) -> Result<Option<ClaimedSha256>, Problem> {
+/// Reads a digest, if it is there.
+pub(crate) fn digest(name: &str, raw: Raw<'_>) -> Result<Option<ClaimedSha256>, Problem> {
     let text: Option<String> = optional(name, "a text", raw)?;
     text.map(|text| text.parse().map_err(|error| malformed(format!("{name}: {error}")))).transpose()
 }
@@ -206,7 +208,8 @@ pub(crate) fn required<'a, T: Deserialize<'a>>(name: &str, expected: &str, raw: 
     optional(name, expected, raw)?.ok_or_else(|| malformed(format!("{name} is missing; expected {expected}")))
 }
 
-fn optional<'a, T: Deserialize<'a>>(name: &str, expected: &str, raw: Raw<'a>) -> Result<Option<T>, Problem> {
+/// Reads a field, if it is there.
+pub(crate) fn optional<'a, T: Deserialize<'a>>(name: &str, expected: &str, raw: Raw<'a>) -> Result<Option<T>, Problem> {
     raw.map(|raw| {
         serde_json::from_str(raw.get()).map_err(|error| {
             let found: String = raw.get().chars().take(60).collect();

@@ -23,6 +23,7 @@ mod lists;
 mod paths;
 mod render;
 mod root;
+mod tree;
 mod upstream;
 mod url_check;
 mod xmlrpc;
@@ -39,6 +40,7 @@ use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Sourc
 use url::Url;
 
 pub use crate::lists::PypiLists;
+pub use crate::tree::{NoTree, WebTree};
 pub use crate::upstream::{NoDefault, PipEnvironment, default_upstream, default_upstream_in};
 
 use crate::client::{Client, Fetched, Limits};
@@ -46,6 +48,9 @@ use crate::credentials::Credentials;
 use crate::guard::Guard;
 use crate::listing::Context;
 use crate::url_check::shown;
+
+/// The largest page that is taken unless told otherwise, in bytes.
+pub const MAX_PAGE_SIZE: u64 = 256 << 20;
 
 /// How an index is asked.
 #[derive(Clone)]
@@ -71,7 +76,7 @@ impl Settings {
     pub fn new(upstream: Url) -> Self {
         Self {
             upstream,
-            max_page_size: 256 << 20,
+            max_page_size: MAX_PAGE_SIZE,
             max_file_size: None,
             connect_to: None,
             connections: 16,

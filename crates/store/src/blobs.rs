@@ -9,17 +9,21 @@
 //! An intake is also the right to rely on blobs that are here already ([`Intake::find`]): as long as it is open, gc deletes
 //! nothing that it may have found.
 
+mod sharing;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rusqlite::{Connection, OptionalExtension as _};
 use strandline_durable::{DiskError, Lock, NewFile};
 use strandline_model::{Blake3, ClaimedSha256, DigestMismatch, Entry, Hasher, MirrorName, Sha256, TreePath};
+
+pub use sharing::Manner;
 
 use crate::{MirrorLock, Store, StoreError};
 
@@ -75,6 +79,9 @@ pub enum ReceiveError {
     /// They could not be written.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The file on this machine that they were to come from cannot be read.
+    #[error(transparent)]
+    Unreadable(DiskError),
 }
 
 /// Where a running sync of one mirror puts what it fetches, and finds what is here already. It stays open until the
@@ -87,6 +94,8 @@ pub struct Intake {
     private: bool,
     directory: PathBuf,
     next: AtomicU64,
+    /// Whether files can be cloned into the store, once it was tried.
+    clones: OnceLock<bool>,
     /// Tells others that this process is alive.
     _alive: Lock,
 }
@@ -203,7 +212,15 @@ impl Intake {
                 .execute("INSERT OR REPLACE INTO intake (mirror, began) VALUES (?1, ?2)", (mirror.as_str(), began))
                 .map_err(store.sql())
         })?;
-        Ok(Self { store, mirror: mirror.clone(), private, directory, next: AtomicU64::new(0), _alive: alive })
+        Ok(Self {
+            store,
+            mirror: mirror.clone(),
+            private,
+            directory,
+            next: AtomicU64::new(0),
+            clones: OnceLock::new(),
+            _alive: alive,
+        })
     }
 
     /// The blob with this SHA-256, if the store has it and this mirror may use it: one that only private mirrors have
@@ -256,11 +273,15 @@ impl Intake {
         if size.is_some_and(|size| size > most) {
             return Err(ReceiveError::OverLimit { limit: most });
         }
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let disk = self.store.disk.clone();
-        let file = disk.create_file(&self.directory.join(number.to_string()))?;
+        let file = disk.create_file(&self.next_name())?;
         let file = Temporary { file, disk, renamed: false };
         Ok(Incoming { file, hasher: Hasher::default(), claim, size, most })
+    }
+
+    /// A name for a temporary file that no other has.
+    fn next_name(&self) -> PathBuf {
+        self.directory.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
     /// Stages bytes that are in memory already.

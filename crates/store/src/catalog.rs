@@ -202,6 +202,15 @@ const MIGRATIONS: &[&str] = &["
         serial INTEGER NOT NULL,
         PRIMARY KEY (mirror, serial)
     ) STRICT, WITHOUT ROWID;
+", "
+    -- Projects as another program's tree had them, whose files were taken over: a unit names what gc leaves alone until a
+    -- snapshot shows the project, or does not. By the mirror's name: a mirror without a snapshot has no row.
+    CREATE TABLE adopted (
+        mirror  TEXT NOT NULL,
+        project TEXT NOT NULL,
+        unit    BLOB NOT NULL,
+        PRIMARY KEY (mirror, project, unit)
+    ) STRICT, WITHOUT ROWID;
 "];
 
 pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {

@@ -95,7 +95,7 @@ struct Marked {
     snapshots: HashSet<Blake3>,
     /// What they reach, by mirror: the pool is a mirror's own.
     bodies: HashMap<MirrorName, HashSet<Blake3>>,
-    /// The units of pages that wait.
+    /// The units of pages that wait, and of projects that were adopted and wait.
     seen: HashSet<Blake3>,
     /// The blobs, each with the mirrors that name it: one bit each.
     blobs: HashMap<Blake3, u64>,
@@ -168,7 +168,7 @@ impl Marked {
             }
         }
         let waiting: Vec<([u8; 32], String)> = connection
-            .prepare_cached("SELECT unit, mirror FROM seen")
+            .prepare_cached("SELECT unit, mirror FROM seen UNION ALL SELECT unit, mirror FROM adopted")
             .and_then(|mut statement| statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
             .map_err(store.sql())?;
         for (unit, mirror) in waiting {

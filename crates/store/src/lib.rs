@@ -10,6 +10,7 @@
 //!
 //! So writers go blob, row, manifest, view, and [`gc`] goes the other way. `tests/` has a test for each number.
 
+mod adopted;
 mod blobs;
 mod bodies;
 mod catalog;
@@ -27,7 +28,7 @@ use rusqlite::Connection;
 use strandline_durable::{Disk, DiskError, Lock, LockError};
 use strandline_model::{BadBody, Blake3, MirrorName};
 
-pub use blobs::{Blob, Incoming, Intake, ReceiveError, Staged};
+pub use blobs::{Blob, Incoming, Intake, Manner, ReceiveError, Staged};
 pub use commit::{Committed, Draft, DraftUnit, Verified, VerifyError};
 pub use mirrors::{
     CutReport, LastSync, MirrorRow, MirrorUsage, Recorded, SeenPage, SeenRow, SelectError, Usage, Validation,

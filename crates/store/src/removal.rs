@@ -19,10 +19,11 @@ const BY_NUMBER: [&str; 7] = [
     "DELETE FROM pin WHERE snapshot IN (SELECT id FROM snapshot WHERE mirror = ?1)",
 ];
 /// And by its name.
-const BY_NAME: [&str; 4] = [
+const BY_NAME: [&str; 5] = [
     "DELETE FROM trouble WHERE mirror = ?1",
     "DELETE FROM seen WHERE mirror = ?1",
     "DELETE FROM missing_serial WHERE mirror = ?1",
+    "DELETE FROM adopted WHERE mirror = ?1",
     "DELETE FROM private_blob WHERE mirror = ?1",
 ];
 

@@ -9,6 +9,7 @@
 //! 2. A sync that fails has changed nothing that readers see, and leaves no temporary file.
 //! 3. A sync repeated changes nothing.
 
+pub mod adopt;
 pub mod changelog;
 pub mod collect;
 pub mod cut;
@@ -299,6 +300,8 @@ async fn part<S: Source>(
     }
     store.record_validators(mirror, &validations)?;
     store.forget_seen(mirror, &later, lock)?;
+    let held = verified.snapshot().held.iter().map(|held| held.name.clone()).collect();
+    store.forget_adopted(mirror, &held, lock)?;
 
     let state = store.view_state(mirror)?;
     let published = !state.is_some_and(|state| state.frozen);

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
-use strandline_durable::{Disk, DiskError};
+use strandline_durable::{Disk, DiskError, NewFile};
 use tempfile::{TempDir, tempdir};
 
 type Step<'a> = Box<dyn Fn(&Disk) -> Result<(), DiskError> + 'a>;
@@ -219,5 +219,72 @@ fn an_error_says_what_was_to_be_done_to_what() {
         (io::ErrorKind::PermissionDenied, false),
     ] {
         assert_eq!(DiskError::new("write to", path, kind.into()).is_full(), full, "{kind}");
+    }
+}
+
+/// What `link_file` and `clone_file` make of the file at `from`, and what is at `to` then.
+fn shared(disk: &Disk, from: &Path, to: &Path) -> (Option<NewFile>, Option<NewFile>) {
+    let original = File::open(from).unwrap();
+    let linked = disk.link_file(&original, from, to).unwrap();
+    assert_eq!(linked.is_some(), to.exists());
+    if linked.is_some() {
+        assert_eq!(fs::metadata(from).unwrap().ino(), fs::metadata(to).unwrap().ino());
+        fs::remove_file(to).unwrap();
+    }
+    let cloned = disk.clone_file(&original, to).unwrap();
+    assert_eq!(cloned.is_some(), to.exists(), "a clone that cannot be had leaves nothing");
+    if cloned.is_some() {
+        assert_ne!(fs::metadata(from).unwrap().ino(), fs::metadata(to).unwrap().ino());
+        assert_eq!(fs::read(from).unwrap(), fs::read(to).unwrap());
+        fs::remove_file(to).unwrap();
+    }
+    (linked, cloned)
+}
+
+#[test]
+fn a_file_of_another_program_is_shared_where_that_can_be() {
+    let directory = tempdir().unwrap();
+    let [from, to] = ["from", "to"].map(|name| directory.path().join(name));
+    fs::write(&from, "some bytes").unwrap();
+    let disk = Disk::counting();
+    let (linked, _) = shared(&disk, &from, &to);
+    assert_eq!(disk.steps(), 2, "each is one step");
+    let mut linked = linked.expect("within a directory, files can be linked");
+    let mut buffer = [0; 6];
+    let read: Vec<_> = [0, 6, 10].map(|at| linked.read_at(&mut buffer, at).unwrap()).into();
+    assert_eq!((read, disk.steps()), (vec![6, 4, 0], 2), "reading is none");
+    assert_eq!(fs::metadata(&from).unwrap().permissions().mode() & 0o222, 0o200, "it is as it was");
+    linked.seal(1_000_000_007).unwrap();
+    linked.sync().unwrap();
+    assert_eq!(fs::metadata(&from).unwrap().mtime(), 1_000_000_007, "it is the same file");
+
+    // A path that means something else by now, or nothing, is not linked; nor is a link itself.
+    let original = File::open(&from).unwrap();
+    let other = directory.path().join("other");
+    fs::write(&other, "other bytes").unwrap();
+    let link = directory.path().join("link");
+    symlink(&from, &link).unwrap();
+    for path in [&other, &link, &directory.path().join("none")] {
+        assert!(disk.link_file(&original, path, &to).unwrap().is_none(), "{}", path.display());
+        assert!(fs::symlink_metadata(&to).is_err());
+    }
+    fs::write(&to, "taken").unwrap();
+    assert!(disk.link_file(&original, &from, &to).is_err() && disk.clone_file(&original, &to).is_err());
+    assert_eq!(fs::read(&to).unwrap(), b"taken");
+    fs::remove_file(&to).unwrap();
+
+    let failing = Disk::failing_at(1);
+    assert!(failing.link_file(&original, &from, &to).is_err() && failing.clone_file(&original, &to).is_err());
+    assert!(!to.exists());
+}
+
+#[test]
+fn what_is_on_another_file_system_is_neither_linked_nor_cloned() {
+    let (here, there) = (tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+    let [from, to] = [here.path().join("from"), there.path().join("to")];
+    fs::write(&from, "some bytes").unwrap();
+    if fs::metadata(here.path()).unwrap().dev() != fs::metadata(there.path()).unwrap().dev() {
+        let (linked, cloned) = shared(&Disk::new(), &from, &to);
+        assert!(linked.is_none() && cloned.is_none());
     }
 }

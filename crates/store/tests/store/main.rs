@@ -8,4 +8,5 @@ mod gc;
 mod ingest;
 mod manifest;
 mod migrations;
+mod sharing;
 mod world;

@@ -3,6 +3,7 @@
 
 #![cfg(test)]
 
+mod adopting;
 mod collect;
 #[path = "../../../view/tests/view/copy.rs"]
 mod copy;
