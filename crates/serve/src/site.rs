@@ -253,6 +253,10 @@ impl Site {
                 project => project?,
             };
             if let Some(entry) = project.as_ref().and_then(|project| project.unit.entry(path.as_str())) {
+                // From the moment on in which that is recorded, whatever page still lists it.
+                if self.watcher.is_withdrawn(&recorded.snapshot.mirror, entry.sha256)? {
+                    return Ok(None);
+                }
                 return Ok(Some(Content {
                     data: self.data(entry, SMALL_FILE, reach)?,
                     tag: tag(entry.blob, ""),
@@ -272,10 +276,12 @@ impl Site {
             let unknown = || Missing(format!("there is no mirror `{mirror}`, or it has published nothing yet"));
             return Ok(self.published(mirror, reach)?.ok_or_else(unknown));
         };
-        match reach.store()?.select(mirror, wanted) {
+        match reach.store()?.select_served(mirror, wanted) {
             Ok(recorded) => Ok(Ok(Arc::new(recorded))),
             Err(SelectError::Store(error)) => Err(error.into()),
-            Err(unknown @ SelectError::Unknown { .. }) => Ok(Err(Missing(unknown.to_string()))),
+            Err(unknown @ (SelectError::Unknown { .. } | SelectError::Superseded { .. })) => {
+                Ok(Err(Missing(unknown.to_string())))
+            }
         }
     }
 
