@@ -2,6 +2,7 @@
 
 mod inspect;
 mod maintain;
+pub(crate) mod purge;
 mod serve;
 mod sync;
 
@@ -57,6 +58,11 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Mirror(MirrorCommand::Remove { name }) => maintain::remove_mirror(&read()?, &name),
         Command::Verify { mirror, data } => maintain::verify(&read()?, mirror.as_ref(), data),
         Command::Gc { dry_run } => maintain::gc(&read()?, dry_run),
+        Command::Purge { what: Some(what), mirror, reason, undo: false, .. } => {
+            purge::purge(&read()?, &what, mirror, reason)
+        }
+        Command::Purge { what: Some(what), mirror, reason, .. } => purge::undo(&read()?, &what, mirror, reason),
+        Command::Purge { json, .. } => purge::list(&read()?, json),
         Command::Nginx { listen } => serve::nginx(&read()?, &listen),
     }
 }
@@ -83,7 +89,7 @@ fn open(path: &Path) -> anyhow::Result<Store> {
         // Who only looks may have no right to write.
         Err(error) => tracing::warn!("the views could not be looked at: {:#}", anyhow::Error::from(error)),
     }
-    Ok(store)
+    Ok(purge::resume(store))
 }
 
 /// Writes a line of what the command was asked for. A reader that has gone away ends the program quietly.
