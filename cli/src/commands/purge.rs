@@ -77,40 +77,32 @@ pub(crate) fn purge(
     let store = Arc::new(open(&config.store)?);
     let mirrors = in_scope(config, &store, scope.as_ref())?;
     let purge = Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() };
-    let files = match what {
-        What::File(sha256) => {
-            let file = purge.file(&mirrors, *sha256)?;
-            if file.name.is_none() {
-                tracing::warn!("no kept snapshot lists {what}: from now on, no sync brings it");
-            }
-            BTreeSet::from([file])
-        }
-        What::Release(project, version) => {
-            let (mut files, mut unclear) = (BTreeSet::new(), BTreeSet::new());
-            for mirror in &mirrors {
-                let (mut found, mut of_unclear) = purge.files_of_release(mirror, project, version)?;
-                files.append(&mut found);
-                unclear.append(&mut of_unclear);
-            }
-            files.extend(withdrawn_files(&store, what, &mirrors)?);
-            let unclear = unclear.into_iter().collect::<Vec<_>>().join("`, `");
-            let unclear = if unclear.is_empty() {
-                unclear
-            } else {
-                format!("; name these by their SHA-256 if they belong to it: `{unclear}`")
-            };
-            if files.is_empty() {
-                return Err(NothingToWithdraw::NoFile(what.clone(), unclear).into());
-            }
-            if !unclear.is_empty() {
-                tracing::warn!("not every name of a file says its version{unclear}");
-            }
-            files
-        }
+    let found = match what {
+        What::File(sha256) => purge.file(&mirrors, *sha256)?,
+        What::Release(project, version) => purge.files_of_release(&mirrors, project, version)?,
     };
+    let mut files: BTreeSet<_> = found.files.values().cloned().collect();
+    let unclear = found.unclear.iter().map(String::as_str).collect::<Vec<_>>().join("`, `");
+    let unclear = match unclear.as_str() {
+        "" => unclear,
+        names => format!("; name these by their SHA-256 if they belong to it: `{names}`"),
+    };
+    let known = withdrawn_files(&store, what, &mirrors)?;
+    files.extend(known.into_iter().filter(|known| !found.files.contains_key(&known.sha256)));
+    match what {
+        What::File(sha256) if files.is_empty() => {
+            tracing::warn!("no kept snapshot lists {what}: from now on, no sync brings it");
+            files.insert(WithdrawnFile { sha256: *sha256, name: None });
+        }
+        What::Release(..) if files.is_empty() => {
+            return Err(NothingToWithdraw::NoFile(what.clone(), unclear).into());
+        }
+        _ if !unclear.is_empty() => tracing::warn!("not every name of a file says its version{unclear}"),
+        _ => {}
+    }
     let order = Order { scope, time: clock()(), who: who(), reason };
     let files: Vec<_> = files.into_iter().collect();
-    if store.withdraw(&order, &files)? == 0 {
+    if purge.withdraw(&order, &files, &found)? == 0 {
         tracing::info!("{what} is withdrawn already; looking whether anything is left of it");
     }
     let Done { mirrors, busy, deleted } = purge.finish(Busy::Wait(&|mirror: &MirrorName, error: &LockError| {

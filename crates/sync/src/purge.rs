@@ -21,7 +21,7 @@ use std::sync::Arc;
 use strandline_durable::LockError;
 use strandline_model::{Blake3, ClaimedSha256, Label, MirrorName, ProjectName, Serial, Timestamp, TreePath, Unit};
 use strandline_store::{
-    Draft, DraftUnit, Intake, MirrorLock, Naming, ReceiveError, Recorded, Staged, Store, StoreError, Verified,
+    Draft, DraftUnit, Intake, MirrorLock, Naming, Order, ReceiveError, Recorded, Staged, Store, StoreError, Verified,
     VerifyError, WithdrawnFile, is_release_file,
 };
 use strandline_view::{FollowError, RootLists, ViewError};
@@ -98,6 +98,29 @@ pub struct Done {
     pub deleted: usize,
 }
 
+/// What there is of files that are to be withdrawn.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The files, each with a name that it has.
+    pub files: BTreeMap<ClaimedSha256, WithdrawnFile>,
+    /// Files of the project whose names do not tell to which release they belong.
+    pub unclear: BTreeSet<String>,
+    /// Where they are in the mirrors, with their metadata.
+    paths: BTreeMap<MirrorName, BTreeSet<TreePath>>,
+}
+
+impl Found {
+    fn add(&mut self, mirror: &MirrorName, unit: &Unit, sha256: ClaimedSha256) {
+        let paths = withdrawn_paths(unit, &BTreeSet::from([sha256]));
+        let of_file = |path: &&TreePath| unit.entry(path.as_str()).is_some_and(|entry| is_release_file(unit, entry));
+        if let Some(path) = paths.iter().find(of_file) {
+            let name = Some((unit.name().clone(), path.file_name().to_owned()));
+            self.files.entry(sha256).or_insert(WithdrawnFile { sha256, name });
+        }
+        self.paths.entry(mirror.clone()).or_default().extend(paths);
+    }
+}
+
 /// What to do about a mirror that somebody else is at work on.
 #[derive(Clone, Copy)]
 pub enum Busy<'a> {
@@ -149,57 +172,59 @@ pub(crate) fn versions_left(
 }
 
 impl Purge<'_> {
-    /// The files of a release that the served snapshots of a mirror list, and the names of those of the project of which it
-    /// cannot be told.
+    /// The files of a release, as the served snapshots of the mirrors list them.
     pub fn files_of_release(
         &self,
-        mirror: &MirrorName,
+        mirrors: &[MirrorName],
         project: &ProjectName,
         version: &str,
-    ) -> Result<(BTreeSet<WithdrawnFile>, BTreeSet<String>), PurgeError> {
-        let (mut files, mut unclear) = (BTreeSet::new(), BTreeSet::new());
-        let superseded = self.store.superseded(mirror)?;
-        for recorded in self.store.snapshots(mirror)? {
-            if superseded.contains_key(&recorded.id) {
-                continue;
-            }
-            let Some(leaf) = self.store.find(&recorded.snapshot, project)? else { continue };
-            let unit = self.store.unit(leaf.unit)?;
-            for entry in unit.entries().iter().filter(|entry| is_release_file(&unit, entry)) {
-                let name = entry.path.file_name();
-                match self.pages.is_of_release(project, name, version) {
-                    Some(true) => {
-                        let name = Some((project.clone(), name.to_owned()));
-                        files.insert(WithdrawnFile { sha256: entry.sha256.into(), name });
-                    }
-                    Some(false) => {}
-                    None => {
-                        unclear.insert(name.to_owned());
+    ) -> Result<Found, PurgeError> {
+        let mut found = Found::default();
+        for mirror in mirrors {
+            let superseded = self.store.superseded(mirror)?;
+            for recorded in self.store.snapshots(mirror)? {
+                if superseded.contains_key(&recorded.id) {
+                    continue;
+                }
+                let Some(leaf) = self.store.find(&recorded.snapshot, project)? else { continue };
+                let unit = self.store.unit(leaf.unit)?;
+                for entry in unit.entries().iter().filter(|entry| is_release_file(&unit, entry)) {
+                    let name = entry.path.file_name();
+                    match self.pages.is_of_release(project, name, version) {
+                        Some(true) => found.add(mirror, &unit, entry.sha256.into()),
+                        Some(false) => {}
+                        None => {
+                            found.unclear.insert(name.to_owned());
+                        }
                     }
                 }
             }
         }
-        Ok((files, unclear))
+        Ok(found)
     }
 
-    /// A file of this SHA-256 with a name that a served snapshot of one of the mirrors has for it, if there is one.
-    pub fn file(&self, mirrors: &[MirrorName], sha256: ClaimedSha256) -> Result<WithdrawnFile, PurgeError> {
-        let wanted = BTreeSet::from([sha256]);
+    /// The files with this SHA-256, as the served snapshots of the mirrors list them.
+    pub fn file(&self, mirrors: &[MirrorName], sha256: ClaimedSha256) -> Result<Found, PurgeError> {
+        let mut found = Found::default();
         for mirror in mirrors {
-            let Some(naming) = self.store.naming(mirror, &wanted)?.pop() else { continue };
-            for leaf in &naming.projects {
-                let unit = self.store.unit(leaf.unit)?;
-                let entry = unit
-                    .entries()
-                    .iter()
-                    .find(|entry| ClaimedSha256::from(entry.sha256) == sha256 && is_release_file(&unit, entry));
-                if let Some(entry) = entry {
-                    let name = Some((leaf.name.clone(), entry.path.file_name().to_owned()));
-                    return Ok(WithdrawnFile { sha256, name });
+            for naming in self.store.naming(mirror, &BTreeSet::from([sha256]))? {
+                for leaf in &naming.projects {
+                    found.add(mirror, &self.store.unit(leaf.unit)?, sha256);
                 }
             }
         }
-        Ok(WithdrawnFile { sha256, name: None })
+        Ok(found)
+    }
+
+    /// Records that files are withdrawn, and lets nobody get what was found of them any more: that does not wait for anything,
+    /// not even for whoever is at work on the mirrors. Returns how many were not withdrawn yet. What is left to do,
+    /// [`finish`](Self::finish) does.
+    pub fn withdraw(&self, order: &Order, files: &[WithdrawnFile], found: &Found) -> Result<usize, PurgeError> {
+        let new = self.store.withdraw(order, files)?;
+        for (mirror, paths) in &found.paths {
+            self.store.cut_links(mirror, paths)?;
+        }
+        Ok(new)
     }
 
     /// Does whatever is still to be done because of the record.

@@ -33,9 +33,12 @@ fn purge_of<'a>(store: &'a Arc<Store>, script: &'a Script) -> Purge<'a> {
 pub(crate) fn withdraw(store: &Arc<Store>, scope: Option<&MirrorName>, bytes: &[u8]) -> Outcome<Done> {
     let script = Script::new();
     let purge = purge_of(store, &script);
-    let mirrors: Vec<_> = store.mirrors()?.into_iter().map(|row| row.name).collect();
-    let file = purge.file(&mirrors, sha256(bytes))?;
-    store.withdraw(&order(scope), &[file])?;
+    let all = store.mirrors()?.into_iter().map(|row| row.name);
+    let mirrors: Vec<_> = all.filter(|name| scope.is_none_or(|scope| scope == name)).collect();
+    let found = purge.file(&mirrors, sha256(bytes))?;
+    let unnamed = WithdrawnFile { sha256: sha256(bytes), name: None };
+    let file = found.files.get(&sha256(bytes)).cloned().unwrap_or(unnamed);
+    purge.withdraw(&order(scope), &[file], &found)?;
     Ok(purge.finish(Busy::Leave)?)
 }
 
@@ -351,9 +354,9 @@ fn the_files_of_a_release() {
     let store = world.open();
     let script = Script::new();
     let purge = purge_of(&store, &script);
-    let (files, unclear) = purge.files_of_release(&mirror(), &name("alpha"), "2").unwrap();
+    let of_release = |project, version| purge.files_of_release(&[mirror()], &name(project), version).unwrap();
     let file = WithdrawnFile { sha256: sha256(EVIL), name: Some((name("alpha"), "alpha-2.tar.gz".to_owned())) };
-    assert_eq!((files, unclear.len()), (BTreeSet::from([file]), 0));
-    assert_eq!(purge.files_of_release(&mirror(), &name("alpha"), "9").unwrap().0.len(), 0);
-    assert_eq!(purge.files_of_release(&mirror(), &name("gamma"), "1").unwrap().0.len(), 0);
+    let found = of_release("alpha", "2");
+    assert_eq!((found.files.into_values().collect::<Vec<_>>(), found.unclear.len()), (vec![file], 0));
+    assert!(of_release("alpha", "9").files.is_empty() && of_release("gamma", "1").files.is_empty());
 }
