@@ -17,6 +17,7 @@ mod install;
 mod manifest;
 mod network;
 mod progress;
+mod purge;
 mod server;
 mod sharing;
 mod tools;

@@ -174,6 +174,27 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Withdraw a file now, from everything that is kept; it is not fetched again until --undo
+    Purge {
+        /// The SHA-256 of a file, or PROJECT==VERSION for all files of a release
+        #[arg(required_unless_present = "list", value_name = "SHA256|PROJECT==VERSION")]
+        what: Option<crate::commands::purge::What>,
+        /// From this mirror only
+        #[arg(long, value_name = "NAME")]
+        mirror: Option<MirrorName>,
+        /// Why, for the record
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Let it back: the next sync brings it
+        #[arg(long)]
+        undo: bool,
+        /// List what was withdrawn and let back, by whom, when and why
+        #[arg(long, conflicts_with_all = ["what", "mirror", "reason", "undo"])]
+        list: bool,
+        /// As JSON, one object a line
+        #[arg(long, requires = "list")]
+        json: bool,
+    },
     /// Print a configuration with which nginx serves the mirrors
     Nginx {
         /// What nginx listens on

@@ -11,9 +11,11 @@ use strandline_model::{HoldReason, InvalidName};
 use strandline_pypi::{NoDefault, NoTree, SettingsError};
 use strandline_store::{ReceiveError, SelectError, StoreError, VerifyError};
 use strandline_sync::adopt::AdoptError;
+use strandline_sync::purge::PurgeError;
 use strandline_sync::{FetchError, SyncError};
 use strandline_view::ViewError;
 
+use crate::commands::purge::NothingToWithdraw;
 use crate::config::ConfigError;
 
 /// How the program ends.
@@ -99,8 +101,16 @@ fn judge(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
             let hint = "What was taken is here, the rest is as it was; `strandline adopt` again goes on from there.";
             return (Exit::Failed, Some(hint));
         }
-        if let Some(SelectError::Unknown { .. }) = cause.downcast_ref() {
+        if let Some(SelectError::Unknown { .. } | SelectError::Superseded { .. }) = cause.downcast_ref() {
             return (Exit::Usage, None);
+        }
+        if cause.is::<NothingToWithdraw>() {
+            return (Exit::Usage, Some("Nothing was done."));
+        }
+        if cause.is::<PurgeError>() {
+            let hint =
+                "It is recorded, and not done everywhere yet: do it again, or let any command or sync finish it.";
+            return (Exit::Failed, Some(hint));
         }
         match cause.downcast_ref::<SyncError>() {
             Some(SyncError::Inconsistent { .. }) => return (Exit::Inconsistent, Some(UNCHANGED)),
@@ -128,8 +138,16 @@ fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
             SyncError::Store(inner) => Some(inner),
             SyncError::Verify(inner) => Some(inner),
             SyncError::View(inner) => Some(inner),
+            SyncError::Purge(inner) => Some(&**inner),
             _ => None,
         };
+    }
+    if let Some(error) = error.downcast_ref() {
+        return Some(match error {
+            PurgeError::Store(inner) => inner,
+            PurgeError::Verify(inner) => inner,
+            PurgeError::View(inner) => inner,
+        });
     }
     match error.downcast_ref() {
         Some(ViewError::Disk(inner)) => return Some(inner),

@@ -8,7 +8,7 @@ use serde_json::json;
 use strandline_model::{Blake3, DisplayName, Entry, MirrorName, Snapshot, Timestamp};
 use strandline_store::{MirrorUsage, Recorded, SelectError, Store};
 
-use super::{clock, open, say};
+use super::{clock, open, purge, say};
 use crate::config::Config;
 use crate::report::{Exit, in_words};
 
@@ -28,6 +28,8 @@ pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
         let last = store.last_sync(name)?;
         let kept = store.snapshots(name)?;
         let missed = kept.iter().filter(|kept| kept.missed).count();
+        let withdrawn = purge::in_force(&store, name)?;
+        let undone_yet = store.purging()?.contains(name);
         let held = latest.as_ref().map_or(&[][..], |latest| &latest.snapshot.held);
         if !held.is_empty() {
             exit = Exit::Held;
@@ -50,6 +52,8 @@ pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
                 "snapshots": kept.len(),
                 "missed_late_event": missed,
                 "rolled_back": state.is_some_and(|state| state.frozen),
+                "withdrawn": withdrawn.iter().map(purge::as_json).collect::<Vec<_>>(),
+                "withdrawal_unfinished": undone_yet,
                 "last_sync": last.as_ref().map(|last| json!({
                     "time": last.time, "failure": last.failure, "rounds": last.cut.map(|cut| cut.rounds),
                 })),
@@ -82,6 +86,12 @@ pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
             0 => say!("  kept       {} snapshots", kept.len()),
             1 => say!("  kept       {} snapshots; 1 of them lacks an event that came to light late", kept.len()),
             _ => say!("  kept       {} snapshots; {missed} of them lack an event that came to light late", kept.len()),
+        }
+        for withdrawal in &withdrawn {
+            say!("  withdrawn  {}", purge::in_words(withdrawal));
+        }
+        if undone_yet {
+            say!("  WITHDRAWAL UNFINISHED: whoever is at work on the mirror finishes it, or the next command");
         }
         if let Some(MirrorUsage { bytes, own }) = size_of(name) {
             say!("  size       {}, of which {} are in no other mirror", HumanBytes(bytes), HumanBytes(own));
@@ -157,9 +167,12 @@ pub(crate) fn log(config: &Config, mirror: &MirrorName, json: bool) -> anyhow::R
     let store = open(&config.store)?;
     let live = store.view_state(mirror)?.map(|state| state.snapshot);
     let pins = store.pins()?;
+    let superseded = store.superseded(mirror)?;
     for Recorded { id, snapshot, verified, missed } in store.snapshots(mirror)? {
         let (published, pinned) = (live == Some(id), pins.contains(&id));
         let Snapshot { label, time, units, held, .. } = &snapshot;
+        let instead = superseded.get(&id).map(|new| store.recorded(*new)).transpose()?;
+        let instead = instead.map(|new| new.snapshot.label);
         if json {
             let parent = snapshot.parent;
             say!(
@@ -167,6 +180,7 @@ pub(crate) fn log(config: &Config, mirror: &MirrorName, json: bool) -> anyhow::R
                 json!({
                     "serial": label, "id": id, "time": time, "projects": units, "parent": parent,
                     "verified": verified, "published": published, "pinned": pinned, "missed_late_event": missed, "held": held,
+                    "superseded_by": instead,
                 })
             );
         } else {
@@ -175,7 +189,14 @@ pub(crate) fn log(config: &Config, mirror: &MirrorName, json: bool) -> anyhow::R
             let unverified = if verified { "" } else { " not verified" };
             let missed = if missed { " lacks an event that came to light late" } else { "" };
             let held = if held.is_empty() { String::new() } else { format!(" {} held", held.len()) };
-            say!("{label}\t{time}\t{units} projects\t{id}{mark}{pinned}{unverified}{missed}{held}");
+            let instead =
+                instead.map_or_else(String::new, |instead| format!(" withdrawn from: {instead} is served instead"));
+            say!("{label}\t{time}\t{units} projects\t{id}{mark}{pinned}{unverified}{missed}{held}{instead}");
+        }
+    }
+    if !json {
+        for withdrawal in purge::in_force(&store, mirror)? {
+            say!("withdrawn\t{}", purge::in_words(&withdrawal));
         }
     }
     Ok(Exit::Done)

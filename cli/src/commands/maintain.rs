@@ -23,7 +23,7 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
                 || SelectError::Unknown { mirror: mirror.clone(), wanted: "that was published before".to_owned() };
             store.recorded(previous.ok_or_else(unknown)?)?
         }
-        Some(serial) => store.select(mirror, serial)?,
+        Some(serial) => store.select_served(mirror, serial)?,
         None => store
             .latest_verified(mirror)?
             .ok_or_else(|| SelectError::Unknown { mirror: mirror.clone(), wanted: "at all".to_owned() })?,
@@ -50,7 +50,7 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
 /// Keeps a snapshot, whatever retention says.
 pub(crate) fn pin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow::Result<Exit> {
     let store = open(&config.store)?;
-    let recorded = store.select(mirror, serial)?;
+    let recorded = store.select_served(mirror, serial)?;
     let label = recorded.snapshot.label;
     if store.pin(recorded.id, clock()())? {
         tracing::info!("{mirror}: serial {label} is kept until `strandline unpin {mirror} {label}`");

@@ -3,6 +3,7 @@
 mod adopt;
 mod inspect;
 mod maintain;
+pub(crate) mod purge;
 mod serve;
 mod sync;
 
@@ -61,6 +62,11 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Adopt { mirror, directory, copy, json } => {
             adopt::adopt(&read()?, &mirror, &directory, adopt::Options { copy, json })
         }
+        Command::Purge { what: Some(what), mirror, reason, undo: false, .. } => {
+            purge::purge(&read()?, &what, mirror, reason)
+        }
+        Command::Purge { what: Some(what), mirror, reason, .. } => purge::undo(&read()?, &what, mirror, reason),
+        Command::Purge { json, .. } => purge::list(&read()?, json),
         Command::Nginx { listen } => serve::nginx(&read()?, &listen),
     }
 }
@@ -87,7 +93,7 @@ fn open(path: &Path) -> anyhow::Result<Store> {
         // Who only looks may have no right to write.
         Err(error) => tracing::warn!("the views could not be looked at: {:#}", anyhow::Error::from(error)),
     }
-    Ok(store)
+    Ok(purge::resume(store))
 }
 
 /// Writes a line of what the command was asked for. A reader that has gone away ends the program quietly.

@@ -35,6 +35,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use reqwest::StatusCode;
 use strandline_model::{DisplayName, ProjectName, Serial, TreePath, UpstreamUrl};
+use strandline_sync::purge::Pages;
 use strandline_sync::record::{ListedFile, Page, Record};
 use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Source, SourceError, Validator, Way};
 use url::Url;
@@ -267,6 +268,24 @@ fn kind(fetched: &Fetched) -> Result<Kind, Problem> {
             "the page is of type `{}`; expected a page of the Simple API, JSON or HTML",
             shown(other)
         ))),
+    }
+}
+
+/// The pages of an index as this crate reads and makes them, without an index to ask.
+#[derive(Debug, Clone, Copy)]
+pub struct PypiPages;
+
+impl Pages for PypiPages {
+    fn render(&self, record: &Record) -> Vec<Rendered> {
+        render::render(record)
+    }
+
+    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
+        render::read_record(bytes)
+    }
+
+    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
+        filename::is_of_release(project, filename, version)
     }
 }
 

@@ -224,28 +224,28 @@ impl Site {
         let missing = || Missing(format!("mirror `{}` has no such file", place.mirror));
         if place.at.is_some() {
             return match self.snapshot(place, reach)? {
-                Ok(recorded) => Ok(self.named(&recorded, path, reach)?.ok_or_else(missing)),
+                Ok(recorded) => Ok(self.named(&recorded, path, reach)?.unwrap_or_else(|| Err(missing()))),
                 Err(missing) => Ok(Err(missing)),
             };
         }
         let Some(state) = self.watcher.view_state(&place.mirror)? else { return Ok(Err(missing())) };
-        if let Some(content) = self.named(&*self.recorded(state.snapshot, reach)?, path, reach)? {
-            return Ok(Ok(content));
+        if let Some(found) = self.named(&*self.recorded(state.snapshot, reach)?, path, reach)? {
+            return Ok(found);
         }
         let store = reach.store()?;
         // From a blob rather than from the pool, so that a download that was cut off by the switch goes on under the
         // same tag. Retention may have dropped that snapshot, and a withdrawal may have replaced it.
         if let Some(before) = state.previous.and_then(|id| store.recorded(id).ok())
             && let Some(before) = store.at_serial(&place.mirror, before.snapshot.label.serial)?
-            && let Some(content) = self.named(&before, path, reach)?
+            && let Some(found) = self.named(&before, path, reach)?
         {
-            return Ok(Ok(content));
+            return Ok(found);
         }
         Ok(files::pooled(store, &place.mirror, path)?.ok_or_else(missing))
     }
 
-    /// The file that a snapshot has at `path`, which ends in the file's name.
-    fn named(&self, recorded: &Recorded, path: &TreePath, reach: Reach<'_>) -> Result<Option<Content>, Stopped> {
+    /// The file that a snapshot has at `path`, which ends in the file's name; nothing is found there if it is withdrawn.
+    fn named(&self, recorded: &Recorded, path: &TreePath, reach: Reach<'_>) -> Result<Option<Found>, Stopped> {
         for name in files::owners(path.file_name()) {
             let project = match self.project(recorded, &name, reach) {
                 // Another owner may be in memory, and a path has one content, whoever names it.
@@ -253,13 +253,21 @@ impl Site {
                 project => project?,
             };
             if let Some(entry) = project.as_ref().and_then(|project| project.unit.entry(path.as_str())) {
-                return Ok(Some(Content {
+                // From the moment on in which that is recorded, whatever page still lists it.
+                if self.watcher.is_withdrawn(&recorded.snapshot.mirror, entry.sha256)? {
+                    return Ok(Some(Err(Missing(format!(
+                        "`{}` was withdrawn from mirror `{}`",
+                        path.file_name(),
+                        recorded.snapshot.mirror
+                    )))));
+                }
+                return Ok(Some(Ok(Content {
                     data: self.data(entry, SMALL_FILE, reach)?,
                     tag: tag(entry.blob, ""),
                     media_type: files::media_type(path),
                     freshness: Freshness::Forever,
                     marks: None,
-                }));
+                })));
             }
         }
         Ok(None)
@@ -272,10 +280,12 @@ impl Site {
             let unknown = || Missing(format!("there is no mirror `{mirror}`, or it has published nothing yet"));
             return Ok(self.published(mirror, reach)?.ok_or_else(unknown));
         };
-        match reach.store()?.select(mirror, wanted) {
+        match reach.store()?.select_served(mirror, wanted) {
             Ok(recorded) => Ok(Ok(Arc::new(recorded))),
             Err(SelectError::Store(error)) => Err(error.into()),
-            Err(unknown @ SelectError::Unknown { .. }) => Ok(Err(Missing(unknown.to_string()))),
+            Err(unknown @ (SelectError::Unknown { .. } | SelectError::Superseded { .. })) => {
+                Ok(Err(Missing(unknown.to_string())))
+            }
         }
     }
 

@@ -211,6 +211,54 @@ const MIGRATIONS: &[&str] = &["
         unit    BLOB NOT NULL,
         PRIMARY KEY (mirror, project, unit)
     ) STRICT, WITHOUT ROWID;
+", "
+    -- What was withdrawn from a mirror (from all where it names none), and what was let back: rows are only ever added, and
+    -- the newest one about a file decides.
+    CREATE TABLE withdrawal (
+        number   INTEGER PRIMARY KEY,
+        mirror   TEXT,
+        sha256   BLOB NOT NULL CHECK (length(sha256) = 32),
+        undone   INTEGER NOT NULL,
+        project  TEXT,
+        filename TEXT,
+        time     INTEGER NOT NULL,
+        who      TEXT NOT NULL,
+        reason   TEXT
+    ) STRICT;
+    CREATE INDEX withdrawal_sha256 ON withdrawal (sha256);
+    CREATE TRIGGER withdrawal_is_immutable BEFORE UPDATE ON withdrawal
+        BEGIN SELECT RAISE(ABORT, 'the record of withdrawals is only added to'); END;
+    CREATE TRIGGER withdrawal_is_not_deleted BEFORE DELETE ON withdrawal
+        BEGIN SELECT RAISE(ABORT, 'the record of withdrawals is only added to'); END;
+    CREATE TRIGGER withdrawal_is_not_replaced BEFORE INSERT ON withdrawal
+        WHEN EXISTS (SELECT 1 FROM withdrawal WHERE number = NEW.number)
+        BEGIN SELECT RAISE(ABORT, 'the record of withdrawals is only added to'); END;
+
+    -- Snapshots that are not served any more, for a revision of the same serial without what was withdrawn is: they are kept
+    -- as long as that one is, and only as the record of what there was. Their blobs may be gone.
+    CREATE TABLE superseded (
+        snapshot    BLOB PRIMARY KEY REFERENCES snapshot (id) ON DELETE CASCADE,
+        replacement BLOB NOT NULL REFERENCES snapshot (id) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX superseded_replacement ON superseded (replacement);
+
+    -- The mirrors from which something is being withdrawn, by name, and the empty name while blobs are still to be deleted:
+    -- what a crash interrupts is finished because of these.
+    CREATE TABLE purging (mirror TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+
+    -- The projects whose pages lack a file because it is withdrawn, and those that the next sync has to read again because
+    -- one was let back.
+    CREATE TABLE left_out (
+        mirror  TEXT NOT NULL,
+        project TEXT NOT NULL,
+        sha256  BLOB NOT NULL,
+        PRIMARY KEY (mirror, project, sha256)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE reread (
+        mirror  TEXT NOT NULL,
+        project TEXT NOT NULL,
+        PRIMARY KEY (mirror, project)
+    ) STRICT, WITHOUT ROWID;
 "];
 
 pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {

@@ -39,8 +39,9 @@ pub struct Draft {
     pub stored: Vec<Leaf>,
     /// The projects that are held, sorted by name.
     pub held: Vec<Held>,
-    /// Serials up to `serial` that upstream's log did not show, as far back as an event is believed to come to light late.
-    pub missing: Vec<Serial>,
+    /// Serials up to `serial` that upstream's log did not show, as far back as an event is believed to come to light late;
+    /// `None` where the log was not read: then what was recorded stays.
+    pub missing: Option<Vec<Serial>>,
 }
 
 /// A project of a draft.
@@ -143,7 +144,9 @@ impl Store {
                     |row| row.get(0),
                 )
                 .map_err(self.sql())?;
-            self.replace_missing(transaction, &mirror, &missing)?;
+            if let Some(missing) = missing {
+                self.replace_missing(transaction, &mirror, &missing)?;
+            }
             let revision: u32 = transaction
                 .query_row(
                     "SELECT coalesce(max(revision), 0) + 1 FROM snapshot WHERE mirror = ?1 AND serial = ?2",

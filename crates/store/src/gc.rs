@@ -29,6 +29,7 @@ use crate::{Recorded, Store, StoreError};
 const BATCH: usize = 1_000;
 
 /// Which snapshots of a mirror are kept, besides what is pinned, is published, was published before, or is the newest.
+/// Those that are superseded count with what took their place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
     /// The newest so many.
@@ -95,6 +96,8 @@ struct Marked {
     snapshots: HashSet<Blake3>,
     /// What they reach, by mirror: the pool is a mirror's own.
     bodies: HashMap<MirrorName, HashSet<Blake3>>,
+    /// What superseded snapshots reach, which are kept as a record only: they hold no blobs and no paths.
+    records: HashSet<Blake3>,
     /// The units of pages that wait, and of projects that were adopted and wait.
     seen: HashSet<Blake3>,
     /// The blobs, each with the mirrors that name it: one bit each.
@@ -116,7 +119,22 @@ impl Marked {
     }
 
     fn has_body(&self, id: &Blake3) -> bool {
-        self.seen.contains(id) || self.bodies.values().any(|bodies| bodies.contains(id))
+        let reached = self.bodies.values().any(|bodies| bodies.contains(id));
+        reached || self.seen.contains(id) || self.records.contains(id)
+    }
+
+    /// Marks what snapshots reach that are kept as a record only.
+    fn mark_records(
+        &mut self,
+        bodies: &Bodies<'_>,
+        snapshots: impl IntoIterator<Item = (Blake3, Blake3)>,
+    ) -> Result<(), StoreError> {
+        for (id, tree) in snapshots {
+            self.snapshots.insert(id);
+            self.records.insert(id);
+            reach(bodies, tree, &mut self.records)?;
+        }
+        Ok(())
     }
 
     /// Marks what snapshots of a mirror reach. What of it leaves the pool does not leave it now.
@@ -233,10 +251,14 @@ pub fn collect(
     let mut dropped = BTreeMap::new();
     for mirror in store.mirrors()? {
         let mirror = mirror.name;
-        let (stay, go) = divide(store, &mirror, keep(&mirror))?;
+        let Divided { stay, records, go } = divide(store, &mirror, keep(&mirror))?;
         for path in mark_mirror(store, &mirror, &stay, &go, &mut marked, &mut returned)? {
             leaving.insert((mirror.clone(), path));
         }
+        marked.mark_records(
+            &Bodies { store, connection: &store.connection() },
+            records.iter().map(|recorded| (recorded.id, recorded.snapshot.tree)),
+        )?;
         dropped.extend(go.into_iter().map(|recorded| (recorded.id, (mirror.clone(), recorded.snapshot.label))));
     }
     marked.mark_new(store, &store.connection(), &mut dropped, &mut |_, _| Ok(()))?;
@@ -395,12 +417,21 @@ impl Collected {
     }
 }
 
-/// The snapshots of a mirror that stay, and those that go.
-fn divide(store: &Store, mirror: &MirrorName, keep: Keep) -> Result<(Vec<Recorded>, Vec<Recorded>), StoreError> {
+/// The snapshots of a mirror.
+struct Divided {
+    stay: Vec<Recorded>,
+    /// Those that stay as a record of what there was: superseded, and kept as long as what took their place.
+    records: Vec<Recorded>,
+    go: Vec<Recorded>,
+}
+
+fn divide(store: &Store, mirror: &MirrorName, keep: Keep) -> Result<Divided, StoreError> {
     let protected = protected(store, &store.connection())?;
     let busy = store.intakes()?.contains_key(mirror);
+    let superseded = store.superseded(mirror)?;
     let snapshots = store.snapshots(mirror)?;
-    let verified: Vec<_> = snapshots.iter().filter(|recorded| recorded.verified).collect();
+    let verified: Vec<_> =
+        snapshots.iter().filter(|recorded| recorded.verified && !superseded.contains_key(&recorded.id)).collect();
     let times: Vec<_> = verified.iter().map(|recorded| recorded.snapshot.time).collect();
     let chosen: HashSet<_> = verified
         .iter()
@@ -409,10 +440,20 @@ fn divide(store: &Store, mirror: &MirrorName, keep: Keep) -> Result<(Vec<Recorde
         .filter(|(position, (_, kept))| *kept || *position == 0)
         .map(|(_, (recorded, _))| recorded.id)
         .collect();
-    // What was never verified is not the base of anything: a sync that died between the two left it, or one is there yet.
-    Ok(snapshots.into_iter().partition(|recorded| {
-        chosen.contains(&recorded.id) || protected.contains(&recorded.id) || (busy && !recorded.verified)
-    }))
+    let mut divided = Divided { stay: Vec::new(), records: Vec::new(), go: Vec::new() };
+    for recorded in snapshots {
+        // What was never verified is not the base of anything: a sync that died between the two left it, or one is there yet.
+        let stays = chosen.contains(&recorded.id) || protected.contains(&recorded.id) || (busy && !recorded.verified);
+        let served = std::iter::successors(Some(recorded.id), |id| superseded.get(id).copied()).last();
+        if stays {
+            divided.stay.push(recorded);
+        } else if served.is_some_and(|served| chosen.contains(&served) || protected.contains(&served)) {
+            divided.records.push(recorded);
+        } else {
+            divided.go.push(recorded);
+        }
+    }
+    Ok(divided)
 }
 
 /// Marks what the snapshots that stay reach, and adds what they name of what was leaving the pool to `returned`; returns
@@ -589,7 +630,7 @@ fn has_marked(store: &Store) -> Result<bool, StoreError> {
 }
 
 /// Deletes the files of blobs that are marked so, then their rows. Nobody is putting files in their places.
-fn delete_marked(store: &Store) -> Result<(), StoreError> {
+pub(crate) fn delete_marked(store: &Store) -> Result<(), StoreError> {
     let blobs: Vec<[u8; 32]> = {
         let connection = store.connection();
         connection

@@ -18,8 +18,10 @@ mod commit;
 pub mod gc;
 mod mirrors;
 mod removal;
+mod superseded;
 mod twins;
 pub mod verify;
+mod withdrawal;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,7 +35,9 @@ pub use commit::{Committed, Draft, DraftUnit, Verified, VerifyError};
 pub use mirrors::{
     CutReport, LastSync, MirrorRow, MirrorUsage, Recorded, SeenPage, SeenRow, SelectError, Usage, Validation,
 };
+pub use superseded::{Naming, is_release_file};
 pub use twins::{Slot, Twin, ViewState};
+pub use withdrawal::{Order, Withdrawal, WithdrawnFile};
 
 /// A store: a directory with the catalog, all blobs, and the views of its mirrors.
 ///

@@ -116,6 +116,16 @@ pub enum SelectError {
         /// What was asked for.
         wanted: String,
     },
+    /// It is not served any more, because a file was withdrawn from it.
+    #[error("something was withdrawn from serial {label} of mirror `{mirror}`; {instead} is what is left of it")]
+    Superseded {
+        /// The mirror.
+        mirror: MirrorName,
+        /// What was asked for.
+        label: Label,
+        /// What took its place.
+        instead: Label,
+    },
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -189,6 +199,17 @@ impl Store {
             None
         };
         found.ok_or_else(|| SelectError::Unknown { mirror: mirror.clone(), wanted: wanted.to_owned() })
+    }
+
+    /// As [`select`](Self::select), for whoever serves or publishes it: what was withdrawn from is refused.
+    pub fn select_served(&self, mirror: &MirrorName, wanted: &str) -> Result<Recorded, SelectError> {
+        let found = self.select(mirror, wanted)?;
+        let served = self.served(found.id)?;
+        if served == found.id {
+            return Ok(found);
+        }
+        let instead = self.recorded(served)?.snapshot.label;
+        Err(SelectError::Superseded { mirror: mirror.clone(), label: found.snapshot.label, instead })
     }
 
     /// The snapshot with this id.

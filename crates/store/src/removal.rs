@@ -19,12 +19,16 @@ const BY_NUMBER: [&str; 7] = [
     "DELETE FROM pin WHERE snapshot IN (SELECT id FROM snapshot WHERE mirror = ?1)",
 ];
 /// And by its name.
-const BY_NAME: [&str; 5] = [
+const BY_NAME: [&str; 8] = [
     "DELETE FROM trouble WHERE mirror = ?1",
     "DELETE FROM seen WHERE mirror = ?1",
     "DELETE FROM missing_serial WHERE mirror = ?1",
     "DELETE FROM adopted WHERE mirror = ?1",
     "DELETE FROM private_blob WHERE mirror = ?1",
+    // What was withdrawn from it stays withdrawn, should it come back.
+    "DELETE FROM purging WHERE mirror = ?1",
+    "DELETE FROM left_out WHERE mirror = ?1",
+    "DELETE FROM reread WHERE mirror = ?1",
 ];
 
 impl Store {

@@ -84,12 +84,26 @@ pub fn verify(
 ) -> Result<Report, StoreError> {
     let mut walk = Walk::default();
     let mut report = Report::default();
+    // What was withdrawn is a state and not damage: superseded snapshots are a record of what there was, and need no blobs.
+    // They come last, so that what they share with others counts for those.
+    let mut records = Vec::new();
     for mirror in mirrors {
+        let superseded = store.superseded(mirror)?;
         for (label, id) in store.labels(mirror)? {
             report.snapshots += 1;
-            visit(store, &format!("{mirror}@{label}"), id, &mut walk)?;
+            let name = format!("{mirror}@{label}");
+            if superseded.contains_key(&id) {
+                records.push((name, id));
+            } else {
+                visit(store, &name, id, &mut walk)?;
+            }
         }
     }
+    let blobs = std::mem::take(&mut walk.blobs);
+    for (name, id) in records {
+        visit(store, &name, id, &mut walk)?;
+    }
+    walk.blobs = blobs;
     report.bodies = walk.bodies.len() as u64;
     report.blobs = walk.blobs.len() as u64;
     report.bytes = walk.blobs.values().map(|entry| entry.size).sum();

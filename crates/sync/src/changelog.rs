@@ -316,6 +316,20 @@ impl<'a, S: Source> Following<'a, S> {
         for held in &base.snapshot.held {
             unknown.insert(held.name.clone(), held.needs);
         }
+        // What was let back is not in the base, and no event says so.
+        let mut unlisted = Vec::new();
+        for name in fetcher.store.to_reread(&settings.mirror)? {
+            match fetcher.base_leaf(&name)? {
+                Some(leaf) => {
+                    unknown.entry(name).or_insert(leaf.serial);
+                }
+                None if settings.selection.has(&name) => unlisted.extend(name.as_str().parse::<DisplayName>()),
+                None => {}
+            }
+        }
+        if !unlisted.is_empty() {
+            self.add_selected(unlisted, &events, &mut unknown).await?;
+        }
         if reselected {
             for leaf in fetcher.store.leaves(&base.snapshot)? {
                 if !settings.selection.has(&leaf.name) {
@@ -766,6 +780,7 @@ async fn ask<S: Source>(
         Ok(Answer::Missing) => Asked::Missing,
         Err(error) => Asked::Failed(error),
         Ok(Answer::Page { page, validator }) => {
+            let page = fetcher.shown(&name, page)?;
             let mut failure = None;
             let mut files = BTreeMap::new();
             for (listed, stored) in page.files.iter().zip(fetcher.files(&name, &page).await?) {

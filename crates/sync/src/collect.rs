@@ -42,8 +42,11 @@ enum Look {
 /// Reads all selected projects until a whole pass brings no change, or the settings' patience ends.
 pub async fn collect<S: Source>(fetcher: &Arc<Fetcher<S>>, base: Option<&Recorded>) -> Result<Cut, SyncError> {
     let mut known = BTreeMap::new();
+    // A project with a file that was let back lacks it in the base.
+    let reread = fetcher.store.to_reread(&fetcher.settings.mirror)?;
     for project in selected(fetcher).await? {
-        let known_before = fetcher.base_leaf(&project)?.map_or(Known::Nothing, Known::Base);
+        let leaf = fetcher.base_leaf(&project)?.filter(|_| !reread.contains(&project));
+        let known_before = leaf.map_or(Known::Nothing, Known::Base);
         known.insert(project, known_before);
     }
     fetcher.progress.projects.store(known.len() as u64, Ordering::Relaxed);
@@ -103,7 +106,10 @@ async fn look<S: Source>(
         Known::Page(page, whole) => (whole.validator.clone(), page.serial),
         Known::Absent | Known::Nothing => (None, None),
     };
-    let answer = fetcher.page(&project, validator.as_ref(), Way::Usual).await?;
+    let answer = match fetcher.page(&project, validator.as_ref(), Way::Usual).await? {
+        Answer::Page { page, validator } => Answer::Page { page: fetcher.shown(&project, page)?, validator },
+        other => other,
+    };
     let look = match answer {
         Answer::NotModified => Look::Same,
         Answer::Missing if matches!(known, Known::Absent) => Look::Same,

@@ -129,6 +129,11 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// What it is.
+    pub(crate) fn sha256(&self) -> ClaimedSha256 {
+        self.file.sha256.into()
+    }
+
     /// The file as the record says it, yanked or not.
     fn mirrored(&self, yanked: &Yanked) -> MirroredFile {
         let mut file = self.file.clone();
@@ -477,7 +482,7 @@ impl<S: Source> Fetcher<S> {
         whole: &Whole,
         base: Option<&Leaf>,
     ) -> Result<DraftUnit, SyncError> {
-        let Whole { content, .. } = whole;
+        let content = self.unwithdrawn(project, &whole.content)?;
         let (mut files, mut entries) = (Vec::new(), Vec::new());
         for (name, file) in &content.files {
             let stored = file.content.as_ref().map_err(|_| unusable(project, format!("`{name}` was not fetched")))?;

@@ -15,9 +15,11 @@ pub mod collect;
 pub mod cut;
 mod fetch;
 mod progress;
+pub mod purge;
 pub mod record;
 mod settings;
 pub mod source;
+mod withdrawn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -142,12 +144,21 @@ pub enum SyncError {
     /// The view could not be brought up to date.
     #[error(transparent)]
     View(#[from] ViewError),
+    /// What was withdrawn could not be taken out of what was recorded.
+    #[error(transparent)]
+    Purge(Box<purge::PurgeError>),
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for a person")]
 fn in_words(bytes: u64) -> String {
     let megabytes = bytes as f64 / 1e6;
     if megabytes < 1000.0 { format!("{megabytes:.1} MB") } else { format!("{:.1} GB", megabytes / 1000.0) }
+}
+
+impl From<purge::PurgeError> for SyncError {
+    fn from(error: purge::PurgeError) -> Self {
+        Self::Purge(Box::new(error))
+    }
 }
 
 impl From<FetchError> for SyncError {
@@ -252,8 +263,10 @@ async fn part<S: Source>(
     if strandline_view::repair(store, mirror, lock)? {
         tracing::warn!(%mirror, "finished a switch of the view that was interrupted");
     }
+    withdrawn::finish(context, lists, clock, lock)?;
     let base = store.latest_verified(mirror)?;
     require_same_upstream(context)?;
+    let reread = store.to_reread(mirror)?;
 
     let fetcher = Fetcher::open(context, base.clone(), lock)?;
     let cut = match settings.method() {
@@ -288,7 +301,7 @@ async fn part<S: Source>(
                 changes,
                 stored,
                 held,
-                missing,
+                missing: Some(missing),
             };
             let committed =
                 store.commit(draft, lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;
@@ -302,6 +315,14 @@ async fn part<S: Source>(
     store.forget_seen(mirror, &later, lock)?;
     let held = verified.snapshot().held.iter().map(|held| held.name.clone()).collect();
     store.forget_adopted(mirror, &held, lock)?;
+    store.was_reread(mirror, &reread, lock)?;
+    drop(fetcher);
+    // Something may have been withdrawn since its file was fetched.
+    let verified = if withdrawn::finish(context, lists, clock, lock)? {
+        store.verified(store.recorded(store.served(verified.id())?)?, Some(verified.snapshot()))?
+    } else {
+        verified
+    };
 
     let state = store.view_state(mirror)?;
     let published = !state.is_some_and(|state| state.frozen);

@@ -20,9 +20,11 @@
 mod check;
 mod lists;
 mod publish;
+mod withdrawal;
 
 pub use check::{Broken, check};
 pub use lists::{ListedProject, RootLists};
 pub use publish::{
     Published, Stamp, ViewError, pool_file, publish, recover, repair, root_lists, stock_pool, undrained,
 };
+pub use withdrawal::{FollowError, follow_withdrawal};

@@ -138,32 +138,50 @@ pub fn publish(
         return Ok(Published { slot: before.slot, projects: 0 });
     }
     let standby = before.map_or(Slot::A, |state| state.slot.other());
-    let view = store.view_directory(mirror);
-
     stock_pool(store, verified, lock)?;
-
-    let mut twin = store.twin(mirror, standby)?;
-    if let Some(halfway) = twin.target {
-        // An update was interrupted. It is finished first: then the pages of the standby are those of one snapshot
-        // again. Its lists are not needed, and may be what the update could not write.
-        let halfway = store.recorded(halfway)?;
-        let (_, touched) = update_pages(store, &view.join(standby.as_str()), twin.base, &halfway.snapshot)?;
-        sync_all(store, &view, touched)?;
-        twin = Twin { base: Some(halfway.id), target: None };
-    }
-    store.record_twin(mirror, standby, Twin { base: twin.base, target: Some(verified.id()) }, lock)?;
-    let projects = update(store, &view.join(standby.as_str()), twin.base, snapshot, lists)?;
+    let projects = bring_up(store, verified, standby, lists, lock)?;
 
     let state = ViewState {
         slot: standby,
         snapshot: verified.id(),
-        previous: before.map(|before| before.snapshot),
+        previous: before.map(|before| gone_back_to(store, before, verified.id())).transpose()?.flatten(),
         switched: now,
         frozen,
     };
     store.record_switch(mirror, state, lock)?;
     switch(store, mirror, standby)?;
     Ok(Published { slot: standby, projects })
+}
+
+/// What an operator goes back to who wants what was published before: not what a withdrawal has just replaced.
+fn gone_back_to(store: &Store, before: ViewState, now: Blake3) -> Result<Option<Blake3>, ViewError> {
+    let served = store.served(before.snapshot)?;
+    Ok(if served == now { before.previous } else { Some(served) })
+}
+
+/// Brings a tree that is not live to a snapshot, all but the record that it is there; returns how many projects it needed to
+/// have changed.
+pub(crate) fn bring_up(
+    store: &Store,
+    verified: &Verified,
+    slot: Slot,
+    lists: &dyn RootLists,
+    lock: &MirrorLock,
+) -> Result<usize, ViewError> {
+    let snapshot = verified.snapshot();
+    let mirror = &snapshot.mirror;
+    let view = store.view_directory(mirror);
+    let mut twin = store.twin(mirror, slot)?;
+    if let Some(halfway) = twin.target {
+        // An update was interrupted. It is finished first: then the pages of the standby are those of one snapshot
+        // again. Its lists are not needed, and may be what the update could not write.
+        let halfway = store.recorded(halfway)?;
+        let (_, touched) = update_pages(store, &view.join(slot.as_str()), twin.base, &halfway.snapshot)?;
+        sync_all(store, &view, touched)?;
+        twin = Twin { base: Some(halfway.id), target: None };
+    }
+    store.record_twin(mirror, slot, Twin { base: twin.base, target: Some(verified.id()) }, lock)?;
+    update(store, &view.join(slot.as_str()), twin.base, snapshot, lists)
 }
 
 /// How much longer nobody may touch the standby, if `drain` is how long a request may take.

@@ -1,5 +1,9 @@
 //! Pages and files at a serial or date, which only the embedded server has.
 
+use strandline_durable::Disk;
+use strandline_model::{Sha256, Timestamp};
+use strandline_store::{Order, Store, WithdrawnFile};
+
 use crate::http::ask;
 use crate::servers::Embedded;
 use crate::table::WHEEL;
@@ -72,6 +76,28 @@ fn every_snapshot_that_is_kept() -> Outcome<()> {
     let home = String::from_utf8(ask(server.at, "GET", "/", &[])?.body)?;
     assert!(home.contains("pip install --index-url http://mirror.example:8080/pypi/simple/"), "{home}");
     assert!(home.contains("2 projects at serial 12.2"), "{home}");
+    Ok(())
+}
+
+/// From the moment on in which it is recorded, although every page lists it yet and the pool has it.
+#[test]
+fn what_is_withdrawn_is_not_there() -> Outcome<()> {
+    let world = World::new()?;
+    world.publish(10, vec![("six", Some(project("six", "old", &[WHEEL])))])?;
+    world.publish(12, vec![("six", Some(project("six", "new", &[WHEEL, NEWER])))])?;
+    let server = Embedded::start(&world)?;
+    let [old, new] = [WHEEL, NEWER].map(|(name, bytes)| file_path(name, bytes));
+    let status = |path: String| -> Outcome<u16> { Ok(ask(server.at, "GET", &path, &[])?.status) };
+    for place in ["", "/@10", "/@12"] {
+        assert_eq!(status(format!("/pypi{place}/{old}"))?, 200, "{place}");
+    }
+    let store = Store::open(world.root(), Disk::new())?;
+    let order = Order { scope: None, time: Timestamp::from_seconds(0)?, who: "me".to_owned(), reason: None };
+    store.withdraw(&order, &[WithdrawnFile { sha256: Sha256::of(WHEEL.1).into(), name: None }])?;
+    for place in ["", "/@10", "/@12"] {
+        assert_eq!(status(format!("/pypi{place}/{old}"))?, 404, "{place}");
+    }
+    assert_eq!(status(format!("/pypi/{new}"))?, 200);
     Ok(())
 }
 

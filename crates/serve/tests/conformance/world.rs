@@ -127,7 +127,7 @@ impl World {
             selection: Blake3::of(b""),
             changes: units,
             held: Vec::new(),
-            missing: Vec::new(),
+            missing: None,
             stored: Vec::new(),
         };
         let committed =

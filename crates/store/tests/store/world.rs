@@ -107,7 +107,7 @@ impl World {
             selection: Blake3::of(b"selection"),
             changes: units,
             held: Vec::new(),
-            missing: Vec::new(),
+            missing: None,
             stored: Vec::new(),
         }
     }

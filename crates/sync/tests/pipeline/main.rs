@@ -9,11 +9,14 @@ mod collect;
 mod copy;
 #[path = "../../../view/tests/view/crash.rs"]
 mod crash;
+mod crash_purge;
 mod crash_sync;
 mod files;
 mod follow;
 #[path = "../../../view/tests/view/invariants.rs"]
 mod invariants;
+mod model;
 mod publishing;
+mod purge;
 mod script;
 mod world;

@@ -59,14 +59,14 @@ pub(crate) fn name(text: &str) -> ProjectName {
     text.parse::<DisplayName>().unwrap().normalise()
 }
 
-/// A page of a project. Each file is its name with its bytes; `version` is of the page itself.
-pub(crate) fn page(display: &str, number: Option<u64>, version: &str, files: &[(&str, &[u8])]) -> Page {
+/// A page of a project. Each file is its name with its bytes; `versions` are of the page itself, with spaces in between.
+pub(crate) fn page(display: &str, number: Option<u64>, versions: &str, files: &[(&str, &[u8])]) -> Page {
     Page {
         name: display.parse().unwrap(),
         serial: number.map(serial),
         status: Status::Active,
         status_reason: None,
-        versions: vec![version.to_owned()],
+        versions: versions.split(' ').map(str::to_owned).collect(),
         files: files.iter().map(|(file, bytes)| listed(display, file, bytes)).collect(),
     }
 }

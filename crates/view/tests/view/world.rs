@@ -161,7 +161,7 @@ pub(crate) fn commit(
         selection: Blake3::of(b"selection"),
         changes,
         held: Vec::new(),
-        missing: Vec::new(),
+        missing: None,
         stored: Vec::new(),
     };
     Ok(store.commit(draft, lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?)

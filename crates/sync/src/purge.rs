@@ -1,0 +1,503 @@
+//! Withdrawing a file: what is malware has to go now, from every snapshot that is served.
+//!
+//! A withdrawal is recorded first ([`Store::withdraw`]); everything else follows from the record, and is finished by whoever
+//! opens the store or syncs next if it is interrupted. A mirror is gone through in this order ([`Purge::mirror`]): its links
+//! in the pool go; each snapshot that lists the file gets a revision without it, the published one first; that takes its
+//! place, also as a pin, as what was published before, and in both trees of the view. After the last mirror the bytes go.
+//!
+//! What always holds:
+//!
+//! 1. The revisions are what a sync would have recorded had upstream not listed the file: pages are rendered from the same
+//!    record, by the same rule for versions (`versions_left`). So the next sync changes nothing.
+//! 2. The newest revision of a serial stays the newest state of it: where it did not list the file and an older one did, it
+//!    gets a revision too, equal to it.
+//! 3. No page that cannot be read keeps malware alive: its project is left out, and read again by the next sync.
+//!
+//! `tests/pipeline/` has a crash at every step, and a sequence of anything against a model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use strandline_durable::LockError;
+use strandline_model::{Blake3, ClaimedSha256, Label, MirrorName, ProjectName, Serial, Timestamp, TreePath, Unit};
+use strandline_store::{
+    Draft, DraftUnit, Intake, MirrorLock, Naming, Order, ReceiveError, Recorded, Staged, Store, StoreError, Verified,
+    VerifyError, WithdrawnFile, is_release_file,
+};
+use strandline_view::{FollowError, RootLists, ViewError};
+
+use crate::record::Record;
+use crate::source::{BadRecord, Rendered, Source};
+
+/// How a project's pages are read and made.
+pub trait Pages: Send + Sync {
+    /// As [`Source::render`].
+    fn render(&self, record: &Record) -> Vec<Rendered>;
+
+    /// As [`Source::read_record`].
+    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord>;
+
+    /// As [`Source::is_of_release`].
+    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool>;
+}
+
+impl<S: Source> Pages for S {
+    fn render(&self, record: &Record) -> Vec<Rendered> {
+        Source::render(self, record)
+    }
+
+    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
+        Source::read_record(self, bytes)
+    }
+
+    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
+        Source::is_of_release(self, project, filename, version)
+    }
+}
+
+/// A withdrawal is recorded and not done everywhere. Doing it again, any command and the next sync go on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgeError {
+    /// The store could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A new revision was not what it should be when it was read back.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// The view could not be switched.
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+impl From<FollowError> for PurgeError {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::View(error) => Self::View(error),
+            FollowError::Verify(error) => Self::Verify(error),
+        }
+    }
+}
+
+/// What was done to one mirror.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purged {
+    /// The mirror.
+    pub mirror: MirrorName,
+    /// The snapshots that are not served any more, each with what took its place, the oldest first.
+    pub revisions: Vec<(Label, Label)>,
+}
+
+/// What is withdrawn from everything that it is to be withdrawn from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Done {
+    /// The mirrors that were gone through.
+    pub mirrors: Vec<Purged>,
+    /// The mirrors that others are at work on: whoever that is goes through them.
+    pub busy: Vec<MirrorName>,
+    /// How many blobs were deleted.
+    pub deleted: usize,
+}
+
+/// What there is of files that are to be withdrawn.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The files, each with a name that it has.
+    pub files: BTreeMap<ClaimedSha256, WithdrawnFile>,
+    /// Files of the project whose names do not tell to which release they belong.
+    pub unclear: BTreeSet<String>,
+    /// Where they are in the mirrors, with their metadata.
+    paths: BTreeMap<MirrorName, BTreeSet<TreePath>>,
+}
+
+impl Found {
+    fn add(&mut self, mirror: &MirrorName, unit: &Unit, sha256: ClaimedSha256) {
+        let paths = withdrawn_paths(unit, &BTreeSet::from([sha256]));
+        let of_file = |path: &&TreePath| unit.entry(path.as_str()).is_some_and(|entry| is_release_file(unit, entry));
+        if let Some(path) = paths.iter().find(of_file) {
+            let name = Some((unit.name().clone(), path.file_name().to_owned()));
+            self.files.entry(sha256).or_insert(WithdrawnFile { sha256, name });
+        }
+        self.paths.entry(mirror.clone()).or_default().extend(paths);
+    }
+}
+
+/// What to do about a mirror that somebody else is at work on.
+#[derive(Clone, Copy)]
+pub enum Busy<'a> {
+    /// Leave it to them.
+    Leave,
+    /// Say so, and wait for them if readers see anything of it.
+    Wait(&'a dyn Fn(&MirrorName, &LockError)),
+}
+
+impl std::fmt::Debug for Busy<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Leave => "Leave",
+            Self::Wait(_) => "Wait",
+        })
+    }
+}
+
+/// Carries withdrawals out.
+pub struct Purge<'a> {
+    /// Where.
+    pub store: &'a Arc<Store>,
+    /// How pages are made.
+    pub pages: &'a dyn Pages,
+    /// How the lists of all projects are.
+    pub lists: &'a dyn RootLists,
+    /// When it is.
+    pub now: Timestamp,
+}
+
+impl std::fmt::Debug for Purge<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Purge").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// The versions that a page still lists without the files `removed`: a release of which no other file is left goes.
+pub(crate) fn versions_left(
+    versions: &[String],
+    removed: &[&str],
+    left: &[&str],
+    is_of_release: &dyn Fn(&str, &str) -> Option<bool>,
+) -> Vec<String> {
+    let goes = |version: &String| {
+        removed.iter().any(|file| is_of_release(file, version) == Some(true))
+            && !left.iter().any(|file| is_of_release(file, version) != Some(false))
+    };
+    versions.iter().filter(|version| !goes(version)).cloned().collect()
+}
+
+impl Purge<'_> {
+    /// The files of a release, as the served snapshots of the mirrors list them.
+    pub fn files_of_release(
+        &self,
+        mirrors: &[MirrorName],
+        project: &ProjectName,
+        version: &str,
+    ) -> Result<Found, PurgeError> {
+        let mut found = Found::default();
+        for mirror in mirrors {
+            let superseded = self.store.superseded(mirror)?;
+            for recorded in self.store.snapshots(mirror)? {
+                if superseded.contains_key(&recorded.id) {
+                    continue;
+                }
+                let Some(leaf) = self.store.find(&recorded.snapshot, project)? else { continue };
+                let unit = self.store.unit(leaf.unit)?;
+                for entry in unit.entries().iter().filter(|entry| is_release_file(&unit, entry)) {
+                    let name = entry.path.file_name();
+                    match self.pages.is_of_release(project, name, version) {
+                        Some(true) => found.add(mirror, &unit, entry.sha256.into()),
+                        Some(false) => {}
+                        None => {
+                            found.unclear.insert(name.to_owned());
+                        }
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The files with this SHA-256, as the served snapshots of the mirrors list them.
+    pub fn file(&self, mirrors: &[MirrorName], sha256: ClaimedSha256) -> Result<Found, PurgeError> {
+        let mut found = Found::default();
+        for mirror in mirrors {
+            for naming in self.store.naming(mirror, &BTreeSet::from([sha256]))? {
+                for leaf in &naming.projects {
+                    found.add(mirror, &self.store.unit(leaf.unit)?, sha256);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Records that files are withdrawn, and lets nobody get what was found of them any more: that does not wait for anything,
+    /// not even for whoever is at work on the mirrors. Returns how many were not withdrawn yet. What is left to do,
+    /// [`finish`](Self::finish) does.
+    pub fn withdraw(&self, order: &Order, files: &[WithdrawnFile], found: &Found) -> Result<usize, PurgeError> {
+        let new = self.store.withdraw(order, files)?;
+        for (mirror, paths) in &found.paths {
+            self.store.cut_links(mirror, paths)?;
+        }
+        Ok(new)
+    }
+
+    /// Does whatever is still to be done because of the record.
+    pub fn finish(&self, busy: Busy<'_>) -> Result<Done, PurgeError> {
+        let mut done = Done::default();
+        if !self.store.is_purging()? {
+            return Ok(done);
+        }
+        self.store.forget_withdrawn_pages()?;
+        let since = self.now.to_string();
+        for mirror in self.store.purging()? {
+            let lock = match (self.store.lock_mirror(&mirror, &since), busy) {
+                (Err(StoreError::Lock(error @ LockError::Held { .. })), Busy::Wait(tell))
+                    if self.store.view_state(&mirror)?.is_some() =>
+                {
+                    // Nobody gets it any more, whatever else they are at.
+                    self.cut(&mirror, &self.store.naming(&mirror, &self.store.withdrawn(&mirror)?)?)?;
+                    tell(&mirror, &error);
+                    self.store.wait_for_mirror(&mirror, &since)?
+                }
+                (Err(StoreError::Lock(LockError::Held { .. })), _) => {
+                    done.busy.push(mirror);
+                    continue;
+                }
+                (lock, _) => lock?,
+            };
+            done.mirrors.push(self.mirror(&mirror, &lock)?);
+        }
+        done.deleted = self.store.delete_withdrawn(self.now)?;
+        Ok(done)
+    }
+
+    /// Goes through one mirror.
+    pub fn mirror(&self, mirror: &MirrorName, lock: &MirrorLock) -> Result<Purged, PurgeError> {
+        let files = self.store.withdrawn(mirror)?;
+        let naming = self.store.naming(mirror, &files)?;
+        self.cut(mirror, &naming)?;
+        let mut revisions = Vec::new();
+        if !naming.is_empty() {
+            // Pages that are made here are for this mirror alone, whether or not what it brings is.
+            let intake = Intake::open_private(Arc::clone(self.store), mirror, lock)?;
+            let published = match self.store.view_state(mirror)? {
+                Some(state) => Some(self.store.recorded(state.snapshot)?.snapshot.label.serial),
+                None => None,
+            };
+            let mut serials: Vec<Serial> = naming.iter().map(|naming| naming.recorded.snapshot.label.serial).collect();
+            serials.dedup();
+            // What readers see comes first.
+            serials.sort_by_key(|serial| (Some(*serial) != published, std::cmp::Reverse(*serial)));
+            let revising = Revising { purge: self, mirror, files: &files, intake, lock };
+            for serial in serials {
+                let pairs = revising.serial(serial, &naming)?;
+                let ids: Vec<_> = pairs.iter().map(|(old, new)| (old.id, new.id())).collect();
+                self.store.supersede(&ids, lock)?;
+                if Some(serial) == published {
+                    strandline_view::follow_withdrawal(self.store, mirror, self.lists, self.now, lock)?;
+                }
+                revisions.extend(pairs.iter().map(|(old, new)| (old.snapshot.label, new.snapshot().label)));
+            }
+            revisions.sort_unstable();
+        }
+        strandline_view::follow_withdrawal(self.store, mirror, self.lists, self.now, lock)?;
+        self.store.purged(mirror, lock)?;
+        Ok(Purged { mirror: mirror.clone(), revisions })
+    }
+
+    /// Removes the links to what is withdrawn, and to its metadata, from a mirror's pool.
+    fn cut(&self, mirror: &MirrorName, naming: &[Naming]) -> Result<(), PurgeError> {
+        let files = self.store.withdrawn(mirror)?;
+        let units: BTreeSet<Blake3> = naming.iter().flat_map(|naming| &naming.projects).map(|leaf| leaf.unit).collect();
+        let mut paths = BTreeSet::new();
+        for unit in units {
+            paths.extend(withdrawn_paths(&self.store.unit(unit)?, &files));
+        }
+        if !paths.is_empty() {
+            self.store.cut_links(mirror, &paths)?;
+        }
+        Ok(())
+    }
+}
+
+/// The paths of a unit that go: withdrawn files, and their metadata.
+fn withdrawn_paths(unit: &Unit, files: &BTreeSet<ClaimedSha256>) -> BTreeSet<TreePath> {
+    let mut paths = BTreeSet::new();
+    for entry in unit.entries() {
+        if files.contains(&entry.sha256.into()) && is_release_file(unit, entry) {
+            let metadata = unit.entry(&format!("{}.metadata", entry.path));
+            paths.extend(metadata.map(|metadata| metadata.path.clone()));
+            paths.insert(entry.path.clone());
+        }
+    }
+    paths
+}
+
+/// Makes revisions of a mirror's snapshots.
+struct Revising<'a> {
+    purge: &'a Purge<'a>,
+    mirror: &'a MirrorName,
+    files: &'a BTreeSet<ClaimedSha256>,
+    intake: Intake,
+    lock: &'a MirrorLock,
+}
+
+/// What a revision changes; `None` for a project that is left out.
+type Changes = BTreeMap<ProjectName, Option<DraftUnit>>;
+
+impl Revising<'_> {
+    /// Makes the revisions that one serial needs; returns which snapshots they take the place of.
+    fn serial(&self, serial: Serial, naming: &[Naming]) -> Result<Vec<(Recorded, Verified)>, PurgeError> {
+        let store = self.purge.store;
+        let superseded = store.superseded(self.mirror)?;
+        let mut all = store.snapshots(self.mirror)?;
+        all.retain(|recorded| {
+            recorded.snapshot.label.serial == serial && recorded.verified && !superseded.contains_key(&recorded.id)
+        });
+        all.reverse();
+        let mut wanted = Vec::new();
+        let mut made = BTreeSet::new();
+        for old in &all {
+            if made.contains(&old.id) {
+                continue;
+            }
+            let named = naming.iter().find(|naming| naming.recorded.id == old.id);
+            let changes = named.map(|named| self.changes(named)).transpose()?;
+            // An interrupted run may have come so far.
+            let found = self.find(old, changes.as_ref().unwrap_or(&Changes::new()), &all)?.cloned();
+            made.extend(found.iter().map(|found| found.id));
+            wanted.push((old, changes, found));
+        }
+        let mut pairs = Vec::new();
+        let last = wanted.len().saturating_sub(1);
+        for (position, (old, changes, found)) in wanted.into_iter().enumerate() {
+            let changes = match changes {
+                Some(changes) => changes,
+                None if position == last && !pairs.is_empty() => Changes::new(),
+                None => continue,
+            };
+            let new = match found {
+                Some(found) => store.verified(found, Some(&old.snapshot))?,
+                None => self.revise(old, changes)?,
+            };
+            pairs.push((old.clone(), new));
+        }
+        Ok(pairs)
+    }
+
+    /// The revision of a snapshot that has exactly these changes, if there is one.
+    fn find<'a>(
+        &self,
+        old: &Recorded,
+        changes: &Changes,
+        all: &'a [Recorded],
+    ) -> Result<Option<&'a Recorded>, PurgeError> {
+        for new in all.iter().filter(|new| new.snapshot.parent == Some(old.id)) {
+            let (before, after) = (&old.snapshot, &new.snapshot);
+            let same = before.time == after.time && before.selection == after.selection && before.held == after.held;
+            if !same {
+                continue;
+            }
+            let differs = self.purge.store.diff(Some(before), Some(after))?;
+            let as_wanted = |change: &strandline_model::trie::Change| {
+                changes.get(&change.name).is_some_and(|wanted| {
+                    let wanted = wanted.as_ref().map(|draft| Blake3::of(&draft.unit.to_bytes()));
+                    wanted == change.after.as_ref().map(|leaf| leaf.unit)
+                })
+            };
+            if differs.len() == changes.len() && differs.iter().all(as_wanted) {
+                return Ok(Some(new));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Commits and verifies a revision.
+    fn revise(&self, old: &Recorded, changes: Changes) -> Result<Verified, PurgeError> {
+        let projects: Vec<_> = changes.keys().cloned().collect();
+        match self.commit(old, changes) {
+            // Another file of the project is missing. What is withdrawn goes all the same.
+            Err(PurgeError::Verify(error @ VerifyError::Blob { .. })) if !projects.is_empty() => {
+                for project in &projects {
+                    self.leave_out(old.snapshot.label, project, &error)?;
+                }
+                self.commit(old, projects.into_iter().map(|project| (project, None)).collect())
+            }
+            done => done,
+        }
+    }
+
+    fn commit(&self, old: &Recorded, changes: Changes) -> Result<Verified, PurgeError> {
+        let snapshot = &old.snapshot;
+        let draft = Draft {
+            mirror: self.mirror.clone(),
+            base: Some(old.clone()),
+            serial: snapshot.label.serial,
+            // Retention and dates take it for what it is: the state at that time.
+            time: snapshot.time,
+            upstream: snapshot.upstream.clone(),
+            selection: snapshot.selection,
+            changes,
+            stored: Vec::new(),
+            held: snapshot.held.clone(),
+            missing: None,
+        };
+        let lists = self.purge.lists;
+        let store = self.purge.store;
+        let committed =
+            store.commit(draft, self.lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;
+        Ok(store.verify(committed)?)
+    }
+
+    /// The projects of a snapshot as they are without what is withdrawn.
+    fn changes(&self, naming: &Naming) -> Result<Changes, PurgeError> {
+        let mut changes = Changes::new();
+        for leaf in &naming.projects {
+            let unit = self.purge.store.unit(leaf.unit)?;
+            let removed = unit.entries().iter().filter(|entry| is_release_file(&unit, entry));
+            let removed = removed.map(|entry| entry.sha256.into()).filter(|sha256| self.files.contains(sha256));
+            self.purge.store.note_left_out(self.mirror, &leaf.name, &removed.collect())?;
+            let unit = match self.record(&unit) {
+                Ok(record) => Some(self.without(&unit, record)?),
+                Err(error) => {
+                    self.leave_out(naming.recorded.snapshot.label, &leaf.name, &error)?;
+                    None
+                }
+            };
+            let draft = |unit| DraftUnit { unit, serial: leaf.serial, display: leaf.display.clone() };
+            changes.insert(leaf.name.clone(), unit.map(draft));
+        }
+        Ok(changes)
+    }
+
+    fn record(&self, unit: &Unit) -> Result<Record, BadRecord> {
+        let path = format!("simple/{}/index.v1_json", unit.name());
+        let entry = unit.entry(&path).ok_or_else(|| BadRecord(format!("there is no `{path}`")))?;
+        let bytes = self.purge.store.read_blob(entry.blob).map_err(|error| BadRecord(error.to_string()))?;
+        self.purge.pages.read_record(&bytes)
+    }
+
+    fn leave_out(&self, label: Label, project: &ProjectName, error: &dyn std::error::Error) -> Result<(), PurgeError> {
+        let mirror = self.mirror;
+        tracing::warn!(
+            "{mirror}: the whole project `{project}` is left out of serial {label}, for it cannot be shown without what is withdrawn: {error}; the next sync reads it again"
+        );
+        Ok(self.purge.store.note_reread(mirror, project)?)
+    }
+
+    /// The unit without what is withdrawn, with its pages made anew.
+    fn without(&self, unit: &Unit, mut record: Record) -> Result<Unit, PurgeError> {
+        let goes = withdrawn_paths(unit, self.files);
+        let (removed, left): (Vec<_>, Vec<_>) = record.files.into_iter().partition(|file| goes.contains(&file.path));
+        let names = |files: &[crate::record::MirroredFile]| -> Vec<String> {
+            files.iter().map(|file| file.details.filename.as_str().to_owned()).collect()
+        };
+        let (removed, names) = (names(&removed), names(&left));
+        let [removed, names] = [&removed, &names].map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
+        record.versions = versions_left(&record.versions, &removed, &names, &|file, version| {
+            self.purge.pages.is_of_release(unit.name(), file, version)
+        });
+        record.files = left;
+
+        let mut entries: Vec<_> = unit.entries().iter().filter(|entry| !goes.contains(&entry.path)).cloned().collect();
+        entries.retain(|entry| entry.path.first_segment() != "simple");
+        let pages = self.purge.pages.render(&record);
+        let stage = |page: &Rendered| -> Result<Staged, PurgeError> {
+            self.intake.stage(&page.bytes).map_err(|error| match error {
+                ReceiveError::Disk(error) => StoreError::from(error).into(),
+                // Bytes in memory are as long as they are.
+                other => unreachable!("{other}"),
+            })
+        };
+        let staged = pages.iter().map(stage).collect::<Result<_, _>>()?;
+        let blobs = self.intake.settle(staged)?;
+        entries.extend(pages.iter().zip(blobs).map(|(page, blob)| blob.at(page.path.clone())));
+        Ok(Unit::new(unit.name().clone(), entries).expect("pages and files stand at different paths"))
+    }
+}

@@ -1,0 +1,362 @@
+//! What a withdrawal does, in every place where a file could come from.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use strandline_model::{Blake3, ClaimedSha256, Label, MirrorName, Sha256, Timestamp};
+use strandline_store::gc::{self, Keep};
+use strandline_store::{Order, Slot, Store, WithdrawnFile, verify};
+use strandline_sync::purge::{Busy, Done, Purge};
+use strandline_sync::{Method, Settings};
+
+use crate::invariants;
+use crate::script::{Script, event, name, url};
+use crate::world::{Lists, Outcome, World, mirror, now, settings, sync_store};
+
+pub(crate) const EVIL: &[u8] = b"evil";
+
+pub(crate) fn sha256(bytes: &[u8]) -> ClaimedSha256 {
+    Sha256::of(bytes).into()
+}
+
+pub(crate) fn order(scope: Option<&MirrorName>) -> Order {
+    Order { scope: scope.cloned(), time: now(), who: "the test".to_owned(), reason: Some("malware".to_owned()) }
+}
+
+fn purge_of<'a>(store: &'a Arc<Store>, script: &'a Script) -> Purge<'a> {
+    Purge { store, pages: script, lists: &Lists, now: now() }
+}
+
+/// Withdraws bytes from one mirror or from all.
+pub(crate) fn withdraw(store: &Arc<Store>, scope: Option<&MirrorName>, bytes: &[u8]) -> Outcome<Done> {
+    let script = Script::new();
+    let purge = purge_of(store, &script);
+    let all = store.mirrors()?.into_iter().map(|row| row.name);
+    let mirrors: Vec<_> = all.filter(|name| scope.is_none_or(|scope| scope == name)).collect();
+    let found = purge.file(&mirrors, sha256(bytes))?;
+    let unnamed = WithdrawnFile { sha256: sha256(bytes), name: None };
+    let file = found.files.get(&sha256(bytes)).cloned().unwrap_or(unnamed);
+    purge.withdraw(&order(scope), &[file], &found)?;
+    Ok(purge.finish(Busy::Leave)?)
+}
+
+/// Does what whoever opens the store does about what was interrupted.
+pub(crate) fn resume(store: &Arc<Store>) -> Outcome<Done> {
+    Ok(purge_of(store, &Script::new()).finish(Busy::Leave)?)
+}
+
+pub(crate) fn let_back(store: &Arc<Store>, scope: Option<&MirrorName>, bytes: &[u8]) -> Outcome<usize> {
+    let locks =
+        store.mirrors()?.into_iter().map(|row| store.lock_mirror(&row.name, "now")).collect::<Result<Vec<_>, _>>()?;
+    let file = WithdrawnFile { sha256: sha256(bytes), name: None };
+    Ok(store.let_back(&order(scope), &[file], &locks)?)
+}
+
+const NAMES: &[&str] = &["Alpha", "beta"];
+
+pub(crate) fn first() -> Arc<Script> {
+    let script = Script::new();
+    script.publish("Alpha", Some(3), "1 2", &[("alpha-1.tar.gz", b"alpha 1"), ("alpha-2.tar.gz", EVIL)]);
+    script.publish("beta", Some(5), "1", &[("beta-1.tar.gz", b"beta 1")]);
+    Arc::new(script)
+}
+
+pub(crate) fn second() -> Arc<Script> {
+    let script = first();
+    script.publish("beta", Some(7), "2", &[("beta-2.tar.gz", b"beta 2")]);
+    script
+}
+
+/// A third state, in which another file is withdrawn upstream too.
+pub(crate) fn third() -> Arc<Script> {
+    let script = second();
+    script.publish("beta", Some(9), "3", &[("beta-3.tar.gz", b"beta 3")]);
+    script
+}
+
+/// Two states that both have the file.
+fn world() -> World {
+    let world = World::new();
+    world.sync(&first(), &settings(NAMES)).unwrap();
+    world.sync(&second(), &settings(NAMES)).unwrap();
+    world
+}
+
+fn pool(world: &World, mirror: &str) -> Vec<String> {
+    let files = invariants::everything(&world.root().join("views").join(mirror).join("packages"));
+    let files = files.into_iter().filter(|(_, what)| what != "/");
+    let mut names: Vec<_> = files.map(|(path, _)| path.rsplit('/').next().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// All files below both trees of a mirror that hold the text.
+fn holding(world: &World, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for slot in ["a", "b"] {
+        let tree = world.root().join("views/pypi").join(slot).join("simple");
+        for (path, what) in invariants::everything(&tree) {
+            if what != "/" && String::from_utf8_lossy(&std::fs::read(tree.join(&path)).unwrap()).contains(text) {
+                found.push(tree.join(path));
+            }
+        }
+    }
+    found
+}
+
+fn label(text: &str) -> Label {
+    text.parse().unwrap()
+}
+
+fn damage(store: &Store) -> Vec<verify::Damage> {
+    let mirrors: Vec<_> = store.mirrors().unwrap().into_iter().map(|row| row.name).collect();
+    verify::verify(store, &mirrors, true, &|_| {}).unwrap().damage
+}
+
+#[test]
+fn it_is_gone_from_everything_that_is_served() {
+    let world = world();
+    let store = world.open();
+    let old = store.at_label(&mirror(), label("7")).unwrap().unwrap();
+    let done = withdraw(&store, None, EVIL).unwrap();
+    assert_eq!(done.deleted, 1);
+    assert_eq!(done.mirrors[0].revisions, [(label("5"), label("5.2")), (label("7"), label("7.2"))]);
+    assert_eq!(world.labels(), ["7.2", "7", "5.2", "5"]);
+    assert!(!store.blob_path(Blake3::of(EVIL)).exists(), "the bytes are deleted");
+    assert_eq!(pool(&world, "pypi"), ["alpha-1.tar.gz", "beta-1.tar.gz", "beta-2.tar.gz"]);
+    assert_eq!(holding(&world, "alpha-2"), [] as [PathBuf; 0], "neither tree lists it");
+    assert_eq!(world.version("alpha").as_deref(), Some("1"), "a release without files is not listed either");
+
+    let state = store.view_state(&mirror()).unwrap().unwrap();
+    let published = store.recorded(state.snapshot).unwrap();
+    assert_eq!(published.snapshot.label, label("7.2"));
+    assert_eq!(published.snapshot.parent, Some(old.id));
+    assert_eq!((published.snapshot.time, &published.snapshot.held), (old.snapshot.time, &old.snapshot.held));
+    assert_eq!(store.recorded(state.previous.unwrap()).unwrap().snapshot.label, label("5.2"));
+    for slot in [Slot::A, Slot::B] {
+        assert_eq!(store.twin(&mirror(), slot).unwrap().base, Some(published.id));
+    }
+    // The old manifest says what there was, and is not served.
+    let alpha = store.find(&old.snapshot, &name("alpha")).unwrap().unwrap();
+    assert!(store.unit(alpha.unit).unwrap().entries().iter().any(|entry| entry.blob == Blake3::of(EVIL)));
+    assert_eq!(store.select_served(&mirror(), "7").unwrap().id, published.id);
+    assert_eq!(store.select_served(&mirror(), "2026-12-31").unwrap().id, published.id);
+    let error = store.select_served(&mirror(), "7.1").unwrap_err().to_string();
+    assert!(error.contains("7.2 is what is left of it"), "{error}");
+    assert_eq!(damage(&store), []);
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+
+    // Once more: nothing is left to do.
+    let again = withdraw(&store, None, EVIL).unwrap();
+    assert_eq!((again.deleted, again.mirrors[0].revisions.len()), (0, 0));
+    assert_eq!(store.withdrawals().unwrap().len(), 1);
+}
+
+#[test]
+fn no_sync_brings_it_back_until_it_is_let_back() {
+    for method in [Method::Collect, Method::Changelog] {
+        let settings = Settings { method: Some(method), ..settings(NAMES) };
+        let log = || [event(3, "Alpha", "create"), event(5, "beta", "create")];
+        let world = World::new();
+        let script = first();
+        script.log(log());
+        world.sync(&script, &settings).unwrap();
+        let store = world.open();
+        withdraw(&store, None, EVIL).unwrap();
+        let purged = world.latest();
+        script.asked();
+        for _ in 0..2 {
+            world.sync(&script, &settings).unwrap();
+            assert_eq!(world.latest(), purged, "{method:?}: what upstream lists besides is what there is");
+        }
+        script.publish("beta", Some(7), "2", &[("beta-2.tar.gz", b"beta 2")]);
+        script.publish(
+            "Alpha",
+            Some(8),
+            "1 2 3",
+            &[("alpha-1.tar.gz", b"alpha 1"), ("alpha-2.tar.gz", EVIL), ("alpha-3.tar.gz", b"alpha 3")],
+        );
+        script.log([event(7, "beta", "new release"), event(8, "Alpha", "add source file alpha-3.tar.gz")]);
+        world.sync(&script, &settings).unwrap();
+        assert_eq!(world.latest().snapshot.label, label("8"), "{method:?}");
+        assert_eq!(world.version("alpha").as_deref(), Some("1 3"), "{method:?}");
+        assert_eq!(Script::count(&script.asked(), &format!("file {}", url("alpha-2.tar.gz"))), 0);
+        assert_eq!(damage(&store), []);
+
+        assert_eq!(let_back(&store, None, EVIL).unwrap(), 1);
+        assert_eq!(let_back(&store, None, EVIL).unwrap(), 0);
+        world.sync(&script, &settings).unwrap();
+        assert_eq!(world.latest().snapshot.label, label("8.2"), "{method:?}: no serial has moved");
+        assert_eq!(world.version("alpha").as_deref(), Some("1 2 3"), "{method:?}");
+        assert!(pool(&world, "pypi").contains(&"alpha-2.tar.gz".to_owned()));
+        assert_eq!(damage(&store), [], "what was withdrawn once is no damage later");
+        let before = world.latest();
+        world.sync(&script, &settings).unwrap();
+        assert_eq!(world.latest(), before);
+        invariants::check_at_rest(&world.root(), &store, &mirror());
+
+        // Old manifests that name the same unit hold nothing, and take nothing from the new one.
+        collect(&store);
+        assert_eq!(damage(&store), []);
+        assert!(store.blob_path(Blake3::of(EVIL)).exists());
+        assert_eq!(withdraw(&store, None, EVIL).unwrap().deleted, 1);
+        assert_eq!(damage(&store), []);
+    }
+}
+
+fn collect(store: &Store) {
+    let later = Timestamp::from_seconds(now().seconds() + 100).unwrap();
+    gc::collect(store, |_| Keep::default(), Duration::ZERO, later, false).unwrap();
+}
+
+#[test]
+fn another_mirror_keeps_what_was_withdrawn_from_one() {
+    let world = world();
+    let store = world.open();
+    let other: MirrorName = "other".parse().unwrap();
+    let others = Settings { mirror: other.clone(), ..settings(&["Alpha"]) };
+    sync_store(&store, &first(), &others).unwrap();
+
+    assert_eq!(withdraw(&store, Some(&mirror()), EVIL).unwrap().deleted, 0);
+    assert_eq!(pool(&world, "pypi"), ["alpha-1.tar.gz", "beta-1.tar.gz", "beta-2.tar.gz"]);
+    assert_eq!(pool(&world, "other"), ["alpha-1.tar.gz", "alpha-2.tar.gz"]);
+    assert!(store.blob_path(Blake3::of(EVIL)).exists());
+    sync_store(&store, &first(), &others).unwrap();
+    assert_eq!(store.latest(&other).unwrap().unwrap().snapshot.label, label("3"));
+    assert_eq!(damage(&store), []);
+
+    let done = withdraw(&store, None, EVIL).unwrap();
+    assert_eq!(done.deleted, 1);
+    assert_eq!(pool(&world, "other"), ["alpha-1.tar.gz"]);
+    // Let back to one of them.
+    let_back(&store, Some(&other), EVIL).unwrap();
+    sync_store(&store, &first(), &others).unwrap();
+    world.sync(&second(), &settings(NAMES)).unwrap();
+    assert_eq!(pool(&world, "other"), ["alpha-1.tar.gz", "alpha-2.tar.gz"]);
+    assert_eq!(pool(&world, "pypi"), ["alpha-1.tar.gz", "beta-1.tar.gz", "beta-2.tar.gz"]);
+    assert_eq!(damage(&store), []);
+}
+
+#[test]
+fn a_pin_and_a_view_that_was_rolled_back_go_over_to_the_revision() {
+    let world = world();
+    let store = world.open();
+    let old = store.at_serial(&mirror(), label("5").serial).unwrap().unwrap();
+    store.pin(old.id, now()).unwrap();
+    let lock = store.lock_mirror(&mirror(), "now").unwrap();
+    let verified = store.verified(old.clone(), None).unwrap();
+    strandline_view::publish(&store, &verified, &Lists, true, now(), &lock).unwrap();
+    drop(lock);
+
+    withdraw(&store, None, EVIL).unwrap();
+    let state = store.view_state(&mirror()).unwrap().unwrap();
+    let new = store.at_label(&mirror(), label("5.2")).unwrap().unwrap();
+    assert_eq!((state.snapshot, state.frozen), (new.id, true));
+    assert_eq!(store.recorded(state.previous.unwrap()).unwrap().snapshot.label, label("7.2"));
+    assert_eq!(store.pins().unwrap(), BTreeSet::from([new.id]));
+    assert_eq!(holding(&world, "alpha-2"), [] as [PathBuf; 0]);
+
+    // Retention keeps the record with what took its place, and drops both together.
+    let keep = Keep { last: 1, daily: 0, weekly: 0 };
+    gc::collect(&store, |_| keep, Duration::ZERO, now(), false).unwrap();
+    assert_eq!(world.labels(), ["7.2", "7", "5.2", "5"]);
+    assert!(!store.blob_path(Blake3::of(EVIL)).exists());
+    assert_eq!(damage(&store), []);
+    store.unpin(new.id).unwrap();
+    world.sync(&third(), &settings(NAMES)).unwrap();
+    let lock = store.lock_mirror(&mirror(), "now").unwrap();
+    for _ in 0..2 {
+        for serial in ["7", "9"] {
+            let recorded = store.select_served(&mirror(), serial).unwrap();
+            let verified = store.verified(recorded, None).unwrap();
+            strandline_view::publish(&store, &verified, &Lists, false, now(), &lock).unwrap();
+        }
+    }
+    drop(lock);
+    gc::collect(&store, |_| keep, Duration::ZERO, now(), false).unwrap();
+    assert_eq!(world.labels(), ["9", "7.2", "7"]);
+    assert_eq!(damage(&store), []);
+}
+
+/// The selection changed at one serial: the newest state of it has no such file, and stays the newest.
+#[test]
+fn the_newest_revision_of_a_serial_stays_the_newest() {
+    let world = World::new();
+    world.sync(&second(), &settings(NAMES)).unwrap();
+    world.sync(&second(), &settings(&["beta"])).unwrap();
+    assert_eq!(world.labels(), ["7.2", "7"]);
+    let store = world.open();
+    let tree = world.latest().snapshot.tree;
+    withdraw(&store, None, EVIL).unwrap();
+    assert_eq!(world.labels(), ["7.4", "7.3", "7.2", "7"]);
+    assert_eq!(world.latest().snapshot.tree, tree);
+    let state = store.view_state(&mirror()).unwrap().unwrap();
+    assert_eq!(state.snapshot, world.latest().id);
+    assert_eq!(damage(&store), []);
+    world.sync(&second(), &settings(&["beta"])).unwrap();
+    assert_eq!(world.labels(), ["7.4", "7.3", "7.2", "7"]);
+}
+
+#[test]
+fn a_page_that_is_lost_does_not_keep_it_alive() {
+    let world = world();
+    let store = world.open();
+    let alpha = store.unit(world.leaf("alpha").unwrap().unit).unwrap();
+    let page = alpha.entry("simple/alpha/index.v1_json").unwrap().blob;
+    store.disk().remove_file(&store.blob_path(page)).unwrap();
+    withdraw(&store, None, EVIL).unwrap();
+    assert_eq!(holding(&world, "alpha-2"), [] as [PathBuf; 0]);
+    assert_eq!(pool(&world, "pypi"), ["alpha-1.tar.gz", "beta-1.tar.gz", "beta-2.tar.gz"]);
+    assert!(world.leaf("alpha").is_none(), "better no project than this file");
+    assert_eq!(damage(&store), []);
+    // It comes back with the next sync, without the file.
+    world.sync(&second(), &settings(NAMES)).unwrap();
+    assert_eq!(world.version("alpha").as_deref(), Some("1"));
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+}
+
+#[test]
+fn what_is_not_here_yet_can_be_withdrawn_too() {
+    let world = World::new();
+    let store = world.open();
+    let done = withdraw(&store, None, EVIL).unwrap();
+    assert_eq!(done, Done::default());
+    let script = second();
+    world.sync(&script, &settings(NAMES)).unwrap();
+    assert_eq!(world.version("alpha").as_deref(), Some("1"));
+    assert_eq!(Script::count(&script.asked(), &format!("file {}", url("alpha-2.tar.gz"))), 0);
+    let_back(&store, None, EVIL).unwrap();
+    world.sync(&script, &settings(NAMES)).unwrap();
+    assert_eq!(world.version("alpha").as_deref(), Some("1 2"));
+}
+
+/// Whoever was at work on the mirror when it was recorded carries it out.
+#[test]
+fn a_sync_finishes_what_it_stood_in_the_way_of() {
+    let world = world();
+    let store = world.open();
+    let lock = store.lock_mirror(&mirror(), "now").unwrap();
+    let done = withdraw(&store, None, EVIL).unwrap();
+    assert_eq!((done.busy, done.deleted), (vec![mirror()], 0));
+    drop(lock);
+    world.sync(&second(), &settings(NAMES)).unwrap();
+    assert_eq!(world.labels(), ["7.2", "7", "5.2", "5"]);
+    assert!(!store.blob_path(Blake3::of(EVIL)).exists());
+    assert!(!store.is_purging().unwrap());
+    assert_eq!(pool(&world, "pypi"), ["alpha-1.tar.gz", "beta-1.tar.gz", "beta-2.tar.gz"]);
+}
+
+#[test]
+fn the_files_of_a_release() {
+    let world = world();
+    let store = world.open();
+    let script = Script::new();
+    let purge = purge_of(&store, &script);
+    let of_release = |project, version| purge.files_of_release(&[mirror()], &name(project), version).unwrap();
+    let file = WithdrawnFile { sha256: sha256(EVIL), name: Some((name("alpha"), "alpha-2.tar.gz".to_owned())) };
+    let found = of_release("alpha", "2");
+    assert_eq!((found.files.into_values().collect::<Vec<_>>(), found.unclear.len()), (vec![file], 0));
+    assert!(of_release("alpha", "9").files.is_empty() && of_release("gamma", "1").files.is_empty());
+}

@@ -1,0 +1,52 @@
+//! Showing at once what a withdrawal has left.
+//!
+//! What always holds, when [`follow_withdrawal`] has returned: neither tree has the pages of a snapshot that was superseded,
+//! and which serial readers see has not changed. Nobody waits for readers who may be in the standby: that it goes now is
+//! worth more than that a request which is under way ends in the tree in which it began.
+
+use strandline_model::{MirrorName, Timestamp};
+use strandline_store::{MirrorLock, Store, Twin, VerifyError};
+
+use crate::publish::{bring_up, publish, repair};
+use crate::{RootLists, ViewError};
+
+/// The view was not brought to what a withdrawal has left; doing it again goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The view could not be changed.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// What takes the place of a snapshot is not what it should be.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+}
+
+/// Switches the view to what took the place of the snapshot that it shows, if something did, frozen or not as it was, and
+/// brings the other tree there too if it has pages that are not served any more.
+pub fn follow_withdrawal(
+    store: &Store,
+    mirror: &MirrorName,
+    lists: &dyn RootLists,
+    now: Timestamp,
+    lock: &MirrorLock,
+) -> Result<(), FollowError> {
+    repair(store, mirror, lock)?;
+    let Some(state) = store.view_state(mirror).map_err(ViewError::from)? else { return Ok(()) };
+    let served = store.served(state.snapshot).map_err(ViewError::from)?;
+    let shown = store.recorded(state.snapshot).map_err(ViewError::from)?;
+    let recorded = store.recorded(served).map_err(ViewError::from)?;
+    let verified = store.verified(recorded, Some(&shown.snapshot))?;
+    publish(store, &verified, lists, state.frozen, now, lock)?;
+
+    let standby = store.view_state(mirror).map_err(ViewError::from)?.map_or(state.slot, |state| state.slot).other();
+    let twin = store.twin(mirror, standby).map_err(ViewError::from)?;
+    for held in [twin.base, twin.target].into_iter().flatten() {
+        if store.served(held).map_err(ViewError::from)? != held {
+            bring_up(store, &verified, standby, lists, lock)?;
+            let whole = Twin { base: Some(verified.id()), target: None };
+            store.record_twin(mirror, standby, whole, lock).map_err(ViewError::from)?;
+            break;
+        }
+    }
+    Ok(())
+}
