@@ -193,9 +193,27 @@ const MIGRATIONS: &[&str] = &["
         tag     TEXT,
         UNIQUE (mirror, project, unit)
     ) STRICT;
+", "
+    -- When the bytes of a blob were last read and found right, and with which number of the sequence that check began. What
+    -- comes in again loses its row, for nobody has read it since.
+    CREATE TABLE checked (
+        blake3 BLOB PRIMARY KEY REFERENCES blob (blake3) ON DELETE CASCADE,
+        number INTEGER NOT NULL,
+        time   INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX checked_number ON checked (number);
+
+    -- Checks of all data that have not come to their end: of which mirrors, with which number of the sequence, since when.
+    CREATE TABLE data_check (
+        mirrors TEXT PRIMARY KEY,
+        number  INTEGER NOT NULL,
+        began   INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 "];
 
-pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {
+/// Opens the catalog, and makes it if there is none. One without a table is refused where the store is `occupied`: it is
+/// what is left of another.
+pub(crate) fn open(path: &Path, disk: &Disk, occupied: bool) -> Result<Connection, StoreError> {
     let sql = |source| StoreError::Catalog { path: path.to_owned(), source };
     let foreign = |problem: String| StoreError::Foreign { path: path.to_owned(), problem };
     let mut connection = Connection::open(path).map_err(sql)?;
@@ -209,6 +227,9 @@ pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {
     let done = |connection: &Connection| {
         let tables: i64 =
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sql)?;
+        if tables == 0 && occupied {
+            return Err(StoreError::NoCatalog { path: path.to_owned(), found: "empty" });
+        }
         if tables > 0 && number(connection, "application_id")? != APPLICATION_ID {
             return Err(foreign("is another program's database".to_owned()));
         }

@@ -7,4 +7,6 @@ mod damage;
 mod gc;
 mod ingest;
 mod manifest;
+mod rebuild;
+mod recheck;
 mod world;
