@@ -14,7 +14,9 @@ pub mod collect;
 pub mod cut;
 mod fetch;
 mod progress;
+pub mod rebuild;
 pub mod record;
+pub mod repair;
 mod settings;
 pub mod source;
 
