@@ -13,6 +13,7 @@ mod holds;
 mod hostile;
 mod install;
 mod manifest;
+mod repair;
 mod server;
 mod sharing;
 mod tools;
