@@ -11,7 +11,7 @@ use crate::server::{Serve, get};
 use crate::world::{Run, World, files, text, wheel};
 
 /// A mirror of one project with some serials.
-fn mirror(serials: u64, top: &str, lines: &str) -> World {
+pub(crate) fn mirror(serials: u64, top: &str, lines: &str) -> World {
     let mut index = Index::new();
     index.upload("six", &wheel("six", "0.0", 1));
     let world = World::new(index, "");
@@ -29,7 +29,7 @@ fn mirror(serials: u64, top: &str, lines: &str) -> World {
 }
 
 /// The path of the only wheel that the newest snapshot has, and its blob.
-fn newest_wheel(world: &World) -> (String, PathBuf) {
+pub(crate) fn newest_wheel(world: &World) -> (String, PathBuf) {
     let shown = world.done(&["show", &format!("pypi@{}", world.newest()), "six"]);
     let line = shown.lines().find(|line| line.contains(".whl\t")).unwrap();
     let path = line.trim().split('\t').next().unwrap().to_owned();
@@ -40,7 +40,7 @@ fn newest_wheel(world: &World) -> (String, PathBuf) {
 }
 
 /// Changes the bytes of a file in place, which a program that respects its mode would not.
-fn overwrite(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn overwrite(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     let modified = fs::metadata(path).unwrap().modified().unwrap();
     change(&mut bytes);

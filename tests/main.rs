@@ -18,6 +18,7 @@ mod manifest;
 mod network;
 mod progress;
 mod purge;
+mod repair;
 mod server;
 mod sharing;
 mod tools;

@@ -148,10 +148,27 @@ pub(crate) enum Command {
     Verify {
         /// The mirror; all if none is named
         mirror: Option<MirrorName>,
-        /// Re-hash every blob
+        /// Re-hash every blob, the least recently checked first; goes on where the last check was interrupted
         #[arg(long)]
         data: bool,
+        /// Pass by blobs that were re-hashed more recently than this, such as 30d
+        #[arg(long, requires = "data", value_name = "DURATION")]
+        max_age: Option<crate::config::Seconds>,
+        /// Re-hash only this share of the blobs, the least recently checked, such as 5%
+        #[arg(long, requires = "data", value_name = "SHARE")]
+        sample: Option<crate::config::Share>,
+        /// Read at most so much in a second, such as 100MiB
+        #[arg(long, requires = "data", value_name = "SIZE")]
+        limit: Option<crate::config::Bytes>,
+        /// Begin anew, where the last check was interrupted
+        #[arg(long, requires = "data")]
+        restart: bool,
+        /// Put right what is damaged: fetch lost blobs again, mend the view; what is broken is moved aside
+        #[arg(long)]
+        repair: bool,
     },
+    /// Make a new catalog of what is published, where the old one is lost and there is no backup of it
+    Rebuild,
     /// Drop what retention does not keep, and delete what nothing names any more
     Gc {
         /// Only say what would be done

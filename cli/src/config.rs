@@ -133,8 +133,24 @@ impl FromStr for Seconds {
     }
 }
 
+/// A size, written `500MB` or `1GiB`.
 #[derive(Debug, Clone, Copy)]
-struct Bytes(u64);
+pub(crate) struct Bytes(pub(crate) u64);
+
+/// A share, written `5%` or `0.5%`: between 0 and 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share(pub(crate) f64);
+
+impl FromStr for Share {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+        match number {
+            Some(percent) if percent > 0.0 && percent <= 100.0 => Ok(Self(percent / 100.0)),
+            _ => Err(format!("`{text}` is not a share such as `5%`, above 0% and up to 100%")),
+        }
+    }
+}
 
 impl FromStr for Bytes {
     type Err = String;

@@ -76,11 +76,18 @@ pub(crate) fn failure(error: &anyhow::Error) -> Exit {
 
 const UNCHANGED: &str = "Readers see what they saw before; the next sync tries again.";
 
+const CORRUPT: &str = "The catalog is damaged; `strandline verify` says where. Readers see what is published, as before. Restore the \
+    catalog from its newest backup (docs/operations.md, \"Restoring\"); without one, `strandline rebuild` makes a new one of \
+    what is published.";
+
 fn judge(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
     let causes: Vec<_> = error.chain().flat_map(|cause| successors(Some(cause), |outer| inner(*outer))).collect();
     if causes.iter().any(|cause| cause.downcast_ref::<DiskError>().is_some_and(DiskError::is_full)) {
         let hint = "The disk is full. Readers see what they saw before; `strandline gc` frees what nothing names.";
         return (Exit::Failed, Some(hint));
+    }
+    if causes.iter().any(|cause| cause.downcast_ref().is_some_and(StoreError::is_corruption)) {
+        return (Exit::Failed, Some(CORRUPT));
     }
     if causes.iter().any(|cause| matches!(cause.downcast_ref(), Some(LockError::Held { .. }))) {
         return (Exit::Failed, Some("Nothing was done. Try again when it has ended."));

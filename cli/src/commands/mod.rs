@@ -6,6 +6,7 @@ mod maintain;
 pub(crate) mod purge;
 mod serve;
 mod sync;
+mod verify;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -57,7 +58,11 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Pin { mirror, serial } => maintain::pin(&read()?, &mirror, &serial),
         Command::Unpin { mirror, serial } => maintain::unpin(&read()?, &mirror, &serial),
         Command::Mirror(MirrorCommand::Remove { name }) => maintain::remove_mirror(&read()?, &name),
-        Command::Verify { mirror, data } => maintain::verify(&read()?, mirror.as_ref(), data),
+        Command::Verify { mirror, data, max_age, sample, limit, restart, repair } => {
+            let data = data.then_some(verify::Which { max_age, sample, limit, restart });
+            verify::verify(&read()?, mirror.as_ref(), data, repair).await
+        }
+        Command::Rebuild => verify::rebuild(&read()?),
         Command::Gc { dry_run } => maintain::gc(&read()?, dry_run),
         Command::Adopt { mirror, directory, copy, json } => {
             adopt::adopt(&read()?, &mirror, &directory, adopt::Options { copy, json })

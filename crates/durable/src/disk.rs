@@ -216,6 +216,14 @@ impl Disk {
         Ok(file.map(|file| NewFile { file, path: to.to_owned(), disk: self.clone() }))
     }
 
+    /// Sets the time of modification of a file that is there, in seconds since 1970. Nothing is synced.
+    pub fn set_modified(&self, path: &Path, modified: u64) -> Result<(), DiskError> {
+        self.run("set the time of", path, || {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(modified);
+            File::open(path)?.set_times(FileTimes::new().set_modified(time))
+        })
+    }
+
     /// Points the symbolic link `link` to `target` in one step: whoever looks sees the old or the new.
     pub fn switch_link(&self, link: &Path, target: &Path) -> Result<(), DiskError> {
         let mut next = link.as_os_str().to_owned();

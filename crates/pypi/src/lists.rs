@@ -11,6 +11,7 @@ use strandline_model::{DisplayName, Serial, TreePath};
 use strandline_view::{ListedProject, RootLists};
 
 use crate::render::API_VERSION;
+use crate::root::parse_with_serial;
 
 /// The lists of all projects of a Python package index (PEPs 503 and 691).
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,6 +36,17 @@ impl RootLists for PypiLists {
             "simple/index.html" | "simple/index.v1_html" => write_html(serial, projects, out),
             other => Err(io::Error::other(format!("`{other}` is not a list of projects"))),
         }
+    }
+
+    /// Reads the list in JSON; the one in HTML lacks the projects' serials.
+    fn read(&self, bytes: &[u8]) -> io::Result<(Serial, Vec<ListedProject>)> {
+        let (serial, projects) = parse_with_serial(bytes).map_err(io::Error::other)?;
+        let serial = serial.ok_or_else(|| io::Error::other("the list has no serial"))?;
+        let listed = |(display, serial): (DisplayName, Serial)| {
+            let name = display.normalise();
+            ListedProject { name, display, serial }
+        };
+        Ok((serial, projects.into_iter().map(listed).collect()))
     }
 }
 

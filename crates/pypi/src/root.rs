@@ -26,6 +26,8 @@ struct RawList<'a> {
 struct RawMeta<'a> {
     #[serde(borrow, default, rename = "api-version")]
     api_version: Raw<'a>,
+    #[serde(borrow, default, rename = "_last-serial")]
+    last_serial: Raw<'a>,
 }
 
 #[derive(Deserialize)]
@@ -38,11 +40,18 @@ struct RawProject<'a> {
 
 /// Reads the JSON list; a project without a serial has serial 0.
 pub(crate) fn parse_json(bytes: &[u8]) -> Result<Vec<(DisplayName, Serial)>, Problem> {
+    parse_with_serial(bytes).map(|(_, projects)| projects)
+}
+
+/// Reads the JSON list with its own serial, if it has one.
+pub(crate) fn parse_with_serial(bytes: &[u8]) -> Result<(Option<Serial>, Vec<(DisplayName, Serial)>), Problem> {
     let list = serde_json::from_slice(bytes).map_err(|error| malformed(format!("the list is not JSON: {error}")))?;
     let list: RawList<'_> = object("the list", Some(list))?.ok_or_else(|| malformed("the list is `null`"))?;
     let meta: RawMeta<'_> =
         object("meta", list.meta)?.ok_or_else(|| malformed("meta is missing; expected an object"))?;
     check_api_version(&required::<String>("meta.api-version", "a text such as `1.4`", meta.api_version)?)?;
+    // Upstream's is of no use, so it may be what it likes.
+    let last = serial("meta._last-serial", meta.last_serial).unwrap_or_default();
     let raw: Vec<&RawValue> = required("projects", "a list of objects", list.projects)?;
     let mut projects = Vec::with_capacity(raw.len());
     for (index, raw) in raw.into_iter().enumerate() {
@@ -53,7 +62,7 @@ pub(crate) fn parse_json(bytes: &[u8]) -> Result<Vec<(DisplayName, Serial)>, Pro
         let serial = serial(&field("._last-serial"), project.last_serial)?.unwrap_or(Serial::ZERO);
         take(&mut projects, &name, serial);
     }
-    Ok(projects)
+    Ok((last, projects))
 }
 
 /// Reads the HTML list, which has no serials: each project has serial 0.

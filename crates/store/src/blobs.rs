@@ -223,6 +223,11 @@ impl Intake {
         })
     }
 
+    /// Where what comes in goes.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
     /// The blob with this SHA-256, if the store has it and this mirror may use it: one that only private mirrors have
     /// brought is theirs. It stays as long as the intake is open.
     pub fn find(&self, sha256: ClaimedSha256) -> Result<Option<Blob>, StoreError> {

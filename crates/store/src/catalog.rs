@@ -259,9 +259,27 @@ const MIGRATIONS: &[&str] = &["
         project TEXT NOT NULL,
         PRIMARY KEY (mirror, project)
     ) STRICT, WITHOUT ROWID;
+", "
+    -- When the bytes of a blob were last read and found right, and with which number of the sequence that check began. What
+    -- comes in again loses its row, for nobody has read it since.
+    CREATE TABLE checked (
+        blake3 BLOB PRIMARY KEY REFERENCES blob (blake3) ON DELETE CASCADE,
+        number INTEGER NOT NULL,
+        time   INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX checked_number ON checked (number);
+
+    -- Checks of all data that have not come to their end: of which mirrors, with which number of the sequence, since when.
+    CREATE TABLE data_check (
+        mirrors TEXT PRIMARY KEY,
+        number  INTEGER NOT NULL,
+        began   INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 "];
 
-pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {
+/// Opens the catalog, and makes it if there is none. One without a table is refused where the store is `occupied`: it is
+/// what is left of another.
+pub(crate) fn open(path: &Path, disk: &Disk, occupied: bool) -> Result<Connection, StoreError> {
     let sql = |source| StoreError::Catalog { path: path.to_owned(), source };
     let foreign = |problem: String| StoreError::Foreign { path: path.to_owned(), problem };
     let mut connection = Connection::open(path).map_err(sql)?;
@@ -275,6 +293,9 @@ pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {
     let done = |connection: &Connection| {
         let tables: i64 =
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sql)?;
+        if tables == 0 && occupied {
+            return Err(StoreError::NoCatalog { path: path.to_owned(), found: "empty" });
+        }
         if tables > 0 && number(connection, "application_id")? != APPLICATION_ID {
             return Err(foreign("is another program's database".to_owned()));
         }
@@ -338,7 +359,7 @@ mod tests {
     fn a_commit_is_durable_before_it_counts() {
         let directory = tempfile::tempdir().unwrap();
         for opened in ["created", "opened again"] {
-            let connection = open(&directory.path().join("catalog.db"), &Disk::new()).unwrap();
+            let connection = open(&directory.path().join("catalog.db"), &Disk::new(), false).unwrap();
             let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).unwrap();
             assert_eq!((pragma("synchronous"), pragma("foreign_keys")), (2, 1), "FULL and on, {opened}");
             let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();

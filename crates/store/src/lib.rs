@@ -16,8 +16,11 @@ mod bodies;
 mod catalog;
 mod commit;
 pub mod gc;
+mod limit;
 mod mirrors;
+mod rebuild;
 mod removal;
+mod repair;
 mod superseded;
 mod twins;
 pub mod verify;
@@ -32,9 +35,11 @@ use strandline_model::{BadBody, Blake3, MirrorName};
 
 pub use blobs::{Blob, Incoming, Intake, Manner, ReceiveError, Staged};
 pub use commit::{Committed, Draft, DraftUnit, Verified, VerifyError};
+pub use limit::{Limiter, Pace};
 pub use mirrors::{
     CutReport, LastSync, MirrorRow, MirrorUsage, Recorded, SeenPage, SeenRow, SelectError, Usage, Validation,
 };
+pub use rebuild::{Rebuild, Rebuilt};
 pub use superseded::{Naming, is_release_file};
 pub use twins::{Slot, Twin, ViewState};
 pub use withdrawal::{Order, Withdrawal, WithdrawnFile};
@@ -68,6 +73,23 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
+    /// There is no catalog, or one without a table, and there are blobs or views. Nothing was changed.
+    #[error(
+        "the catalog `{}` is {found}, and the store has blobs or views: restore the catalog from its newest backup (docs/operations.md, \"Restoring\"), or let `strandline rebuild` make one of what is published",
+        path.display()
+    )]
+    NoCatalog {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is there instead: `missing`, `empty`, or `half rebuilt`.
+        found: &'static str,
+    },
+    /// There is nothing to rebuild. Nothing was changed.
+    #[error("the catalog `{}` is whole: there is nothing to rebuild", path.display())]
+    Whole {
+        /// The catalog.
+        path: PathBuf,
+    },
     /// The catalog lacks a body that it should have, or has other bytes under its id.
     #[error("the catalog's body {id} {problem}; run `strandline verify`")]
     Damaged {
@@ -85,6 +107,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether SQLite could not make sense of its own file.
+    pub fn is_corruption(&self) -> bool {
+        matches!(self, Self::Catalog { source, .. } if verify::is_corruption(source))
+    }
+
     fn damaged(id: Blake3, problem: &BadBody) -> Self {
         Self::Damaged { id, problem: format!("is damaged: {problem}") }
     }
@@ -102,7 +129,24 @@ impl Store {
         for directory in ["blobs", "incoming", "locks", "views"] {
             disk.create_directory(&root.join(directory))?;
         }
-        let catalog = catalog::open(&root.join(CATALOG), &disk)?;
+        let path = root.join(CATALOG);
+        // An empty catalog would say that nothing is known of what is there.
+        let found = match std::fs::metadata(&path) {
+            _ if root.join(rebuild::MARK).exists() => Some("half rebuilt"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some("missing"),
+            Ok(metadata) if metadata.len() == 0 => Some("empty"),
+            _ => None,
+        };
+        let occupied = rebuild::is_occupied(root)?;
+        match found {
+            Some(found) if occupied => Err(StoreError::NoCatalog { path, found }),
+            _ => Self::open_catalog(root, disk, occupied),
+        }
+    }
+
+    /// Opens a store whose catalog is made if there is none; not where the store is `occupied`.
+    fn open_catalog(root: &Path, disk: Disk, occupied: bool) -> Result<Self, StoreError> {
+        let catalog = catalog::open(&root.join(CATALOG), &disk, occupied)?;
         let store = Self { root: root.to_owned(), disk, catalog: Mutex::new(catalog) };
         gc::finish(&store)?;
         Ok(store)

@@ -1,17 +1,37 @@
 //! Looking whether the store is what its catalog says.
 //!
-//! The structure is always checked: every snapshot, node and unit is re-read and re-hashed once, and every blob that a
-//! unit names has its row, and a file of its size. With the data, every blob is re-hashed on all cores.
+//! The structure is always checked: SQLite's own pages; every snapshot, node and unit, re-read and re-hashed once; every
+//! entry of a unit against the catalog's row; and every file that a row stands for, by its size. With the data, blobs are
+//! re-hashed too ([`Data`]).
+//!
+//! What is wrong is named: where, and which paths of which mirrors and serials need it. Whatever is dropped meanwhile is
+//! nobody's damage. Of each blob that is named, only eight bytes are kept in memory.
+
+mod data;
+mod pages;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 
 use rayon::prelude::*;
-use strandline_model::{Blake3, Entry, Hasher, Label, MirrorName, Node, trie::Nodes as _};
+use rusqlite::{Connection, OptionalExtension as _};
+use strandline_model::{
+    Blake3, Entry, Label, MirrorName, Node, ProjectName, Sha256, Timestamp, TreePath, trie::Nodes as _,
+};
 
 use crate::bodies::Bodies;
 use crate::{Store, StoreError};
+
+pub use data::Data;
+pub use pages::damaged_pages;
+pub(crate) use pages::is_corruption;
+
+/// Which rows of `blob` stand for a file that has to be there: the one place that decides what may be missing.
+const PRESENT: &str = "deleting = 0";
+/// How many files are looked at together.
+const BATCH: usize = 4096;
 
 /// What was checked, and what is wrong.
 #[derive(Debug, Default)]
@@ -24,6 +44,12 @@ pub struct Report {
     pub blobs: u64,
     /// The bytes of those blobs.
     pub bytes: u64,
+    /// How many blobs were re-hashed.
+    pub rehashed: u64,
+    /// Their bytes.
+    pub rehashed_bytes: u64,
+    /// When the interrupted check began that this one went on with, if it did.
+    pub resumed: Option<Timestamp>,
     /// What is wrong.
     pub damage: Vec<Damage>,
 }
@@ -31,39 +57,108 @@ pub struct Report {
 /// Something that is not as the catalog says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Damage {
+    /// SQLite's own file is damaged.
+    Catalog {
+        /// What SQLite says of it.
+        problem: String,
+    },
     /// A unit, node or snapshot cannot be read, so what is below it was not looked at.
     Body {
         /// Its id.
         id: Blake3,
+        /// The project, if it is a unit.
+        project: Option<ProjectName>,
         /// What is wrong with it.
         problem: String,
-        /// The snapshots that were found to need it, as `MIRROR@LABEL`.
-        needed_by: Vec<String>,
+        /// The snapshots that need it.
+        needed_by: Vec<(MirrorName, Label)>,
     },
     /// A blob is missing or has other bytes.
     Blob {
         /// Its name.
         blob: Blake3,
+        /// What its bytes should be.
+        sha256: Sha256,
+        /// How many there should be.
+        size: u64,
         /// What is wrong with it.
         problem: String,
-        /// Where it is named, as `MIRROR@LABEL PATH`.
-        named_by: Vec<String>,
+        /// Where it is named.
+        named_by: Vec<Naming>,
     },
+}
+
+/// Where a blob is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Naming {
+    /// The mirror.
+    pub mirror: MirrorName,
+    /// Its snapshot.
+    pub label: Label,
+    /// The project.
+    pub project: ProjectName,
+    /// The project's unit.
+    pub unit: Blake3,
+    /// The path.
+    pub path: TreePath,
+}
+
+impl fmt::Display for Naming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{} {}", self.mirror, self.label, self.path)
+    }
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (problem, names) = match self {
-            Self::Body { id, problem, needed_by } => {
-                write!(f, "body {id} ")?;
-                (problem, needed_by)
+        let names = match self {
+            Self::Catalog { problem } => return write!(f, "the catalog is damaged: {problem}"),
+            Self::Body { id, project, problem, needed_by } => {
+                write!(f, "body {id} {problem}")?;
+                if let Some(project) = project {
+                    write!(f, "; it is {project}")?;
+                }
+                needed_by.iter().map(|(mirror, label)| format!("{mirror}@{label}")).collect::<Vec<_>>()
             }
-            Self::Blob { blob, problem, named_by } => {
-                write!(f, "blob {blob} ")?;
-                (problem, named_by)
+            Self::Blob { blob, problem, named_by, .. } => {
+                write!(f, "blob {blob} {problem}")?;
+                named_by.iter().map(ToString::to_string).collect()
             }
         };
-        write!(f, "{problem}; named by {}", names.join(", "))
+        write!(f, "; named by {}", names.join(", "))
+    }
+}
+
+/// The blobs that snapshots name: the first eight bytes of each name, sorted. That two blobs share them does no harm: one
+/// more is looked at.
+struct Named(Vec<u64>);
+
+impl Named {
+    fn short(blob: Blake3) -> u64 {
+        let first = blob.as_bytes().first_chunk().expect("a digest has 32 bytes");
+        u64::from_be_bytes(*first)
+    }
+
+    fn has(&self, blob: Blake3) -> bool {
+        self.0.binary_search(&Self::short(blob)).is_ok()
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+/// Blobs that are damaged, each with what it should be and what is wrong.
+#[derive(Default)]
+struct Broken(BTreeMap<Blake3, (Sha256, u64, String)>);
+
+impl Broken {
+    fn add(&mut self, blob: Blake3, sha256: Sha256, size: u64, problem: String) {
+        self.0.entry(blob).or_insert((sha256, size, problem));
+    }
+
+    fn contains(&self, blob: Blake3) -> bool {
+        self.0.contains_key(&blob)
     }
 }
 
@@ -71,176 +166,289 @@ impl fmt::Display for Damage {
 #[derive(Default)]
 struct Walk {
     bodies: HashSet<Blake3>,
-    blobs: HashMap<Blake3, Entry>,
-    damage: Vec<Damage>,
+    named: Vec<u64>,
+    broken: Broken,
+    damaged: HashMap<Blake3, String>,
 }
 
-/// Checks all retained snapshots of the mirrors. `checked` is told, from any thread, how many bytes were re-hashed.
+/// Checks all retained snapshots of the mirrors; with `data`, also the bytes of all blobs. `read` is told, from any thread,
+/// how many bytes were read. Nothing is changed.
 pub fn verify(
     store: &Store,
     mirrors: &[MirrorName],
     data: bool,
-    checked: &(dyn Fn(u64) + Sync),
+    read: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, StoreError> {
-    let mut walk = Walk::default();
+    verify_data(store, mirrors, data.then(Data::default).as_ref(), read)
+}
+
+/// The same, with a choice of which data to read.
+pub fn verify_data(
+    store: &Store,
+    mirrors: &[MirrorName],
+    data: Option<&Data<'_>>,
+    read: &(dyn Fn(u64) + Sync),
+) -> Result<Report, StoreError> {
     let mut report = Report::default();
+    let pages = pages::check(&store.connection(), data.is_some()).map_err(store.sql())?;
+    report.damage.extend(pages.into_iter().map(|problem| Damage::Catalog { problem }));
+    match contents(store, mirrors, data, read, &mut report) {
+        // That is said already, and what lies behind the damaged page cannot be looked at.
+        Err(error) if error.is_corruption() && !report.damage.is_empty() => {}
+        Err(error) if error.is_corruption() => {
+            let problem =
+                format!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
+            report.damage.push(Damage::Catalog { problem });
+        }
+        done => done?,
+    }
+    Ok(report)
+}
+
+fn contents(
+    store: &Store,
+    mirrors: &[MirrorName],
+    data: Option<&Data<'_>>,
+    read: &(dyn Fn(u64) + Sync),
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let mut walk = Walk::default();
     // What was withdrawn is a state and not damage: superseded snapshots are a record of what there was, and need no blobs.
     // They come last, so that what they share with others counts for those.
     let mut records = Vec::new();
     for mirror in mirrors {
         let superseded = store.superseded(mirror)?;
-        for (label, id) in store.labels(mirror)? {
+        for (_, id) in store.labels(mirror)? {
             report.snapshots += 1;
-            let name = format!("{mirror}@{label}");
             if superseded.contains_key(&id) {
-                records.push((name, id));
+                records.push(id);
             } else {
-                visit(store, &name, id, &mut walk)?;
+                visit(store, id, &mut walk)?;
             }
         }
     }
-    let blobs = std::mem::take(&mut walk.blobs);
-    for (name, id) in records {
-        visit(store, &name, id, &mut walk)?;
+    let (named, broken) = (std::mem::take(&mut walk.named), std::mem::take(&mut walk.broken));
+    for id in records {
+        visit(store, id, &mut walk)?;
     }
-    walk.blobs = blobs;
-    report.bodies = walk.bodies.len() as u64;
-    report.blobs = walk.blobs.len() as u64;
-    report.bytes = walk.blobs.values().map(|entry| entry.size).sum();
-
-    let mut broken: BTreeMap<Blake3, String> = BTreeMap::new();
-    for entry in walk.blobs.values() {
-        if let Some(problem) = store.row_problem(entry)? {
-            broken.insert(entry.blob, problem);
-        }
+    (walk.named, walk.broken) = (named, broken);
+    let Walk { bodies, mut named, mut broken, damaged } = walk;
+    report.bodies = bodies.len() as u64;
+    named.par_sort_unstable();
+    named.dedup();
+    let named = Named(named);
+    report.blobs = named.len();
+    look_at_files(store, &named, &mut broken, report)?;
+    if let Some(data) = data {
+        data::check(store, mirrors, &named, data, read, report, &mut broken)?;
     }
-    let found: Vec<_> = walk
-        .blobs
-        .par_iter()
-        .filter_map(|(blob, entry)| Some((*blob, file_problem(store, entry, data, checked)?)))
-        .collect();
-    broken.extend(found);
-    report.damage = walk.damage;
-    if !broken.is_empty() {
+    if !broken.0.is_empty() || !damaged.is_empty() {
         // Only now is it worth finding out where they are named.
-        let mut named = names(store, mirrors, &broken)?;
-        report.damage.extend(broken.into_iter().map(|(blob, problem)| Damage::Blob {
-            blob,
-            problem,
-            named_by: named.remove(&blob).unwrap_or_default(),
-        }));
+        name(store, mirrors, &broken, &damaged, report)?;
     }
-    Ok(report)
+    Ok(())
 }
 
 /// Reads a snapshot and what is below it, as far as that was not read before.
-fn visit(store: &Store, name: &str, snapshot: Blake3, walk: &mut Walk) -> Result<(), StoreError> {
+fn visit(store: &Store, snapshot: Blake3, walk: &mut Walk) -> Result<(), StoreError> {
     let connection = store.connection();
     let bodies = Bodies { store, connection: &connection };
-    let note = |id, error: StoreError, damage: &mut Vec<Damage>| match error {
+    let Walk { bodies: seen, named, broken, damaged } = walk;
+    let mut note = |id, error: StoreError| match error {
         StoreError::Damaged { problem, .. } => {
-            damage.push(Damage::Body { id, problem, needed_by: vec![name.to_owned()] });
+            damaged.insert(id, problem);
             Ok(())
         }
         other => Err(other),
     };
     let mut nodes = match bodies.snapshot(snapshot) {
         Ok(snapshot) => vec![snapshot.tree],
-        Err(error) => return note(snapshot, error, &mut walk.damage),
+        Err(error) => return note(snapshot, error),
     };
     while let Some(id) = nodes.pop() {
-        if !walk.bodies.insert(id) {
+        if !seen.insert(id) {
             continue;
         }
         match bodies.node(id) {
             Ok(Node::Branch(children)) => nodes.extend(children.iter().flatten().map(|child| child.node)),
             Ok(Node::Leaf(leaves)) => {
                 for leaf in leaves {
-                    if !walk.bodies.insert(leaf.unit) {
+                    if !seen.insert(leaf.unit) {
                         continue;
                     }
                     match bodies.unit(leaf.unit) {
                         Ok(unit) => {
-                            walk.blobs.extend(unit.entries().iter().map(|entry| (entry.blob, entry.clone())));
+                            for entry in unit.entries() {
+                                named.push(Named::short(entry.blob));
+                                if let Some(problem) = store.row_problem(&connection, entry)? {
+                                    broken.add(entry.blob, entry.sha256, entry.size, problem);
+                                }
+                            }
                         }
-                        Err(error) => note(leaf.unit, error, &mut walk.damage)?,
+                        Err(error) => note(leaf.unit, error)?,
                     }
                 }
             }
-            Err(error) => note(id, error, &mut walk.damage)?,
+            Err(error) => note(id, error)?,
         }
     }
     Ok(())
 }
 
-/// What is wrong with the file of a blob, if anything.
-fn file_problem(store: &Store, entry: &Entry, data: bool, checked: &(dyn Fn(u64) + Sync)) -> Option<String> {
-    let path = store.blob_path(entry.blob);
-    let look = || -> io::Result<Option<String>> {
-        let size = std::fs::metadata(&path)?.len();
-        if size != entry.size {
-            return Ok(Some(format!("has {size} bytes instead of {}", entry.size)));
+/// Looks whether each blob among `named` has a file of its size.
+fn look_at_files(store: &Store, named: &Named, broken: &mut Broken, report: &mut Report) -> Result<(), StoreError> {
+    let mut after = Vec::new();
+    loop {
+        let rows: Vec<([u8; 32], [u8; 32], u64)> = store
+            .connection()
+            .prepare_cached(&format!(
+                "SELECT blake3, sha256, size FROM blob WHERE blake3 > ?1 AND {PRESENT} ORDER BY blake3 LIMIT {BATCH}"
+            ))
+            .and_then(|mut statement| {
+                statement.query_map([&after], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+            })
+            .map_err(store.sql())?;
+        let Some((last, ..)) = rows.last() else { return Ok(()) };
+        after = last.to_vec();
+        let rows: Vec<_> = rows
+            .into_iter()
+            .map(|(blake3, sha256, size)| (Blake3::from_stored(blake3), Sha256::from_stored(sha256), size))
+            .filter(|(blake3, ..)| named.has(*blake3))
+            .collect();
+        report.bytes += rows.iter().map(|(.., size)| size).sum::<u64>();
+        let found: Vec<_> = rows
+            .par_iter()
+            .filter_map(|(blake3, sha256, size)| {
+                let look = std::fs::symlink_metadata(store.blob_path(*blake3));
+                let look = look.map(|found| (found.len() != *size).then(|| length(found.len(), *size)));
+                Some((*blake3, *sha256, *size, in_words(look)?))
+            })
+            .collect();
+        for (blake3, sha256, size, problem) in found {
+            broken.add(blake3, sha256, size, problem);
         }
-        if !data {
-            return Ok(None);
-        }
-        let mut hashing = Hashing { hasher: Hasher::default(), unreported: 0, checked };
-        io::copy(&mut std::fs::File::open(&path)?, &mut hashing)?;
-        checked(hashing.unreported);
-        let (blake3, sha256, _) = hashing.hasher.finish();
-        Ok((blake3 != entry.blob || sha256 != entry.sha256).then(|| "has other bytes than its name says".to_owned()))
-    };
-    match look() {
+    }
+}
+
+fn length(found: u64, expected: u64) -> String {
+    format!("has {found} bytes instead of {expected}")
+}
+
+/// What is wrong with a file that was looked at.
+fn in_words(found: io::Result<Option<String>>) -> Option<String> {
+    match found {
         Ok(problem) => problem,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some("is missing".to_owned()),
         Err(error) => Some(format!("cannot be read: {error}")),
     }
 }
 
-struct Hashing<'a> {
-    hasher: Hasher,
-    unreported: u64,
-    checked: &'a (dyn Fn(u64) + Sync),
+/// Something broken that a tree names.
+#[derive(Clone)]
+enum Hit {
+    Body(Blake3, Option<ProjectName>),
+    Blob(Blake3, Rc<(ProjectName, Blake3)>, TreePath),
 }
 
-impl io::Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        const REPORT_EVERY: u64 = 16 << 20;
-        self.hasher.update(bytes);
-        let unreported = &mut self.unreported;
-        *unreported += bytes.len() as u64;
-        if *unreported >= REPORT_EVERY {
-            (self.checked)(std::mem::take(unreported));
+/// Looks for what is broken below nodes; each node is looked at once.
+struct Search<'a> {
+    bodies: Bodies<'a>,
+    broken: &'a Broken,
+    damaged: &'a HashMap<Blake3, String>,
+    below: HashMap<Blake3, Rc<Vec<Hit>>>,
+}
+
+impl Search<'_> {
+    fn below(&mut self, node: Blake3) -> Result<Rc<Vec<Hit>>, StoreError> {
+        if let Some(known) = self.below.get(&node) {
+            return Ok(known.clone());
         }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        let mut hits = Vec::new();
+        if self.damaged.contains_key(&node) {
+            hits.push(Hit::Body(node, None));
+        } else {
+            match present(self.bodies.node(node))?.unwrap_or(Node::Leaf(Vec::new())) {
+                Node::Branch(children) => {
+                    for child in children.iter().flatten() {
+                        hits.extend(self.below(child.node)?.iter().cloned());
+                    }
+                }
+                Node::Leaf(leaves) => {
+                    for leaf in leaves {
+                        if self.damaged.contains_key(&leaf.unit) {
+                            hits.push(Hit::Body(leaf.unit, Some(leaf.name)));
+                            continue;
+                        }
+                        let Some(unit) = present(self.bodies.unit(leaf.unit))? else { continue };
+                        let whose = Rc::new((leaf.name, leaf.unit));
+                        let named = unit.entries().iter().filter(|entry| self.broken.contains(entry.blob));
+                        hits.extend(named.map(|entry| Hit::Blob(entry.blob, whose.clone(), entry.path.clone())));
+                    }
+                }
+            }
+        }
+        let hits = Rc::new(hits);
+        self.below.insert(node, hits.clone());
+        Ok(hits)
     }
 }
 
-/// Where blobs are named.
-fn names(
+/// What was whole a moment ago, unless a collection has dropped it since.
+fn present<T>(body: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match body {
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        body => body.map(Some),
+    }
+}
+
+/// Adds to the report where what is broken is named by a snapshot that is there yet. What no snapshot names is no damage.
+fn name(
     store: &Store,
     mirrors: &[MirrorName],
-    blobs: &BTreeMap<Blake3, String>,
-) -> Result<HashMap<Blake3, Vec<String>>, StoreError> {
-    let mut named: HashMap<Blake3, Vec<String>> = HashMap::new();
+    broken: &Broken,
+    damaged: &HashMap<Blake3, String>,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let mut labels = Vec::new();
     for mirror in mirrors {
-        for (label, id) in store.labels(mirror)? {
-            // Trees with damage were reported above; here they only add nothing.
-            let Ok(recorded) = store.recorded(id) else { continue };
-            let Ok(leaves) = store.leaves(&recorded.snapshot) else { continue };
-            for leaf in leaves {
-                let Ok(unit) = store.unit(leaf.unit) else { continue };
-                for entry in unit.entries().iter().filter(|entry| blobs.contains_key(&entry.blob)) {
-                    named.entry(entry.blob).or_default().push(format!("{mirror}@{label} {}", entry.path));
+        labels.extend(store.labels(mirror)?.into_iter().map(|(label, id)| (mirror, label, id)));
+    }
+    let connection = store.connection();
+    let bodies = Bodies { store, connection: &connection };
+    let mut search = Search { bodies, broken, damaged, below: HashMap::new() };
+    let mut blobs: BTreeMap<Blake3, Vec<Naming>> = BTreeMap::new();
+    let mut needed: BTreeMap<Blake3, (Option<ProjectName>, Vec<(MirrorName, Label)>)> = BTreeMap::new();
+    for (mirror, label, id) in labels {
+        let hits = if damaged.contains_key(&id) {
+            Rc::new(vec![Hit::Body(id, None)])
+        } else {
+            let Some(snapshot) = present(search.bodies.snapshot(id))? else { continue };
+            search.below(snapshot.tree)?
+        };
+        for hit in hits.iter().cloned() {
+            match hit {
+                Hit::Body(id, project) => {
+                    needed.entry(id).or_insert((project, Vec::new())).1.push((mirror.clone(), label));
+                }
+                Hit::Blob(blob, whose, path) => {
+                    let (project, unit) = (*whose).clone();
+                    let naming = Naming { mirror: mirror.clone(), label, project, unit, path };
+                    blobs.entry(blob).or_default().push(naming);
                 }
             }
         }
     }
-    Ok(named)
+    report.damage.extend(needed.into_iter().map(|(id, (project, needed_by))| Damage::Body {
+        id,
+        project,
+        problem: damaged.get(&id).cloned().unwrap_or_default(),
+        needed_by,
+    }));
+    report.damage.extend(blobs.into_iter().filter_map(|(blob, named_by)| {
+        let (sha256, size, problem) = broken.0.get(&blob)?.clone();
+        Some(Damage::Blob { blob, sha256, size, problem, named_by })
+    }));
+    Ok(())
 }
 
 impl Store {
@@ -264,16 +472,16 @@ impl Store {
     }
 
     /// What is wrong with the row of a blob, if anything.
-    fn row_problem(&self, entry: &Entry) -> Result<Option<String>, StoreError> {
-        use rusqlite::OptionalExtension as _;
-        let row = self
-            .connection()
-            .prepare_cached("SELECT blake3, sha256, size, mtime FROM blob WHERE blake3 = ?1")
-            .and_then(|mut statement| statement.query_row([entry.blob.as_bytes()], crate::blobs::blob).optional())
+    fn row_problem(&self, connection: &Connection, entry: &Entry) -> Result<Option<String>, StoreError> {
+        let row: Option<([u8; 32], u64)> = connection
+            .prepare_cached("SELECT sha256, size FROM blob WHERE blake3 = ?1")
+            .and_then(|mut statement| {
+                statement.query_row([entry.blob.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+            })
             .map_err(self.sql())?;
         Ok(match row {
             None => Some("is not in the catalog".to_owned()),
-            Some(blob) if blob.sha256 != entry.sha256 || blob.size != entry.size => {
+            Some((sha256, size)) if sha256 != *entry.sha256.as_bytes() || size != entry.size => {
                 Some("has another SHA-256 or size in the catalog".to_owned())
             }
             Some(_) => None,

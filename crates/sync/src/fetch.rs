@@ -162,7 +162,7 @@ pub struct Fetcher<S> {
     pub(crate) settings: Arc<Settings>,
     pub(crate) progress: Arc<Progress>,
     base: Option<Recorded>,
-    intake: Intake,
+    pub(crate) intake: Intake,
     staged: Mutex<Vec<Staged>>,
     requests: Semaphore,
 }
@@ -402,6 +402,20 @@ impl<S: Source> Fetcher<S> {
         Ok(content)
     }
 
+    /// Fetches what should be at a URL, whether the store says that it has it or not.
+    pub(crate) async fn refetch(
+        &self,
+        project: &ProjectName,
+        name: &str,
+        url: &str,
+        (sha256, size): (Sha256, u64),
+    ) -> Result<Staged, FetchError> {
+        let wanted = Wanted { project, name, url, claim: Some(sha256.into()), size: Some(size), most: u64::MAX };
+        self.patiently(url, || self.receive(wanted), Failure::is_transient, Failure::retry_after)
+            .await
+            .map_err(|failure| failure.of(wanted))
+    }
+
     async fn receive(&self, wanted: Wanted<'_>) -> Result<Staged, Failure> {
         let _permit = self.requests.acquire().await;
         let mut stream = self.source.file(wanted.url).await?;
@@ -533,7 +547,7 @@ impl<S: Source> Fetcher<S> {
     }
 
     /// The record of a project: its JSON page.
-    fn record(&self, unit: &Unit) -> Result<Option<Record>, SyncError> {
+    pub(crate) fn record(&self, unit: &Unit) -> Result<Option<Record>, SyncError> {
         let project = unit.name();
         let Some(entry) = unit.entry(&format!("simple/{project}/index.v1_json")) else { return Ok(None) };
         let bytes = self.store.read_blob(entry.blob)?;
@@ -679,7 +693,7 @@ fn unusable(project: &ProjectName, problem: String) -> FetchError {
 }
 
 /// Where a file's metadata file is (PEP 658): `.metadata` after the path of the URL.
-fn metadata_url(url: &str) -> String {
+pub(crate) fn metadata_url(url: &str) -> String {
     match url.split_once('?') {
         Some((path, query)) => format!("{path}.metadata?{query}"),
         None => format!("{url}.metadata"),

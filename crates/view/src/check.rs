@@ -1,12 +1,15 @@
 //! Looking whether a view is what the catalog says.
 
 use std::fmt;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use strandline_model::{MirrorName, TreePath};
-use strandline_store::{Store, StoreError};
+use strandline_durable::DiskError;
+use strandline_model::{Blake3, Entry, Hasher, MirrorName, Snapshot, TreePath};
+use strandline_store::{Slot, Store, StoreError, ViewState};
 
-use crate::publish::{POOL, ViewError, stamp};
+use crate::publish::{PAGES, POOL, ViewError, children, stamp};
 
 /// A link of a view that is not as the catalog says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +18,23 @@ pub struct Broken {
     pub path: PathBuf,
     /// What is wrong with it.
     pub problem: String,
+    /// What it should be.
+    pub(crate) should_be: What,
+}
+
+/// What stands at a path of a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The link to the live tree.
+    Live,
+    /// A tree's link to the pool.
+    Pool,
+    /// A list of all projects.
+    List,
+    /// A page or a file.
+    Blob(Blake3),
+    /// Nothing: pages of a project that the snapshot does not have.
+    Nothing,
 }
 
 impl fmt::Display for Broken {
@@ -26,46 +46,126 @@ impl fmt::Display for Broken {
 /// Looks at `live`, every page of the live tree, every root list, and the pool's file for every path that is
 /// published. Changes nothing.
 pub fn check(store: &Store, mirror: &MirrorName) -> Result<Vec<Broken>, ViewError> {
+    look(store, mirror, false)
+}
+
+/// The same; with `data`, what is a copy of a blob and not a link to it is read, too.
+pub fn look(store: &Store, mirror: &MirrorName, data: bool) -> Result<Vec<Broken>, ViewError> {
     let mut broken = Vec::new();
     let Some(state) = store.view_state(mirror)? else { return Ok(broken) };
     let view = store.view_directory(mirror);
     let live = view.join("live");
     if !std::fs::read_link(&live).is_ok_and(|target| target == Path::new(state.slot.as_str())) {
         let problem = format!("does not point to `{}`; the next sync puts it right", state.slot);
-        broken.push(Broken { path: live, problem });
+        broken.push(Broken { path: live, problem, should_be: What::Live });
     }
-    let tree = view.join(state.slot.as_str());
-    let snapshot = store.recorded(state.snapshot)?.snapshot;
+    let Some(snapshot) = published(store, state)? else { return Ok(broken) };
+    look_at_tree(store, mirror, state.slot, &snapshot, data, &mut |found| broken.push(found))?;
+    Ok(broken)
+}
+
+/// The snapshot that is published; `None` if it cannot be read, which the store's own check says.
+pub(crate) fn published(store: &Store, state: ViewState) -> Result<Option<Snapshot>, StoreError> {
+    match store.recorded(state.snapshot) {
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        found => Ok(Some(found?.snapshot)),
+    }
+}
+
+/// Tells `broken` of everything in a tree, and in the pool behind it, that is not as a snapshot says.
+pub(crate) fn look_at_tree(
+    store: &Store,
+    mirror: &MirrorName,
+    slot: Slot,
+    snapshot: &Snapshot,
+    data: bool,
+    broken: &mut dyn FnMut(Broken),
+) -> Result<(), ViewError> {
+    let view = store.view_directory(mirror);
+    let tree = view.join(slot.as_str());
     let place = |path: &TreePath| {
         if path.first_segment() == POOL { view.join(path.as_str()) } else { tree.join(path.as_str()) }
     };
+    let pool = tree.join(POOL);
+    if !std::fs::read_link(&pool).is_ok_and(|target| target == Path::new("..").join(POOL)) {
+        broken(Broken { path: pool, problem: format!("does not point to `../{POOL}`"), should_be: What::Pool });
+    }
     for list in &snapshot.lists {
         let path = place(&list.path);
-        match stamp(&path)? {
-            Some((size, _)) if size == list.size => {}
-            Some((size, _)) => {
-                broken.push(Broken { path, problem: format!("has {size} bytes instead of {}", list.size) });
-            }
-            None => broken.push(Broken { path, problem: "is missing".to_owned() }),
+        let problem = match stamp(&path)? {
+            Some((size, _)) if size != list.size => format!("has {size} bytes instead of {}", list.size),
+            Some(_) if digest(&path)? != list.blake3 => "has other bytes than its snapshot says".to_owned(),
+            Some(_) => continue,
+            None => "is missing".to_owned(),
+        };
+        broken(Broken { path, problem, should_be: What::List });
+    }
+    let leaves = match store.leaves(snapshot) {
+        // The store's own check names damaged bodies.
+        Err(StoreError::Damaged { .. }) => return Ok(()),
+        leaves => leaves?,
+    };
+    // What is served of a project that is not there, its pages alone would still offer.
+    let pages = tree.join(PAGES);
+    for (name, path) in children(&pages)? {
+        if path.is_dir() && leaves.binary_search_by(|leaf| leaf.name.as_str().cmp(&name)).is_err() {
+            let problem = "is of a project that the snapshot does not have".to_owned();
+            broken(Broken { path, problem, should_be: What::Nothing });
         }
     }
-    for leaf in store.leaves(&snapshot)? {
+    for leaf in leaves {
         let unit = match store.unit(leaf.unit) {
             Ok(unit) => unit,
-            // The store's own check names damaged bodies.
             Err(StoreError::Damaged { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
         for entry in unit.entries() {
             let path = place(&entry.path);
-            let blob = stamp(&store.blob_path(entry.blob))?;
-            match stamp(&path)? {
-                // Without the blob there is nothing to compare with; the store's own check names it.
-                Some(found) if blob.is_none_or(|blob| blob == found) => {}
-                Some(_) => broken.push(Broken { path, problem: format!("is not blob {}", entry.blob) }),
-                None => broken.push(Broken { path, problem: "is missing".to_owned() }),
+            if let Some(problem) = wrong(store, &path, entry, data)? {
+                broken(Broken { path, problem, should_be: What::Blob(entry.blob) });
             }
         }
     }
-    Ok(broken)
+    Ok(())
+}
+
+/// What is wrong with the link to a blob, if anything.
+fn wrong(store: &Store, path: &Path, entry: &Entry, data: bool) -> Result<Option<String>, DiskError> {
+    let blob = store.blob_path(entry.blob);
+    let another = || Some(format!("is not blob {}", entry.blob));
+    Ok(match (stamp(path)?, stamp(&blob)?) {
+        (None, _) => Some("is missing".to_owned()),
+        (Some(found), Some(blob)) if found != blob => another(),
+        (Some(_), Some(_)) if data && !is_same(path, &blob) && digest(path)? != entry.blob => another(),
+        // Without the blob there is nothing to compare with; the store's own check names it.
+        _ => None,
+    })
+}
+
+/// Whether two names are of one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let inode = |path: &Path| std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    inode(one).is_some_and(|found| inode(other) == Some(found))
+}
+
+fn digest(path: &Path) -> Result<Blake3, DiskError> {
+    let read = || {
+        let mut hashing = Digest(Hasher::default());
+        io::copy(&mut io::BufReader::with_capacity(256 << 10, std::fs::File::open(path)?), &mut hashing)?;
+        Ok(hashing.0.finish().0)
+    };
+    read().map_err(|source| DiskError::new("read", path, source))
+}
+
+struct Digest(Hasher);
+
+impl io::Write for Digest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

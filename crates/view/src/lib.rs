@@ -19,11 +19,13 @@
 
 mod check;
 mod lists;
+mod mend;
 mod publish;
 mod withdrawal;
 
-pub use check::{Broken, check};
+pub use check::{Broken, check, look};
 pub use lists::{ListedProject, RootLists};
+pub use mend::{Mended, copies, mend, restock};
 pub use publish::{
     Published, Stamp, ViewError, pool_file, publish, recover, repair, root_lists, stock_pool, undrained,
 };

@@ -35,4 +35,10 @@ pub trait RootLists: Send + Sync {
         projects: &[ListedProject],
         out: &mut dyn io::Write,
     ) -> io::Result<()>;
+
+    /// Reads a list that [`write`](Self::write) wrote: the serial and the projects; an error for a form that does not say
+    /// all of it.
+    fn read(&self, bytes: &[u8]) -> io::Result<(Serial, Vec<ListedProject>)> {
+        Err(io::Error::other(format!("a list of {} bytes of a form that cannot be read back", bytes.len())))
+    }
 }

@@ -24,7 +24,7 @@ use strandline_store::{MirrorLock, Slot, Store, StoreError, Twin, Verified, View
 use crate::{ListedProject, RootLists};
 
 /// The directory of a tree that changes with the snapshot. Everything else is in the pool.
-const PAGES: &str = "simple";
+pub(crate) const PAGES: &str = "simple";
 /// The directory of the pool.
 pub(crate) const POOL: &str = "packages";
 /// From how many changed directories on one sync of the whole file system is cheaper than one sync each.
@@ -137,7 +137,14 @@ pub fn publish(
         }
         return Ok(Published { slot: before.slot, projects: 0 });
     }
-    let standby = before.map_or(Slot::A, |state| state.slot.other());
+    let view = store.view_directory(mirror);
+    let standby = match before {
+        Some(state) => state.slot.other(),
+        // After a rebuild of the catalog, readers are in a tree that it knows nothing of.
+        None if std::fs::read_link(view.join("live")).is_ok_and(|target| target == Path::new("a")) => Slot::B,
+        None => Slot::A,
+    };
+
     stock_pool(store, verified, lock)?;
     let projects = bring_up(store, verified, standby, lists, lock)?;
 
@@ -313,7 +320,12 @@ fn update_pages(
 }
 
 /// Writes the root lists that are not what `target` says. The files are new ones, with times of their own.
-fn write_lists(store: &Store, tree: &Path, target: &Snapshot, lists: &dyn RootLists) -> Result<(), ViewError> {
+pub(crate) fn write_lists(
+    store: &Store,
+    tree: &Path,
+    target: &Snapshot,
+    lists: &dyn RootLists,
+) -> Result<(), ViewError> {
     let disk = store.disk();
     let projects: Vec<_> = store.leaves(target)?.into_iter().map(ListedProject::from).collect();
     let first_mtime = store.allocate_mtimes(target.lists.len() as u64)?;
@@ -374,7 +386,11 @@ impl Write for Hashing {
 }
 
 /// Creates a directory below `top`; returns the directories whose sync makes the new names durable.
-fn make_directory(disk: &strandline_durable::Disk, top: &Path, path: &Path) -> Result<BTreeSet<PathBuf>, DiskError> {
+pub(crate) fn make_directory(
+    disk: &strandline_durable::Disk,
+    top: &Path,
+    path: &Path,
+) -> Result<BTreeSet<PathBuf>, DiskError> {
     let mut parents = BTreeSet::new();
     let mut missing = path;
     while !missing.is_dir() && missing != top {
@@ -385,7 +401,7 @@ fn make_directory(disk: &strandline_durable::Disk, top: &Path, path: &Path) -> R
     Ok(parents)
 }
 
-fn sync_all(store: &Store, top: &Path, touched: BTreeSet<PathBuf>) -> Result<(), ViewError> {
+pub(crate) fn sync_all(store: &Store, top: &Path, touched: BTreeSet<PathBuf>) -> Result<(), ViewError> {
     if touched.len() > WORTH_A_SYNCFS {
         store.disk().sync_file_system(top)?;
     } else {
@@ -406,7 +422,7 @@ pub(crate) fn stamp(path: &Path) -> Result<Option<Stamp>, DiskError> {
 }
 
 /// The names and paths in a directory; none if it is not there.
-fn children(directory: &Path) -> Result<Vec<(String, PathBuf)>, DiskError> {
+pub(crate) fn children(directory: &Path) -> Result<Vec<(String, PathBuf)>, DiskError> {
     let fail = |source| DiskError::new("list", directory, source);
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,

@@ -8,5 +8,7 @@ mod gc;
 mod ingest;
 mod manifest;
 mod migrations;
+mod rebuild;
+mod recheck;
 mod sharing;
 mod world;

@@ -50,6 +50,11 @@ impl World {
         Self { directory, store }
     }
 
+    /// The directory and the store by themselves.
+    pub(crate) fn into_parts(self) -> (TempDir, Arc<Store>) {
+        (self.directory, self.store)
+    }
+
     pub(crate) fn root(&self) -> PathBuf {
         self.directory.path().join("store")
     }

@@ -1,0 +1,207 @@
+//! `verify` and `rebuild`: what is damaged, and how it is put right.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use indicatif::HumanBytes;
+use strandline_durable::Disk;
+use strandline_model::MirrorName;
+use strandline_pypi::{Index, PypiLists};
+use strandline_store::verify::{Damage, Data, Report, damaged_pages, verify_data};
+use strandline_store::{Limiter, Rebuild, Store, StoreError};
+use strandline_sync::{Context, Progress, Settings};
+
+use super::{clock, open, say};
+use crate::config::{Bytes, Config, Mirror, Seconds, Share};
+use crate::report::Exit;
+
+/// How often damage is looked for again after a repair: what is put right may show what lay behind it.
+const ROUNDS: usize = 3;
+
+/// Which data is read, and how fast.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Which {
+    pub(crate) max_age: Option<Seconds>,
+    pub(crate) sample: Option<Share>,
+    pub(crate) limit: Option<Bytes>,
+    pub(crate) restart: bool,
+}
+
+/// Checks manifests, blobs and links, and names what is damaged; repairs it if asked to.
+pub(crate) async fn verify(
+    config: &Config,
+    mirror: Option<&MirrorName>,
+    which: Option<Which>,
+    repair: bool,
+) -> anyhow::Result<Exit> {
+    let named: Vec<_> = mirror.cloned().into_iter().collect();
+    let configured = config.mirrors(&named)?;
+    let store = Arc::new(opened(config)?);
+    let mut mirrors: BTreeSet<_> = configured.iter().map(|(name, _)| (*name).clone()).collect();
+    if mirror.is_none() {
+        mirrors.extend(store.mirrors()?.into_iter().map(|row| row.name));
+    }
+    let mirrors: Vec<_> = mirrors.into_iter().collect();
+
+    let limiter = which.and_then(|which| which.limit).map(|Bytes(limit)| Limiter::new(limit));
+    let data = which.map(|Which { max_age, sample, restart, .. }| Data {
+        now: Some(clock()()),
+        max_age: max_age.map(|Seconds(age)| age),
+        share: sample.map(|Share(share)| share),
+        restart,
+        limiter: limiter.as_ref(),
+        ..Data::default()
+    });
+    let report = tokio::task::block_in_place(|| verify_data(&store, &mirrors, data.as_ref(), &|_| {}))?;
+    let mut wrong = report.damage.len();
+    for damage in &report.damage {
+        say!("{damage}");
+    }
+    for mirror in &mirrors {
+        for broken in strandline_view::look(&store, mirror, which.is_some())? {
+            wrong += 1;
+            say!("{broken}");
+        }
+    }
+    tell(&report, which.is_some());
+    if wrong == 0 {
+        return Ok(Exit::Done);
+    }
+    anyhow::ensure!(
+        repair,
+        "{wrong} things are not as the catalog says; nothing was changed, and `strandline verify --repair` puts right what it can"
+    );
+    put_right(&store, &configured, &mirrors, report.damage, which.is_some()).await
+}
+
+/// Opens the store; where SQLite cannot read the catalog, says which pages are damaged.
+fn opened(config: &Config) -> anyhow::Result<Store> {
+    let store = open(&config.store);
+    if let Err(error) = &store
+        && error.chain().any(|cause| cause.downcast_ref().is_some_and(StoreError::is_corruption))
+    {
+        for problem in damaged_pages(&config.store)? {
+            say!("{}", Damage::Catalog { problem });
+        }
+    }
+    store
+}
+
+fn tell(report: &Report, data: bool) {
+    let Report { snapshots, bodies, blobs, bytes, rehashed, rehashed_bytes, resumed, .. } = report;
+    if let Some(began) = resumed {
+        tracing::info!(
+            "went on with the check that began at {began} and was interrupted; `--restart` begins anew instead"
+        );
+    }
+    let bytes = HumanBytes(*bytes);
+    if data {
+        tracing::info!(
+            "{snapshots} snapshots, {bodies} nodes and units re-hashed; {rehashed} of {blobs} blobs ({} of {bytes}) re-hashed",
+            HumanBytes(*rehashed_bytes)
+        );
+    } else {
+        tracing::info!("{snapshots} snapshots, {bodies} nodes and units re-hashed; {blobs} blobs ({bytes}) present");
+    }
+}
+
+/// Repairs what is damaged, and says what became of it.
+async fn put_right(
+    store: &Arc<Store>,
+    configured: &[(&MirrorName, &Mirror)],
+    mirrors: &[MirrorName],
+    mut damage: Vec<Damage>,
+    data: bool,
+) -> anyhow::Result<Exit> {
+    let mut contexts = Vec::new();
+    for (name, mirror) in configured {
+        // A mirror that was never synced has nothing to repair.
+        if store.mirror(name)?.is_some() {
+            contexts.push(Context {
+                store: store.clone(),
+                source: Arc::new(Index::new(mirror.index(mirror.upstream()?))?),
+                settings: Arc::new(mirror.settings(name)),
+                progress: Arc::new(Progress::default()),
+            });
+        }
+    }
+    let (mut seen, mut repaired, mut left, mut views) = (Vec::new(), 0, Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        seen.extend(damage.iter().cloned());
+        let done = strandline_sync::repair::repair(&contexts, &PypiLists, damage, data, &clock()).await?;
+        for line in &done.repaired {
+            say!("repaired: {line}");
+        }
+        repaired += done.repaired.len();
+        left.extend(done.left);
+        views = done.views;
+        let again = tokio::task::block_in_place(|| strandline_store::verify::verify(store, mirrors, false, &|_| {}))?;
+        damage = again.damage.into_iter().filter(|damage| !seen.contains(damage)).collect();
+        if damage.is_empty() {
+            break;
+        }
+    }
+    left.extend(damage.iter().map(ToString::to_string).chain(views));
+    for mirror in mirrors.iter().filter(|mirror| !contexts.iter().any(|known| known.settings.mirror == **mirror)) {
+        left.extend(strandline_view::look(store, mirror, data)?.iter().map(ToString::to_string));
+    }
+    for line in &left {
+        say!("not repaired: {line}");
+    }
+    anyhow::ensure!(left.is_empty(), "{} things are damaged yet; {repaired} were repaired", left.len());
+    tracing::info!("everything that was damaged is repaired: {repaired} things");
+    Ok(Exit::Done)
+}
+
+/// Makes a new catalog of what the views show.
+pub(crate) fn rebuild(config: &Config) -> anyhow::Result<Exit> {
+    let configured = config.mirrors(&[])?;
+    let mut sources: Vec<(&MirrorName, Settings, Index)> = Vec::new();
+    for (name, mirror) in &configured {
+        sources.push((name, mirror.settings(name), Index::new(mirror.index(mirror.upstream()?))?));
+    }
+    for name in Rebuild::views(&config.store)? {
+        anyhow::ensure!(
+            sources.iter().any(|(known, ..)| **known == name),
+            "the store has a view of mirror `{name}`, and `{}` has no such mirror: add it there, or move `{}` out of the store; nothing was changed",
+            config.path.display(),
+            config.store.join("views").join(name.as_str()).display()
+        );
+    }
+    let now = clock()();
+    let public = sources.iter().all(|(_, settings, _)| !settings.private);
+    let (rebuild, found) = Rebuild::begin(&config.store, Disk::new(), public, &now.to_string())
+        .with_context(|| format!("cannot rebuild the catalog of the store `{}`", config.store.display()))?;
+    for path in &found.aside {
+        say!("moved aside to {}", path.display());
+    }
+    say!("{} blobs ({}) are what their names say", found.blobs, HumanBytes(found.bytes));
+    let mut incomplete = false;
+    for (mirror, lock) in rebuild.mirrors() {
+        let Some((_, settings, index)) = sources.iter().find(|(name, ..)| *name == mirror) else { continue };
+        let done = strandline_sync::rebuild::rebuild(&rebuild, index, settings, &PypiLists, now, lock)
+            .with_context(|| format!("mirror `{mirror}` was not rebuilt; `strandline rebuild` begins anew"))?;
+        match done {
+            Some(done) => {
+                say!("{mirror}: serial {} with {} projects", done.label, done.projects);
+                for (project, why) in &done.lost {
+                    incomplete = true;
+                    say!("{mirror}: lost {project}: {why}");
+                }
+            }
+            None => {
+                incomplete = true;
+                say!("{mirror}: its view shows no list of projects that can be read: the next sync begins it anew");
+            }
+        }
+    }
+    rebuild.finish()?;
+    tracing::warn!(
+        "the catalog is new. Lost are: all earlier serials, pins, who is held and since when, whether a mirror was rolled back, and what was known for asking upstream; blobs that only earlier serials named go with the next `strandline gc`, after `grace`"
+    );
+    if incomplete {
+        tracing::warn!("the next sync fetches the projects that are lost");
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,261 @@
+//! Re-hashing blobs: least recently checked first, on all cores, and resumed where it was interrupted.
+//!
+//! What was read and found right is recorded in batches (`checked`), with the number that the check has in the store's
+//! sequence. A check that is to read everything leaves a row (`data_check`) until it has come to its end; the next one of
+//! the same mirrors goes on under its number, and passes by what was recorded under it or later. What was found damaged is
+//! not recorded: the next check finds it again.
+
+use std::io::{self, Read as _};
+use std::time::Duration;
+
+use rayon::prelude::*;
+use rusqlite::OptionalExtension as _;
+use strandline_model::{Blake3, Hasher, MirrorName, Sha256, Timestamp};
+
+use super::{Broken, Named, PRESENT, Report};
+use crate::{Limiter, Store, StoreError};
+
+/// How many bytes are read before it is recorded that they were.
+const BATCH_BYTES: u64 = 256 << 20;
+/// The number of a check that leaves no trace: later than every other.
+const NOT_RECORDED: i64 = i64::MAX;
+/// How many bytes are read at once.
+const CHUNK: usize = 256 << 10;
+
+/// Which blobs are to be read, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Data<'a> {
+    /// The time now. Without it everything is read, and nothing is recorded.
+    pub now: Option<Timestamp>,
+    /// Blobs that were checked later than so long ago are passed by.
+    pub max_age: Option<Duration>,
+    /// Only this share of the blobs is read, between 0 and 1: those whose check is the longest ago.
+    pub share: Option<f64>,
+    /// Whether a check that was interrupted is begun anew instead of resumed.
+    pub restart: bool,
+    /// How fast is read at most.
+    pub limiter: Option<&'a Limiter>,
+    /// How many blobs are read at most before it is recorded that they were.
+    pub batch: usize,
+}
+
+impl Default for Data<'_> {
+    /// Reads everything, and records nothing.
+    fn default() -> Self {
+        Self { now: None, max_age: None, share: None, restart: false, limiter: None, batch: 1024 }
+    }
+}
+
+/// A blob as the catalog has it.
+struct Row {
+    blake3: Blake3,
+    sha256: Sha256,
+    size: u64,
+}
+
+/// Where a check stands in its order: first what was never checked, by name, then by the number of the last check and name.
+enum Place {
+    Never(Option<Blake3>),
+    Checked(i64, Option<Blake3>),
+}
+
+/// Reads the blobs among `named` that are to be read; adds the damaged ones to `broken`.
+pub(super) fn check(
+    store: &Store,
+    mirrors: &[MirrorName],
+    named: &Named,
+    data: &Data<'_>,
+    read: &(dyn Fn(u64) + Sync),
+    report: &mut Report,
+    broken: &mut Broken,
+) -> Result<(), StoreError> {
+    let scope = mirrors.iter().map(MirrorName::as_str).collect::<Vec<_>>().join(" ");
+    let whole = data.share.is_none() && data.max_age.is_none();
+    let number = begin(store, &scope, data, whole, report)?;
+    let oldest = match (data.now, data.max_age) {
+        (Some(now), Some(age)) => now.seconds().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)),
+        _ => i64::MAX,
+    };
+    let mut most = data.share.map_or(u64::MAX, |share| share_of(named.len(), share));
+    let mut place = Place::Never(None);
+    let mut recording = number != NOT_RECORDED;
+    while most > 0 {
+        let Some(mut batch) = next(store, named, &mut place, (number, oldest), data)? else { break };
+        batch.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+        most -= batch.len() as u64;
+        let wrong: Vec<Option<String>> = batch
+            .par_iter()
+            // What is broken already is not read: its row, or the catalog, is what is wrong.
+            .map(|row| if broken.contains(row.blake3) { None } else { problem(store, row, data.limiter, read) })
+            .collect();
+        let mut right = Vec::new();
+        for (row, wrong) in batch.iter().zip(wrong) {
+            report.rehashed += 1;
+            report.rehashed_bytes += row.size;
+            match wrong {
+                Some(problem) => broken.add(row.blake3, row.sha256, row.size, problem),
+                None => right.push(row.blake3),
+            }
+        }
+        if let (Some(now), true) = (data.now, recording)
+            && let Err(error) = record(store, &right, number, now)
+        {
+            // Whoever looks for damage on a full disk is to find it.
+            tracing::warn!(%error, "what was re-hashed is not recorded, so the next check reads it again");
+            recording = false;
+        }
+    }
+    if whole && recording {
+        store.transaction(|transaction| {
+            transaction.execute("DELETE FROM data_check WHERE mirrors = ?1", [&scope]).map_err(store.sql())
+        })?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a share")]
+fn share_of(count: u64, share: f64) -> u64 {
+    (count as f64 * share.clamp(0.0, 1.0)).ceil() as u64
+}
+
+/// The number of this check: that of the one that it resumes, or a new one.
+fn begin(store: &Store, scope: &str, data: &Data<'_>, whole: bool, report: &mut Report) -> Result<i64, StoreError> {
+    let Some(now) = data.now else { return Ok(NOT_RECORDED) };
+    let unfinished: Option<(i64, i64)> = store
+        .connection()
+        .query_row("SELECT number, began FROM data_check WHERE mirrors = ?1", [scope], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()
+        .map_err(store.sql())?;
+    if let Some((number, began)) = unfinished.filter(|_| whole && !data.restart) {
+        report.resumed = Some(store.stored_time(began)?);
+        return Ok(number);
+    }
+    let begun = store.transaction(|transaction| {
+        let number = store.next_in_sequence(transaction)?;
+        if whole {
+            transaction
+                .execute("INSERT OR REPLACE INTO data_check VALUES (?1, ?2, ?3)", (scope, number, now.seconds()))
+                .map_err(store.sql())?;
+        }
+        Ok::<_, StoreError>(number)
+    });
+    match begun {
+        Err(StoreError::Catalog { source, .. })
+            if matches!(source.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull)) =>
+        {
+            tracing::warn!("the disk is full: this check is not recorded, and cannot be resumed");
+            Ok(NOT_RECORDED)
+        }
+        begun => begun,
+    }
+}
+
+/// The next blobs to read; `None` when there are no more.
+fn next(
+    store: &Store,
+    named: &Named,
+    place: &mut Place,
+    (number, oldest): (i64, i64),
+    data: &Data<'_>,
+) -> Result<Option<Vec<Row>>, StoreError> {
+    let connection = store.connection();
+    loop {
+        let after = |last: &Option<Blake3>| last.map_or_else(Vec::new, |blob| blob.as_bytes().to_vec());
+        // A check that records nothing takes no notice of earlier ones either: one order, by name.
+        let everything = data.now.is_none();
+        let (query, values): (String, Vec<rusqlite::types::Value>) = match &*place {
+            Place::Never(last) => {
+                let unchecked =
+                    if everything { "" } else { "AND NOT EXISTS (SELECT 1 FROM checked c WHERE c.blake3 = b.blake3)" };
+                let query = format!(
+                    "SELECT b.blake3, b.sha256, b.size, 0 FROM blob b WHERE b.blake3 > ?1 AND {PRESENT} {unchecked}
+                     ORDER BY b.blake3"
+                );
+                (query, vec![after(last).into()])
+            }
+            Place::Checked(of, last) => {
+                let query = format!(
+                    "SELECT b.blake3, b.sha256, b.size, c.number FROM checked c JOIN blob b ON b.blake3 = c.blake3
+                     WHERE (c.number, c.blake3) > (?1, ?2) AND c.number < ?3 AND c.time <= ?4 AND {PRESENT}
+                     ORDER BY c.number, c.blake3"
+                );
+                (query, vec![(*of).into(), after(last).into(), number.into(), oldest.into()])
+            }
+        };
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let gather = || {
+            let mut statement = connection.prepare_cached(&query)?;
+            let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+            while batch.len() < data.batch && bytes < BATCH_BYTES {
+                let Some(row) = rows.next()? else { return Ok(true) };
+                let blake3 = Blake3::from_stored(row.get(0)?);
+                *place = match place {
+                    Place::Never(_) => Place::Never(Some(blake3)),
+                    Place::Checked(..) => Place::Checked(row.get(3)?, Some(blake3)),
+                };
+                if named.has(blake3) {
+                    let (sha256, size) = (Sha256::from_stored(row.get(1)?), row.get::<_, u64>(2)?);
+                    bytes += size;
+                    batch.push(Row { blake3, sha256, size });
+                }
+            }
+            Ok(false)
+        };
+        let ended = gather().map_err(store.sql())?;
+        if !batch.is_empty() {
+            return Ok(Some(batch));
+        }
+        match place {
+            Place::Never(_) if ended && !everything => *place = Place::Checked(i64::MIN, None),
+            _ if ended => return Ok(None),
+            _ => {}
+        }
+    }
+}
+
+/// Remembers that these blobs were read and are what they should be.
+fn record(store: &Store, right: &[Blake3], number: i64, now: Timestamp) -> Result<(), StoreError> {
+    store.transaction(|transaction| {
+        // One that was deleted meanwhile has no row.
+        let mut statement = transaction
+            .prepare_cached(
+                "INSERT INTO checked (blake3, number, time) SELECT blake3, ?2, ?3 FROM blob WHERE blake3 = ?1
+                 ON CONFLICT (blake3) DO UPDATE SET number = excluded.number, time = excluded.time",
+            )
+            .map_err(store.sql())?;
+        right
+            .iter()
+            .try_for_each(|blob| statement.execute((blob.as_bytes(), number, now.seconds())).map(drop))
+            .map_err(store.sql())
+    })
+}
+
+/// What is wrong with the bytes of a blob, if anything.
+fn problem(store: &Store, row: &Row, limiter: Option<&Limiter>, read: &(dyn Fn(u64) + Sync)) -> Option<String> {
+    let path = store.blob_path(row.blake3);
+    let look = || -> io::Result<Option<String>> {
+        let mut file = std::fs::File::open(&path)?;
+        let mut hasher = Hasher::default();
+        let mut chunk = vec![0; CHUNK.min(usize::try_from(row.size).unwrap_or(CHUNK) + 1)];
+        loop {
+            let count = file.read(&mut chunk)?;
+            if count == 0 {
+                break;
+            }
+            if let Some(limiter) = limiter {
+                limiter.pass(count as u64);
+            }
+            hasher.update(&chunk[..count]);
+            read(count as u64);
+        }
+        let (blake3, sha256, size) = hasher.finish();
+        if size != row.size {
+            return Ok(Some(super::length(size, row.size)));
+        }
+        Ok((blake3 != row.blake3 || sha256 != row.sha256).then(|| "has other bytes than its name says".to_owned()))
+    };
+    super::in_words(look())
+}

@@ -1,0 +1,185 @@
+//! A first snapshot for each mirror of a store whose catalog had to be made anew, of what its view shows.
+//!
+//! The root list says which projects there are and at which serial; each project's record says the rest. A project counts if
+//! its record is what the list says, and all its files are there with the digests that the record names; what only the view
+//! has becomes a blob again. A snapshot that lacks a project says that it is of another selection: so the next sync looks
+//! for what is missing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use strandline_model::{Blake3, Label, MirrorName, ProjectName, Serial, Timestamp};
+use strandline_store::{Draft, DraftUnit, Intake, MirrorLock, Rebuild, ReceiveError, Staged, Store, StoreError};
+use strandline_view::{ListedProject, RootLists};
+
+use crate::record::Record;
+use crate::repair::{paths_of, shown_records, unit_of};
+use crate::source::Source;
+use crate::{Settings, SyncError};
+
+/// What a mirror has again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its snapshot.
+    pub label: Label,
+    /// How many projects that has.
+    pub projects: u64,
+    /// The projects that could not be made out, each with the reason.
+    pub lost: Vec<(ProjectName, String)>,
+}
+
+/// Makes a snapshot of what a mirror's view shows, and publishes it; `None` where the view shows no list that can be read.
+pub fn rebuild<S: Source>(
+    rebuild: &Rebuild,
+    source: &S,
+    settings: &Settings,
+    lists: &dyn RootLists,
+    now: Timestamp,
+    lock: &MirrorLock,
+) -> Result<Option<Found>, SyncError> {
+    let (store, mirror) = (&rebuild.store, &settings.mirror);
+    let Some((serial, listed)) = list(store, mirror, lists) else { return Ok(None) };
+    let (mut units, mut lost, mut claimed) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let intake = if settings.private {
+        Intake::open_private(store.clone(), mirror, lock)?
+    } else {
+        Intake::open(store.clone(), mirror, lock)?
+    };
+    let mut taking = Taking { intake, staged: Vec::new() };
+    for ListedProject { name, display, serial } in listed {
+        let unit = match project(&mut taking, source, mirror, &name, serial)? {
+            Ok(record) => {
+                taking.settle()?;
+                unit_of(store, source, &record)?.ok_or_else(|| "its record is not usable".to_owned())
+            }
+            Err(why) => Err(why),
+        };
+        match unit {
+            Ok(unit) => {
+                claimed.extend(unit.entries().iter().map(|entry| entry.blob).filter(|_| !rebuild.is_public()));
+                units.insert(name, Some(DraftUnit { unit, serial, display }));
+            }
+            Err(why) => lost.push((name, why)),
+        }
+    }
+    rebuild.claim(mirror, settings.private, claimed)?;
+    let selection =
+        if lost.is_empty() { settings.selection.digest() } else { Blake3::of(b"strandline-selection unknown\n") };
+    let draft = Draft {
+        mirror: mirror.clone(),
+        base: None,
+        serial,
+        time: now,
+        upstream: source.upstream().clone(),
+        selection,
+        changes: units,
+        held: Vec::new(),
+    };
+    let committed = store.commit(draft, lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;
+    let verified = store.verify(committed)?;
+    let snapshot = verified.snapshot();
+    for leaf in store.leaves(snapshot)? {
+        // What the pool has at these paths may be what was damaged.
+        let unit = store.unit(leaf.unit)?;
+        let paths = unit.entries().iter().map(|entry| (entry.path.clone(), entry.blob));
+        strandline_view::restock(store, mirror, paths, lock)?;
+    }
+    strandline_view::publish(store, &verified, lists, false, now, lock)?;
+    Ok(Some(Found { label: snapshot.label, projects: snapshot.units, lost }))
+}
+
+/// The serial and the projects that the view shows.
+fn list(store: &Store, mirror: &MirrorName, lists: &dyn RootLists) -> Option<(Serial, Vec<ListedProject>)> {
+    let view = store.view_directory(mirror);
+    // Where `live` is lost, it is not known which of the trees was: the later one is whole, or is about to be.
+    let read = |tree: &str| {
+        let mut paths = lists.paths().into_iter();
+        paths.find_map(|path| lists.read(&std::fs::read(view.join(tree).join(path.as_str())).ok()?).ok())
+    };
+    read("live").or_else(|| ["a", "b"].into_iter().filter_map(read).max_by_key(|(serial, _)| *serial))
+}
+
+/// Blobs that come in from the view.
+struct Taking {
+    intake: Intake,
+    staged: Vec<Staged>,
+}
+
+impl Taking {
+    fn settle(&mut self) -> Result<(), StoreError> {
+        self.intake.settle(std::mem::take(&mut self.staged)).map(drop)
+    }
+
+    fn store(&self) -> &Arc<Store> {
+        self.intake.store()
+    }
+}
+
+/// The record of a project, all of whose blobs are in the store now; or why it cannot be had.
+fn project<S: Source>(
+    taking: &mut Taking,
+    source: &S,
+    mirror: &MirrorName,
+    name: &ProjectName,
+    serial: Serial,
+) -> Result<Result<Record, String>, SyncError> {
+    let store = taking.store().clone();
+    let records = shown_records(&store, source, mirror, name).into_iter();
+    let mut records = records.filter(|record| record.name == *name && record.serial == serial);
+    let Some(record) = records.next() else {
+        return Ok(Err(format!("the view has no record of it at serial {serial}")));
+    };
+    // One of two bytes that agree is enough: a blob that has its own digest, or a page in HTML that says the same.
+    let pages = source.render(&record);
+    let mut proven = false;
+    for page in &pages {
+        let blob = Blake3::of(&page.bytes);
+        proven |= store.find_blob_row(blob)?.is_some();
+    }
+    if !proven {
+        let shown = |path| {
+            strandline_view::copies(&store, mirror, path).into_iter().filter_map(|path| std::fs::read(path).ok())
+        };
+        let html = pages.iter().filter(|page| !page.path.file_name().ends_with("json"));
+        proven = html.into_iter().any(|page| shown(&page.path).any(|bytes| bytes == page.bytes));
+    }
+    if !proven {
+        return Ok(Err("its record in the view is damaged".to_owned()));
+    }
+    for file in &record.files {
+        for (path, sha256) in paths_of(file) {
+            if store.blob_of(sha256)?.is_some() {
+                continue;
+            }
+            let link = store.view_directory(mirror).join(path.as_str());
+            match taking.intake.stage_file(&link, sha256).map_err(disk)? {
+                Some(staged) => taking.staged.push(staged),
+                None if link.exists() => {
+                    // The path is free for what upstream has there.
+                    let aside = store.set_aside(&link)?;
+                    return Ok(Err(format!("`{path}` is damaged, and moved aside to {}", aside.display())));
+                }
+                None => return Ok(Err(format!("`{path}` is missing"))),
+            }
+        }
+    }
+    for page in pages {
+        if store.find_blob_row(Blake3::of(&page.bytes))?.is_none() {
+            let staged = taking.intake.stage(&page.bytes).map_err(disk)?;
+            taking.staged.push(staged);
+        }
+    }
+    Ok(Ok(record))
+}
+
+fn disk(error: ReceiveError) -> SyncError {
+    match error {
+        ReceiveError::Disk(error) => StoreError::from(error).into(),
+        other => StoreError::from(strandline_durable::DiskError::new(
+            "take in what the view has in",
+            std::path::Path::new("incoming"),
+            std::io::Error::other(other),
+        ))
+        .into(),
+    }
+}

@@ -1,0 +1,217 @@
+//! Putting right what a check finds: a lost page, a link to something else, a list, `live` itself.
+//!
+//! Readers may be in the tree meanwhile: everything is put in its place by a rename. What a mended link leads to is a blob
+//! that the store has; where it has none, the link is left as it is and named.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+
+use strandline_durable::DiskError;
+use strandline_model::{Blake3, MirrorName, Snapshot, TreePath};
+use strandline_store::{MirrorLock, Store, StoreError, Twin};
+
+use crate::RootLists;
+use crate::check::{Broken, What, look, look_at_tree, published};
+use crate::publish::{POOL, ViewError, make_directory, repair, stamp, sync_all, write_lists};
+
+/// Where lists are written before they are put in their places.
+const SCRATCH: &str = "mending";
+
+/// What became of what was broken.
+#[derive(Debug, Default)]
+pub struct Mended {
+    /// What is right again, with what was wrong.
+    pub mended: Vec<Broken>,
+    /// What could not be put right, and why.
+    pub left: Vec<Broken>,
+    /// How many links of the pool are there again that only snapshots name which are not published.
+    pub earlier: u64,
+    /// Whether the tree that is not live was damaged, too: the next switch makes it anew.
+    pub standby: bool,
+}
+
+/// Puts right what of a view is not as the catalog says.
+pub fn mend(
+    store: &Store,
+    mirror: &MirrorName,
+    lists: &dyn RootLists,
+    data: bool,
+    lock: &MirrorLock,
+) -> Result<Mended, ViewError> {
+    let mut done = Mended::default();
+    let Some(state) = store.view_state(mirror)? else { return Ok(done) };
+    let broken = look(store, mirror, data)?;
+    let snapshot = published(store, state)?;
+    if broken.iter().any(|broken| broken.should_be == What::Live) {
+        repair(store, mirror, lock)?;
+    }
+    let lost_lists = broken.iter().any(|broken| broken.should_be == What::List);
+    let written = match &snapshot {
+        Some(snapshot) if lost_lists => mend_lists(store, mirror, &state.slot.to_string(), snapshot, lists),
+        _ => Ok(()),
+    };
+    let mut touched = BTreeSet::new();
+    for broken in broken {
+        let put_right = match broken.should_be {
+            What::Live => Ok(()),
+            What::List => written.as_ref().map_err(ToString::to_string).copied(),
+            What::Nothing => store.disk().remove_tree(&broken.path).map_err(|error| in_words(&error)),
+            What::Pool => {
+                store.disk().switch_link(&broken.path, &Path::new("..").join(POOL)).map_err(|error| in_words(&error))
+            }
+            What::Blob(blob) => {
+                relink(store, mirror, blob, &broken.path, &mut touched).map_err(|error| in_words(&error))
+            }
+        };
+        touched.extend(broken.path.parent().map(Path::to_owned));
+        match put_right {
+            Ok(()) => done.mended.push(broken),
+            Err(why) => {
+                done.left.push(Broken { problem: format!("{}, and stays so: {why}", broken.problem), ..broken });
+            }
+        }
+    }
+    sync_all(store, &store.view_directory(mirror), touched)?;
+    if let Some(snapshot) = &snapshot {
+        done.earlier = restock_earlier(store, mirror, snapshot, lock)?;
+    }
+
+    // The standby is changed by differences only: what is lost in it would be missing after the next switch.
+    let standby = state.slot.other();
+    let twin = store.twin(mirror, standby)?;
+    let base = twin.base.map(|base| store.recorded(base)).transpose();
+    done.standby = match base {
+        Ok(None) => false,
+        Ok(Some(base)) if twin.target.is_none() => {
+            let mut damaged = false;
+            // Its lists are written anew by each switch.
+            look_at_tree(store, mirror, standby, &base.snapshot, data, &mut |broken| {
+                damaged |= broken.should_be != What::List;
+            })?;
+            damaged
+        }
+        Ok(Some(_)) | Err(_) => true,
+    };
+    if done.standby {
+        store.record_twin(mirror, standby, Twin::default(), lock)?;
+    }
+    Ok(done)
+}
+
+/// Makes paths of a mirror's pool lead to their blobs again. Paths whose blob is not there are left as they are.
+pub fn restock(
+    store: &Store,
+    mirror: &MirrorName,
+    paths: impl IntoIterator<Item = (TreePath, Blake3)>,
+    _lock: &MirrorLock,
+) -> Result<u64, ViewError> {
+    let view = store.view_directory(mirror);
+    let mut touched = BTreeSet::new();
+    let mut changed = 0;
+    for (path, blob) in paths {
+        let link = view.join(path.as_str());
+        let found = stamp(&store.blob_path(blob))?;
+        if path.first_segment() == POOL && found.is_some() && stamp(&link)? != found {
+            relink(store, mirror, blob, &link, &mut touched)?;
+            touched.extend(link.parent().map(Path::to_owned));
+            changed += 1;
+        }
+    }
+    sync_all(store, &view, touched)?;
+    Ok(changed)
+}
+
+/// Does the same for all snapshots of a mirror that are not published.
+fn restock_earlier(
+    store: &Store,
+    mirror: &MirrorName,
+    published: &Snapshot,
+    lock: &MirrorLock,
+) -> Result<u64, ViewError> {
+    let damaged = |error: &StoreError| matches!(error, StoreError::Damaged { .. });
+    let mut units = HashSet::new();
+    // The store's own check names damaged bodies; what lies behind them is not known here.
+    let snapshots = match store.snapshots(mirror) {
+        Err(error) if damaged(&error) => return Ok(0),
+        snapshots => snapshots?,
+    };
+    for recorded in snapshots.into_iter().filter(|recorded| recorded.verified) {
+        match store.diff(Some(published), Some(&recorded.snapshot)) {
+            Err(error) if damaged(&error) => {}
+            changes => units.extend(changes?.into_iter().filter_map(|change| Some(change.after?.unit))),
+        }
+    }
+    let mut changed = 0;
+    for unit in units {
+        match store.unit(unit) {
+            Err(error) if damaged(&error) => {}
+            unit => {
+                let unit = unit?;
+                let paths = unit.entries().iter().map(|entry| (entry.path.clone(), entry.blob));
+                changed += restock(store, mirror, paths, lock)?;
+            }
+        }
+    }
+    Ok(changed)
+}
+
+/// Where in a mirror's view a path of a snapshot may stand: whichever of these is there may have the right bytes.
+pub fn copies(store: &Store, mirror: &MirrorName, path: &TreePath) -> Vec<PathBuf> {
+    let view = store.view_directory(mirror);
+    if path.first_segment() == POOL {
+        vec![view.join(path.as_str())]
+    } else {
+        ["a", "b"].map(|tree| view.join(tree).join(path.as_str())).into()
+    }
+}
+
+/// Puts a link to a blob in its place.
+fn relink(
+    store: &Store,
+    mirror: &MirrorName,
+    blob: Blake3,
+    link: &Path,
+    touched: &mut BTreeSet<PathBuf>,
+) -> Result<(), DiskError> {
+    let disk = store.disk();
+    if let Some(directory) = link.parent() {
+        touched.append(&mut make_directory(disk, &store.view_directory(mirror), directory)?);
+    }
+    let mut next = link.as_os_str().to_owned();
+    next.push(".mending");
+    let next = PathBuf::from(next);
+    disk.remove_file(&next)?;
+    disk.link_or_copy(&store.blob_path(blob), &next)?;
+    disk.rename(&next, link)?;
+    // Where both names were of one file, the rename does nothing.
+    disk.remove_file(&next)?;
+    Ok(())
+}
+
+/// Writes all root lists anew and puts them in their places.
+fn mend_lists(
+    store: &Store,
+    mirror: &MirrorName,
+    tree: &str,
+    snapshot: &Snapshot,
+    lists: &dyn RootLists,
+) -> Result<(), ViewError> {
+    let disk = store.disk();
+    let view = store.view_directory(mirror);
+    let scratch = view.join(SCRATCH);
+    disk.remove_tree(&scratch)?;
+    for list in &snapshot.lists {
+        for tree in [&scratch, &view.join(tree)] {
+            disk.create_directory(tree.join(list.path.as_str()).parent().unwrap_or(tree))?;
+        }
+    }
+    write_lists(store, &scratch, snapshot, lists)?;
+    for list in &snapshot.lists {
+        disk.rename(&scratch.join(list.path.as_str()), &view.join(tree).join(list.path.as_str()))?;
+    }
+    Ok(disk.remove_tree(&scratch)?)
+}
+
+fn in_words(error: &DiskError) -> String {
+    format!("{error}: {}", error.source)
+}
