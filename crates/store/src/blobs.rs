@@ -93,9 +93,18 @@ pub struct Intake {
 
 impl Drop for Intake {
     fn drop(&mut self) {
+        // After an error something may be left that could not be removed: then the row stays, and whoever opens the store
+        // next clears it as after a crash.
+        if std::fs::read_dir(&self.directory).is_ok_and(|mut left| left.next().is_some()) {
+            return;
+        }
         let forgotten = self.store.transaction(|transaction| {
             transaction
-                .execute("DELETE FROM intake WHERE mirror = ?1", [self.mirror.as_str()])
+                .execute(
+                    "DELETE FROM intake WHERE mirror = ?1
+                     AND NOT EXISTS (SELECT 1 FROM arriving WHERE arriving.mirror = intake.mirror)",
+                    [self.mirror.as_str()],
+                )
                 .map_err(self.store.sql())
         });
         if let Err(error) = forgotten {

@@ -238,5 +238,6 @@ pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {
     transaction.pragma_update(None, "user_version", latest).map_err(sql)?;
     disk.commit_point(path)?;
     transaction.commit().map_err(sql)?;
+    disk.commit_done(path)?;
     Ok(connection)
 }

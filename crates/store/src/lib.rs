@@ -170,6 +170,7 @@ impl Store {
         let done = work(&transaction)?;
         self.disk.commit_point(&self.root.join(CATALOG)).map_err(StoreError::from)?;
         transaction.commit().map_err(self.sql())?;
+        self.disk.commit_done(&self.root.join(CATALOG)).map_err(StoreError::from)?;
         Ok(done)
     }
 }

@@ -157,8 +157,9 @@ pub struct Fetcher<S> {
     pub(crate) settings: Arc<Settings>,
     pub(crate) progress: Arc<Progress>,
     base: Option<Recorded>,
-    intake: Intake,
+    /// Before the intake, for so they are dropped: it looks whether any is left.
     staged: Mutex<Vec<Staged>>,
+    intake: Intake,
     requests: Semaphore,
 }
 
