@@ -177,6 +177,17 @@ impl Disk {
         Ok(NewFile { file, path: path.to_owned(), disk: self.clone() })
     }
 
+    /// Creates a file of so many bytes that are set aside for it on the disk, without content. An error leaves none.
+    pub fn allocate(&self, path: &Path, bytes: u64) -> Result<(), DiskError> {
+        self.run("set room aside at", path, Step::CreateFile { path }, || {
+            let file = File::create_new(path)?;
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).map_err(|error| {
+                // The error is what the caller has to know; an empty file takes no room.
+                fs::remove_file(path).err().unwrap_or_else(|| error.into())
+            })
+        })
+    }
+
     /// Renames a file, replacing what is at `to`. Both are in one file system.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
         self.run("rename to", to, Step::Rename { from, to }, || fs::rename(from, to))

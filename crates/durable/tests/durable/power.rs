@@ -6,7 +6,8 @@
 //! 1. A file's bytes, mode and time are durable when the file, or the file system, was synced after they were set.
 //! 2. A name is durable when its directory, or the file system, was synced after it was given or taken. The directory's
 //!    own name is its parent's affair.
-//! 3. A rename within a directory is there as a whole or not at all; one from another directory is two changes.
+//! 3. A rename within a directory is there as a whole or not at all; one from another directory is two changes, of which
+//!    the loss of the old name is durable at the latest when the new name is: every file system with a journal has that.
 //! 4. What SQLite has committed is durable (`synchronous=FULL`), and it syncs nothing else.
 //!
 //! What is not durable may be there all the same, any part of it: a seed says which.
@@ -76,6 +77,8 @@ type Names = BTreeMap<OsString, usize>;
 #[derive(Debug, Clone)]
 struct Model {
     inodes: Vec<Inode>,
+    /// What was renamed from one directory to another: the new directory, the old one, and the old name.
+    moves: Vec<(usize, usize, OsString)>,
     catalog: BTreeMap<PathBuf, Vec<u8>>,
 }
 
@@ -127,17 +130,31 @@ impl Power {
         Arc::new(Self { top: top.to_owned(), before: Model::of(top), log: Mutex::default() })
     }
 
+    /// Takes in a commit that nobody could tell of: the process died right after it.
+    pub(crate) fn catch_up(&self, catalog: &Path) {
+        self.done(Step::Committed { catalog });
+    }
+
     /// How many steps it saw.
     pub(crate) fn steps(&self) -> usize {
         self.log.lock().unwrap().len()
     }
 
-    /// All syncs that it saw: which step it was, and a word on what was synced after what. Digests and numbers are left
-    /// out of that word.
+    /// After which steps more is durable than before.
+    pub(crate) fn durable_steps(&self) -> Vec<usize> {
+        let log = self.log.lock().unwrap();
+        let is_sync = |done: &Done| {
+            matches!(done, Done::SyncFile(_) | Done::SyncDirectory(_) | Done::SyncFileSystem | Done::Committed(_))
+        };
+        (1..=log.len()).filter(|steps| is_sync(&log[steps - 1])).collect()
+    }
+
+    /// All syncs that it saw: which step it was, and a word on what was synced. Digests and numbers are left out of that
+    /// word.
     pub(crate) fn syncs(&self) -> Vec<(usize, String)> {
         let log = self.log.lock().unwrap();
         let mut found = Vec::new();
-        let mut after = "nothing";
+        let mut after = "";
         for (index, done) in log.iter().enumerate() {
             let place = |path: &Path| {
                 let digits = |part: &str| part.len() == 2 || part.len() > 10 || part.parse::<u64>().is_ok();
@@ -146,14 +163,11 @@ impl Power {
             };
             match done {
                 Done::SyncFile(path) => found.push((index, format!("file {}", place(path)))),
-                Done::SyncDirectory(path) => found.push((index, format!("directory {} after {after}", place(path)))),
-                Done::SyncFileSystem => found.push((index, format!("file system after {after}"))),
-                Done::CreateDirectory(_) => after = "a new directory",
-                Done::Seal(..) => after = "a new file",
-                Done::Rename { replaces: false, .. } => after = "a new blob",
-                Done::Rename { replaces: true, .. } => after = "a switch",
-                Done::Link { .. } => after = "a link",
-                Done::Remove(_) => after = "a removal",
+                Done::SyncDirectory(path) => found.push((index, format!("directory {}{after}", place(path)))),
+                Done::SyncFileSystem => found.push((index, format!("file system{after}"))),
+                Done::Remove(_) => after = " after a removal",
+                Done::Seal(..) => after = " after new bytes",
+                Done::CreateDirectory(_) | Done::Rename { .. } | Done::Link { .. } => after = "",
                 _ => {}
             }
         }
@@ -206,7 +220,7 @@ impl Chance {
 
 impl Model {
     fn of(top: &Path) -> Self {
-        let mut model = Self { inodes: vec![Inode::directory()], catalog: BTreeMap::new() };
+        let mut model = Self { inodes: vec![Inode::directory()], moves: Vec::new(), catalog: BTreeMap::new() };
         model.read(top, top, 0, &mut HashMap::new());
         model.sync_all();
         model
@@ -287,6 +301,15 @@ impl Model {
             }
             Inode::Link(_) => {}
         }
+        let moves = std::mem::take(&mut self.moves);
+        let (moved, rest): (Vec<_>, Vec<_>) = moves.into_iter().partition(|(new, ..)| *new == inode);
+        self.moves = rest;
+        for (_, old, name) in moved {
+            if let Inode::Directory { durable, changes, .. } = &mut self.inodes[old] {
+                durable.remove(&name);
+                changes.retain(|change| change.len() > 1 || change[0].0 != name);
+            }
+        }
     }
 
     fn sync_all(&mut self) {
@@ -325,7 +348,8 @@ impl Model {
                     self.change(old, vec![(old_name, None), (new_name, inode)]);
                 } else {
                     self.change(new, vec![(new_name, inode)]);
-                    self.change(old, vec![(old_name, None)]);
+                    self.change(old, vec![(old_name.clone(), None)]);
+                    self.moves.push((new, old, old_name));
                 }
             }
             Done::Link { from, to } => {

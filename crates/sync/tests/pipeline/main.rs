@@ -13,6 +13,11 @@ mod files;
 mod follow;
 #[path = "../../../view/tests/view/invariants.rs"]
 mod invariants;
+#[path = "../../../view/tests/view/outage.rs"]
+mod outage;
+#[path = "../../../durable/tests/durable/power.rs"]
+mod power;
+mod power_sync;
 mod publishing;
 mod script;
 mod world;

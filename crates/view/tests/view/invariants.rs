@@ -163,9 +163,13 @@ fn names_are_ours(all: &BTreeMap<String, String>) {
             ([name], _) => name.starts_with("catalog.db"),
             (["blobs", first], _) => first.len() == 2 && hex(first),
             (["blobs", first, rest], _) => (first.len(), rest.len()) == (2, 62) && hex(rest),
-            (["views", _, "a" | "b", "simple" | "packages", ..] | ["views", _, "packages", ..], _)
-            | (["views" | "incoming" | "locks", _] | ["incoming", _, _], _) => true,
-            _ => false,
+            _ => matches!(
+                parts[..],
+                ["views", _, "a" | "b", "simple" | "packages", ..]
+                    | ["views", _, "packages", ..]
+                    | ["views" | "incoming" | "locks", _]
+                    | ["incoming", _, _]
+            ),
         };
         assert!(ours, "invariant 7: `{path}` is {what}");
         assert!(parts.iter().all(|part| !["", ".", ".."].contains(part)), "invariant 7: `{path}`");
