@@ -8,11 +8,13 @@
 mod commands;
 mod damage;
 mod economy;
+mod full;
 mod hammer;
 mod holds;
 mod hostile;
 mod install;
 mod manifest;
+mod race;
 mod server;
 mod sharing;
 mod tools;

@@ -17,6 +17,7 @@ mod commit;
 pub mod gc;
 mod mirrors;
 mod removal;
+pub mod reserve;
 mod twins;
 pub mod verify;
 
@@ -78,6 +79,20 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether there is no room left for the catalog.
+    pub fn is_full(&self) -> bool {
+        let Self::Catalog { path, source } = self else { return false };
+        match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => true,
+            // Without room for the write-ahead log's index, or an inode, SQLite only says that it cannot.
+            Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::SystemIoFailure) => {
+                let free = Disk::new().free(path.parent().unwrap_or(path));
+                free.is_ok_and(|free| free.bytes < 1 << 20 || free.inodes.is_some_and(|inodes| inodes < 8))
+            }
+            _ => false,
+        }
+    }
+
     fn damaged(id: Blake3, problem: &BadBody) -> Self {
         Self::Damaged { id, problem: format!("is damaged: {problem}") }
     }
