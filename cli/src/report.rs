@@ -82,7 +82,11 @@ const CORRUPT: &str = "The catalog is damaged; `strandline verify` says where. R
 
 fn judge(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
     let causes: Vec<_> = error.chain().flat_map(|cause| successors(Some(cause), |outer| inner(*outer))).collect();
-    if causes.iter().any(|cause| cause.downcast_ref::<DiskError>().is_some_and(DiskError::is_full)) {
+    let is_full = |cause: &&(dyn Error + 'static)| {
+        cause.downcast_ref::<DiskError>().is_some_and(DiskError::is_full)
+            || cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_full)
+    };
+    if causes.iter().any(is_full) {
         let hint = "The disk is full. Readers see what they saw before; `strandline gc` frees what nothing names.";
         return (Exit::Failed, Some(hint));
     }

@@ -1,12 +1,13 @@
 //! `rollback`, `pin`, `mirror remove` and `gc`.
 
 use indicatif::HumanBytes;
+use strandline_durable::Disk;
 use strandline_model::MirrorName;
 use strandline_pypi::PypiLists;
-use strandline_store::SelectError;
 use strandline_store::gc::{self, Collected};
+use strandline_store::{SelectError, reserve};
 
-use super::{clock, open, say};
+use super::{clock, keep_reserve, open, say};
 use crate::config::Config;
 use crate::report::Exit;
 
@@ -89,8 +90,14 @@ pub(crate) fn remove_mirror(config: &Config, mirror: &MirrorName) -> anyhow::Res
 
 /// Drops and deletes what is not kept, or says what that would be.
 pub(crate) fn gc(config: &Config, dry: bool) -> anyhow::Result<Exit> {
+    if !dry && config.store.is_dir() && reserve::release_if_full(&config.store, &Disk::new())? {
+        tracing::info!("the disk is full: room that was kept back for this is used");
+    }
     let store = open(&config.store)?;
     let collected = gc::collect(&store, |mirror| config.keep(mirror), config.grace, clock()(), dry)?;
+    if !dry {
+        keep_reserve(&store);
+    }
     let Collected { snapshots, bodies, condemned, condemned_bytes, deleted, deleted_bytes, in_use, links } = collected;
     let (drop, delete) = if dry { ("would drop", "would delete") } else { ("dropped", "deleted") };
     for (mirror, label) in &snapshots {

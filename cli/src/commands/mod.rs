@@ -101,6 +101,14 @@ fn open(path: &Path) -> anyhow::Result<Store> {
     Ok(purge::resume(store))
 }
 
+/// Keeps some room back for the `gc` that a full disk needs.
+fn keep_reserve(store: &Store) {
+    if let Err(error) = strandline_store::reserve::keep(store.root(), store.disk()) {
+        // Also where the file system cannot set room aside: the program works without.
+        tracing::debug!("no room is kept back for a full disk: {:#}", anyhow::Error::from(error));
+    }
+}
+
 /// Writes a line of what the command was asked for. A reader that has gone away ends the program quietly.
 macro_rules! say {
     ($($words:tt)*) => {{

@@ -12,7 +12,7 @@ use strandline_pypi::{Index, PypiLists};
 use strandline_store::Store;
 use strandline_sync::{Context, Outcome, Progress, Settings};
 
-use super::{clock, open, say, serve};
+use super::{clock, keep_reserve, open, say, serve};
 use crate::config::{Config, Mirror};
 use crate::console::Shown;
 use crate::report::{self, Exit};
@@ -21,6 +21,7 @@ use crate::report::{self, Exit};
 pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName], wait: bool) -> anyhow::Result<Exit> {
     let mirrors = config.mirrors(mirrors)?;
     let store = Arc::new(open(&config.store)?);
+    keep_reserve(&store);
     Ok(sync_all(config, &store, &mirrors, wait).await)
 }
 
@@ -97,6 +98,7 @@ fn tell(mirror: &MirrorName, outcome: &Outcome, progress: &Progress) {
 pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> anyhow::Result<Exit> {
     let mirrors = config.mirrors(&[])?;
     let store = Arc::new(open(&config.store)?);
+    keep_reserve(&store);
     let server = serve::start(config, listen).await?;
     let address = server.address;
 

@@ -1,5 +1,6 @@
 #![expect(clippy::disallowed_methods, reason = "this is the one place where the program writes")]
 
+use std::fmt;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
@@ -36,12 +37,43 @@ impl DiskError {
 #[derive(Debug, Clone, Default)]
 pub struct Disk {
     fault: Option<Arc<Fault>>,
+    watch: Option<Arc<dyn Watch>>,
 }
 
 #[derive(Debug)]
 struct Fault {
     done: AtomicU64,
-    fails_at: u64,
+    /// Which steps fail, from the first to the last.
+    fails: (u64, u64),
+}
+
+/// A step of a disk: one change, or one sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the method of the same name")]
+pub enum Step<'a> {
+    CreateDirectory { path: &'a Path },
+    CreateFile { path: &'a Path },
+    Write { path: &'a Path, bytes: &'a [u8] },
+    Seal { path: &'a Path, modified: u64 },
+    Sync { path: &'a Path },
+    Rename { from: &'a Path, to: &'a Path },
+    RenameNew { from: &'a Path, to: &'a Path },
+    Link { from: &'a Path, to: &'a Path },
+    Copy { from: &'a Path, to: &'a Path },
+    CreateLink { path: &'a Path, target: &'a Path },
+    RemoveFile { path: &'a Path },
+    RemoveEmptyDirectory { path: &'a Path },
+    RemoveTree { path: &'a Path },
+    SyncDirectory { path: &'a Path },
+    SyncFileSystem { path: &'a Path },
+    Commit { catalog: &'a Path },
+    Committed { catalog: &'a Path },
+}
+
+/// Sees what a disk does, for tests.
+pub trait Watch: fmt::Debug + Send + Sync {
+    /// A step was done; one that found nothing to do (`RemoveFile`, `RenameNew`), too.
+    fn done(&self, step: Step<'_>);
 }
 
 /// What is free on a file system, for this user.
@@ -66,7 +98,22 @@ impl Disk {
 
     /// A disk whose `n`-th step (from 1) and all after it fail without effect, for tests.
     pub fn failing_at(n: u64) -> Self {
-        Self { fault: Some(Arc::new(Fault { done: AtomicU64::new(0), fails_at: n })) }
+        Self::failing((n, u64::MAX))
+    }
+
+    /// A disk whose `n`-th step (from 1) alone fails without effect, for tests: an error that the program survives.
+    pub fn failing_once_at(n: u64) -> Self {
+        Self::failing((n, n))
+    }
+
+    fn failing(fails: (u64, u64)) -> Self {
+        Self { fault: Some(Arc::new(Fault { done: AtomicU64::new(0), fails })), watch: None }
+    }
+
+    /// The same disk, and `watch` sees what it does.
+    #[must_use]
+    pub fn watched_by(self, watch: Arc<dyn Watch>) -> Self {
+        Self { watch: Some(watch), ..self }
     }
 
     /// How many steps were asked for so far; 0 on the real disk, which does not count.
@@ -83,21 +130,37 @@ impl Disk {
     }
 
     fn step(&self) -> io::Result<()> {
-        match &self.fault {
-            Some(fault) if fault.done.fetch_add(1, Ordering::SeqCst) + 1 >= fault.fails_at => {
-                Err(io::Error::other("the disk is set to fail here"))
-            }
-            _ => Ok(()),
+        let Some(fault) = &self.fault else { return Ok(()) };
+        let number = fault.done.fetch_add(1, Ordering::SeqCst) + 1;
+        if (fault.fails.0..=fault.fails.1).contains(&number) {
+            return Err(io::Error::other("the disk is set to fail here"));
         }
+        Ok(())
     }
 
-    fn run<T>(&self, action: &'static str, path: &Path, act: impl FnOnce() -> io::Result<T>) -> Result<T, DiskError> {
-        self.step().and_then(|()| act()).map_err(|source| DiskError::new(action, path, source))
+    fn run<T>(
+        &self,
+        action: &'static str,
+        path: &Path,
+        step: Step<'_>,
+        act: impl FnOnce() -> io::Result<T>,
+    ) -> Result<T, DiskError> {
+        let done = self.step().and_then(|()| act()).map_err(|source| DiskError::new(action, path, source))?;
+        if let Some(watch) = &self.watch {
+            watch.done(step);
+        }
+        Ok(done)
     }
 
     /// Stands for the moment in which a transaction of SQLite becomes durable: call it right before COMMIT.
     pub fn commit_point(&self, catalog: &Path) -> Result<(), DiskError> {
-        self.run("commit to", catalog, || Ok(()))
+        self.run("commit to", catalog, Step::Commit { catalog }, || Ok(()))
+    }
+
+    /// The moment after it: call it right after COMMIT. An error here is one of a transaction that is durable all the
+    /// same, which SQLite can give, too.
+    pub fn commit_done(&self, catalog: &Path) -> Result<(), DiskError> {
+        self.run("finish the commit to", catalog, Step::Committed { catalog }, || Ok(()))
     }
 
     /// Creates a directory and its parents; one that is there already is fine. The caller syncs the parent.
@@ -105,24 +168,36 @@ impl Disk {
         if path.is_dir() {
             return Ok(());
         }
-        self.run("create the directory", path, || fs::create_dir_all(path))
+        self.run("create the directory", path, Step::CreateDirectory { path }, || fs::create_dir_all(path))
     }
 
     /// Creates a file that must not exist yet, to be written by one writer.
     pub fn create_file(&self, path: &Path) -> Result<NewFile, DiskError> {
-        let file = self.run("create", path, || File::create_new(path))?;
+        let file = self.run("create", path, Step::CreateFile { path }, || File::create_new(path))?;
         Ok(NewFile { file, path: path.to_owned(), disk: self.clone() })
+    }
+
+    /// Creates a file of so many bytes that are set aside for it on the disk, without content. An error leaves none.
+    pub fn allocate(&self, path: &Path, bytes: u64) -> Result<(), DiskError> {
+        self.run("set room aside at", path, Step::CreateFile { path }, || {
+            let file = File::create_new(path)?;
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).map_err(|error| {
+                // The error is what the caller has to know; an empty file takes no room.
+                fs::remove_file(path).err().unwrap_or_else(|| error.into())
+            })
+        })
     }
 
     /// Renames a file, replacing what is at `to`. Both are in one file system.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
-        self.run("rename to", to, || fs::rename(from, to))
+        self.run("rename to", to, Step::Rename { from, to }, || fs::rename(from, to))
     }
 
     /// Renames a file to a name that must be free. Returns whether it was; if not, nothing changed.
     pub fn rename_new(&self, from: &Path, to: &Path) -> Result<bool, DiskError> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
-        self.run("rename to", to, || match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        let step = Step::RenameNew { from, to };
+        self.run("rename to", to, step, || match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::EXIST) => Ok(false),
             Err(error) => Err(error.into()),
@@ -132,7 +207,7 @@ impl Disk {
     /// Makes `to` another name of the file `from`; where the file system cannot (another device, too many
     /// links), makes a synced copy with the same time of modification. `to` must not exist.
     pub fn link_or_copy(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
-        match self.run("link", to, || fs::hard_link(from, to)) {
+        match self.run("link", to, Step::Link { from, to }, || fs::hard_link(from, to)) {
             Err(error)
                 if matches!(error.source.kind(), io::ErrorKind::TooManyLinks | io::ErrorKind::CrossesDevices) =>
             {
@@ -145,7 +220,7 @@ impl Disk {
     /// Copies by way of a temporary name, so that `to` is never half a file.
     fn copy(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
         let directory = to.parent().unwrap_or(Path::new("."));
-        self.run("copy to", to, || {
+        self.run("copy to", to, Step::Copy { from, to }, || {
             let mut copy = tempfile::Builder::new().prefix(".copy-").tempfile_in(directory)?;
             let mut original = File::open(from)?;
             let metadata = original.metadata()?;
@@ -162,7 +237,7 @@ impl Disk {
     /// is changed. Returns `None`, with nothing at `to`, where the file system cannot. `to` must not exist.
     pub fn clone_file(&self, original: &File, to: &Path) -> Result<Option<NewFile>, DiskError> {
         use rustix::io::Errno;
-        let file = self.run("clone to", to, || {
+        let file = self.run("clone to", to, Step::CreateFile { path: to }, || {
             let file = File::create_new(to)?;
             let cloned = rustix::fs::ioctl_ficlone(&file, original);
             if cloned.is_err() {
@@ -184,7 +259,7 @@ impl Disk {
     /// means another file by now. `to` must not exist.
     pub fn link_file(&self, original: &File, from: &Path, to: &Path) -> Result<Option<NewFile>, DiskError> {
         use rustix::fs::{Mode, OFlags, open};
-        let file = self.run("link", to, || {
+        let file = self.run("link", to, Step::Link { from, to }, || {
             let wanted = original.metadata()?;
             let user = rustix::process::geteuid();
             if !user.is_root() && wanted.uid() != user.as_raw() {
@@ -218,7 +293,7 @@ impl Disk {
 
     /// Sets the time of modification of a file that is there, in seconds since 1970. Nothing is synced.
     pub fn set_modified(&self, path: &Path, modified: u64) -> Result<(), DiskError> {
-        self.run("set the time of", path, || {
+        self.run("set the time of", path, Step::Seal { path, modified }, || {
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(modified);
             File::open(path)?.set_times(FileTimes::new().set_modified(time))
         })
@@ -230,13 +305,14 @@ impl Disk {
         next.push(".next");
         let next = PathBuf::from(next);
         self.remove_file(&next)?;
-        self.run("create the link", &next, || std::os::unix::fs::symlink(target, &next))?;
+        let step = Step::CreateLink { path: &next, target };
+        self.run("create the link", &next, step, || std::os::unix::fs::symlink(target, &next))?;
         self.rename(&next, link)
     }
 
     /// Removes a file or link; one that is not there is fine. Returns whether it was there.
     pub fn remove_file(&self, path: &Path) -> Result<bool, DiskError> {
-        self.run("remove", path, || match fs::remove_file(path) {
+        self.run("remove", path, Step::RemoveFile { path }, || match fs::remove_file(path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -245,7 +321,7 @@ impl Disk {
 
     /// Removes an empty directory; one that is not there or not empty is fine. Returns whether it is gone.
     pub fn remove_empty_directory(&self, path: &Path) -> Result<bool, DiskError> {
-        self.run("remove the directory", path, || match fs::remove_dir(path) {
+        self.run("remove the directory", path, Step::RemoveEmptyDirectory { path }, || match fs::remove_dir(path) {
             Ok(()) => Ok(true),
             Err(error) => match error.kind() {
                 io::ErrorKind::NotFound => Ok(true),
@@ -257,7 +333,7 @@ impl Disk {
 
     /// Removes a directory with everything below it; one that is not there is fine.
     pub fn remove_tree(&self, path: &Path) -> Result<(), DiskError> {
-        self.run("remove the tree", path, || match fs::remove_dir_all(path) {
+        self.run("remove the tree", path, Step::RemoveTree { path }, || match fs::remove_dir_all(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         })
@@ -265,13 +341,14 @@ impl Disk {
 
     /// Makes the names in a directory durable.
     pub fn sync_directory(&self, path: &Path) -> Result<(), DiskError> {
-        self.run("sync the directory", path, || File::open(path)?.sync_all())
+        self.run("sync the directory", path, Step::SyncDirectory { path }, || File::open(path)?.sync_all())
     }
 
     /// Makes everything durable that was written to the file system of `path` (syncfs(2)): one call for a
     /// whole batch.
     pub fn sync_file_system(&self, path: &Path) -> Result<(), DiskError> {
-        self.run("sync the file system of", path, || Ok(rustix::fs::syncfs(File::open(path)?)?))
+        let step = Step::SyncFileSystem { path };
+        self.run("sync the file system of", path, step, || Ok(rustix::fs::syncfs(File::open(path)?)?))
     }
 }
 
@@ -292,14 +369,14 @@ impl NewFile {
     /// Appends all of `bytes`.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
         let Self { file, path, disk } = self;
-        disk.run("write to", path, || file.write_all(bytes))
+        disk.run("write to", path, Step::Write { path, bytes }, || file.write_all(bytes))
     }
 
     /// Makes it read-only for everybody and sets its time of modification, in seconds since 1970. Nothing is
     /// synced.
     pub fn seal(&mut self, modified: u64) -> Result<(), DiskError> {
         let Self { file, path, disk } = self;
-        disk.run("set the time of", path, || {
+        disk.run("set the time of", path, Step::Seal { path, modified }, || {
             file.set_permissions(Permissions::from_mode(0o444))?;
             file.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(modified)))
         })
@@ -318,6 +395,6 @@ impl NewFile {
     /// Makes its bytes durable, but not yet its name.
     pub fn sync(&mut self) -> Result<(), DiskError> {
         let Self { file, path, disk } = self;
-        disk.run("sync", path, || file.sync_all())
+        disk.run("sync", path, Step::Sync { path }, || file.sync_all())
     }
 }

@@ -13,5 +13,5 @@
 mod disk;
 mod lock;
 
-pub use disk::{Disk, DiskError, Free, NewFile};
+pub use disk::{Disk, DiskError, Free, NewFile, Step, Watch};
 pub use lock::{Holder, Lock, LockError};

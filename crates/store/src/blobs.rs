@@ -102,9 +102,15 @@ pub struct Intake {
 
 impl Drop for Intake {
     fn drop(&mut self) {
+        // After an error the files of blobs may be there that got no row: then this row stays, and whoever opens the store
+        // next clears them as after a crash.
         let forgotten = self.store.transaction(|transaction| {
             transaction
-                .execute("DELETE FROM intake WHERE mirror = ?1", [self.mirror.as_str()])
+                .execute(
+                    "DELETE FROM intake WHERE mirror = ?1
+                     AND NOT EXISTS (SELECT 1 FROM arriving WHERE arriving.mirror = intake.mirror)",
+                    [self.mirror.as_str()],
+                )
                 .map_err(self.store.sql())
         });
         if let Err(error) = forgotten {
@@ -448,6 +454,23 @@ impl Store {
             .prepare_cached("SELECT blake3, sha256, size, mtime FROM blob WHERE blake3 = ?1 AND deleting = 0")
             .and_then(|mut statement| statement.query_row([blake3.as_bytes()], blob).optional())
             .map_err(self.sql())
+    }
+
+    /// The mirrors for which temporary files are there: of syncs that run, or that a crash, a power failure or an error
+    /// left, whether or not the catalog knows of them.
+    pub(crate) fn with_incoming(&self) -> Result<BTreeSet<MirrorName>, StoreError> {
+        let directory = self.root.join("incoming");
+        let list = || {
+            let mut found = BTreeSet::new();
+            for child in std::fs::read_dir(&directory)? {
+                let child = child?;
+                let something = std::fs::read_dir(child.path()).is_ok_and(|mut files| files.next().is_some());
+                // What is called otherwise is not ours.
+                found.extend(child.file_name().to_str().filter(|_| something).and_then(|name| name.parse().ok()));
+            }
+            Ok(found)
+        };
+        Ok(list().map_err(|source| DiskError::new("list", &directory, source))?)
     }
 
     /// Where what comes in for a mirror is, until it is settled.

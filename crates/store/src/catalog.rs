@@ -323,8 +323,11 @@ pub(crate) fn open(path: &Path, disk: &Disk, occupied: bool) -> Result<Connectio
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
     transaction.pragma_update(None, "user_version", latest).map_err(sql)?;
+    // The directories of a new store, and those above it, are durable before a catalog says what is in them.
+    disk.sync_file_system(path.parent().unwrap_or(path))?;
     disk.commit_point(path)?;
     transaction.commit().map_err(sql)?;
+    disk.commit_done(path)?;
     Ok(connection)
 }
 

@@ -21,6 +21,7 @@ mod mirrors;
 mod rebuild;
 mod removal;
 mod repair;
+pub mod reserve;
 mod superseded;
 mod twins;
 pub mod verify;
@@ -110,6 +111,20 @@ impl StoreError {
     /// Whether SQLite could not make sense of its own file.
     pub fn is_corruption(&self) -> bool {
         matches!(self, Self::Catalog { source, .. } if verify::is_corruption(source))
+    }
+
+    /// Whether there is no room left for the catalog.
+    pub fn is_full(&self) -> bool {
+        let Self::Catalog { path, source } = self else { return false };
+        match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => true,
+            // Without room for the write-ahead log's index, or an inode, SQLite only says that it cannot.
+            Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::SystemIoFailure) => {
+                let free = Disk::new().free(path.parent().unwrap_or(path));
+                free.is_ok_and(|free| free.bytes < 1 << 20 || free.inodes.is_some_and(|inodes| inodes < 8))
+            }
+            _ => false,
+        }
     }
 
     fn damaged(id: Blake3, problem: &BadBody) -> Self {
@@ -221,6 +236,7 @@ impl Store {
         let done = work(&transaction)?;
         self.disk.commit_point(&self.root.join(CATALOG)).map_err(StoreError::from)?;
         transaction.commit().map_err(self.sql())?;
+        self.disk.commit_done(&self.root.join(CATALOG)).map_err(StoreError::from)?;
         Ok(done)
     }
 }

@@ -94,7 +94,9 @@ impl Store {
                 self.finish_removal(&mirror, &MirrorLock { _mirror: lock })?;
             }
         }
-        for mirror in self.intakes()?.into_keys() {
+        let mut incoming = self.with_incoming()?;
+        incoming.extend(self.intakes()?.into_keys());
+        for mirror in incoming {
             // Whoever is alive shares this lock; whoever begins waits until it is free.
             if let Some(_dead) = Lock::free(&self.intake_lock(&mirror))? {
                 self.clear_intake(&mirror)?;

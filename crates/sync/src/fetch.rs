@@ -162,8 +162,9 @@ pub struct Fetcher<S> {
     pub(crate) settings: Arc<Settings>,
     pub(crate) progress: Arc<Progress>,
     base: Option<Recorded>,
-    pub(crate) intake: Intake,
+    /// Before the intake, for so they are dropped: it looks whether any is left.
     staged: Mutex<Vec<Staged>>,
+    pub(crate) intake: Intake,
     requests: Semaphore,
 }
 

@@ -73,7 +73,9 @@ pub fn rebuild<S: Source>(
         upstream: source.upstream().clone(),
         selection,
         changes: units,
+        stored: Vec::new(),
         held: Vec::new(),
+        missing: None,
     };
     let committed = store.commit(draft, lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;
     let verified = store.verify(committed)?;

@@ -12,7 +12,7 @@ use strandline_store::{MirrorLock, Store, StoreError, Twin};
 
 use crate::RootLists;
 use crate::check::{Broken, What, look, look_at_tree, published};
-use crate::publish::{POOL, ViewError, make_directory, repair, stamp, sync_all, write_lists};
+use crate::publish::{POOL, ViewError, repair, stamp, sync_all, write_lists};
 
 /// Where lists are written before they are put in their places.
 const SCRATCH: &str = "mending";
@@ -175,7 +175,10 @@ fn relink(
 ) -> Result<(), DiskError> {
     let disk = store.disk();
     if let Some(directory) = link.parent() {
-        touched.append(&mut make_directory(disk, &store.view_directory(mirror), directory)?);
+        disk.create_directory(directory)?;
+        // Also what is there already: a process that died may have made it, and not come to sync it.
+        let view = store.view_directory(mirror);
+        touched.extend(directory.ancestors().take_while(|above| above.starts_with(&view)).map(Path::to_owned));
     }
     let mut next = link.as_os_str().to_owned();
     next.push(".mending");

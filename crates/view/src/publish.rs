@@ -135,6 +135,8 @@ pub fn publish(
         if before.frozen != frozen {
             store.freeze(mirror, frozen, lock)?;
         }
+        // Whoever switched to it may have died right after the rename.
+        store.disk().sync_directory(&store.view_directory(mirror))?;
         return Ok(Published { slot: before.slot, projects: 0 });
     }
     let view = store.view_directory(mirror);
@@ -216,8 +218,12 @@ pub fn stock_pool(store: &Store, verified: &Verified, _lock: &MirrorLock) -> Res
     let _placing = store.hold_deletions().map_err(StoreError::from)?;
     let view = store.view_directory(&snapshot.mirror);
     let live = store.view_state(&snapshot.mirror)?.map(|state| store.recorded(state.snapshot)).transpose()?;
-    let mut touched = make_directory(disk, store.root(), &view.join(POOL))?;
-    touched.insert(view.join(POOL));
+    let pool = view.join(POOL);
+    disk.create_directory(&pool)?;
+    let mut touched = BTreeSet::from([pool.clone()]);
+    if live.is_none() {
+        touched.extend([view.clone(), store.root().join("views")]);
+    }
     for change in store.diff(live.as_ref().map(|live| &live.snapshot), Some(snapshot))? {
         let Some(leaf) = change.after else { continue };
         for entry in store.unit(leaf.unit)?.entries() {
@@ -226,9 +232,9 @@ pub fn stock_pool(store: &Store, verified: &Verified, _lock: &MirrorLock) -> Res
             }
             let link = view.join(entry.path.as_str());
             let blob = store.blob_path(entry.blob);
-            let directory = link.parent().unwrap_or(&view);
-            // Also where the link is there already: a crash may have come before it was synced.
-            touched.insert(directory.to_owned());
+            let directory = link.parent().unwrap_or(&pool);
+            // Also what is there already: a process that died may have made it, and not come to sync it.
+            touched.extend(directory.ancestors().take_while(|above| *above != pool).map(Path::to_owned));
             match stamp(&link)? {
                 Some(found) if Some(found) == stamp(&blob)? => continue,
                 // A sync gives a file another path where the pool has other bytes (`pool_file`).
@@ -237,7 +243,7 @@ pub fn stock_pool(store: &Store, verified: &Verified, _lock: &MirrorLock) -> Res
                 }
                 None => {}
             }
-            touched.append(&mut make_directory(disk, &view, directory)?);
+            disk.create_directory(directory)?;
             disk.link_or_copy(&blob, &link)?;
         }
     }
@@ -277,14 +283,14 @@ fn update_pages(
 ) -> Result<(usize, BTreeSet<PathBuf>), ViewError> {
     let disk = store.disk();
     let pages = tree.join(PAGES);
-    let mut touched = BTreeSet::from([tree.to_owned(), pages.clone()]);
+    let mut touched = BTreeSet::from([pages.clone()]);
     if base.is_none() {
         // Nothing is known of what is there: nothing should be.
         disk.remove_tree(tree)?;
         disk.create_directory(&pages)?;
         disk.switch_link(&tree.join(POOL), &Path::new("..").join(POOL))?;
-        // The tree's own name has to be durable before `live` points to it.
-        touched.extend(tree.parent().map(Path::to_owned));
+        // The tree's own name, and those in it, have to be durable before `live` points to it.
+        touched.extend([Some(tree), tree.parent()].into_iter().flatten().map(Path::to_owned));
     }
     let base = base.map(|base| store.recorded(base)).transpose()?;
     let changes = store.diff(base.as_ref().map(|base| &base.snapshot), Some(target))?;
@@ -383,22 +389,6 @@ impl Write for Hashing {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Creates a directory below `top`; returns the directories whose sync makes the new names durable.
-pub(crate) fn make_directory(
-    disk: &strandline_durable::Disk,
-    top: &Path,
-    path: &Path,
-) -> Result<BTreeSet<PathBuf>, DiskError> {
-    let mut parents = BTreeSet::new();
-    let mut missing = path;
-    while !missing.is_dir() && missing != top {
-        missing = missing.parent().unwrap_or(top);
-        parents.insert(missing.to_owned());
-    }
-    disk.create_directory(path)?;
-    Ok(parents)
 }
 
 pub(crate) fn sync_all(store: &Store, top: &Path, touched: BTreeSet<PathBuf>) -> Result<(), ViewError> {

@@ -4,3 +4,5 @@
 
 mod disk;
 mod lock;
+mod power;
+mod power_rules;

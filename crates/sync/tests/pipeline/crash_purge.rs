@@ -100,7 +100,7 @@ fn a_withdrawal() {
                 invariants::check_at_rest(&world.root(), &store, &mirror);
             }
             drop(store);
-            invariants::assert_equal(&essence(&world), &should, n);
+            invariants::assert_equal(&essence(&world), &should, &format!("step {n}"));
         }
     }
 }

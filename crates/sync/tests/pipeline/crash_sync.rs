@@ -14,7 +14,7 @@ use crate::invariants;
 use crate::script::{Script, event};
 use crate::world::{Outcome, World, mirror, settings, sync_store};
 
-const NAMES: &[&str] = &["Alpha", "beta", "gamma"];
+pub(crate) const NAMES: &[&str] = &["Alpha", "beta", "gamma"];
 
 fn first() -> Arc<Script> {
     let script = Script::new();
@@ -31,7 +31,7 @@ fn second() -> Arc<Script> {
     Arc::new(script)
 }
 
-fn from(script: impl Fn() -> Arc<Script>) -> impl Fn(&Arc<Store>) -> Outcome<()> {
+pub(crate) fn from(script: impl Fn() -> Arc<Script>) -> impl Fn(&Arc<Store>) -> Outcome<()> {
     move |store| Ok(sync_store(store, &script(), &settings(NAMES)).map(drop)?)
 }
 
@@ -56,7 +56,7 @@ fn second_logged() -> Arc<Script> {
 
 /// What readers see and what the next sync starts from. A crash between a snapshot's commit and its verification leaves a
 /// snapshot that nobody uses, and takes its label; which twin is live and how it is called is not counted, therefore.
-fn essence(root: &Path) -> BTreeMap<String, String> {
+pub(crate) fn essence(root: &Path) -> BTreeMap<String, String> {
     let mut found = invariants::everything(&root.join("blobs"));
     let live = root.join("views/pypi/live").canonicalize().unwrap();
     found.extend(invariants::everything(&live));

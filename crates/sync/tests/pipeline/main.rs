@@ -16,6 +16,11 @@ mod follow;
 #[path = "../../../view/tests/view/invariants.rs"]
 mod invariants;
 mod model;
+#[path = "../../../view/tests/view/outage.rs"]
+mod outage;
+#[path = "../../../durable/tests/durable/power.rs"]
+mod power;
+mod power_sync;
 mod publishing;
 mod purge;
 mod script;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +96,11 @@ impl World {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         Self { directory }
+    }
+
+    /// The directory in which the store is, or will be.
+    pub(crate) fn top(&self) -> &Path {
+        self.directory.path()
     }
 
     pub(crate) fn root(&self) -> PathBuf {

@@ -1,4 +1,4 @@
-//! A crash at every step of an operation.
+//! A crash, or an error, at every step of an operation.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,9 +10,11 @@ use strandline_store::Store;
 use crate::invariants;
 use crate::world::{Outcome, World, mirror};
 
-/// Does `act` on copies of `old`, once undisturbed and then with a crash at each of its steps. After each crash readers
-/// see one of the serials `seen`, of which the last is that of an undisturbed run. Then `next` is done, which ends as it
-/// does without a crash before it, as far as `essence` tells.
+/// Does `act` on copies of `old`, once undisturbed, then with a crash at each of its steps, then with an error at each of
+/// its steps that the process survives. A step is also what comes right after a COMMIT: then it failed and is durable.
+///
+/// After each, all invariants hold, and readers see one of the serials `seen`, of which the last is that of an undisturbed
+/// run. Then `next` is done, which ends as it does without a crash before it, as far as `essence` tells.
 pub(crate) fn at_every_step(
     old: &World,
     seen: &[Option<u64>],
@@ -28,24 +30,26 @@ pub(crate) fn at_every_step(
     next(&undisturbed.open()).unwrap();
     let should = essence(&undisturbed.root());
 
-    for n in 1..=steps {
+    let crashes = (1..=steps).map(|n| (format!("a crash at step {n} of {steps}"), n, Disk::failing_at(n)));
+    let errors = (1..=steps).map(|n| (format!("an error at step {n} of {steps}"), n, Disk::failing_once_at(n)));
+    for (what, n, failing) in crashes.chain(errors) {
         let world = old.copy();
-        let failing = Disk::failing_at(n);
         let done = world.open_on(failing.clone()).and_then(|store| act(&store));
-        assert!(failing.steps() >= n, "step {n} of {steps}");
+        assert!(failing.steps() >= n, "{what}");
 
         let store = world.open();
         let shown = invariants::check(&world.root(), &store, &mirror());
-        assert!(seen.contains(&shown), "step {n} of {steps} shows {shown:?}");
-        assert!(done.is_err() || seen.last() == Some(&shown), "step {n} of {steps} went by without a word");
+        assert!(seen.contains(&shown), "{what} shows {shown:?}");
+        assert!(done.is_err() || seen.last() == Some(&shown), "{what} went by without a word");
         let lock = store.lock_mirror(&mirror(), "now").unwrap();
         let repaired = strandline_view::repair(&store, &mirror(), &lock).unwrap();
         let after = invariants::check(&world.root(), &store, &mirror());
         let stands = store.view_state(&mirror()).unwrap().map(|state| store.recorded(state.snapshot).unwrap());
-        assert_eq!(after, stands.map(|recorded| recorded.snapshot.label.serial.get()), "step {n} of {steps}");
-        assert_eq!(repaired, shown != after, "step {n} of {steps}");
+        let stands = stands.map(|recorded| recorded.snapshot.label.serial.get());
+        assert_eq!(after, stands, "invariant 6: {what}: `live` is what the catalog says");
+        assert_eq!(repaired, shown != after, "{what}");
         let place = |shown: &Option<u64>| seen.iter().position(|seen| seen == shown);
-        assert!(place(&after) >= place(&shown), "step {n} of {steps}: what readers saw was taken back");
+        assert!(place(&after) >= place(&shown), "{what}: what readers saw was taken back");
         assert!(!strandline_view::repair(&store, &mirror(), &lock).unwrap(), "once is enough");
         drop(lock);
 
@@ -53,6 +57,6 @@ pub(crate) fn at_every_step(
         invariants::check(&world.root(), &store, &mirror());
         invariants::check_at_rest(&world.root(), &store, &mirror());
         drop(store);
-        invariants::assert_equal(&essence(&world.root()), &should, n);
+        invariants::assert_equal(&essence(&world.root()), &should, &what);
     }
 }

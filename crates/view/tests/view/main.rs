@@ -8,5 +8,9 @@ mod crash;
 mod crash_gc;
 mod crash_publish;
 mod invariants;
+mod outage;
+#[path = "../../../durable/tests/durable/power.rs"]
+mod power;
+mod power_view;
 mod publish;
 mod world;

@@ -95,6 +95,11 @@ impl World {
         Self { directory }
     }
 
+    /// The directory in which the store is, or will be.
+    pub(crate) fn top(&self) -> &Path {
+        self.directory.path()
+    }
+
     pub(crate) fn root(&self) -> PathBuf {
         self.directory.path().join("store")
     }
