@@ -48,7 +48,8 @@ fn read(nginx: &Nginx, mirror: &str, number: usize, newest: &mut u64) {
         let url = text(&file["url"]).replacen("../..", &format!("/{mirror}"), 1);
         let answer = get(nginx.at, &url, &[]);
         assert_eq!(answer.status, 200, "{mirror}: {url}");
-        let digest: String = Sha256::digest(&answer.body).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest: Vec<_> = Sha256::digest(&answer.body).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = digest.concat();
         assert_eq!(text(&file["hashes"]["sha256"]), digest, "{mirror}: {url}");
     }
     let list = get(nginx.at, &format!("/{mirror}/simple/"), &[JSON]);
@@ -73,15 +74,16 @@ fn syncs_of_three_mirrors_gc_and_readers() {
     let upstreams = [&world.upstream, &others[0], &others[1]];
     let names: Vec<_> = (0..PROJECTS).map(|number| format!("{:?}", project(number))).collect();
     // Who has read a page still fetches its files: a moment is enough here.
-    let mut configuration = "store = \"store\"\ngrace = \"3s\"\nmin-free = \"0B\"\n".to_owned();
-    for (mirror, upstream) in MIRRORS.iter().zip(upstreams) {
-        configuration += &format!(
+    let tables = MIRRORS.iter().zip(upstreams).map(|(mirror, upstream)| {
+        format!(
             "[mirror.{mirror}]\nupstream = \"{}\"\nprojects = [{}]\ndrain = \"1s\"\n\
              keep = {{ last = 1, daily = 0, weekly = 0 }}\n",
             upstream.simple_url(),
             names.join(", ")
-        );
-    }
+        )
+    });
+    let tables: Vec<_> = tables.collect();
+    let configuration = format!("store = \"store\"\ngrace = \"3s\"\nmin-free = \"0B\"\n{}", tables.concat());
     std::fs::write(world.path("strandline.toml"), configuration).unwrap();
     move_on(upstreams, 1);
     world.done(&["sync"]);
