@@ -123,9 +123,12 @@ fn files_are_fetchable(root: &Path, store: &Store, mirror: &MirrorName, whole: &
     }
 }
 
-/// 5. A blob is deleted only after no retained snapshot names it: it has its row, and the row does not say that it goes.
+/// 5. A blob is deleted only after no retained snapshot names it, or it is withdrawn: it has its row, and the row does not say
+///    that it goes.
 fn nothing_named_is_on_its_way_out(store: &Store, mirror: &MirrorName) {
-    for recorded in store.snapshots(mirror).unwrap() {
+    let superseded = store.superseded(mirror).unwrap();
+    let snapshots = store.snapshots(mirror).unwrap();
+    for recorded in snapshots.into_iter().filter(|recorded| !superseded.contains_key(&recorded.id)) {
         for leaf in store.leaves(&recorded.snapshot).unwrap() {
             for entry in store.unit(leaf.unit).unwrap().entries() {
                 let row = store.find_blob_row(entry.blob).unwrap().map(|blob| (blob.sha256, blob.size));
