@@ -114,6 +114,30 @@ impl Disk {
         Ok(NewFile { file, path: path.to_owned(), disk: self.clone() })
     }
 
+    /// Opens a file that [`create_file`](Self::create_file) made and nobody has sealed yet, to seal it.
+    pub fn reopen(&self, path: &Path) -> Result<NewFile, DiskError> {
+        let file = self.run("open", path, || File::options().append(true).open(path))?;
+        Ok(NewFile { file, path: path.to_owned(), disk: self.clone() })
+    }
+
+    /// Sets a file's time of modification, in seconds since 1970. Nothing is synced.
+    pub fn set_time(&self, path: &Path, modified: u64) -> Result<(), DiskError> {
+        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
+        self.run("set the time of", path, || {
+            let seconds = i64::try_from(modified).map_err(io::Error::other)?;
+            let times = Timestamps {
+                last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+                last_modification: Timespec { tv_sec: seconds, tv_nsec: 0 },
+            };
+            Ok(utimensat(CWD, path, &times, AtFlags::empty())?)
+        })
+    }
+
+    /// Makes a file's bytes and time durable, but not its name.
+    pub fn sync_file(&self, path: &Path) -> Result<(), DiskError> {
+        self.run("sync", path, || File::open(path)?.sync_all())
+    }
+
     /// Renames a file, replacing what is at `to`. Both are in one file system.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
         self.run("rename to", to, || fs::rename(from, to))
@@ -227,6 +251,12 @@ impl NewFile {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
         let Self { file, path, disk } = self;
         disk.run("write to", path, || file.write_all(bytes))
+    }
+
+    /// Makes it read-only for everybody. Nothing is synced.
+    pub fn protect(&mut self) -> Result<(), DiskError> {
+        let Self { file, path, disk } = self;
+        disk.run("set the mode of", path, || file.set_permissions(Permissions::from_mode(0o444)))
     }
 
     /// Makes it read-only for everybody and sets its time of modification, in seconds since 1970. Nothing is

@@ -114,7 +114,49 @@ proptest! {
             .map(|name| (name.clone(), (before.get(name).cloned(), after.get(name).cloned())))
             .filter(|(_, (before, after))| before != after)
             .collect();
+        prop_assert_eq!(&found, &expected);
+
+        // The same in parts, as far as it is asked for.
+        let (mut pairs, mut in_parts) = (vec![(Some(a), Some(b))], Vec::new());
+        while let Some(pair) = pairs.pop() {
+            pairs.extend(trie::compare(&kept, pair, &mut in_parts).unwrap());
+        }
+        let in_parts: BTreeMap<_, _> =
+            in_parts.into_iter().map(|change| (change.name, (change.before, change.after))).collect();
+        prop_assert_eq!(in_parts, expected);
+    }
+
+    #[test]
+    fn many_are_found_as_each_by_itself(content in edits(), wanted in prop::collection::btree_set(0_u16..500, 0..60)) {
+        let mut kept = Kept::default();
+        let root = kept.update(None, as_changes(&content)).root;
+        let wanted: BTreeSet<_> = wanted.into_iter().map(|number| leaf(number, 0).name).collect();
+        kept.read.borrow_mut().clear();
+        let mut found = Vec::new();
+        trie::find_all(&kept, root, &wanted, &mut |leaf| found.push(leaf)).unwrap();
+        let read = kept.read.borrow().clone();
+        prop_assert_eq!(read.len(), read.iter().collect::<BTreeSet<_>>().len(), "no node is read twice");
+        found.sort_unstable();
+        let expected: Vec<_> = wanted.iter().filter_map(|name| trie::find(&kept, root, name).unwrap()).collect();
         prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn going_on_after_the_last_meets_each_in_its_turn(content in edits(), counts in prop::collection::vec(1_usize..90, 1..12)) {
+        let mut kept = Kept::default();
+        let root = kept.update(None, as_changes(&content)).root;
+        let all = kept.all(root);
+        let everything = trie::after(&kept, root, "", usize::MAX).unwrap();
+        prop_assert_eq!(everything.len(), all.len());
+        let (mut last, mut position) = (String::new(), 0);
+        for count in counts {
+            let turn = trie::after(&kept, root, &last, count).unwrap();
+            prop_assert_eq!(turn.len(), count.min(all.len()));
+            for leaf in turn {
+                prop_assert_eq!(&leaf, &everything[position % all.len()]);
+                (last, position) = (leaf.name.to_string(), position + 1);
+            }
+        }
     }
 
     #[test]

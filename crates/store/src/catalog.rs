@@ -193,6 +193,30 @@ const MIGRATIONS: &[&str] = &["
         tag     TEXT,
         UNIQUE (mirror, project, unit)
     ) STRICT;
+", "
+    -- What the newest tree of a mirror lists, in the order of names: it can be made anew from the tree. `sum` is over all its
+    -- rows, `display` is only there where it is not the name itself.
+    CREATE TABLE listing (
+        mirror INTEGER PRIMARY KEY REFERENCES mirror (id) ON DELETE CASCADE,
+        tree   BLOB NOT NULL,
+        sum    BLOB NOT NULL,
+        units  INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE listed (
+        mirror  INTEGER NOT NULL REFERENCES mirror (id) ON DELETE CASCADE,
+        name    TEXT NOT NULL,
+        unit    BLOB NOT NULL,
+        serial  INTEGER NOT NULL,
+        display TEXT,
+        PRIMARY KEY (mirror, name)
+    ) STRICT, WITHOUT ROWID;
+
+    -- A cache that may be lost: for which snapshot and which rows of the log it is known that none came to light late.
+    CREATE TABLE overlap (
+        mirror   INTEGER PRIMARY KEY REFERENCES mirror (id) ON DELETE CASCADE,
+        snapshot BLOB NOT NULL,
+        rows     BLOB NOT NULL
+    ) STRICT;
 "];
 
 pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {
@@ -225,6 +249,8 @@ pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "foreign_keys", true).map_err(sql)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(sql)?;
     connection.pragma_update(None, "synchronous", "full").map_err(sql)?;
+    // In KiB: the inner pages of the indexes of millions of rows.
+    connection.pragma_update(None, "cache_size", -32_768).map_err(sql)?;
     if migrated {
         return Ok(connection);
     }

@@ -15,6 +15,7 @@ mod bodies;
 mod catalog;
 mod commit;
 pub mod gc;
+mod listing;
 mod mirrors;
 mod removal;
 mod twins;
@@ -25,9 +26,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 use strandline_durable::{Disk, DiskError, Lock, LockError};
+use strandline_model::trie::Branches;
 use strandline_model::{BadBody, Blake3, MirrorName};
 
 pub use blobs::{Blob, Incoming, Intake, ReceiveError, Staged};
+pub use bodies::Differences;
 pub use commit::{Committed, Draft, DraftUnit, Verified, VerifyError};
 pub use mirrors::{CutReport, LastSync, MirrorRow, MirrorUsage, Recorded, SeenPage, SelectError, Usage, Validation};
 pub use twins::{Slot, Twin, ViewState};
@@ -40,6 +43,8 @@ pub struct Store {
     root: PathBuf,
     disk: Disk,
     catalog: Mutex<Connection>,
+    /// Nodes of trees that were read a moment ago.
+    branches: Mutex<Branches>,
 }
 
 /// Something could not be read from or written to the store. What was committed before still is.
@@ -96,7 +101,7 @@ impl Store {
             disk.create_directory(&root.join(directory))?;
         }
         let catalog = catalog::open(&root.join(CATALOG), &disk)?;
-        let store = Self { root: root.to_owned(), disk, catalog: Mutex::new(catalog) };
+        let store = Self { root: root.to_owned(), disk, catalog: Mutex::new(catalog), branches: Mutex::default() };
         gc::finish(&store)?;
         Ok(store)
     }

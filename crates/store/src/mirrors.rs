@@ -368,11 +368,43 @@ impl Store {
 
     /// The pages of a mirror that are remembered, in the order in which they were.
     pub fn seen(&self, mirror: &MirrorName) -> Result<Vec<SeenPage>, StoreError> {
-        let connection = self.connection();
-        let rows: Vec<([u8; 32], u64, Option<String>)> = connection
-            .prepare_cached("SELECT unit, serial, tag FROM seen WHERE mirror = ?1 ORDER BY number")
+        self.query_seen(mirror, None)
+    }
+
+    /// Those of one project.
+    pub fn seen_of(&self, mirror: &MirrorName, project: &ProjectName) -> Result<Vec<SeenPage>, StoreError> {
+        self.query_seen(mirror, Some(project))
+    }
+
+    /// The units and serials of the pages of a mirror that are remembered, in the order in which they were.
+    pub fn seen_units(&self, mirror: &MirrorName) -> Result<Vec<(ProjectName, Blake3, Serial)>, StoreError> {
+        let rows: Vec<(String, [u8; 32], u64)> = self
+            .connection()
+            .prepare_cached("SELECT project, unit, serial FROM seen WHERE mirror = ?1 ORDER BY number")
             .and_then(|mut statement| {
                 statement.query_map([mirror.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+            })
+            .map_err(self.sql())?;
+        rows.into_iter()
+            .map(|(project, unit, serial)| {
+                Ok((self.stored(&project)?, Blake3::from_stored(unit), self.stored(&serial.to_string())?))
+            })
+            .collect()
+    }
+
+    fn query_seen(&self, mirror: &MirrorName, project: Option<&ProjectName>) -> Result<Vec<SeenPage>, StoreError> {
+        let connection = self.connection();
+        let query = match project {
+            None => "SELECT unit, serial, tag FROM seen WHERE mirror = ?1 AND ?2 IS NULL ORDER BY number",
+            Some(_) => "SELECT unit, serial, tag FROM seen WHERE mirror = ?1 AND project = ?2 ORDER BY number",
+        };
+        let rows: Vec<([u8; 32], u64, Option<String>)> = connection
+            .prepare_cached(query)
+            .and_then(|mut statement| {
+                let project = project.map(ProjectName::as_str);
+                let rows = statement
+                    .query_map((mirror.as_str(), project), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+                rows.collect()
             })
             .map_err(self.sql())?;
         let bodies = Bodies { store: self, connection: &connection };
@@ -391,6 +423,22 @@ impl Store {
         except: &BTreeSet<ProjectName>,
         _lock: &MirrorLock,
     ) -> Result<(), StoreError> {
+        let none: bool = self
+            .connection()
+            .prepare_cached("SELECT NOT EXISTS (SELECT 1 FROM seen WHERE mirror = ?1)")
+            .and_then(|mut statement| statement.query_row([mirror.as_str()], |row| row.get(0)))
+            .map_err(self.sql())?;
+        if none {
+            return Ok(());
+        }
+        if except.is_empty() {
+            return self.transaction(|transaction| {
+                transaction
+                    .execute("DELETE FROM seen WHERE mirror = ?1", [mirror.as_str()])
+                    .map(drop)
+                    .map_err(self.sql())
+            });
+        }
         let seen: Vec<String> = self
             .connection()
             .prepare_cached("SELECT DISTINCT project FROM seen WHERE mirror = ?1")
@@ -444,6 +492,31 @@ impl Store {
                 .map_err(self.sql())
         })?;
         Ok(())
+    }
+
+    /// Whether it was recorded that a snapshot shows all that these rows of the log say.
+    pub fn is_overlap_known(&self, mirror: &MirrorName, snapshot: Blake3, rows: Blake3) -> Result<bool, StoreError> {
+        self.connection()
+            .prepare_cached(
+                "SELECT 1 FROM overlap o JOIN mirror m ON m.id = o.mirror
+                 WHERE m.name = ?1 AND o.snapshot = ?2 AND o.rows = ?3",
+            )
+            .and_then(|mut statement| statement.exists((mirror.as_str(), snapshot.as_bytes(), rows.as_bytes())))
+            .map_err(self.sql())
+    }
+
+    /// Remembers that a snapshot shows all that these rows of the log say.
+    pub fn record_overlap(&self, mirror: &MirrorName, snapshot: Blake3, rows: Blake3) -> Result<(), StoreError> {
+        self.transaction(|transaction| {
+            transaction
+                .execute(
+                    "INSERT INTO overlap (mirror, snapshot, rows) SELECT id, ?2, ?3 FROM mirror WHERE name = ?1
+                     ON CONFLICT (mirror) DO UPDATE SET snapshot = excluded.snapshot, rows = excluded.rows",
+                    (mirror.as_str(), snapshot.as_bytes(), rows.as_bytes()),
+                )
+                .map(drop)
+                .map_err(self.sql())
+        })
     }
 
     /// How the last sync of a mirror ended, if there was one.
@@ -529,11 +602,36 @@ impl Store {
         })
     }
 
+    /// Remembers with what to ask for the pages that the newest tree shows and that came before the mirror had a snapshot.
+    pub fn take_validators(&self, mirror: &MirrorName, _lock: &MirrorLock) -> Result<(), StoreError> {
+        self.transaction(|transaction| {
+            transaction
+                .execute(
+                    "INSERT INTO validator (mirror, project, unit, tag)
+                     SELECT l.mirror, l.name, l.unit, s.tag FROM mirror m JOIN seen s ON s.mirror = m.name
+                     JOIN listed l ON l.mirror = m.id AND l.name = s.project AND l.unit = s.unit
+                     WHERE m.name = ?1 AND s.tag IS NOT NULL
+                     ON CONFLICT (mirror, project) DO NOTHING",
+                    [mirror.as_str()],
+                )
+                .map(drop)
+                .map_err(self.sql())
+        })
+    }
+
     pub(crate) fn stored<T: std::str::FromStr<Err: std::fmt::Display>>(&self, text: &str) -> Result<T, StoreError> {
         text.parse().map_err(|error: T::Err| StoreError::Foreign {
             path: self.root.join(crate::CATALOG),
             problem: format!("holds `{}`: {error}", text.escape_debug()),
         })
+    }
+
+    /// The catalog holds what this program would not have written.
+    pub(crate) fn foreign(&self, error: &dyn std::fmt::Display) -> StoreError {
+        StoreError::Foreign {
+            path: self.root.join(crate::CATALOG),
+            problem: format!("holds what it should not: {error}"),
+        }
     }
 
     pub(crate) fn stored_time(&self, seconds: i64) -> Result<Timestamp, StoreError> {

@@ -16,15 +16,18 @@
 //! 5. An event that came to light late is noticed when the last `overlap` serials are read again: its project is fetched,
 //!    and the snapshots that claimed a serial past it are marked.
 
+mod aside;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use strandline_model::{DisplayName, Held, HoldReason, Leaf, ProjectName, Serial, Timestamp};
+use strandline_model::{Blake3, DisplayName, Held, HoldReason, Leaf, ProjectName, Serial, Timestamp};
 use strandline_store::{CutReport, MirrorLock, Recorded, SeenPage};
 use tokio::time::Instant;
 
+pub(crate) use self::aside::Aside;
 use crate::cut::{self, Base, Content, File, Log, Project, Rule, Seen, State};
 use crate::fetch::each;
 use crate::progress::Progress;
@@ -75,6 +78,10 @@ struct Following<'a, S> {
     /// began.
     sure: Serial,
     projects: BTreeMap<ProjectName, Followed>,
+    /// The projects that a first sync has not begun to follow.
+    unread: BTreeMap<ProjectName, DisplayName>,
+    /// And those that it is done with.
+    aside: BTreeMap<ProjectName, Aside>,
     dropped: Vec<ProjectName>,
     absent: Vec<ProjectName>,
     lock: &'a MirrorLock,
@@ -105,18 +112,17 @@ pub async fn follow<S: Source>(
         let way = Way::of_attempt(usize::try_from(round - 1).unwrap_or(0));
         if base.is_none() {
             // A first sync can take days: what it has is remembered now and then.
-            while let Some(beyond) = wanted.iter().nth(settings.checkpoint_every).cloned() {
-                let rest = wanted.split_off(&beyond);
-                let part = std::mem::replace(&mut wanted, rest);
+            while let Some(part) = following.next_part(settings.checkpoint_every)? {
                 following.fetch(part.clone(), way).await?;
-                following.remember(&part, 1)?;
+                following.set_aside(&part)?;
             }
+            wanted.append(&mut following.last_part()?);
         }
         following.fetch(std::mem::take(&mut wanted), way).await?;
         // The time of a row that is missing is up only if it is missing in what is read afterwards.
         let settled = before(clock(), settings.settle);
         // Without a page that was fetched, or a row that is waited for, there is nothing that the log could say more of.
-        if !following.projects.is_empty() || following.sure < head {
+        if !following.projects.is_empty() || !following.aside.is_empty() || following.sure < head {
             following.read_on(head).await?;
         }
         if base.is_none() {
@@ -130,6 +136,7 @@ pub async fn follow<S: Source>(
         let late = Instant::now() >= deadline;
         let target = following.log.without_holes(following.from, settled).min(head);
         if base.is_none() {
+            following.bring_back_after(target)?;
             following.promote(target);
         }
         let mut holding = following.still_held(target);
@@ -225,7 +232,7 @@ impl<'a, S: Source> Following<'a, S> {
                 self.log.add_other(&event);
                 continue;
             }
-            if !self.log.add(&event) || self.projects.contains_key(&name) {
+            if !self.log.add(&event) || self.projects.contains_key(&name) || self.bring_back(&name)? {
                 continue;
             }
             if self.base.is_none() {
@@ -282,6 +289,8 @@ impl<'a, S: Source> Following<'a, S> {
             log: Log::default(),
             sure: from,
             projects: BTreeMap::new(),
+            unread: BTreeMap::new(),
+            aside: BTreeMap::new(),
             dropped,
             absent,
             lock,
@@ -319,7 +328,15 @@ impl<'a, S: Source> Following<'a, S> {
             self.add_selected(wanted, &mut unknown).await?;
         }
         let earliest = Serial::try_from(from.get().saturating_sub(settings.overlap)).unwrap_or(Serial::ZERO);
-        for (name, late) in self.missed(&events, earliest)? {
+        // Where nothing is new, the same rows are read as the last time: what they say of the base is known then.
+        let rows = cut::digest(events.iter().filter(|event| event.serial > earliest));
+        let nothing_new = !reselected && events.last().is_none_or(|last| last.serial <= from);
+        let known = nothing_new && fetcher.store.is_overlap_known(&settings.mirror, base.id, rows)?;
+        let missed = if known { BTreeMap::new() } else { self.missed(&events, earliest)? };
+        if nothing_new && !known && missed.is_empty() {
+            fetcher.store.record_overlap(&settings.mirror, base.id, rows)?;
+        }
+        for (name, late) in missed {
             unknown.entry(name.clone()).or_insert(Serial::ZERO);
             let marked = fetcher.store.mark_missed(&settings.mirror, late, self.lock)?;
             if marked > 0 {
@@ -369,17 +386,15 @@ impl<'a, S: Source> Following<'a, S> {
             names.entry(name.clone()).or_insert_with(|| self.log.display_name(name).expect("it has events").clone());
         }
         self.absent.retain(|name| !names.contains_key(name));
-        for (name, display) in names {
-            self.follow_project(name.clone(), Some(Serial::ZERO), &[])?;
-            if let Some(followed) = self.projects.get_mut(&name) {
-                followed.display = display;
-            }
-        }
+        self.unread = names;
         Ok(())
     }
 
     /// Takes the pages into account that earlier syncs saw and no snapshot shows.
     fn recall(&mut self) -> Result<(), SyncError> {
+        if self.base.is_none() {
+            return self.recall_unread();
+        }
         for SeenPage { unit, serial, tag } in self.fetcher.store.seen(&self.fetcher.settings.mirror)? {
             if let Some(followed) = self.projects.get_mut(unit.name()) {
                 followed.project.pages.push(Seen { serial, content: self.fetcher.content(&unit)? });
@@ -443,13 +458,15 @@ impl<'a, S: Source> Following<'a, S> {
                 last.insert(event.project.normalise(), (event.serial, action.removes_project()));
             }
         }
-        let held: BTreeSet<_> = self.base.iter().flat_map(|base| &base.snapshot.held).map(|held| &held.name).collect();
+        let Some(base) = self.base else { return Ok(BTreeMap::new()) };
+        let held: BTreeSet<_> = base.snapshot.held.iter().map(|held| &held.name).collect();
+        let shown = self.fetcher.store.find_all(&base.snapshot, &last.keys().cloned().collect())?;
         let mut missed = BTreeMap::new();
         for (name, (serial, gone)) in last {
             if !self.fetcher.settings.selection.has(&name) || held.contains(&name) {
                 continue;
             }
-            let shown = match self.fetcher.base_leaf(&name)? {
+            let shown = match shown.get(&name) {
                 Some(leaf) => !gone && leaf.serial >= serial,
                 // A quarantined project is not shown, whatever else happens to it.
                 None => true,
@@ -477,9 +494,7 @@ impl<'a, S: Source> Following<'a, S> {
         if count == 0 {
             return Ok(None);
         }
-        let leaves = self.fetcher.store.leaves(&base.snapshot)?;
-        let begin = leaves.partition_point(|leaf| leaf.name.as_str() <= last.as_str());
-        let turn: Vec<_> = leaves[begin..].iter().chain(&leaves[..begin]).take(count).cloned().collect();
+        let turn = self.fetcher.store.leaves_after(&base.snapshot, &last, count)?;
         let last = turn.last().map(|leaf| leaf.name.clone());
         let quiet = turn.into_iter().filter(|leaf| !self.projects.contains_key(&leaf.name));
         let quiet: BTreeMap<_, _> = quiet.map(|leaf| (leaf.name, leaf.serial)).collect();
@@ -559,8 +574,13 @@ impl<'a, S: Source> Following<'a, S> {
         Ok(())
     }
 
-    /// Remembers the newest `most` pages of these projects for a later sync, as far as all of their files came.
-    fn remember(&self, names: &BTreeSet<ProjectName>, most: usize) -> Result<(), SyncError> {
+    /// Remembers the newest `most` pages of these projects for a later sync, as far as all of their files came; returns what
+    /// they are remembered as.
+    fn remember(
+        &self,
+        names: &BTreeSet<ProjectName>,
+        most: usize,
+    ) -> Result<Vec<(ProjectName, Blake3, DisplayName)>, SyncError> {
         let mut pages = Vec::new();
         for name in names {
             let Some(followed) = self.projects.get(name) else { continue };
@@ -697,7 +717,8 @@ impl<'a, S: Source> Following<'a, S> {
         let head = self.log.head().unwrap_or(serial).max(serial);
         let report = CutReport { head, behind: self.log.first_after(serial), rounds };
         let (absent, later) = (self.absent, BTreeSet::new());
-        Ok(Cut { serial, counted: false, changes, held, absent, report: Some(report), later })
+        let aside = self.aside;
+        Ok(Cut { serial, counted: false, changes, aside, held, absent, report: Some(report), later })
     }
 
     /// Carries a held project at its last good state; returns that state's serial, or `None` if the log has removed it.

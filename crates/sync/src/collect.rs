@@ -194,5 +194,6 @@ fn conclude<S: Source>(
         }
     }
     let serial = if counted { greatest.next() } else { greatest };
-    Ok(Cut { serial, counted, changes, held: Vec::new(), absent, report: None, later: BTreeSet::new() })
+    let aside = BTreeMap::new();
+    Ok(Cut { serial, counted, changes, aside, held: Vec::new(), absent, report: None, later: BTreeSet::new() })
 }

@@ -12,7 +12,7 @@ use backon::{ExponentialBuilder, Retryable as _};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use strandline_model::{
-    ClaimedSha256, DisplayName, Entry, HoldReason, Leaf, ProjectName, Serial, Sha256, TreePath, Unit,
+    Blake3, ClaimedSha256, DisplayName, Entry, HoldReason, Leaf, ProjectName, Serial, Sha256, TreePath, Unit,
 };
 use strandline_store::{
     DraftUnit, Intake, MirrorLock, ReceiveError, Recorded, SeenPage, Staged, Store, StoreError, Validation,
@@ -27,8 +27,9 @@ use crate::require_room;
 use crate::source::{Answer, BadRecord, Event, Rendered, Source, SourceError, Validator, Way};
 use crate::{Context, Settings, SyncError};
 
-/// How many staged blobs are made durable together. Each has an open file.
-const BATCH: usize = 256;
+/// How many staged blobs are made durable together, and from how many bytes on fewer are.
+const BATCH: usize = 2_048;
+const BATCH_BYTES: u64 = 256 << 20;
 /// How many bytes of a file are gathered before they are hashed and written.
 const CHUNK: usize = 256 << 10;
 /// How often a request is made before its failure counts.
@@ -158,7 +159,8 @@ pub struct Fetcher<S> {
     pub(crate) progress: Arc<Progress>,
     base: Option<Recorded>,
     intake: Intake,
-    staged: Mutex<Vec<Staged>>,
+    /// What waits for its batch, and how many bytes that is.
+    staged: Mutex<(Vec<Staged>, u64)>,
     requests: Semaphore,
 }
 
@@ -295,22 +297,30 @@ impl<S: Source> Fetcher<S> {
         Ok(Content { status: record.status, status_reason: record.status_reason, versions: record.versions, files })
     }
 
-    /// Makes what was fetched durable and remembers it for a later sync.
-    pub fn remember(&self, fetched: Vec<(ProjectName, Whole)>, lock: &MirrorLock) -> Result<(), SyncError> {
+    /// Makes what was fetched durable and remembers it for a later sync; returns the units that show it, and how the owners of
+    /// the projects write their names.
+    pub fn remember(
+        &self,
+        fetched: Vec<(ProjectName, Whole)>,
+        lock: &MirrorLock,
+    ) -> Result<Vec<(ProjectName, Blake3, DisplayName)>, SyncError> {
         block_in_place(|| {
             let mut pages = Vec::new();
+            let mut remembered = Vec::new();
             for (project, whole) in fetched {
                 let serial = whole.serial.unwrap_or(Serial::ZERO);
-                let unit = match self.unit(&project, serial, &whole, None) {
-                    Ok(draft) => draft.unit,
+                let DraftUnit { unit, display, .. } = match self.unit(&project, serial, &whole, None) {
+                    Ok(draft) => draft,
                     // What cannot be used stands in the way when its turn comes.
                     Err(SyncError::Fetch(error)) if error.is_upstreams() => continue,
                     Err(error) => return Err(error),
                 };
+                remembered.push((project, Blake3::of(&unit.to_bytes()), display));
                 pages.push(SeenPage { unit, serial, tag: whole.validator.map(|Validator(tag)| tag) });
             }
             self.settle()?;
-            Ok(self.store.record_seen(&self.settings.mirror, &pages, lock)?)
+            self.store.record_seen(&self.settings.mirror, &pages, lock)?;
+            Ok(remembered)
         })
     }
 
@@ -412,11 +422,13 @@ impl<S: Source> Fetcher<S> {
     fn stage(&self, staged: Staged) -> Result<(), StoreError> {
         let full = {
             let mut waiting = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.push(staged);
-            if waiting.len() < BATCH {
+            let (staged_now, bytes) = &mut *waiting;
+            *bytes += staged.size();
+            staged_now.push(staged);
+            if staged_now.len() < BATCH && *bytes < BATCH_BYTES {
                 return Ok(());
             }
-            std::mem::take(&mut *waiting)
+            std::mem::take(&mut *waiting).0
         };
         block_in_place(|| self.intake.settle(full))?;
         Ok(())
@@ -441,7 +453,7 @@ impl<S: Source> Fetcher<S> {
             };
             let validator = whole.validator.clone();
             let unit = block_in_place(|| self.unit(&project, serial, &whole, base.as_ref()))?;
-            let id = strandline_model::Blake3::of(&unit.unit.to_bytes());
+            let id = Blake3::of(&unit.unit.to_bytes());
             if let Some(Validator(tag)) = validator {
                 validations.push(Validation { project: project.clone(), unit: id, tag });
             }
@@ -456,7 +468,7 @@ impl<S: Source> Fetcher<S> {
 
     /// Makes everything durable that was staged.
     fn settle(&self) -> Result<(), StoreError> {
-        let rest = std::mem::take(&mut *self.staged.lock().unwrap_or_else(PoisonError::into_inner));
+        let (rest, _) = std::mem::take(&mut *self.staged.lock().unwrap_or_else(PoisonError::into_inner));
         self.intake.settle(rest).map(drop)
     }
 

@@ -162,6 +162,8 @@ pub struct Cut {
     pub counted: bool,
     /// The projects that may differ from the base; `None` for those that are not there any more.
     pub changes: BTreeMap<ProjectName, Option<Arc<Whole>>>,
+    /// The projects of a first sync whose units are in the catalog already.
+    pub(crate) aside: BTreeMap<ProjectName, changelog::Aside>,
     /// The projects that are carried at an earlier state, sorted by name.
     pub held: Vec<Held>,
     /// The selected projects that upstream does not have.
@@ -248,16 +250,18 @@ async fn part<S: Source>(
             cut => cut,
         },
     };
-    let Cut { serial, counted, changes, held, absent, report, later } = cut?;
+    let Cut { serial, counted, changes, aside, held, absent, report, later } = cut?;
     let (changes, validations) = fetcher.finish(serial, changes)?;
 
-    let changed = changes.len();
+    let changed = changes.len() + aside.len();
+    let from_seen = !aside.is_empty();
+    let staging = strandline_view::Staging::new(store, mirror);
     let serial = match &base {
         Some(base) if counted && changes.is_empty() => base.snapshot.label.serial,
         _ => serial,
     };
     let verified = match base.clone() {
-        Some(base) if changes.is_empty() && is_same(&base, serial, &held, settings) => {
+        Some(base) if changed == 0 && is_same(&base, serial, &held, settings) => {
             store.verified(base.clone(), Some(&base.snapshot))?
         }
         base => {
@@ -271,12 +275,16 @@ async fn part<S: Source>(
                 changes,
                 held,
             };
+            let aside = aside.into_iter().map(|(name, aside)| aside.leaf(name));
             let committed =
-                store.commit(draft, lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;
+                store.commit_with(draft, aside, lock, |serial, leaves| staging.root_lists(lists, serial, leaves))?;
             store.verify(committed)?
         }
     };
     store.record_validators(mirror, &validations)?;
+    if from_seen {
+        store.take_validators(mirror, lock)?;
+    }
     store.forget_seen(mirror, &later, lock)?;
 
     let state = store.view_state(mirror)?;

@@ -71,7 +71,7 @@ impl Settings {
             min_free: 0,
             wait: false,
             private: false,
-            checkpoint_every: 5_000,
+            checkpoint_every: 1_000,
             backoff: Duration::from_millis(500),
         }
     }

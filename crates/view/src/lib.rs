@@ -20,9 +20,9 @@
 mod check;
 mod lists;
 mod publish;
+mod staging;
 
 pub use check::{Broken, check};
 pub use lists::{ListedProject, RootLists};
-pub use publish::{
-    Published, Stamp, ViewError, pool_file, publish, recover, repair, root_lists, stock_pool, undrained,
-};
+pub use publish::{Published, Stamp, ViewError, pool_file, publish, recover, repair, stock_pool, undrained};
+pub use staging::{Staging, root_lists};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use strandline_model::{DisplayName, ProjectName, Serial, Timestamp};
+use strandline_model::{Blake3, DisplayName, ProjectName, Serial, Timestamp};
 
 use crate::source::Event;
 
@@ -155,4 +155,21 @@ impl Log {
         }
         sure
     }
+}
+
+/// A digest of rows: two that are equal say the same.
+pub fn digest<'a>(events: impl IntoIterator<Item = &'a Event>) -> Blake3 {
+    let mut bytes = Vec::new();
+    for Event { serial, project, version, time, action } in events {
+        for number in [serial.get().to_le_bytes(), time.seconds().to_le_bytes()] {
+            bytes.extend_from_slice(&number);
+        }
+        for text in [Some(project.as_str()), version.as_deref(), Some(action)] {
+            // With its length, so that no two lists of texts have the same bytes.
+            let length = text.map_or(u64::MAX, |text| text.len() as u64);
+            bytes.extend_from_slice(&length.to_le_bytes());
+            bytes.extend_from_slice(text.unwrap_or_default().as_bytes());
+        }
+    }
+    Blake3::of(&bytes)
 }

@@ -50,7 +50,7 @@ use std::fmt;
 
 use strandline_model::{HoldReason, ProjectName, Serial};
 
-pub use log::{Action, Change, Log};
+pub use log::{Action, Change, Log, digest};
 
 use crate::cut::replay::Shown;
 use crate::record::{Status, Yanked};
