@@ -3,6 +3,7 @@
 //! ```text
 //! strandline-bench sync STORE UPSTREAM PROJECTS FILES BYTES EVENTS    a sync, after so many more events
 //! strandline-bench log UPSTREAM PROJECTS FILES BYTES EVENTS SINCE     the log, as an XML-RPC answer
+//! strandline-bench catalog STORE UNITS FILES                           a catalog of one snapshot, without any file
 //! strandline-bench bare DIRECTORY PROJECTS BYTES                      the least that publishing takes
 //! ```
 
@@ -12,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use strandline_bench::ScaleWorld;
 use strandline_bench::bare::{self, Failure};
+use strandline_bench::{ScaleWorld, catalog};
 use strandline_durable::Disk;
-use strandline_model::{MirrorName, Timestamp};
+use strandline_model::{MirrorName, Serial, Snapshot, Timestamp};
 use strandline_pypi::PypiLists;
 use strandline_store::Store;
 use strandline_sync::source::Source as _;
@@ -42,6 +43,7 @@ fn main() -> Result<(), Failure> {
                 ScaleWorld::new(upstream.parse()?, projects.parse()?, files.parse()?, size.parse()?, events.parse()?)?;
             log(&world, since.parse()?)
         }
+        ["catalog", store, units, files] => catalog::fill(Path::new(store), units.parse()?, files.parse()?),
         ["bare", directory, projects, size] => {
             let took = bare::publish(Path::new(directory), projects.parse()?, size.parse()?)?;
             Ok(bare::say(&serde_json::json!({ "publish": took.as_secs_f64() }).to_string())?)
@@ -80,7 +82,19 @@ fn sync(
     let (begin, cpu) = (Instant::now(), bare::cpu()?);
     let outcome = runtime.block_on(strandline_sync::sync(&context, &PypiLists, &clock))?;
     let (wall, cpu, behind) = (begin.elapsed(), bare::cpu()? - cpu, world.last_byte().elapsed());
+    let base = stands.and_then(|serial| Serial::try_from(serial).ok());
+    let base = base.map(|serial| context.store.at_serial(&context.settings.mirror, serial)).transpose()?.flatten();
     let snapshot = context.store.latest_verified(&context.settings.mirror)?.expect("it was synced").snapshot;
+    let mut entries = 0;
+    if let Some(base) = base {
+        for leaf in
+            context.store.diff(Some(&base.snapshot), Some(&snapshot))?.into_iter().filter_map(|change| change.after)
+        {
+            entries += context.store.unit(leaf.unit)?.entries().len();
+        }
+    }
+    let memory = bare::peak_memory()?;
+    let lists = lists(&context.store, &snapshot, directory)?;
     let answer = serde_json::json!({
         "serial": outcome.label.to_string(),
         "projects": outcome.projects,
@@ -91,9 +105,30 @@ fn sync(
         "cpu": cpu,
         "publish": behind.as_secs_f64(),
         "lists_bytes": snapshot.lists.iter().map(|list| list.size).sum::<u64>(),
-        "memory": bare::peak_memory()?,
+        "lists": lists.as_secs_f64(),
+        "entries": entries,
+        "memory": memory,
     });
     Ok(bare::say(&answer.to_string())?)
+}
+
+/// How long the root lists of a snapshot take: from the catalog to files that are synced.
+fn lists(store: &Store, snapshot: &Snapshot, directory: &Path) -> Result<Duration, Failure> {
+    let bytes: u64 = snapshot.lists.iter().map(|list| list.size).sum();
+    let begin = Instant::now();
+    let projects = store.listed(snapshot)?;
+    drop(strandline_view::root_lists(&PypiLists, snapshot.label.serial, projects));
+    // The lists are two, one of them with two names.
+    let place = directory.join("incoming/measured");
+    let mut file = store.disk().create_file(&place)?;
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..(bytes * 2 / 3).div_ceil(1 << 20) {
+        file.write(&zeros)?;
+    }
+    file.sync()?;
+    let took = begin.elapsed();
+    store.disk().remove_file(&place)?;
+    Ok(took)
 }
 
 fn log(world: &ScaleWorld, since: u64) -> Result<(), Failure> {

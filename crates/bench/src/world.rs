@@ -17,7 +17,7 @@ const LONG_AGO: i64 = 1_767_268_800;
 /// How many rows the log gives at once, like a Warehouse.
 const LOG_PAGE: usize = 50_000;
 
-/// P projects of F files: project `i` was created with serial `i + 1`. Each event after those adds a file to a project that
+/// P projects of F files: the last of project `i` was added with serial `i + 1`. Each event after those adds a file to a project that
 /// is drawn by the event's number. Pages are rendered as those of a real index are.
 #[derive(Debug)]
 pub struct ScaleWorld {
@@ -72,17 +72,16 @@ impl ScaleWorld {
 
     fn event(&self, serial: u64) -> Event {
         let beyond = serial.checked_sub(self.projects + 1).and_then(|later| usize::try_from(later).ok());
-        let (number, action, version) = match beyond.and_then(|later| self.later.get(later)) {
-            Some(number) => {
-                let version = format!("1.{}", self.files + serial - self.projects);
-                (*number, format!("add py3 file {}", Self::file_name(*number, &version)), Some(version))
-            }
-            None => (serial - 1, "create".to_owned(), None),
+        let (number, minor) = match beyond.and_then(|later| self.later.get(later)) {
+            Some(number) => (*number, self.files + serial - self.projects),
+            None => (serial - 1, self.files.saturating_sub(1)),
         };
+        let version = format!("1.{minor}");
+        let action = format!("add py3 file {}", Self::file_name(number, &version));
         Event {
             serial: serial_of(serial),
             project: Self::display(number).parse().expect("a name"),
-            version,
+            version: Some(version),
             time: Timestamp::from_seconds(LONG_AGO).expect("a time"),
             action,
         }
