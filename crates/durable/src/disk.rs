@@ -188,6 +188,38 @@ impl Disk {
         })
     }
 
+    /// Opens a file that [`create_file`](Self::create_file) made and nobody has sealed yet, to seal it.
+    pub fn reopen(&self, path: &Path) -> Result<NewFile, DiskError> {
+        let open = File::options().append(true).open(path);
+        let file = open.map_err(|source| DiskError::new("open", path, source))?;
+        Ok(NewFile { file, path: path.to_owned(), disk: self.clone() })
+    }
+
+    /// Makes a file read-only for everybody. Nothing is synced.
+    pub fn protect(&self, path: &Path) -> Result<(), DiskError> {
+        // To whoever watches, the bytes alone count.
+        let step = Step::Write { path, bytes: &[] };
+        self.run("set the mode of", path, step, || fs::set_permissions(path, Permissions::from_mode(0o444)))
+    }
+
+    /// Sets a file's time of modification, in seconds since 1970. Nothing is synced.
+    pub fn set_time(&self, path: &Path, modified: u64) -> Result<(), DiskError> {
+        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
+        self.run("set the time of", path, Step::Seal { path, modified }, || {
+            let seconds = i64::try_from(modified).map_err(io::Error::other)?;
+            let times = Timestamps {
+                last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+                last_modification: Timespec { tv_sec: seconds, tv_nsec: 0 },
+            };
+            Ok(utimensat(CWD, path, &times, AtFlags::empty())?)
+        })
+    }
+
+    /// Makes a file's bytes and time durable, but not its name.
+    pub fn sync_file(&self, path: &Path) -> Result<(), DiskError> {
+        self.run("sync", path, Step::Sync { path }, || File::open(path)?.sync_all())
+    }
+
     /// Renames a file, replacing what is at `to`. Both are in one file system.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
         self.run("rename to", to, Step::Rename { from, to }, || fs::rename(from, to))
@@ -291,14 +323,6 @@ impl Disk {
         Ok(file.map(|file| NewFile { file, path: to.to_owned(), disk: self.clone() }))
     }
 
-    /// Sets the time of modification of a file that is there, in seconds since 1970. Nothing is synced.
-    pub fn set_modified(&self, path: &Path, modified: u64) -> Result<(), DiskError> {
-        self.run("set the time of", path, Step::Seal { path, modified }, || {
-            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(modified);
-            File::open(path)?.set_times(FileTimes::new().set_modified(time))
-        })
-    }
-
     /// Points the symbolic link `link` to `target` in one step: whoever looks sees the old or the new.
     pub fn switch_link(&self, link: &Path, target: &Path) -> Result<(), DiskError> {
         let mut next = link.as_os_str().to_owned();
@@ -370,6 +394,14 @@ impl NewFile {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
         let Self { file, path, disk } = self;
         disk.run("write to", path, Step::Write { path, bytes }, || file.write_all(bytes))
+    }
+
+    /// Makes it read-only for everybody. Nothing is synced.
+    pub fn protect(&mut self) -> Result<(), DiskError> {
+        let Self { file, path, disk } = self;
+        // To whoever watches, the bytes alone count.
+        let step = Step::Write { path, bytes: &[] };
+        disk.run("set the mode of", path, step, || file.set_permissions(Permissions::from_mode(0o444)))
     }
 
     /// Makes it read-only for everybody and sets its time of modification, in seconds since 1970. Nothing is

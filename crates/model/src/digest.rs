@@ -120,6 +120,13 @@ impl Blake3 {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
+    /// The digest of everything that a reader gives.
+    pub fn of_reader(reader: impl std::io::Read) -> std::io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(reader)?;
+        Ok(Self(*hasher.finalize().as_bytes()))
+    }
+
     /// Takes what the catalog stored as a BLAKE3.
     pub fn from_stored(bytes: [u8; 32]) -> Self {
         Self(bytes)

@@ -8,7 +8,7 @@
 //! Nodes are read through a [`Nodes`] and never changed: [`update`] returns the new ones.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::text::{Lines, require_canonical};
 use crate::unit::line;
@@ -178,6 +178,75 @@ pub fn find<N: Nodes>(nodes: &N, root: Blake3, name: &ProjectName) -> Result<Opt
     Ok(None)
 }
 
+/// The next `count` units after `name` in the order of the keys (after none: from the first), and on from the first after the
+/// last; each at most once.
+pub fn after<N: Nodes>(nodes: &N, root: Blake3, name: &str, count: usize) -> Result<Vec<Leaf>, N::Error> {
+    let key = (!name.is_empty()).then(|| Blake3::of(name.as_bytes()));
+    let most = count.min(usize::try_from(nodes.node(root)?.count()).unwrap_or(usize::MAX));
+    let mut found = Vec::with_capacity(most);
+    take_after(nodes, root, 0, key, most, &mut found)?;
+    take_after(nodes, root, 0, None, most, &mut found)?;
+    Ok(found)
+}
+
+/// Adds units below a node at `depth` whose keys are greater than `key`, as long as there are fewer than `most`.
+fn take_after<N: Nodes>(
+    nodes: &N,
+    id: Blake3,
+    depth: usize,
+    key: Option<Blake3>,
+    most: usize,
+    found: &mut Vec<Leaf>,
+) -> Result<(), N::Error> {
+    if found.len() >= most {
+        return Ok(());
+    }
+    match nodes.node(id)? {
+        Node::Leaf(leaves) => {
+            let mut keyed: Vec<_> =
+                leaves.into_iter().map(|leaf| (Blake3::of(leaf.name.as_str().as_bytes()), leaf)).collect();
+            keyed.sort_unstable_by_key(|(key, _)| *key);
+            let room = most - found.len();
+            let beyond = keyed.into_iter().filter(|(own, _)| key.is_none_or(|key| *own > key));
+            found.extend(beyond.map(|(_, leaf)| leaf).take(room));
+        }
+        Node::Branch(children) => {
+            let first = key.map_or(0, |key| key.nibble(depth));
+            for (nibble, child) in children.iter().enumerate().skip(first) {
+                if let Some(child) = child {
+                    let key = key.filter(|_| nibble == first);
+                    take_after(nodes, child.node, depth + 1, key, most, found)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Branches that were read, by their ids: a bounded memory, which forgets everything when it is full.
+#[derive(Debug, Default)]
+pub struct Branches(HashMap<Blake3, Box<[Option<Child>; 16]>>);
+
+impl Branches {
+    /// How many are kept: all that a million projects have, at less than a kilobyte each.
+    const MOST: usize = 8_192;
+
+    /// The node with this id, if it is kept.
+    pub fn get(&self, id: Blake3) -> Option<Node> {
+        self.0.get(&id).cloned().map(Node::Branch)
+    }
+
+    /// Keeps a node, if it is a branch.
+    pub fn keep(&mut self, id: Blake3, node: &Node) {
+        if let Node::Branch(children) = node {
+            if self.0.len() >= Self::MOST {
+                self.0.clear();
+            }
+            self.0.insert(id, children.clone());
+        }
+    }
+}
+
 /// Calls `each` for every unit below `root`, in the order of the tree (which is not that of names).
 pub fn walk<N: Nodes, E: From<N::Error>>(
     nodes: &N,
@@ -248,6 +317,48 @@ pub fn diff<N: Nodes, E: From<N::Error>>(
                 }
             }
             before.into_iter().try_for_each(|(name, before)| each(Change { name, before: Some(before), after: None }))
+        }
+    }
+}
+
+/// Adds what two nodes list differently to `changes`; where both are branches, or one is and there is no other, returns the
+/// pairs of children that are to be compared for it. `None` stands for nothing.
+pub fn compare<N: Nodes>(
+    nodes: &N,
+    pair: (Option<Blake3>, Option<Blake3>),
+    changes: &mut Vec<Change>,
+) -> Result<Vec<(Option<Blake3>, Option<Blake3>)>, N::Error> {
+    let child = |child: Option<Child>| child.map(|child| child.node);
+    let nodes_of = |id: Option<Blake3>| id.map(|id| nodes.node(id)).transpose();
+    if pair.0 == pair.1 {
+        return Ok(Vec::new());
+    }
+    match (nodes_of(pair.0)?, nodes_of(pair.1)?) {
+        (Some(Node::Branch(before)), Some(Node::Branch(after))) => {
+            Ok(before.into_iter().zip(*after).map(|(before, after)| (child(before), child(after))).collect())
+        }
+        (Some(Node::Branch(before)), None) => {
+            Ok(before.into_iter().flatten().map(|before| (Some(before.node), None)).collect())
+        }
+        (None, Some(Node::Branch(after))) => {
+            Ok(after.into_iter().flatten().map(|after| (None, Some(after.node))).collect())
+        }
+        (None | Some(Node::Leaf(_)), None | Some(Node::Leaf(_))) | (Some(_), Some(_)) => {
+            let mut take = |change| -> Result<(), N::Error> {
+                changes.push(change);
+                Ok(())
+            };
+            match pair {
+                (Some(before), Some(after)) => diff(nodes, before, after, &mut take)?,
+                (Some(before), None) => walk(nodes, before, &mut |leaf| {
+                    take(Change { name: leaf.name.clone(), before: Some(leaf), after: None })
+                })?,
+                (None, Some(after)) => walk(nodes, after, &mut |leaf| {
+                    take(Change { name: leaf.name.clone(), before: None, after: Some(leaf) })
+                })?,
+                (None, None) => {}
+            }
+            Ok(Vec::new())
         }
     }
 }

@@ -114,7 +114,34 @@ proptest! {
             .map(|name| (name.clone(), (before.get(name).cloned(), after.get(name).cloned())))
             .filter(|(_, (before, after))| before != after)
             .collect();
-        prop_assert_eq!(found, expected);
+        prop_assert_eq!(&found, &expected);
+
+        // The same in parts, as far as it is asked for.
+        let (mut pairs, mut in_parts) = (vec![(Some(a), Some(b))], Vec::new());
+        while let Some(pair) = pairs.pop() {
+            pairs.extend(trie::compare(&kept, pair, &mut in_parts).unwrap());
+        }
+        let in_parts: BTreeMap<_, _> =
+            in_parts.into_iter().map(|change| (change.name, (change.before, change.after))).collect();
+        prop_assert_eq!(in_parts, expected);
+    }
+
+    #[test]
+    fn going_on_after_the_last_meets_each_in_its_turn(content in edits(), counts in prop::collection::vec(1_usize..90, 1..12)) {
+        let mut kept = Kept::default();
+        let root = kept.update(None, as_changes(&content)).root;
+        let all = kept.all(root);
+        let everything = trie::after(&kept, root, "", usize::MAX).unwrap();
+        prop_assert_eq!(everything.len(), all.len());
+        let (mut last, mut position) = (String::new(), 0);
+        for count in counts {
+            let turn = trie::after(&kept, root, &last, count).unwrap();
+            prop_assert_eq!(turn.len(), count.min(all.len()));
+            for leaf in turn {
+                prop_assert_eq!(&leaf, &everything[position % all.len()]);
+                (last, position) = (leaf.name.to_string(), position + 1);
+            }
+        }
     }
 
     #[test]

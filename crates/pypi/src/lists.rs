@@ -24,6 +24,10 @@ impl RootLists for PypiLists {
         PATHS.iter().map(|path| path.parse().expect("written above as valid paths")).collect()
     }
 
+    fn same_as(&self, path: &TreePath) -> Option<TreePath> {
+        (path.as_str() == PATHS[1]).then(|| PATHS[0].parse().expect("written above as a valid path"))
+    }
+
     fn write(
         &self,
         path: &TreePath,

@@ -123,6 +123,7 @@ impl Drop for Intake {
 /// A blob that is coming in. Dropping it removes what came.
 #[derive(Debug)]
 pub struct Incoming {
+    open: NewFile,
     file: Temporary,
     hasher: Hasher,
     claim: Option<ClaimedSha256>,
@@ -130,7 +131,8 @@ pub struct Incoming {
     most: u64,
 }
 
-/// A blob that came in whole and is what was claimed. It is not durable yet; dropping it removes it.
+/// A blob that came in whole and is what was claimed. It is not durable yet; dropping it removes it. Its file is not open:
+/// thousands of them wait for their batch.
 #[derive(Debug)]
 #[must_use = "a staged blob is lost unless it is settled"]
 pub struct Staged {
@@ -138,12 +140,14 @@ pub struct Staged {
     blake3: Blake3,
     sha256: Sha256,
     size: u64,
+    /// Whether nobody can write to the file any more.
+    protected: bool,
 }
 
 /// A temporary file that is removed unless it was renamed away.
 #[derive(Debug)]
 struct Temporary {
-    file: NewFile,
+    path: PathBuf,
     disk: strandline_durable::Disk,
     renamed: bool,
 }
@@ -151,7 +155,7 @@ struct Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.renamed
-            && let Err(error) = self.disk.remove_file(self.file.path())
+            && let Err(error) = self.disk.remove_file(&self.path)
         {
             // It is removed at the latest when the next sync of the mirror begins.
             tracing::debug!(%error, "a temporary file stays");
@@ -170,12 +174,12 @@ impl Incoming {
             return Err(ReceiveError::TooLong { expected });
         }
         self.hasher.update(bytes);
-        Ok(self.file.file.write(bytes)?)
+        Ok(self.open.write(bytes)?)
     }
 
     /// Ends the stream; an error when it is not what was claimed.
     pub fn finish(self) -> Result<Staged, ReceiveError> {
-        let Self { file, hasher, claim, size: expected, .. } = self;
+        let Self { mut open, file, hasher, claim, size: expected, .. } = self;
         let (blake3, sha256, size) = hasher.finish();
         if let Some(expected) = expected.filter(|expected| size < *expected) {
             return Err(ReceiveError::TooShort { expected, actual: size });
@@ -184,11 +188,17 @@ impl Incoming {
             Some(claim) => claim.confirm(sha256)?,
             None => sha256,
         };
-        Ok(Staged { file, blake3, sha256, size })
+        open.protect()?;
+        Ok(Staged { file, blake3, sha256, size, protected: true })
     }
 }
 
 impl Staged {
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// The bytes as the content of a path, once they are settled.
     pub fn at(&self, path: TreePath) -> Entry {
         Entry { path, blob: self.blake3, sha256: self.sha256, size: self.size }
@@ -285,9 +295,10 @@ impl Intake {
             return Err(ReceiveError::OverLimit { limit: most });
         }
         let disk = self.store.disk.clone();
-        let file = disk.create_file(&self.next_name())?;
-        let file = Temporary { file, disk, renamed: false };
-        Ok(Incoming { file, hasher: Hasher::default(), claim, size, most })
+        let path = self.next_name();
+        let open = disk.create_file(&path)?;
+        let file = Temporary { path, disk, renamed: false };
+        Ok(Incoming { open, file, hasher: Hasher::default(), claim, size, most })
     }
 
     /// A name for a temporary file that no other has.
@@ -318,15 +329,18 @@ impl Intake {
             self.store.take_mtimes(transaction, staged.len() as u64)
         })?;
 
-        for (mtime, staged) in (first_mtime..).zip(&mut staged) {
-            staged.file.file.seal(mtime)?;
+        for (mtime, staged) in (first_mtime..).zip(&staged) {
+            if !staged.protected {
+                disk.protect(&staged.file.path)?;
+            }
+            disk.set_time(&staged.file.path, mtime)?;
         }
         let all_at_once = staged.len() > WORTH_A_SYNCFS;
         if all_at_once {
             disk.sync_file_system(&self.store.root)?;
         } else {
-            for staged in &mut staged {
-                staged.file.file.sync()?;
+            for staged in &staged {
+                disk.sync_file(&staged.file.path)?;
             }
         }
 
@@ -337,10 +351,12 @@ impl Intake {
         for Staged { file, blake3, .. } in &mut staged {
             let path = self.store.blob_path(*blake3);
             let directory = path.parent().expect("a blob's path has a parent").to_owned();
-            disk.create_directory(&directory)?;
+            if !directories.contains(&directory) {
+                disk.create_directory(&directory)?;
+            }
             // A name that is taken is a blob with the same bytes, already durable: that one stays, since views may
             // have links to it.
-            file.renamed = disk.rename_new(file.file.path(), &path)?;
+            file.renamed = disk.rename_new(&file.path, &path)?;
             directories.insert(directory);
         }
         if all_at_once {
@@ -471,6 +487,11 @@ impl Store {
             Ok(found)
         };
         Ok(list().map_err(|source| DiskError::new("list", &directory, source))?)
+    }
+
+    /// Where root lists of a mirror wait until they are published. Whoever opens the mirror's intake removes them.
+    pub fn staged_lists(&self, mirror: &MirrorName) -> PathBuf {
+        self.incoming(mirror).join("lists")
     }
 
     /// Where what comes in for a mirror is, until it is settled.

@@ -1,10 +1,10 @@
 //! The canonical bytes of units, nodes and snapshots in the catalog.
 
-use std::io::{Read as _, Write as _};
+use std::cell::RefCell;
+use std::sync::PoisonError;
 
-use flate2::Compression;
-use flate2::read::DeflateDecoder;
-use flate2::write::DeflateEncoder;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use rayon::prelude::*;
 use rusqlite::{Connection, OptionalExtension as _};
 use strandline_model::{Blake3, Leaf, Node, ProjectName, Snapshot, Unit, trie};
 
@@ -18,27 +18,29 @@ pub(crate) struct Bodies<'a> {
 
 impl Bodies<'_> {
     pub(crate) fn read(&self, id: Blake3) -> Result<Vec<u8>, StoreError> {
-        let damaged = |problem: &str| StoreError::Damaged { id, problem: problem.to_owned() };
-        let row = self
-            .connection
+        opened(id, self.stored(id)?)
+    }
+
+    /// A body as the catalog has it.
+    fn stored(&self, id: Blake3) -> Result<Deflated, StoreError> {
+        self.connection
             .prepare_cached("SELECT size, deflated FROM body WHERE id = ?1")
             .and_then(|mut statement| {
                 statement
-                    .query_row([id.as_bytes()], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?)))
+                    .query_row([id.as_bytes()], |row| Ok(Deflated { size: row.get(0)?, bytes: row.get(1)? }))
                     .optional()
             })
-            .map_err(self.store.sql())?;
-        let (size, deflated) = row.ok_or_else(|| damaged("is missing"))?;
-        let mut bytes = Vec::new();
-        // One byte more than it should be: enough to see that it is too long, whatever the body claims to be.
-        DeflateDecoder::new(&deflated[..])
-            .take(size.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(|_| damaged("is damaged: it does not inflate"))?;
-        if bytes.len() as u64 != size || Blake3::of(&bytes) != id {
-            return Err(damaged("is damaged: its bytes have another hash"));
-        }
-        Ok(bytes)
+            .map_err(self.store.sql())?
+            .ok_or_else(|| StoreError::Damaged { id, problem: "is missing".to_owned() })
+    }
+
+    /// Units, read one after the other and unpacked on all cores.
+    pub(crate) fn units(&self, ids: &[Blake3]) -> Result<Vec<Unit>, StoreError> {
+        let stored = ids.iter().map(|id| Ok((*id, self.stored(*id)?))).collect::<Result<Vec<_>, StoreError>>()?;
+        let unit = |(id, stored): (Blake3, Deflated)| {
+            Unit::from_bytes(&opened(id, stored)?).map_err(|problem| StoreError::damaged(id, &problem))
+        };
+        stored.into_par_iter().map(unit).collect()
     }
 
     pub(crate) fn has(&self, id: Blake3) -> Result<bool, StoreError> {
@@ -53,8 +55,7 @@ impl Bodies<'_> {
         if self.has(id)? {
             return Ok(());
         }
-        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
-        let deflated = encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("a vector takes everything");
+        let deflated = deflate(bytes);
         self.connection
             .prepare_cached("INSERT INTO body (id, size, deflated) VALUES (?1, ?2, ?3)")
             .and_then(|mut statement| statement.execute((id.as_bytes(), bytes.len() as u64, deflated)))
@@ -71,10 +72,106 @@ impl Bodies<'_> {
     }
 }
 
+/// A body as the catalog has it.
+struct Deflated {
+    size: u64,
+    bytes: Vec<u8>,
+}
+
+/// The body itself, if it is the one that has this id.
+fn opened(id: Blake3, stored: Deflated) -> Result<Vec<u8>, StoreError> {
+    let damaged = |problem: &str| StoreError::Damaged { id, problem: problem.to_owned() };
+    let bytes = inflate(&stored.bytes, stored.size).ok_or_else(|| damaged("is damaged: it does not inflate"))?;
+    if bytes.len() as u64 != stored.size || Blake3::of(&bytes) != id {
+        return Err(damaged("is damaged: its bytes have another hash"));
+    }
+    Ok(bytes)
+}
+
 impl trie::Nodes for Bodies<'_> {
     type Error = StoreError;
     fn node(&self, id: Blake3) -> Result<Node, StoreError> {
         Node::from_bytes(&self.read(id)?).map_err(|problem| StoreError::damaged(id, &problem))
+    }
+}
+
+/// Reads nodes, and keeps branches for a while: a look-up after the other goes through the same ones.
+///
+/// What is written does not get in here, so a node that is read for the first time comes from the catalog and is re-hashed.
+pub(crate) struct Remembered<'a, 'b>(pub(crate) &'a Bodies<'b>);
+
+impl trie::Nodes for Remembered<'_, '_> {
+    type Error = StoreError;
+    fn node(&self, id: Blake3) -> Result<Node, StoreError> {
+        let branches = || self.0.store.branches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(node) = branches().get(id) {
+            return Ok(node);
+        }
+        let node = trie::Nodes::node(self.0, id)?;
+        branches().keep(id, &node);
+        Ok(node)
+    }
+}
+
+thread_local! {
+    // Each has tables of hundreds of kilobytes: setting them up takes longer than a body does.
+    static DEFLATE: RefCell<Compress> = RefCell::new(Compress::new(Compression::fast(), false));
+    static INFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
+}
+
+fn deflate(bytes: &[u8]) -> Vec<u8> {
+    DEFLATE.with_borrow_mut(|deflate| {
+        deflate.reset();
+        let mut deflated = Vec::with_capacity(bytes.len() / 2 + 64);
+        loop {
+            let taken = usize::try_from(deflate.total_in()).unwrap_or(bytes.len());
+            let done = deflate.compress_vec(&bytes[taken..], &mut deflated, FlushCompress::Finish);
+            if done.expect("deflating cannot fail") == Status::StreamEnd {
+                return deflated;
+            }
+            deflated.reserve(deflated.capacity().max(64));
+        }
+    })
+}
+
+/// The bytes, `size` at the most and one more if there are more; `None` if they do not inflate.
+fn inflate(deflated: &[u8], size: u64) -> Option<Vec<u8>> {
+    /// No bytes deflate to a smaller part of themselves.
+    const DENSEST: usize = 1_032;
+    INFLATE.with_borrow_mut(|inflate| {
+        inflate.reset(false);
+        // One byte more than it should be: enough to see that it is too long, whatever the body claims to be.
+        let most = usize::try_from(size).ok()?.saturating_add(1).min(deflated.len().saturating_mul(DENSEST) + 64);
+        let mut bytes = Vec::with_capacity(most);
+        let done = inflate.decompress_vec(deflated, &mut bytes, FlushDecompress::Finish);
+        matches!(done, Ok(Status::StreamEnd | Status::Ok | Status::BufError)).then_some(bytes)
+    })
+}
+
+/// What two trees list differently, found as far as it is asked for: a first snapshot differs in everything.
+#[derive(Debug)]
+pub struct Differences<'a> {
+    store: &'a Store,
+    /// The nodes that are still to be compared.
+    pairs: Vec<(Option<Blake3>, Option<Blake3>)>,
+}
+
+impl Differences<'_> {
+    /// How many changes are found at a time, about.
+    const PART: usize = 2_048;
+
+    /// The next changes, in the order of the tree; none after the last.
+    pub fn next_part(&mut self) -> Result<Vec<trie::Change>, StoreError> {
+        let Self { store, pairs } = self;
+        store.reading(|bodies| {
+            let mut changes = Vec::new();
+            while changes.len() < Self::PART
+                && let Some(pair) = pairs.pop()
+            {
+                pairs.extend(trie::compare(&Remembered(bodies), pair, &mut changes)?);
+            }
+            Ok(changes)
+        })
     }
 }
 
@@ -91,7 +188,12 @@ impl Store {
 
     /// How the tree of a snapshot lists a project.
     pub fn find(&self, snapshot: &Snapshot, project: &ProjectName) -> Result<Option<Leaf>, StoreError> {
-        self.with_bodies(|bodies| trie::find(bodies, snapshot.tree, project))
+        self.with_bodies(|bodies| trie::find(&Remembered(bodies), snapshot.tree, project))
+    }
+
+    /// The next `count` projects of a snapshot after `name`, round and round in the order of the tree; each at most once.
+    pub fn leaves_after(&self, snapshot: &Snapshot, name: &str, count: usize) -> Result<Vec<Leaf>, StoreError> {
+        self.reading(|bodies| trie::after(&Remembered(bodies), snapshot.tree, name, count))
     }
 
     /// All projects of a snapshot, sorted by name.
@@ -107,6 +209,12 @@ impl Store {
         Ok(leaves)
     }
 
+    /// The projects that two snapshots list differently, a few thousand at a time; `None` stands for an empty tree.
+    pub fn differences(&self, before: Option<&Snapshot>, after: Option<&Snapshot>) -> Differences<'_> {
+        let (before, after) = (before.map(|before| before.tree), after.map(|after| after.tree));
+        Differences { store: self, pairs: vec![(before, after)] }
+    }
+
     /// The projects that two snapshots list differently, sorted by name; `None` stands for an empty tree.
     pub fn diff(&self, before: Option<&Snapshot>, after: Option<&Snapshot>) -> Result<Vec<trie::Change>, StoreError> {
         let mut changes = Vec::new();
@@ -116,7 +224,7 @@ impl Store {
         };
         self.with_bodies(|bodies| match (before, after) {
             (None, None) => Ok(()),
-            (Some(before), Some(after)) => trie::diff(bodies, before.tree, after.tree, &mut take),
+            (Some(before), Some(after)) => trie::diff(&Remembered(bodies), before.tree, after.tree, &mut take),
             (None, Some(only)) => trie::walk(bodies, only.tree, &mut |leaf| {
                 take(trie::Change { name: leaf.name.clone(), before: None, after: Some(leaf) })
             }),
@@ -126,6 +234,13 @@ impl Store {
         })?;
         changes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(changes)
+    }
+
+    /// As [`with_bodies`](Self::with_bodies), in one transaction: taking a lock for each body takes longer than reading it.
+    fn reading<T>(&self, work: impl FnOnce(&Bodies<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction().map_err(self.sql())?;
+        work(&Bodies { store: self, connection: &transaction })
     }
 
     fn with_bodies<T>(&self, work: impl FnOnce(&Bodies<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {

@@ -275,6 +275,23 @@ const MIGRATIONS: &[&str] = &["
         number  INTEGER NOT NULL,
         began   INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+", "
+    -- What the newest tree of a mirror lists, in the order of names: it can be made anew from the tree. `sum` is over all its
+    -- rows, `display` is only there where it is not the name itself.
+    CREATE TABLE listing (
+        mirror INTEGER PRIMARY KEY REFERENCES mirror (id) ON DELETE CASCADE,
+        tree   BLOB NOT NULL,
+        sum    BLOB NOT NULL,
+        units  INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE listed (
+        mirror  INTEGER NOT NULL REFERENCES mirror (id) ON DELETE CASCADE,
+        name    TEXT NOT NULL,
+        unit    BLOB NOT NULL,
+        serial  INTEGER NOT NULL,
+        display TEXT,
+        PRIMARY KEY (mirror, name)
+    ) STRICT, WITHOUT ROWID;
 "];
 
 /// Opens the catalog, and makes it if there is none. One without a table is refused where the store is `occupied`: it is
@@ -312,6 +329,8 @@ pub(crate) fn open(path: &Path, disk: &Disk, occupied: bool) -> Result<Connectio
     connection.pragma_update(None, "foreign_keys", true).map_err(sql)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(sql)?;
     connection.pragma_update(None, "synchronous", "full").map_err(sql)?;
+    // In KiB: the inner pages of the indexes of millions of rows.
+    connection.pragma_update(None, "cache_size", -32_768).map_err(sql)?;
     if migrated {
         return Ok(connection);
     }

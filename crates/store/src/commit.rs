@@ -15,7 +15,7 @@ use strandline_model::{
     UpstreamUrl, trie,
 };
 
-use crate::bodies::Bodies;
+use crate::bodies::{Bodies, Remembered};
 use crate::{MirrorLock, Recorded, Store, StoreError};
 
 /// What is to become a snapshot.
@@ -125,17 +125,12 @@ impl Store {
                 leaves.insert(name, leaf);
             }
             let root = base.as_ref().map(|base| base.snapshot.tree);
-            let tree = trie::update(&bodies, root, leaves)?;
-            for (id, bytes) in &tree.nodes {
-                bodies.write(*id, bytes)?;
+            // A first snapshot's list is read from its tree: there can be a million lines.
+            let changed = if root.is_some() { leaves.clone() } else { BTreeMap::new() };
+            let trie::Updated { root: new_root, count, nodes } = trie::update(&Remembered(&bodies), root, leaves)?;
+            for (id, bytes) in nodes {
+                bodies.write(id, &bytes)?;
             }
-            let mut all = Vec::new();
-            trie::walk(&bodies, tree.root, &mut |leaf| {
-                all.push(leaf);
-                Ok::<_, StoreError>(())
-            })?;
-            all.sort_unstable();
-
             let mirror_row: i64 = transaction
                 .query_row(
                     "INSERT INTO mirror (name, upstream) VALUES (?1, ?2)
@@ -147,6 +142,7 @@ impl Store {
             if let Some(missing) = missing {
                 self.replace_missing(transaction, &mirror, &missing)?;
             }
+            let all = self.update_listing(transaction, &mirror, root, new_root, &changed)?;
             let revision: u32 = transaction
                 .query_row(
                     "SELECT coalesce(max(revision), 0) + 1 FROM snapshot WHERE mirror = ?1 AND serial = ?2",
@@ -157,8 +153,8 @@ impl Store {
             let snapshot = Snapshot {
                 mirror,
                 label: Label { serial, revision },
-                tree: tree.root,
-                units: tree.count,
+                tree: new_root,
+                units: count,
                 parent: base.map(|base| base.id),
                 time,
                 upstream,
@@ -195,11 +191,7 @@ impl Store {
             Some(parent) => self.recorded(parent).ok().filter(|parent| parent.verified),
             None => None,
         };
-        for change in self.diff(parent.as_ref().map(|parent| &parent.snapshot), Some(&snapshot))? {
-            if let Some(after) = change.after {
-                self.check_unit(&snapshot, after.unit)?;
-            }
-        }
+        self.check_difference(parent.as_ref().map(|parent| &parent.snapshot), &snapshot)?;
         self.transaction(|transaction| {
             transaction.execute("UPDATE snapshot SET verified = 1 WHERE id = ?1", [id.as_bytes()]).map_err(self.sql())
         })?;
@@ -245,12 +237,22 @@ impl Store {
         if !recorded.verified {
             return self.verify(Committed(recorded));
         }
-        for change in self.diff(present, Some(&recorded.snapshot))? {
-            if let Some(after) = change.after {
-                self.check_unit(&recorded.snapshot, after.unit)?;
+        self.check_difference(present, &recorded.snapshot)?;
+        Ok(Verified(recorded))
+    }
+
+    /// Checks every unit that a snapshot has and another one has not.
+    fn check_difference(&self, present: Option<&Snapshot>, snapshot: &Snapshot) -> Result<(), VerifyError> {
+        let mut differences = self.differences(present, Some(snapshot));
+        loop {
+            let changes = differences.next_part()?;
+            if changes.is_empty() {
+                return Ok(());
+            }
+            for leaf in changes.into_iter().filter_map(|change| change.after) {
+                self.check_unit(snapshot, leaf.unit)?;
             }
         }
-        Ok(Verified(recorded))
     }
 
     /// Re-reads a unit and looks whether its blobs are in the catalog and on the disk, with the right sizes.

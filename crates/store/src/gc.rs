@@ -100,22 +100,61 @@ struct Marked {
     records: HashSet<Blake3>,
     /// The units of pages that wait, and of projects that were adopted and wait.
     seen: HashSet<Blake3>,
-    /// The blobs, each with the mirrors that name it: one bit each.
-    blobs: HashMap<Blake3, u64>,
-    mirrors: Vec<MirrorName>,
+    /// The blobs that each of the mirrors names.
+    blobs: Vec<(MirrorName, Named)>,
 }
+
+/// A set of blobs, by the first eight bytes of their names: at 14 million, whole names would take a gigabyte. Two blobs that
+/// have those in common count as named if one of them is, so that nothing goes that should stay.
+#[derive(Default)]
+struct Named {
+    /// Sorted, without repetition.
+    sorted: Vec<u64>,
+    /// What came since.
+    fresh: HashSet<u64>,
+}
+
+impl Named {
+    fn beginning(blob: &Blake3) -> u64 {
+        blob.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    fn insert(&mut self, blob: &Blake3) {
+        self.fresh.insert(Self::beginning(blob));
+        if self.fresh.len() >= ENOUGH {
+            // Repeated names go before they take room; what is left is sorted in one go.
+            self.sorted.extend(self.fresh.drain());
+            self.sorted.sort_unstable();
+            self.sorted.dedup();
+        }
+    }
+
+    fn contains(&self, blob: &Blake3) -> bool {
+        let beginning = Self::beginning(blob);
+        self.sorted.binary_search(&beginning).is_ok() || self.fresh.contains(&beginning)
+    }
+}
+
+/// How many blobs are gathered before they are sorted in.
+const ENOUGH: usize = 1 << 20;
+/// How many units are unpacked at a time, on all cores.
+const UNITS: usize = 1_024;
 
 /// What leaves a mirror's pool.
 type Leaving = BTreeSet<(MirrorName, TreePath)>;
 
 impl Marked {
-    /// The bit of a mirror; those after the sixty-third share one, which only makes the figures of `status` coarse.
-    fn bit(&mut self, mirror: &MirrorName) -> u64 {
-        let position = self.mirrors.iter().position(|known| known == mirror).unwrap_or_else(|| {
-            self.mirrors.push(mirror.clone());
-            self.mirrors.len() - 1
+    /// What a mirror names.
+    fn named_by<'a>(blobs: &'a mut Vec<(MirrorName, Named)>, mirror: &MirrorName) -> &'a mut Named {
+        let position = blobs.iter().position(|(known, _)| known == mirror).unwrap_or_else(|| {
+            blobs.push((mirror.clone(), Named::default()));
+            blobs.len() - 1
         });
-        1 << position.min(63)
+        &mut blobs[position].1
+    }
+
+    fn has_blob(&self, blob: &Blake3) -> bool {
+        self.blobs.iter().any(|(_, named)| named.contains(blob))
     }
 
     fn has_body(&self, id: &Blake3) -> bool {
@@ -145,15 +184,17 @@ impl Marked {
         snapshots: impl IntoIterator<Item = (Blake3, Blake3)>,
         stay: &mut dyn FnMut(&MirrorName, &TreePath) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let bit = self.bit(mirror);
+        let named = Self::named_by(&mut self.blobs, mirror);
         let reached = self.bodies.entry(mirror.clone()).or_default();
         for (id, tree) in snapshots {
             self.snapshots.insert(id);
             reached.insert(id);
-            for unit in reach(bodies, tree, reached)? {
-                for entry in bodies.unit(unit)?.entries() {
-                    *self.blobs.entry(entry.blob).or_default() |= bit;
-                    stay(mirror, &entry.path)?;
+            for ids in reach(bodies, tree, reached)?.chunks(UNITS) {
+                for unit in bodies.units(ids)? {
+                    for entry in unit.entries() {
+                        named.insert(&entry.blob);
+                        stay(mirror, &entry.path)?;
+                    }
                 }
             }
         }
@@ -192,9 +233,9 @@ impl Marked {
         for (unit, mirror) in waiting {
             let unit = Blake3::from_stored(unit);
             if self.seen.insert(unit) {
-                let bit = self.bit(&store.stored(&mirror)?);
+                let named = Self::named_by(&mut self.blobs, &store.stored(&mirror)?);
                 for entry in bodies.unit(unit)?.entries() {
-                    *self.blobs.entry(entry.blob).or_default() |= bit;
+                    named.insert(&entry.blob);
                 }
             }
         }
@@ -308,45 +349,47 @@ impl Plan {
             pardoned: Vec::new(),
             expired: Vec::new(),
             until,
-            usage: marked.mirrors.iter().map(|mirror| (mirror.clone(), 0, 0)).collect(),
+            usage: marked.blobs.iter().map(|(mirror, _)| (mirror.clone(), 0, 0)).collect(),
             bytes: 0,
         };
         let connection = store.connection();
         let mut blobs =
             connection.prepare("SELECT blake3, size, condemned FROM blob WHERE deleting = 0").map_err(store.sql())?;
+        let mut named_by = Vec::with_capacity(marked.blobs.len());
         let mut rows = blobs.query([]).map_err(store.sql())?;
         while let Some(row) = rows.next().map_err(store.sql())? {
             let read = || Ok((Blake3::from_stored(row.get(0)?), row.get::<_, u64>(1)?, row.get::<_, Option<i64>>(2)?));
             let (blob, size, since) = read().map_err(store.sql())?;
             plan.bytes += size;
-            match (marked.blobs.get(&blob), since) {
-                (Some(mirrors), since) => {
-                    for (position, (_, bytes, own)) in plan.usage.iter_mut().enumerate() {
-                        if mirrors & (1 << position.min(63)) != 0 {
-                            *bytes += size;
-                            *own += if mirrors.is_power_of_two() { size } else { 0 };
-                        }
-                    }
-                    plan.pardoned.extend(since.map(|_| blob));
-                }
-                (None, since) => {
-                    if since.is_none() {
-                        plan.condemned.push((blob, size));
-                    }
-                    if since.unwrap_or(now.seconds()) <= until {
-                        plan.expired.push((blob, size));
-                        plan.bytes -= size;
-                    }
-                }
+            named_by.clear();
+            named_by.extend(marked.blobs.iter().enumerate().filter(|(_, (_, named))| named.contains(&blob)));
+            for (position, _) in &named_by {
+                let (_, bytes, own) = &mut plan.usage[*position];
+                *bytes += size;
+                *own += if named_by.len() == 1 { size } else { 0 };
+            }
+            if !named_by.is_empty() {
+                plan.pardoned.extend(since.map(|_| blob));
+                continue;
+            }
+            if since.is_none() {
+                plan.condemned.push((blob, size));
+            }
+            if since.unwrap_or(now.seconds()) <= until {
+                plan.expired.push((blob, size));
+                plan.bytes -= size;
             }
         }
         plan.collected.condemned = plan.condemned.len() as u64;
         plan.collected.condemned_bytes = plan.condemned.iter().map(|(_, size)| size).sum();
-        let ids: Vec<[u8; 32]> = connection
-            .prepare("SELECT id FROM body")
-            .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
-            .map_err(store.sql())?;
-        plan.bodies = ids.into_iter().map(Blake3::from_stored).filter(|id| !marked.has_body(id)).collect();
+        let mut bodies = connection.prepare("SELECT id FROM body").map_err(store.sql())?;
+        let mut rows = bodies.query([]).map_err(store.sql())?;
+        while let Some(row) = rows.next().map_err(store.sql())? {
+            let id = Blake3::from_stored(row.get(0).map_err(store.sql())?);
+            if !marked.has_body(&id) {
+                plan.bodies.push(id);
+            }
+        }
         plan.collected.bodies = plan.bodies.len() as u64;
         Ok(plan)
     }
@@ -368,7 +411,7 @@ impl Plan {
                 Ok(())
             })?;
             self.bodies.retain(|id| !marked.has_body(id));
-            self.condemned.retain(|(blob, _)| !marked.blobs.contains_key(blob));
+            self.condemned.retain(|(blob, _)| !marked.has_blob(blob));
             let number = store.next_in_sequence(transaction)?;
             let run = || {
                 let mut drop = transaction.prepare("DELETE FROM snapshot WHERE id = ?1")?;
@@ -582,7 +625,7 @@ fn delete_blobs(
                 )
                 .map_err(store.sql())?;
             let (mut gone, mut in_use) = (Vec::new(), 0);
-            for (blob, size) in batch.iter().filter(|(blob, _)| !marked.blobs.contains_key(blob)) {
+            for (blob, size) in batch.iter().filter(|(blob, _)| !marked.has_blob(blob)) {
                 match statement.execute((blob.as_bytes(), oldest)).map_err(store.sql())? {
                     0 => in_use += 1,
                     _ => gone.push((*blob, *size)),

@@ -17,6 +17,7 @@ mod catalog;
 mod commit;
 pub mod gc;
 mod limit;
+mod listing;
 mod mirrors;
 mod rebuild;
 mod removal;
@@ -32,9 +33,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 use strandline_durable::{Disk, DiskError, Lock, LockError};
+use strandline_model::trie::Branches;
 use strandline_model::{BadBody, Blake3, MirrorName};
 
 pub use blobs::{Blob, Incoming, Intake, Manner, ReceiveError, Staged};
+pub use bodies::Differences;
 pub use commit::{Committed, Draft, DraftUnit, Verified, VerifyError};
 pub use limit::{Limiter, Pace};
 pub use mirrors::{
@@ -53,6 +56,8 @@ pub struct Store {
     root: PathBuf,
     disk: Disk,
     catalog: Mutex<Connection>,
+    /// Nodes of trees that were read a moment ago.
+    branches: Mutex<Branches>,
 }
 
 /// Something could not be read from or written to the store. What was committed before still is.
@@ -162,7 +167,7 @@ impl Store {
     /// Opens a store whose catalog is made if there is none; not where the store is `occupied`.
     fn open_catalog(root: &Path, disk: Disk, occupied: bool) -> Result<Self, StoreError> {
         let catalog = catalog::open(&root.join(CATALOG), &disk, occupied)?;
-        let store = Self { root: root.to_owned(), disk, catalog: Mutex::new(catalog) };
+        let store = Self { root: root.to_owned(), disk, catalog: Mutex::new(catalog), branches: Mutex::default() };
         gc::finish(&store)?;
         Ok(store)
     }

@@ -425,11 +425,27 @@ impl Store {
 
     /// The pages of a mirror that are remembered, in the order in which they were.
     pub fn seen(&self, mirror: &MirrorName) -> Result<Vec<SeenPage>, StoreError> {
+        self.query_seen(mirror, None)
+    }
+
+    /// Those of one project.
+    pub fn seen_of(&self, mirror: &MirrorName, project: &ProjectName) -> Result<Vec<SeenPage>, StoreError> {
+        self.query_seen(mirror, Some(project))
+    }
+
+    fn query_seen(&self, mirror: &MirrorName, project: Option<&ProjectName>) -> Result<Vec<SeenPage>, StoreError> {
         let connection = self.connection();
+        let query = match project {
+            None => "SELECT unit, serial, tag FROM seen WHERE mirror = ?1 AND ?2 IS NULL ORDER BY number",
+            Some(_) => "SELECT unit, serial, tag FROM seen WHERE mirror = ?1 AND project = ?2 ORDER BY number",
+        };
         let rows: Vec<([u8; 32], u64, Option<String>)> = connection
-            .prepare_cached("SELECT unit, serial, tag FROM seen WHERE mirror = ?1 ORDER BY number")
+            .prepare_cached(query)
             .and_then(|mut statement| {
-                statement.query_map([mirror.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+                let project = project.map(ProjectName::as_str);
+                let rows = statement
+                    .query_map((mirror.as_str(), project), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+                rows.collect()
             })
             .map_err(self.sql())?;
         let bodies = Bodies { store: self, connection: &connection };
@@ -480,17 +496,27 @@ impl Store {
         except: &BTreeSet<ProjectName>,
         _lock: &MirrorLock,
     ) -> Result<(), StoreError> {
+        let none: bool = self
+            .connection()
+            .prepare_cached("SELECT NOT EXISTS (SELECT 1 FROM seen WHERE mirror = ?1)")
+            .and_then(|mut statement| statement.query_row([mirror.as_str()], |row| row.get(0)))
+            .map_err(self.sql())?;
+        if none {
+            return Ok(());
+        }
+        if except.is_empty() {
+            return self.transaction(|transaction| {
+                transaction
+                    .execute("DELETE FROM seen WHERE mirror = ?1", [mirror.as_str()])
+                    .map(drop)
+                    .map_err(self.sql())
+            });
+        }
         let seen: Vec<String> = self
             .connection()
             .prepare_cached("SELECT DISTINCT project FROM seen WHERE mirror = ?1")
             .and_then(|mut statement| statement.query_map([mirror.as_str()], |row| row.get(0))?.collect())
             .map_err(self.sql())?;
-        if except.is_empty() && !seen.is_empty() {
-            return self.transaction(|transaction| {
-                let forget = "DELETE FROM seen WHERE mirror = ?1";
-                transaction.execute(forget, [mirror.as_str()]).map(drop).map_err(self.sql())
-            });
-        }
         let kept: BTreeSet<_> = except.iter().map(ProjectName::as_str).collect();
         let done: Vec<_> = seen.iter().filter(|project| !kept.contains(project.as_str())).collect();
         if done.is_empty() {
@@ -629,6 +655,14 @@ impl Store {
             path: self.root.join(crate::CATALOG),
             problem: format!("holds `{}`: {error}", text.escape_debug()),
         })
+    }
+
+    /// The catalog holds what this program would not have written.
+    pub(crate) fn foreign(&self, error: &dyn std::fmt::Display) -> StoreError {
+        StoreError::Foreign {
+            path: self.root.join(crate::CATALOG),
+            problem: format!("holds what it should not: {error}"),
+        }
     }
 
     pub(crate) fn stored_time(&self, seconds: i64) -> Result<Timestamp, StoreError> {

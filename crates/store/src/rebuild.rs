@@ -213,7 +213,7 @@ fn take_blobs(store: &Store, public: bool, rebuilt: &mut Rebuilt) -> Result<(), 
     let first = store.allocate_mtimes(doubles.len() as u64)?;
     let mut rows = Vec::new();
     for (mtime, blob) in (first..).zip(doubles) {
-        disk.set_modified(&store.blob_path(blob.blake3), mtime)?;
+        disk.set_time(&store.blob_path(blob.blake3), mtime)?;
         rows.push(Blob { mtime, ..blob });
     }
     insert(store, &rows, public)

@@ -9,13 +9,15 @@ use strandline_model::MirrorName;
 use crate::{MirrorLock, Store, StoreError};
 
 /// What the catalog has of a mirror, by its number.
-const BY_NUMBER: [&str; 7] = [
+const BY_NUMBER: [&str; 9] = [
     "DELETE FROM view WHERE mirror = ?1",
     "DELETE FROM twin WHERE mirror = ?1",
     "DELETE FROM pool_leaving WHERE mirror = ?1",
     "DELETE FROM validator WHERE mirror = ?1",
     "DELETE FROM recheck WHERE mirror = ?1",
     "DELETE FROM last_sync WHERE mirror = ?1",
+    "DELETE FROM listing WHERE mirror = ?1",
+    "DELETE FROM listed WHERE mirror = ?1",
     "DELETE FROM pin WHERE snapshot IN (SELECT id FROM snapshot WHERE mirror = ?1)",
 ];
 /// And by its name.

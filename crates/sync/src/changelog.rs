@@ -243,10 +243,8 @@ impl<'a, S: Source> Following<'a, S> {
                 self.log.add_other(&event);
                 continue;
             }
-            if !self.log.add(&event) || self.projects.contains_key(&name) {
-                continue;
-            }
-            if self.parked.contains_key(&name) {
+            let known = self.projects.contains_key(&name) || self.parked.contains_key(&name);
+            if !self.log.add(&event) || known {
                 continue;
             }
             if self.base.is_none() {
@@ -370,7 +368,17 @@ impl<'a, S: Source> Following<'a, S> {
 
     /// Takes the pages into account that earlier syncs saw and no snapshot shows.
     fn recall(&mut self) -> Result<(), SyncError> {
-        for SeenPage { unit, serial, tag } in self.fetcher.store.seen(&self.fetcher.settings.mirror)? {
+        let Fetcher { store, settings, .. } = &**self.fetcher;
+        let mut seen = Vec::new();
+        if self.base.is_some() {
+            seen = store.seen(&settings.mirror)?;
+        } else {
+            // Most of what a first sync remembers is parked.
+            for name in self.projects.keys() {
+                seen.append(&mut store.seen_of(&settings.mirror, name)?);
+            }
+        }
+        for SeenPage { unit, serial, tag } in seen {
             if let Some(followed) = self.projects.get_mut(unit.name()) {
                 followed.project.pages.push(Seen { serial, content: self.fetcher.content(&unit)? });
                 followed.validator = tag.map(Validator);
@@ -464,9 +472,7 @@ impl<'a, S: Source> Following<'a, S> {
         if count == 0 {
             return Ok(None);
         }
-        let leaves = self.fetcher.store.leaves(&base.snapshot)?;
-        let begin = leaves.partition_point(|leaf| leaf.name.as_str() <= last.as_str());
-        let turn: Vec<_> = leaves[begin..].iter().chain(&leaves[..begin]).take(count).cloned().collect();
+        let turn = self.fetcher.store.leaves_after(&base.snapshot, &last, count)?;
         let last = turn.last().map(|leaf| leaf.name.clone());
         let quiet = turn.into_iter().filter(|leaf| !self.projects.contains_key(&leaf.name));
         let quiet: BTreeMap<_, _> = quiet.map(|leaf| (leaf.name, leaf.serial)).collect();

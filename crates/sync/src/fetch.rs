@@ -12,7 +12,7 @@ use backon::{ExponentialBuilder, Retryable as _};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use strandline_model::{
-    ClaimedSha256, DisplayName, Entry, HoldReason, Leaf, ProjectName, Serial, Sha256, TreePath, Unit,
+    Blake3, ClaimedSha256, DisplayName, Entry, HoldReason, Leaf, ProjectName, Serial, Sha256, TreePath, Unit,
 };
 use strandline_store::{
     DraftUnit, Intake, MirrorLock, ReceiveError, Recorded, SeenPage, Staged, Store, StoreError, Validation,
@@ -27,8 +27,9 @@ use crate::require_room;
 use crate::source::{Answer, BadRecord, Event, Rendered, Source, SourceError, Validator, Way};
 use crate::{Context, Settings, SyncError};
 
-/// How many staged blobs are made durable together. Each has an open file.
-const BATCH: usize = 256;
+/// How many staged blobs are made durable together, and from how many bytes on fewer are.
+const BATCH: usize = 2_048;
+const BATCH_BYTES: u64 = 256 << 20;
 /// How many bytes of a file are gathered before they are hashed and written.
 const CHUNK: usize = 256 << 10;
 /// How often a request is made before its failure counts.
@@ -162,8 +163,9 @@ pub struct Fetcher<S> {
     pub(crate) settings: Arc<Settings>,
     pub(crate) progress: Arc<Progress>,
     base: Option<Recorded>,
-    /// Before the intake, for so they are dropped: it looks whether any is left.
-    staged: Mutex<Vec<Staged>>,
+    /// What waits for its batch, and how many bytes that is. Before the intake, for so they are dropped: it looks whether any
+    /// is left.
+    staged: Mutex<(Vec<Staged>, u64)>,
     pub(crate) intake: Intake,
     requests: Semaphore,
 }
@@ -441,11 +443,13 @@ impl<S: Source> Fetcher<S> {
     fn stage(&self, staged: Staged) -> Result<(), StoreError> {
         let full = {
             let mut waiting = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.push(staged);
-            if waiting.len() < BATCH {
+            let (staged_now, bytes) = &mut *waiting;
+            *bytes += staged.size();
+            staged_now.push(staged);
+            if staged_now.len() < BATCH && *bytes < BATCH_BYTES {
                 return Ok(());
             }
-            std::mem::take(&mut *waiting)
+            std::mem::take(&mut *waiting).0
         };
         block_in_place(|| self.intake.settle(full))?;
         Ok(())
@@ -470,7 +474,7 @@ impl<S: Source> Fetcher<S> {
             };
             let validator = whole.validator.clone();
             let unit = block_in_place(|| self.unit(&project, serial, &whole, base.as_ref()))?;
-            let id = strandline_model::Blake3::of(&unit.unit.to_bytes());
+            let id = Blake3::of(&unit.unit.to_bytes());
             if let Some(Validator(tag)) = validator {
                 validations.push(Validation { project: project.clone(), unit: id, tag });
             }
@@ -485,7 +489,7 @@ impl<S: Source> Fetcher<S> {
 
     /// Makes everything durable that was staged.
     fn settle(&self) -> Result<(), StoreError> {
-        let rest = std::mem::take(&mut *self.staged.lock().unwrap_or_else(PoisonError::into_inner));
+        let (rest, _) = std::mem::take(&mut *self.staged.lock().unwrap_or_else(PoisonError::into_inner));
         self.intake.settle(rest).map(drop)
     }
 

@@ -284,12 +284,13 @@ async fn part<S: Source>(
     let (changes, validations) = fetcher.finish(serial, changes)?;
 
     let changed = changes.len() + stored.len();
+    let staging = strandline_view::Staging::new(store, mirror);
     let serial = match &base {
         Some(base) if counted && changes.is_empty() => base.snapshot.label.serial,
         _ => serial,
     };
     let verified = match base.clone() {
-        Some(base) if changes.is_empty() && is_same(&base, serial, &held, settings) => {
+        Some(base) if changed == 0 && is_same(&base, serial, &held, settings) => {
             store.verified(base.clone(), Some(&base.snapshot))?
         }
         base => {
@@ -305,8 +306,7 @@ async fn part<S: Source>(
                 held,
                 missing: Some(missing),
             };
-            let committed =
-                store.commit(draft, lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;
+            let committed = store.commit(draft, lock, |serial, leaves| staging.root_lists(lists, serial, leaves))?;
             store.verify(committed)?
         }
     };

@@ -27,6 +27,12 @@ pub trait RootLists: Send + Sync {
     /// Where the lists stand in the tree, sorted.
     fn paths(&self) -> Vec<TreePath>;
 
+    /// Which list before it has the same bytes, where one has.
+    fn same_as(&self, path: &TreePath) -> Option<TreePath> {
+        let _ = path;
+        None
+    }
+
     /// Writes the list that stands at `path`; `projects` are sorted by name.
     fn write(
         &self,

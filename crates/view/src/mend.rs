@@ -3,7 +3,7 @@
 //! Readers may be in the tree meanwhile: everything is put in its place by a rename. What a mended link leads to is a blob
 //! that the store has; where it has none, the link is left as it is and named.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use strandline_durable::DiskError;
@@ -12,7 +12,7 @@ use strandline_store::{MirrorLock, Store, StoreError, Twin};
 
 use crate::RootLists;
 use crate::check::{Broken, What, look, look_at_tree, published};
-use crate::publish::{POOL, ViewError, repair, stamp, sync_all, write_lists};
+use crate::publish::{POOL, Touched, ViewError, repair, stamp, sync_all, write_lists};
 
 /// Where lists are written before they are put in their places.
 const SCRATCH: &str = "mending";
@@ -50,7 +50,7 @@ pub fn mend(
         Some(snapshot) if lost_lists => mend_lists(store, mirror, &state.slot.to_string(), snapshot, lists),
         _ => Ok(()),
     };
-    let mut touched = BTreeSet::new();
+    let mut touched = Touched::default();
     for broken in broken {
         let put_right = match broken.should_be {
             What::Live => Ok(()),
@@ -106,7 +106,7 @@ pub fn restock(
     _lock: &MirrorLock,
 ) -> Result<u64, ViewError> {
     let view = store.view_directory(mirror);
-    let mut touched = BTreeSet::new();
+    let mut touched = Touched::default();
     let mut changed = 0;
     for (path, blob) in paths {
         let link = view.join(path.as_str());
@@ -171,7 +171,7 @@ fn relink(
     mirror: &MirrorName,
     blob: Blake3,
     link: &Path,
-    touched: &mut BTreeSet<PathBuf>,
+    touched: &mut Touched,
 ) -> Result<(), DiskError> {
     let disk = store.disk();
     if let Some(directory) = link.parent() {

@@ -11,17 +11,17 @@
 //! A crash after 4 leaves `live` one step behind the catalog; [`repair`] makes that step.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use strandline_durable::{DiskError, LockError, NewFile};
+use strandline_durable::{DiskError, LockError};
 use strandline_model::trie::Change;
-use strandline_model::{Blake3, Hasher, Leaf, MirrorName, RootList, Serial, Snapshot, Timestamp, TreePath, Unit};
-use strandline_store::{MirrorLock, Slot, Store, StoreError, Twin, Verified, ViewState};
+use strandline_model::{Blake3, MirrorName, Snapshot, Timestamp, TreePath, Unit};
+use strandline_store::{Differences, MirrorLock, Slot, Store, StoreError, Twin, Verified, ViewState};
 
-use crate::{ListedProject, RootLists};
+use crate::{ListedProject, RootLists, staging};
 
 /// The directory of a tree that changes with the snapshot. Everything else is in the pool.
 pub(crate) const PAGES: &str = "simple";
@@ -68,18 +68,6 @@ pub enum ViewError {
         /// The list.
         path: TreePath,
     },
-}
-
-/// The digests of all root lists of a tree. `leaves` are sorted by name.
-pub fn root_lists(lists: &dyn RootLists, serial: Serial, leaves: Vec<Leaf>) -> Vec<RootList> {
-    let projects: Vec<_> = leaves.into_iter().map(ListedProject::from).collect();
-    let digest = |path: TreePath| {
-        let mut hashing = Hashing { hasher: Hasher::default(), file: None, failed: None };
-        lists.write(&path, serial, &projects, &mut hashing).expect("hashing takes everything");
-        let (blake3, sha256, size) = hashing.hasher.finish();
-        RootList { path, blake3, sha256, size }
-    };
-    lists.paths().into_iter().map(digest).collect()
 }
 
 /// Makes `live` what the catalog says it is, if a crash came between the two. Returns whether it had to.
@@ -220,12 +208,13 @@ pub fn stock_pool(store: &Store, verified: &Verified, _lock: &MirrorLock) -> Res
     let live = store.view_state(&snapshot.mirror)?.map(|state| store.recorded(state.snapshot)).transpose()?;
     let pool = view.join(POOL);
     disk.create_directory(&pool)?;
-    let mut touched = BTreeSet::from([pool.clone()]);
+    let mut touched = Touched::default();
+    touched.insert(pool.clone());
     if live.is_none() {
         touched.extend([view.clone(), store.root().join("views")]);
     }
-    for change in store.diff(live.as_ref().map(|live| &live.snapshot), Some(snapshot))? {
-        let Some(leaf) = change.after else { continue };
+    for change in Changes::between(store, live.as_ref().map(|live| &live.snapshot), snapshot) {
+        let Some(leaf) = change?.after else { continue };
         for entry in store.unit(leaf.unit)?.entries() {
             if entry.path.first_segment() != POOL {
                 continue;
@@ -280,10 +269,11 @@ fn update_pages(
     tree: &Path,
     base: Option<Blake3>,
     target: &Snapshot,
-) -> Result<(usize, BTreeSet<PathBuf>), ViewError> {
+) -> Result<(usize, Touched), ViewError> {
     let disk = store.disk();
     let pages = tree.join(PAGES);
-    let mut touched = BTreeSet::from([pages.clone()]);
+    let mut touched = Touched::default();
+    touched.insert(pages.clone());
     if base.is_none() {
         // Nothing is known of what is there: nothing should be.
         disk.remove_tree(tree)?;
@@ -293,8 +283,10 @@ fn update_pages(
         touched.extend([Some(tree), tree.parent()].into_iter().flatten().map(Path::to_owned));
     }
     let base = base.map(|base| store.recorded(base)).transpose()?;
-    let changes = store.diff(base.as_ref().map(|base| &base.snapshot), Some(target))?;
-    for Change { name: project, after, .. } in &changes {
+    let mut changed = 0;
+    for change in Changes::between(store, base.as_ref().map(|base| &base.snapshot), target) {
+        let Change { name: project, after, .. } = change?;
+        changed += 1;
         let directory = pages.join(project.as_str());
         let unit = after.as_ref().map(|leaf| store.unit(leaf.unit)).transpose()?;
         let wanted: BTreeMap<String, PathBuf> = unit
@@ -322,7 +314,7 @@ fn update_pages(
         }
         touched.insert(directory);
     }
-    Ok((changes.len(), touched))
+    Ok((changed, touched))
 }
 
 /// Writes the root lists that are not what `target` says. The files are new ones, with times of their own.
@@ -333,8 +325,8 @@ pub(crate) fn write_lists(
     lists: &dyn RootLists,
 ) -> Result<(), ViewError> {
     let disk = store.disk();
-    let projects: Vec<_> = store.leaves(target)?.into_iter().map(ListedProject::from).collect();
     let first_mtime = store.allocate_mtimes(target.lists.len() as u64)?;
+    let mut projects: Option<Vec<ListedProject>> = None;
     let mut written: Vec<(Blake3, PathBuf)> = Vec::new();
     for (mtime, list) in (first_mtime..).zip(&target.lists) {
         let path = tree.join(list.path.as_str());
@@ -343,59 +335,75 @@ pub(crate) fn write_lists(
             disk.link_or_copy(same, &path)?;
             continue;
         }
-        let file = disk.create_file(&path)?;
-        let mut hashing = Hashing { hasher: Hasher::default(), file: Some(file), failed: None };
-        let done = {
-            let mut buffered = io::BufWriter::with_capacity(1 << 20, &mut hashing);
-            lists.write(&list.path, target.label.serial, &projects, &mut buffered).and_then(|()| buffered.flush())
+        let mut file = match staging::take(store, &target.mirror, list, &path)? {
+            Some(file) => file,
+            None => {
+                let projects = match &mut projects {
+                    Some(projects) => projects,
+                    none => none.insert(store.listed(target)?.into_iter().map(ListedProject::from).collect()),
+                };
+                let file = disk.create_file(&path)?;
+                let (digests, file) = staging::write(lists, &list.path, target.label.serial, projects, Some(file))?;
+                if digests.0 != list.blake3 {
+                    return Err(ViewError::List { mirror: target.mirror.clone(), path: list.path.clone() });
+                }
+                file.expect("it was given one")
+            }
         };
-        let Hashing { hasher, file, failed } = hashing;
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
-        done.map_err(|source| DiskError::new("write the list", &path, source))?;
-        if hasher.finish().0 != list.blake3 {
-            return Err(ViewError::List { mirror: target.mirror.clone(), path: list.path.clone() });
-        }
-        if let Some(mut file) = file {
-            file.seal(mtime)?;
-            file.sync()?;
-        }
+        file.seal(mtime)?;
+        file.sync()?;
         written.push((list.blake3, path));
     }
     Ok(())
 }
 
-/// Hashes what is written, and passes it on to a file if there is one.
-struct Hashing {
-    hasher: Hasher,
-    file: Option<NewFile>,
-    failed: Option<DiskError>,
-}
+/// The directories that are to be synced; which ones is forgotten where there are so many that everything is.
+#[derive(Debug, Default)]
+pub(crate) struct Touched(BTreeSet<PathBuf>);
 
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.hasher.update(bytes);
-        if let Some(file) = &mut self.file
-            && let Err(error) = file.write(bytes)
-        {
-            // The error with its path is kept for the caller; the renderer only has to stop.
-            self.failed = Some(error);
-            return Err(io::Error::other("the disk refused it"));
+impl Touched {
+    pub(crate) fn insert(&mut self, directory: PathBuf) {
+        if self.0.len() <= WORTH_A_SYNCFS {
+            self.0.insert(directory);
         }
-        Ok(bytes.len())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    pub(crate) fn extend(&mut self, directories: impl IntoIterator<Item = PathBuf>) {
+        directories.into_iter().for_each(|directory| self.insert(directory));
     }
 }
 
-pub(crate) fn sync_all(store: &Store, top: &Path, touched: BTreeSet<PathBuf>) -> Result<(), ViewError> {
-    if touched.len() > WORTH_A_SYNCFS {
+/// The changes between two snapshots, read as they are needed.
+struct Changes<'a> {
+    differences: Differences<'a>,
+    part: std::vec::IntoIter<Change>,
+}
+
+impl<'a> Changes<'a> {
+    fn between(store: &'a Store, before: Option<&Snapshot>, after: &Snapshot) -> Self {
+        Self { differences: store.differences(before, Some(after)), part: Vec::new().into_iter() }
+    }
+}
+
+impl Iterator for Changes<'_> {
+    type Item = Result<Change, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.part.len() == 0 {
+            match self.differences.next_part() {
+                Ok(part) => self.part = part.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        self.part.next().map(Ok)
+    }
+}
+
+pub(crate) fn sync_all(store: &Store, top: &Path, touched: Touched) -> Result<(), ViewError> {
+    if touched.0.len() > WORTH_A_SYNCFS {
         store.disk().sync_file_system(top)?;
     } else {
-        for directory in touched {
+        for directory in touched.0 {
             store.disk().sync_directory(&directory)?;
         }
     }

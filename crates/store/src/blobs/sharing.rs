@@ -33,8 +33,9 @@ impl Intake {
     pub fn share(&self, original: &File, from: &Path, link: bool) -> Result<Option<(Staged, Manner)>, ReceiveError> {
         let disk = &self.store.disk;
         let clones = *self.clones.get_or_init(|| {
-            let probe = disk.clone_file(original, &self.next_name()).ok().flatten();
-            probe.map(|file| Temporary { file, disk: disk.clone(), renamed: false }).is_some()
+            let path = self.next_name();
+            let probe = disk.clone_file(original, &path).ok().flatten();
+            probe.map(|_| Temporary { path, disk: disk.clone(), renamed: false }).is_some()
         });
         let name = self.next_name();
         let cloned = if clones { disk.clone_file(original, &name)? } else { None };
@@ -45,11 +46,14 @@ impl Intake {
             }
             None => None,
         };
-        let Some((file, manner)) = shared else { return Ok(None) };
-        let file = Temporary { file, disk: disk.clone(), renamed: false };
-        let mut incoming = Incoming { file, hasher: Hasher::default(), claim: None, size: None, most: u64::MAX };
+        let Some((open, manner)) = shared else { return Ok(None) };
+        let file = Temporary { path: name, disk: disk.clone(), renamed: false };
+        let mut incoming = Incoming { open, file, hasher: Hasher::default(), claim: None, size: None, most: u64::MAX };
         incoming.read_back()?;
-        Ok(Some((incoming.finish()?, manner)))
+        // What is only another name of somebody's file stays as it is until it is settled.
+        let Incoming { file, hasher, .. } = incoming;
+        let (blake3, sha256, size) = hasher.finish();
+        Ok(Some((Staged { file, blake3, sha256, size, protected: false }, manner)))
     }
 }
 
@@ -58,7 +62,7 @@ impl Incoming {
     fn read_back(&mut self) -> Result<(), ReceiveError> {
         let mut buffer = vec![0; CHUNK];
         loop {
-            let read = self.file.file.read_at(&mut buffer, self.hasher.size()).map_err(ReceiveError::Unreadable)?;
+            let read = self.open.read_at(&mut buffer, self.hasher.size()).map_err(ReceiveError::Unreadable)?;
             match buffer.get(..read) {
                 Some(bytes) if read > 0 => self.hasher.update(bytes),
                 _ => return Ok(()),

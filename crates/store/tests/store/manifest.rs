@@ -18,6 +18,7 @@ type Model = BTreeMap<ProjectName, (u64, u8)>;
 fn listed(store: &Store, snapshot: &Snapshot) -> BTreeMap<ProjectName, (u64, Blake3)> {
     let leaves = store.leaves(snapshot).unwrap();
     assert!(leaves.is_sorted_by(|a, b| a.name < b.name), "each once, sorted by name");
+    assert_eq!(store.listed(snapshot).unwrap(), leaves, "the list beside the tree says the same");
     leaves.into_iter().map(|leaf| (leaf.name, (leaf.serial.get(), leaf.unit))).collect()
 }
 
@@ -30,6 +31,34 @@ type Edit = (u8, Option<u8>);
 
 fn edits() -> impl Strategy<Value = Vec<Edit>> {
     prop::collection::vec((0_u8..60, prop::option::weighted(0.75, 0_u8..3)), 0..45)
+}
+
+/// What the root lists are made from is the tree's, whatever becomes of the rows beside it.
+#[test]
+fn a_list_that_is_not_the_trees_is_not_used() {
+    for damage in [
+        "UPDATE listed SET serial = serial + 1 WHERE name = 'beta'",
+        "DELETE FROM listed WHERE name = 'beta'",
+        "INSERT INTO listed SELECT mirror, 'gamma', unit, serial, display FROM listed WHERE name = 'beta'",
+        "DELETE FROM listing",
+        "UPDATE listing SET tree = zeroblob(32)",
+    ] {
+        let world = World::new();
+        let text = |text: &str| Some(content("x", text, &[]));
+        world.record("pypi", 1, &[("alpha", text("a")), ("beta", text("b"))]);
+        world.sql().execute(damage, []).unwrap();
+        let newest = world.snapshots("pypi")[0].snapshot.clone();
+        assert_eq!(listed(&world.store, &newest).len(), 2, "{damage}");
+        let draft = world.draft("pypi", 2, &[("alpha", text("c"))]);
+        let committed = world.store.commit(draft, &world.lock("pypi"), |_, leaves| {
+            let serials: Vec<_> = leaves.iter().map(|leaf| (leaf.name.to_string(), leaf.serial.get())).collect();
+            assert_eq!(serials, [("alpha".to_owned(), 2), ("beta".to_owned(), 1)], "{damage}");
+            Vec::new()
+        });
+        drop(world.store.verify(committed.unwrap()).unwrap());
+        let all: i64 = world.sql().query_row("SELECT count(*) FROM listed", [], |row| row.get(0)).unwrap();
+        assert_eq!(all, 2, "{damage}");
+    }
 }
 
 proptest! {

@@ -1,0 +1,88 @@
+//! A catalog of any size, with nothing on the disk beside it: for what looks at the catalog alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use strandline_durable::Disk;
+use strandline_model::{Blake3, DisplayName, Entry, Leaf, MirrorName, Serial, Sha256, Timestamp, Unit};
+use strandline_store::{Draft, SeenPage, Store};
+
+use crate::bare::Failure;
+
+/// How many units are written in one transaction.
+const AT_ONCE: u64 = 1_000;
+/// The size of every file, in bytes.
+const SIZE: u64 = 1_000;
+
+/// What one file is.
+fn entry(unit: u64, file: u64) -> Result<Entry, Failure> {
+    let name = format!("{unit} {file}");
+    let (blob, sha256) = (Blake3::of(name.as_bytes()), Sha256::of(name.as_bytes()));
+    let hex = blob.to_string();
+    let path = format!("packages/{}/{}/{}/project_{unit:07}-1.{file}.tar.gz", &hex[..2], &hex[2..4], &hex[4..]);
+    Ok(Entry { path: path.parse()?, blob, sha256, size: SIZE })
+}
+
+/// Fills a new store with one snapshot of so many units of so many files, each of which has its row and no bytes.
+pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
+    let mirror: MirrorName = "pypi".parse()?;
+    let now = Timestamp::from_seconds(1_767_268_800)?;
+    let store = Arc::new(Store::open(directory, Disk::new())?);
+    let lock = store.lock_mirror(&mirror, "now")?;
+    let mut leaves = Vec::new();
+    let mut blobs: Vec<(Blake3, Sha256)> = Vec::new();
+    for begin in (0..units).step_by(usize::try_from(AT_ONCE)?) {
+        let mut pages = Vec::new();
+        for number in begin..units.min(begin + AT_ONCE) {
+            let display: DisplayName = format!("project-{number:07}").parse()?;
+            let entries = (0..files).map(|file| entry(number, file)).collect::<Result<Vec<_>, _>>()?;
+            blobs.extend(entries.iter().map(|entry| (entry.blob, entry.sha256)));
+            let unit = Unit::new(display.normalise(), entries)?;
+            let (id, name, serial) = (Blake3::of(&unit.to_bytes()), unit.name().clone(), Serial::try_from(number + 1)?);
+            leaves.push(Leaf { unit: id, serial, name, display });
+            pages.push(SeenPage { unit, serial, tag: None });
+        }
+        store.record_seen(&mirror, &pages, &lock)?;
+    }
+    blobs.sort_unstable();
+    insert(&directory.join("catalog.db"), &blobs)?;
+    drop(blobs);
+    let draft = Draft {
+        mirror: mirror.clone(),
+        base: None,
+        serial: Serial::try_from(units)?,
+        time: now,
+        upstream: "http://127.0.0.1:1/simple/".parse()?,
+        selection: Blake3::of(b"everything"),
+        changes: BTreeMap::new(),
+        stored: leaves,
+        held: Vec::new(),
+        missing: None,
+    };
+    drop(store.commit(draft, &lock, |_, _| Vec::new())?);
+    store.forget_seen(&mirror, &BTreeSet::new(), &lock)?;
+    // Its files are not there, so it cannot pass as verified in the usual way.
+    Connection::open(directory.join("catalog.db"))?.execute("UPDATE snapshot SET verified = 1", [])?;
+    Ok(())
+}
+
+/// Adds the rows of blobs, which are sorted: the index is made when all of them are there.
+fn insert(catalog: &Path, blobs: &[(Blake3, Sha256)]) -> Result<(), Failure> {
+    let mut connection = Connection::open(catalog)?;
+    let index: String =
+        connection.query_row("SELECT sql FROM sqlite_schema WHERE name = 'blob_sha256'", [], |row| row.get(0))?;
+    let transaction = connection.transaction()?;
+    transaction.execute_batch("DROP INDEX blob_sha256")?;
+    {
+        let mut statement =
+            transaction.prepare("INSERT INTO blob (blake3, sha256, size, mtime, public) VALUES (?1, ?2, ?3, ?4, 1)")?;
+        for (number, (blake3, sha256)) in (1_000_000_000_u64..).zip(blobs) {
+            statement.execute((blake3.as_bytes(), sha256.as_bytes(), SIZE, number))?;
+        }
+    }
+    transaction.execute_batch(&index)?;
+    transaction.commit()?;
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! What `scripts/bench` runs.
+//!
+//! ```text
+//! strandline-bench sync STORE UPSTREAM PROJECTS FILES BYTES EVENTS    a sync, after so many more events
+//! strandline-bench log UPSTREAM PROJECTS FILES BYTES EVENTS SINCE     the log, as an XML-RPC answer
+//! strandline-bench catalog STORE UNITS FILES                           a catalog of one snapshot, without any file
+//! strandline-bench bare DIRECTORY PROJECTS BYTES                      the least that publishing takes
+//! ```
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use strandline_bench::bare::{self, Failure};
+use strandline_bench::{ScaleWorld, catalog};
+use strandline_durable::Disk;
+use strandline_model::{MirrorName, Serial, Snapshot, Timestamp};
+use strandline_pypi::PypiLists;
+use strandline_store::Store;
+use strandline_sync::source::Source as _;
+use strandline_sync::{Context, Method, Progress, Selection, Settings};
+
+fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["sync", store, upstream, projects, files, size, events] => {
+            let world = |later| {
+                Ok::<_, Failure>(ScaleWorld::new(
+                    upstream.parse()?,
+                    projects.parse()?,
+                    files.parse()?,
+                    size.parse()?,
+                    later,
+                )?)
+            };
+            sync(Path::new(store), &world, projects.parse()?, events.parse()?)
+        }
+        ["log", upstream, projects, files, size, events, since] => {
+            let world =
+                ScaleWorld::new(upstream.parse()?, projects.parse()?, files.parse()?, size.parse()?, events.parse()?)?;
+            log(&world, since.parse()?)
+        }
+        ["catalog", store, units, files] => catalog::fill(Path::new(store), units.parse()?, files.parse()?),
+        ["bare", directory, projects, size] => {
+            let took = bare::publish(Path::new(directory), projects.parse()?, size.parse()?)?;
+            Ok(bare::say(&serde_json::json!({ "publish": took.as_secs_f64() }).to_string())?)
+        }
+        _ => Err("usage: strandline-bench sync|log|bare …".into()),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program's one clock")]
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_seconds(i64::try_from(since.as_secs()).unwrap_or(0)).unwrap_or_else(|_| unreachable!("it is now"))
+}
+
+fn sync(
+    directory: &Path,
+    world: &dyn Fn(u64) -> Result<ScaleWorld, Failure>,
+    projects: u64,
+    events: u64,
+) -> Result<(), Failure> {
+    let mirror: MirrorName = "pypi".parse()?;
+    let store = Arc::new(Store::open(directory, Disk::new())?);
+    let stands = store.latest_verified(&mirror)?.map(|base| base.snapshot.label.serial.get());
+    let world = Arc::new(world(stands.map_or(0, |serial| serial - projects) + events)?);
+    let settings = Settings {
+        method: Some(Method::Changelog),
+        drain: Duration::ZERO,
+        recheck: Duration::from_hours(24 * 36_500),
+        ..Settings::new(mirror, Selection::Everything)
+    };
+    let context =
+        Context { store, source: world.clone(), settings: Arc::new(settings), progress: Arc::new(Progress::default()) };
+    let clock: strandline_sync::Clock = Arc::new(now);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    bare::settle(directory)?;
+    let (begin, cpu) = (Instant::now(), bare::cpu()?);
+    let outcome = runtime.block_on(strandline_sync::sync(&context, &PypiLists, &clock))?;
+    let (wall, cpu, behind) = (begin.elapsed(), bare::cpu()? - cpu, world.last_byte().elapsed());
+    let base = stands.and_then(|serial| Serial::try_from(serial).ok());
+    let base = base.map(|serial| context.store.at_serial(&context.settings.mirror, serial)).transpose()?.flatten();
+    let snapshot = context.store.latest_verified(&context.settings.mirror)?.expect("it was synced").snapshot;
+    let mut entries = 0;
+    if let Some(base) = base {
+        for leaf in
+            context.store.diff(Some(&base.snapshot), Some(&snapshot))?.into_iter().filter_map(|change| change.after)
+        {
+            entries += context.store.unit(leaf.unit)?.entries().len();
+        }
+    }
+    let memory = bare::peak_memory()?;
+    let lists = lists(&context.store, &snapshot, directory)?;
+    let answer = serde_json::json!({
+        "serial": outcome.label.to_string(),
+        "projects": outcome.projects,
+        "changed": outcome.changed,
+        "files": context.progress.files_done.load(Ordering::Relaxed),
+        "upstream": world.upstream().as_str(),
+        "wall": wall.as_secs_f64(),
+        "cpu": cpu,
+        "publish": behind.as_secs_f64(),
+        "lists_bytes": snapshot.lists.iter().map(|list| list.size).sum::<u64>(),
+        "lists": lists.as_secs_f64(),
+        "entries": entries,
+        "memory": memory,
+    });
+    Ok(bare::say(&answer.to_string())?)
+}
+
+/// How long the root lists of a snapshot take: from the catalog to files that are synced.
+fn lists(store: &Store, snapshot: &Snapshot, directory: &Path) -> Result<Duration, Failure> {
+    let bytes: u64 = snapshot.lists.iter().map(|list| list.size).sum();
+    let begin = Instant::now();
+    let projects = store.listed(snapshot)?;
+    drop(strandline_view::root_lists(&PypiLists, snapshot.label.serial, projects));
+    // The lists are two, one of them with two names.
+    let place = directory.join("incoming/measured");
+    let mut file = store.disk().create_file(&place)?;
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..(bytes * 2 / 3).div_ceil(1 << 20) {
+        file.write(&zeros)?;
+    }
+    file.sync()?;
+    let took = begin.elapsed();
+    store.disk().remove_file(&place)?;
+    Ok(took)
+}
+
+fn log(world: &ScaleWorld, since: u64) -> Result<(), Failure> {
+    let mut rows = String::new();
+    for event in world.log(since) {
+        let version = event.version.map_or("<nil/>".to_owned(), |version| format!("<string>{version}</string>"));
+        writeln!(
+            rows,
+            "<value><array><data><value><string>{}</string></value><value>{version}</value><value><int>{}</int></value>\
+             <value><string>{}</string></value><value><int>{}</int></value></data></array></value>",
+            event.project,
+            event.time.seconds(),
+            event.action,
+            event.serial
+        )?;
+    }
+    Ok(bare::say(&format!(
+        "<?xml version='1.0'?>\n<methodResponse><params><param><value><array><data>\n{rows}</data></array></value></param></params></methodResponse>"
+    ))?)
+}

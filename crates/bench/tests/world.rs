@@ -1,0 +1,95 @@
+//! The world that is made up: a sync of it is the same every time, and what is measured in it holds at any size.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use strandline_bench::{ScaleWorld, bare, catalog};
+use strandline_durable::Disk;
+use strandline_model::{Blake3, MirrorName, Timestamp};
+use strandline_pypi::PypiLists;
+use strandline_store::{Store, gc};
+use strandline_sync::{Context, Method, Outcome, Progress, Selection, Settings};
+
+const PROJECTS: u64 = 60;
+
+type Done<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Syncs the store to the world after `events` events; returns what it did, and how many files were fetched.
+fn sync(directory: &Path, events: u64, checkpoint_every: usize) -> Done<(Outcome, u64)> {
+    let mirror: MirrorName = "pypi".parse()?;
+    let store = Arc::new(Store::open(directory, Disk::new())?);
+    let settings = Settings {
+        method: Some(Method::Changelog),
+        drain: Duration::ZERO,
+        checkpoint_every,
+        ..Settings::new(mirror, Selection::Everything)
+    };
+    let world = ScaleWorld::new("http://127.0.0.1:9/simple/".parse()?, PROJECTS, 2, 100, events)?;
+    let progress = Arc::new(Progress::default());
+    let context = Context { store, source: Arc::new(world), settings: Arc::new(settings), progress: progress.clone() };
+    let now = Timestamp::from_seconds(1_777_777_777)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let clock: strandline_sync::Clock = Arc::new(move || now);
+    let outcome = runtime.block_on(strandline_sync::sync(&context, &PypiLists, &clock))?;
+    Ok((outcome, progress.files_done.load(Ordering::Relaxed)))
+}
+
+fn tree(directory: &Path) -> Done<Blake3> {
+    let store = Store::open(directory, Disk::new())?;
+    Ok(store.latest_verified(&"pypi".parse()?)?.ok_or("no snapshot")?.snapshot.tree)
+}
+
+fn served(directory: &Path, path: &str) -> Done<String> {
+    Ok(std::fs::read_to_string(directory.join("views/pypi/live").join(path))?)
+}
+
+#[test]
+fn projects_that_are_set_aside_are_as_if_they_had_not_been() -> Done<()> {
+    let (parts, whole) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (outcome, files) = sync(parts.path(), 7, 4)?;
+    assert_eq!((outcome.projects, outcome.changed, files), (PROJECTS, 60, 2 * PROJECTS + 7));
+    sync(whole.path(), 7, 1_000)?;
+    assert_eq!(tree(parts.path())?, tree(whole.path())?);
+    for path in ["simple/index.html", "simple/index.v1_json", "simple/project-0000059/index.v1_json"] {
+        assert_eq!(served(parts.path(), path)?, served(whole.path(), path)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sync_writes_for_what_changed() -> Done<()> {
+    let directory = tempfile::tempdir()?;
+    sync(directory.path(), 0, 16)?;
+    let (outcome, files) = sync(directory.path(), 3, 16)?;
+    assert_eq!((outcome.changed, files), (3, 3));
+    // The lists are those of the tree, which a store that has lost its index of them reads anew.
+    let store = Store::open(directory.path(), Disk::new())?;
+    let snapshot = store.latest_verified(&"pypi".parse()?)?.ok_or("no snapshot")?.snapshot;
+    assert_eq!(store.listed(&snapshot)?, store.leaves(&snapshot)?);
+    let (again, files) = sync(directory.path(), 3, 16)?;
+    assert_eq!((again.changed, files, again.before), (0, 0, Some(again.label)));
+    Ok(())
+}
+
+#[test]
+fn a_catalog_alone_is_enough_for_gc() -> Done<()> {
+    let directory = tempfile::tempdir()?;
+    catalog::fill(directory.path(), 50, 4)?;
+    let store = Store::open(directory.path(), Disk::new())?;
+    let now = Timestamp::from_seconds(1_777_777_777)?;
+    let collected = gc::collect(&store, |_| gc::Keep::default(), Duration::ZERO, now, true)?;
+    assert_eq!(collected, gc::Collected::default());
+    Ok(())
+}
+
+#[test]
+fn the_bare_program_leaves_nothing() -> Done<()> {
+    let directory = tempfile::tempdir()?;
+    let place = directory.path().join("bare");
+    bare::publish(&place, 3, 100)?;
+    assert!(!place.exists());
+    Ok(())
+}
