@@ -18,7 +18,7 @@ pub(crate) struct Bodies<'a> {
 
 impl Bodies<'_> {
     pub(crate) fn read(&self, id: Blake3) -> Result<Vec<u8>, StoreError> {
-        opened(id, self.stored(id)?)
+        opened(id, &self.stored(id)?)
     }
 
     /// A body as the catalog has it.
@@ -38,7 +38,7 @@ impl Bodies<'_> {
     pub(crate) fn units(&self, ids: &[Blake3]) -> Result<Vec<Unit>, StoreError> {
         let stored = ids.iter().map(|id| Ok((*id, self.stored(*id)?))).collect::<Result<Vec<_>, StoreError>>()?;
         let unit = |(id, stored): (Blake3, Deflated)| {
-            Unit::from_bytes(&opened(id, stored)?).map_err(|problem| StoreError::damaged(id, &problem))
+            Unit::from_bytes(&opened(id, &stored)?).map_err(|problem| StoreError::damaged(id, &problem))
         };
         stored.into_par_iter().map(unit).collect()
     }
@@ -79,7 +79,7 @@ struct Deflated {
 }
 
 /// The body itself, if it is the one that has this id.
-fn opened(id: Blake3, stored: Deflated) -> Result<Vec<u8>, StoreError> {
+fn opened(id: Blake3, stored: &Deflated) -> Result<Vec<u8>, StoreError> {
     let damaged = |problem: &str| StoreError::Damaged { id, problem: problem.to_owned() };
     let bytes = inflate(&stored.bytes, stored.size).ok_or_else(|| damaged("is damaged: it does not inflate"))?;
     if bytes.len() as u64 != stored.size || Blake3::of(&bytes) != id {

@@ -292,6 +292,23 @@ const MIGRATIONS: &[&str] = &["
         display TEXT,
         PRIMARY KEY (mirror, name)
     ) STRICT, WITHOUT ROWID;
+", "
+    -- Bodies with a row number: in a table without, what is larger than a quarter of a page takes another page whole, and a
+    -- unit of ten files is.
+    CREATE TABLE body_with_number (
+        number   INTEGER PRIMARY KEY,
+        id       BLOB NOT NULL UNIQUE CHECK (length(id) = 32),
+        size     INTEGER NOT NULL,
+        deflated BLOB NOT NULL
+    ) STRICT;
+    INSERT INTO body_with_number (id, size, deflated) SELECT id, size, deflated FROM body;
+    DROP TABLE body;
+    ALTER TABLE body_with_number RENAME TO body;
+    CREATE TRIGGER body_is_immutable BEFORE UPDATE ON body
+        BEGIN SELECT RAISE(ABORT, 'a body never changes'); END;
+    CREATE TRIGGER body_is_not_replaced BEFORE INSERT ON body
+        WHEN EXISTS (SELECT 1 FROM body WHERE id = NEW.id OR number = NEW.number)
+        BEGIN SELECT RAISE(ABORT, 'a body never changes'); END;
 "];
 
 /// Opens the catalog, and makes it if there is none. One without a table is refused where the store is `occupied`: it is
@@ -326,7 +343,8 @@ pub(crate) fn open(path: &Path, disk: &Disk, occupied: bool) -> Result<Connectio
         }
     };
     let migrated = done(&connection)? == MIGRATIONS.len();
-    connection.pragma_update(None, "foreign_keys", true).map_err(sql)?;
+    // Not while it is migrated: a table that others refer to can only be made anew without.
+    connection.pragma_update(None, "foreign_keys", migrated).map_err(sql)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(sql)?;
     connection.pragma_update(None, "synchronous", "full").map_err(sql)?;
     // In KiB: the inner pages of the indexes of millions of rows.
@@ -347,6 +365,7 @@ pub(crate) fn open(path: &Path, disk: &Disk, occupied: bool) -> Result<Connectio
     disk.commit_point(path)?;
     transaction.commit().map_err(sql)?;
     disk.commit_done(path)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(sql)?;
     Ok(connection)
 }
 
