@@ -23,6 +23,10 @@ pub(crate) fn finish<S: Source>(
     let Context { store, source, settings, .. } = context;
     let mirror = &settings.mirror;
     if !store.purging()?.contains(mirror) {
+        // Whoever went through the last mirror may have died before the bytes went.
+        if store.is_purging()? {
+            block_in_place(|| store.delete_withdrawn(clock()))?;
+        }
         return Ok(false);
     }
     let purge = Purge { store, pages: &**source, lists, now: clock() };
