@@ -302,7 +302,7 @@ fn what_may_pass_is_tried_again_before_it_counts() {
             on_page(upstream, Fault::Status { status: 500, retry_after: None });
         }),
         // A page that the changelog tells to be old, and one that it tells to be there.
-        bad(Asked::Warehouse, 3, &["not consistent", "upstream shows a page of serial"], stuck),
+        bad(Asked::Warehouse, 3, &["not consistent", "upstream shows an older page"], stuck),
         bad(Asked::Warehouse, 3, &["not consistent", "upstream has no page for it yet"], |upstream| {
             on_page(upstream, Fault::Gone);
         }),

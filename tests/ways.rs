@@ -122,7 +122,7 @@ fn a_first_sync_of_an_index_that_moves_is_of_one_serial() {
     let world = World::patient(index, "60s", "source = \"warehouse\"");
     let stale = Fault::Stale { age: Age::UpTo(Duration::from_secs(2)), not_found: true, flapping: false };
     world.upstream.fault(Rule::new(On::Kind(Endpoint::Page), stale));
-    world.upstream.run_at(40.0, generator).unwrap();
+    world.upstream.run_at(10.0, generator).unwrap();
     world.done(&["sync"]);
     drop(world.upstream.stop_moving());
     let serial: u64 = world.newest().parse().unwrap();

@@ -137,7 +137,7 @@ impl<S: Source> Following<'_, S> {
     pub(super) fn promote(&mut self, at: Serial) {
         let source = &self.fetcher.source;
         for (name, followed) in &mut self.projects {
-            if matches!(followed.project.base, Base::Unknown(_)) {
+            if matches!(followed.project.base, Base::Unknown(_) | Base::Found(..)) {
                 let of_release = |file: &str, version: &str| source.is_of_release(name, file, version);
                 if let Some(known) = cut::promoted(&followed.project, self.log.of(name), at, &of_release) {
                     followed.project = known;

@@ -370,14 +370,22 @@ fn same_files<F>(one: &Content<F>, other: &Content<F>) -> bool {
         && one.files.iter().zip(&other.files).all(|((a, one), (b, other))| a == b && one.yanked == other.yanked)
 }
 
-/// The project as it is known at a serial, if it is determined there by itself: from its last event on it can be followed
-/// like one that a snapshot has.
+/// The project as it is known at a serial, if it is determined there by itself and nothing is known of it yet that the log can
+/// be applied to: from its last event on it can be followed like one that a snapshot has.
 pub fn promoted<F: Clone + PartialEq>(
     project: &Project<F>,
     events: &[Change],
     at: Serial,
     is_of_release: IsOfRelease<'_>,
 ) -> Option<Project<F>> {
+    if matches!(project.base, Base::Found(..)) {
+        // As long as the log can be applied to it, it will do for more serials than a later one.
+        let later = &events[events.partition_point(|change| change.serial <= project.since)..];
+        let before = &later[..later.partition_point(|change| change.serial <= at)];
+        if at < project.since || replay::replay(project, before, later, is_of_release).is_some() {
+            return None;
+        }
+    }
     let base = match determine(Rule::WHOLE, project, events, at, is_of_release).ok()? {
         State::Untouched => return None,
         State::Gone => Base::Absent,
