@@ -9,7 +9,7 @@
 //! 3. What was taken stays until a snapshot of the mirror has been made ([`Store::forget_adopted`]).
 //! 4. Interrupted at any point, it can be done again: what is here already is not read again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -213,8 +213,9 @@ pub fn adopt(
     } else {
         Intake::open(store.clone(), mirror, &lock)?
     };
-    let mut adoption =
-        Adoption { store, settings, tree, link, progress, intake, lock, done: Adopted::default(), named: Vec::new() };
+    let withdrawn = store.withdrawn(mirror)?;
+    let (done, named) = (Adopted::default(), Vec::new());
+    let mut adoption = Adoption { store, settings, tree, link, progress, intake, lock, done, withdrawn, named };
     let mut odd = Vec::new();
     let projects = tree.projects(&mut |finding| odd.push(finding)).map_err(AdoptError::Tree)?;
     for finding in &odd {
@@ -239,6 +240,8 @@ struct Adoption<'a, T> {
     intake: Intake,
     lock: MirrorLock,
     done: Adopted,
+    /// What was withdrawn from the mirror: it does not come back by this way.
+    withdrawn: BTreeSet<ClaimedSha256>,
     /// The paths that pages name: eight bytes of a digest of each, for there can be many millions.
     named: Vec<u64>,
 }
@@ -353,12 +356,15 @@ impl<T: Tree> Adoption<'_, T> {
 
     fn take(&self, wanted: &Wanted<'_>) -> Result<Taken, AdoptError> {
         let Wanted { path, named: Named { claims, expected }, .. } = wanted;
+        let wrong = |problem: String| Ok(Taken::Not(Finding::Wrong { path: path.to_string(), problem }));
+        if claims.iter().any(|claim| self.withdrawn.contains(&claim.sha256)) {
+            return wrong("is withdrawn from the mirror".to_owned());
+        }
         for Claim { sha256, size } in claims {
             if let Some(blob) = self.intake.find(*sha256)?.filter(|blob| size.is_none_or(|size| size == blob.size)) {
                 return Ok(Taken::Present(blob));
             }
         }
-        let wrong = |problem: String| Ok(Taken::Not(Finding::Wrong { path: path.to_string(), problem }));
         let file = match self.tree.open(path) {
             Opened::File(file) => file,
             Opened::Missing if *expected => return Ok(Taken::Not(Finding::Missing { path: path.to_string() })),

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_durable::{Disk, DiskError};
-use strandline_model::{ProjectName, Sha256, TreePath};
+use strandline_model::{Blake3, ProjectName, Sha256, TreePath};
 use strandline_store::gc::{Keep, collect};
-use strandline_store::{Store, StoreError};
+use strandline_store::{Order, Store, StoreError, WithdrawnFile};
 use strandline_sync::adopt::{AdoptError, Adopted, Claim, Finding, Listed, Named, Opened, Tree, Visited, adopt};
 use strandline_sync::{Progress, Settings, SyncError};
 use tempfile::TempDir;
@@ -189,6 +189,20 @@ fn pages_of_different_age_may_say_different_things() {
     let problem = "expected 5 bytes, got 6".to_owned();
     assert_eq!(findings, [Finding::Wrong { path: path("alpha-3.zip").to_string(), problem }]);
     assert_eq!((adopted.adopted(), adopted.unknown), (2, 0));
+}
+
+#[test]
+fn what_is_withdrawn_does_not_come_back_by_a_tree() {
+    let (world, tree) = (World::new(), tree());
+    let store = world.open();
+    let order = Order { scope: None, time: now(), who: "somebody".to_owned(), reason: None };
+    let evil = WithdrawnFile { sha256: Sha256::of(ONE).into(), name: None };
+    assert_eq!(store.withdraw(&order, &[evil]).unwrap(), 1);
+    let (adopted, findings) = adopt_with(&store, &settings(NAMES), &tree).unwrap();
+    let problem = "is withdrawn from the mirror".to_owned();
+    assert!(findings.contains(&Finding::Wrong { path: path("alpha-1.tar.gz").to_string(), problem }), "{findings:?}");
+    assert_eq!(adopted.linked + adopted.cloned, 0, "{adopted:?}");
+    assert!(!store.blob_path(Blake3::of(ONE)).exists());
 }
 
 #[test]
