@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 use rusqlite::OptionalExtension as _;
-use strandline_model::{Blake3, Hasher, MirrorName, Sha256, Timestamp};
+use strandline_model::{Blake3, MirrorName, Sha256, Timestamp};
 
 use super::{Broken, Named, PRESENT, Report};
 use crate::{Limiter, Store, StoreError};
@@ -19,8 +19,6 @@ use crate::{Limiter, Store, StoreError};
 const BATCH_BYTES: u64 = 256 << 20;
 /// The number of a check that leaves no trace: later than every other.
 const NOT_RECORDED: i64 = i64::MAX;
-/// How many bytes are read at once.
-const CHUNK: usize = 256 << 10;
 
 /// Which blobs are to be read, and how.
 #[derive(Debug, Clone, Copy)]
@@ -234,28 +232,42 @@ fn record(store: &Store, right: &[Blake3], number: i64, now: Timestamp) -> Resul
 }
 
 /// What is wrong with the bytes of a blob, if anything.
+///
+/// The BLAKE3 alone is computed: it says that these are the bytes that came in, and their SHA-256 was computed in the same
+/// pass then. That the catalog and the manifests agree about that is looked at without the bytes.
 fn problem(store: &Store, row: &Row, limiter: Option<&Limiter>, read: &(dyn Fn(u64) + Sync)) -> Option<String> {
     let path = store.blob_path(row.blake3);
     let look = || -> io::Result<Option<String>> {
-        let mut file = std::fs::File::open(&path)?;
-        let mut hasher = Hasher::default();
-        let mut chunk = vec![0; CHUNK.min(usize::try_from(row.size).unwrap_or(CHUNK) + 1)];
-        loop {
-            let count = file.read(&mut chunk)?;
-            if count == 0 {
-                break;
-            }
-            if let Some(limiter) = limiter {
-                limiter.pass(count as u64);
-            }
-            hasher.update(&chunk[..count]);
-            read(count as u64);
+        let mut passing = Passing { file: std::fs::File::open(&path)?, limiter, read, size: 0 };
+        let blake3 = Blake3::of_reader(&mut passing)?;
+        if passing.size != row.size {
+            return Ok(Some(super::length(passing.size, row.size)));
         }
-        let (blake3, sha256, size) = hasher.finish();
-        if size != row.size {
-            return Ok(Some(super::length(size, row.size)));
-        }
-        Ok((blake3 != row.blake3 || sha256 != row.sha256).then(|| "has other bytes than its name says".to_owned()))
+        Ok((blake3 != row.blake3).then(|| "has other bytes than its name says".to_owned()))
     };
     super::in_words(look())
+}
+
+/// A file whose bytes are counted, and let through as fast as the limiter says.
+struct Passing<'a> {
+    file: std::fs::File,
+    limiter: Option<&'a Limiter>,
+    read: &'a (dyn Fn(u64) + Sync),
+    size: u64,
+}
+
+impl io::Read for Passing<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        let bytes = count as u64;
+        if bytes == 0 {
+            return Ok(0);
+        }
+        if let Some(limiter) = self.limiter {
+            limiter.pass(bytes);
+        }
+        (self.read)(bytes);
+        self.size += bytes;
+        Ok(count)
+    }
 }
