@@ -406,7 +406,7 @@ impl<T: Tree> Adoption<'_, T> {
         if let Some(shared) = self.intake.share(file, &from, self.link).map_err(fail)? {
             return Ok(shared);
         }
-        require_room(self.store, self.settings, size)
+        require_room(self.store, self.settings, size, 1)
             .map_err(|error| AdoptError::Room { tree: self.tree.root().to_owned(), source: Box::new(error) })?;
         let mut incoming = self.intake.receive(None, None, u64::MAX).map_err(fail)?;
         let (mut buffer, mut file) = (vec![0; CHUNK], file);

@@ -267,6 +267,7 @@ impl<S: Source> Fetcher<S> {
             None => None,
         };
         let base = base.as_ref();
+        block_in_place(|| self.require_room_for(page, base))?;
         // A project of thousands of files has no more requests under way than the semaphore lets through; the bound
         // here is on what is looked up ahead of that.
         let mut waiting = Vec::with_capacity(page.files.len());
@@ -283,6 +284,33 @@ impl<S: Source> Fetcher<S> {
             });
         }
         Ok(all)
+    }
+
+    /// Refuses a page whose files would fill the disk before any of them is fetched.
+    fn require_room_for(&self, page: &Page, base: Option<&Unit>) -> Result<(), SyncError> {
+        let Self { store, settings, .. } = self;
+        let is_new = |file: &&ListedFile| {
+            let paths = self.source.file_paths(file);
+            let mut known = paths.iter().filter_map(|path| base?.entry(path.as_str()));
+            !known.any(|entry| file.sha256 == entry.sha256.into())
+        };
+        let mut new: Vec<_> = page.files.iter().filter(is_new).collect();
+        let plan = |new: &[&ListedFile]| {
+            let bytes = new.iter().filter_map(|file| file.size).fold(0, u64::saturating_add);
+            require_room(store, settings, bytes, new.len() as u64)
+        };
+        match plan(&new) {
+            Err(SyncError::NoRoom { .. } | SyncError::NoInodes { .. }) => {}
+            done => return done,
+        }
+        // Only now is it worth finding out what the store has already, under another path or of another mirror.
+        let mut lacking = Vec::new();
+        for file in new.drain(..) {
+            if self.intake.find(file.sha256)?.is_none() {
+                lacking.push(file);
+            }
+        }
+        if lacking.is_empty() { Ok(()) } else { plan(&lacking) }
     }
 
     /// A project as the base has it.
@@ -393,7 +421,7 @@ impl<S: Source> Fetcher<S> {
         {
             return Ok(Taken::Present(blob));
         }
-        block_in_place(|| require_room(&self.store, &self.settings, wanted.size.unwrap_or(0)))?;
+        block_in_place(|| require_room(&self.store, &self.settings, wanted.size.unwrap_or(0), 1))?;
         Progress::add(&self.progress.files, 1);
         let staged = self
             .patiently(wanted.url, || self.receive(wanted), Failure::is_transient, Failure::retry_after)

@@ -5,7 +5,7 @@
 //! the same mirrors goes on under its number, and passes by what was recorded under it or later. What was found damaged is
 //! not recorded: the next check finds it again.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::time::Duration;
 
 use rayon::prelude::*;
@@ -258,7 +258,7 @@ struct Passing<'a> {
 
 impl io::Read for Passing<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
+        let count = io::Read::read(&mut self.file, buffer)?;
         let bytes = count as u64;
         if bytes == 0 {
             return Ok(0);
