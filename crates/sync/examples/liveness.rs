@@ -56,6 +56,13 @@ fn row(name: &str, weather: Weather) {
 
 #[expect(clippy::print_stdout, reason = "the table is what it is run for")]
 fn main() {
+    // Only the rows of these names, if there are any.
+    let only: Vec<String> = std::env::args().skip(1).collect();
+    let row = |name: &str, weather: Weather| {
+        if only.is_empty() || only.iter().any(|only| only == name) {
+            row(name, weather);
+        }
+    };
     println!("| events/s | cache, s | serials, 200 pages/s | lag, s | serials, 20 pages/s | lag, s |");
     println!("|---|---|---|---|---|---|");
     for rate in RATES {

@@ -221,7 +221,10 @@ impl Mirror {
     }
 
     fn read_log(&mut self) {
-        for event in self.world.changelog(self.base.get(), usize::MAX, self.world.now_ms()) {
+        // What comes to light late is below what was seen already.
+        let seen = self.log.head().filter(|_| self.weather.late.0 == 0.0);
+        let since = seen.unwrap_or(self.base).max(self.base);
+        for event in self.world.changelog(since.get(), usize::MAX, self.world.now_ms()) {
             self.log.add(&Event {
                 serial: serial(event.serial),
                 project: event.name.parse::<DisplayName>().unwrap(),
