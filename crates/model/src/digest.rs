@@ -1,7 +1,7 @@
 //! Digests: BLAKE3 names content here, SHA-256 is what indexes publish.
 
-use std::fmt;
 use std::str::FromStr;
+use std::{fmt, io};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
@@ -19,18 +19,26 @@ fn parse_hex(text: &str) -> Result<[u8; 32], InvalidDigest> {
     if bytes.len() != 64 {
         return Err(invalid());
     }
-    let nibble = |byte: u8| match byte {
-        b'0'..=b'9' => Ok(byte - b'0'),
-        b'a'..=b'f' => Ok(byte - b'a' + 10),
-        b'A'..=b'F' => Ok(byte - b'A' + 10),
-        _ => Err(invalid()),
-    };
+    let nibble = |byte: u8| Some(NIBBLES[usize::from(byte)]).filter(|nibble| *nibble < 16);
     let mut out = [0; 32];
     for (to, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-        *to = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let (Some(high), Some(low)) = (nibble(pair[0]), nibble(pair[1])) else { return Err(invalid()) };
+        *to = high << 4 | low;
     }
     Ok(out)
 }
+
+/// What a digit of a digest stands for; 16 for what is none. A table, because no processor foresees the next digit.
+const NIBBLES: [u8; 256] = {
+    let mut table = [16; 256];
+    let mut nibble = 0;
+    while nibble < 16 {
+        table[b"0123456789abcdef"[nibble as usize] as usize] = nibble;
+        table[b"0123456789ABCDEF"[nibble as usize] as usize] = nibble;
+        nibble += 1;
+    }
+    table
+};
 
 fn write_hex(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -120,11 +128,20 @@ impl Blake3 {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of everything that a reader gives.
-    pub fn of_reader(reader: impl std::io::Read) -> std::io::Result<Self> {
+    /// The digest of everything that a reader gives, which is read by way of `buffer`: whoever reads many small files needs
+    /// no new one for each.
+    pub fn of_reader(mut reader: impl io::Read, buffer: &mut [u8]) -> io::Result<Self> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(reader)?;
-        Ok(Self(*hasher.finalize().as_bytes()))
+        loop {
+            match reader.read(buffer) {
+                Ok(0) => return Ok(Self(*hasher.finalize().as_bytes())),
+                Ok(count) => {
+                    hasher.update(&buffer[..count]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Takes what the catalog stored as a BLAKE3.

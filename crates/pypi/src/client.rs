@@ -171,26 +171,27 @@ impl Client {
         &self,
         text: &str,
     ) -> Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin + use<>, SourceError> {
-        let name = shown(text);
         let url: Url = text
             .parse()
-            .map_err(|error| SourceError::new(&name, Problem::Forbidden(format!("it is not a URL: {error}"))))?;
+            .map_err(|error| SourceError::new(shown(text), Problem::Forbidden(format!("it is not a URL: {error}"))))?;
         let request = self.files.get(url.clone()).header(ACCEPT_ENCODING, "identity");
         let response = self.send(&url, request, &self.guard).await?;
         if response.status() != StatusCode::OK {
-            return Err(SourceError::new(&name, status_problem(response.status(), response.headers())));
+            return Err(SourceError::new(shown(text), status_problem(response.status(), response.headers())));
         }
         let limit = self.limits.file.unwrap_or(u64::MAX);
         let length = response.content_length();
         if length.is_some_and(|length| length > limit) {
-            return Err(SourceError::new(&name, Problem::TooLarge { limit }));
+            return Err(SourceError::new(shown(text), Problem::TooLarge { limit }));
         }
+        let text = text.to_owned();
         let mut taken = 0_u64;
         let bytes = response.bytes_stream().map(move |chunk| {
-            let chunk = chunk.map_err(|error| SourceError::new(&name, cut_short(problem(error), length, taken)))?;
+            let fail = |problem| SourceError::new(shown(&text), problem);
+            let chunk = chunk.map_err(|error| fail(cut_short(problem(error), length, taken)))?;
             taken += chunk.len() as u64;
             if taken > limit {
-                return Err(SourceError::new(&name, Problem::TooLarge { limit }));
+                return Err(fail(Problem::TooLarge { limit }));
             }
             Ok(chunk)
         });

@@ -62,10 +62,10 @@ pub(crate) fn shown(text: &str) -> String {
         }
         _ => text.to_owned(),
     };
-    let mut out = String::new();
+    let mut out = String::with_capacity(without.len().min(300));
     for c in without.chars().take(300) {
         match c {
-            '"' | '\'' | '\\' => out.push(c),
+            ' '..='~' => out.push(c),
             c => out.extend(c.escape_debug()),
         }
     }

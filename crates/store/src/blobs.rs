@@ -247,29 +247,41 @@ impl Intake {
     /// The blob with this SHA-256, if the store has it and this mirror may use it: one that only private mirrors have
     /// brought is theirs. It stays as long as the intake is open.
     pub fn find(&self, sha256: ClaimedSha256) -> Result<Option<Blob>, StoreError> {
+        Ok(self.find_all(&[sha256])?.pop().flatten())
+    }
+
+    /// As [`find`](Self::find), for many at once, in the same order.
+    pub fn find_all(&self, wanted: &[ClaimedSha256]) -> Result<Vec<Option<Blob>>, StoreError> {
+        let rows = self.rows(wanted)?;
+        rows.into_iter().map(|row| row.map_or(Ok(None), |(blob, condemned)| self.usable(blob, condemned))).collect()
+    }
+
+    /// What the catalog says: each blob, and whether gc may take it. One transaction reads all, for each takes locks of files.
+    fn rows(&self, wanted: &[ClaimedSha256]) -> Result<Vec<Option<(Blob, bool)>>, StoreError> {
+        self.store.reading(|bodies| {
+            let find = || {
+                let mut statement = bodies.connection.prepare_cached(
+                    "SELECT blake3, sha256, size, mtime, condemned IS NOT NULL FROM blob b WHERE sha256 = ?1 AND deleting = 0
+                       AND (public OR EXISTS (SELECT 1 FROM private_blob p WHERE p.blake3 = b.blake3 AND p.mirror = ?2))",
+                )?;
+                let mut one = |sha256: &ClaimedSha256| {
+                    let key = (sha256.as_bytes(), self.mirror.as_str());
+                    statement.query_row(key, |row| Ok((blob(row)?, row.get(4)?))).optional()
+                };
+                wanted.iter().map(&mut one).collect::<rusqlite::Result<_>>()
+            };
+            find().map_err(self.store.sql())
+        })
+    }
+
+    /// The blob, if its file is there and gc does not take it.
+    fn usable(&self, blob: Blob, condemned: bool) -> Result<Option<Blob>, StoreError> {
         let store = &self.store;
-        let found = {
-            let connection = store.connection();
-            connection
-                .prepare_cached(
-                    "SELECT blake3, sha256, size, mtime, condemned FROM blob b WHERE sha256 = ?1 AND deleting = 0 AND (public
-                       OR EXISTS (SELECT 1 FROM private_blob p WHERE p.blake3 = b.blake3 AND p.mirror = ?2))",
-                )
-                .and_then(|mut statement| {
-                    statement
-                        .query_row((sha256.as_bytes(), self.mirror.as_str()), |row| {
-                            Ok((blob(row)?, row.get::<_, Option<i64>>(4)?))
-                        })
-                        .optional()
-                })
-                .map_err(store.sql())?
-        };
-        let Some((blob, condemned)) = found else { return Ok(None) };
         // What is lost comes in again.
         if modified(&store.blob_path(blob.blake3), blob.size).is_err() {
             return Ok(None);
         }
-        if condemned.is_none() {
+        if !condemned {
             return Ok(Some(blob));
         }
         // It may have been marked for deletion since it was looked at.
@@ -371,17 +383,17 @@ impl Intake {
             let mut arrived = transaction
                 .prepare_cached("DELETE FROM arriving WHERE mirror = ?1 AND blake3 = ?2")
                 .map_err(self.store.sql())?;
-            let record = |staged: &Staged| {
+            let record = |(mtime, staged): (u64, &Staged)| {
                 arrived.execute((self.mirror.as_str(), staged.blake3.as_bytes())).map_err(self.store.sql())?;
-                self.record(transaction, staged)
+                self.record(transaction, staged, mtime)
             };
-            staged.iter().map(record).collect()
+            (first_mtime..).zip(&staged).map(record).collect()
         })
     }
 
     /// The row of a blob whose file is in its place.
-    fn record(&self, connection: &Connection, staged: &Staged) -> Result<Blob, StoreError> {
-        let Staged { blake3, sha256, size, .. } = staged;
+    fn record(&self, connection: &Connection, staged: &Staged, mtime: u64) -> Result<Blob, StoreError> {
+        let Staged { file, blake3, sha256, size, .. } = staged;
         let store = &self.store;
         let run = |query: &str| {
             connection
@@ -397,9 +409,9 @@ impl Intake {
         }
         // A row that an interrupted collection left says nothing of the file that is there now.
         run("DELETE FROM blob WHERE blake3 = ?1 AND deleting = 1")?;
-        // The time is read back from the file: it is another one if the name was taken.
-        let new =
-            Blob { blake3: *blake3, sha256: *sha256, size: *size, mtime: modified(&store.blob_path(*blake3), *size)? };
+        // If the name was taken, the file is another one, with its own time.
+        let mtime = if file.renamed { mtime } else { modified(&store.blob_path(*blake3), *size)? };
+        let new = Blob { blake3: *blake3, sha256: *sha256, size: *size, mtime };
         let found = connection
             .prepare_cached("SELECT blake3, sha256, size, mtime, public FROM blob WHERE blake3 = ?1")
             .and_then(|mut statement| {
@@ -466,10 +478,23 @@ impl Store {
 
     /// The blob with this name, if the catalog has it.
     pub fn find_blob_row(&self, blake3: Blake3) -> Result<Option<Blob>, StoreError> {
-        self.connection()
-            .prepare_cached("SELECT blake3, sha256, size, mtime FROM blob WHERE blake3 = ?1 AND deleting = 0")
-            .and_then(|mut statement| statement.query_row([blake3.as_bytes()], blob).optional())
-            .map_err(self.sql())
+        Ok(self.blob_rows([blake3])?.pop().flatten())
+    }
+
+    /// As [`find_blob_row`](Self::find_blob_row), for many at once, in the same order.
+    pub(crate) fn blob_rows(&self, wanted: impl IntoIterator<Item = Blake3>) -> Result<Vec<Option<Blob>>, StoreError> {
+        self.reading(|bodies| {
+            let find = || {
+                let mut statement = bodies.connection.prepare_cached(
+                    "SELECT blake3, sha256, size, mtime FROM blob WHERE blake3 = ?1 AND deleting = 0",
+                )?;
+                wanted
+                    .into_iter()
+                    .map(|blake3| statement.query_row([blake3.as_bytes()], blob).optional())
+                    .collect::<rusqlite::Result<_>>()
+            };
+            find().map_err(self.sql())
+        })
     }
 
     /// The mirrors for which temporary files are there: of syncs that run, or that a crash, a power failure or an error

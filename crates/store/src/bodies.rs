@@ -1,6 +1,7 @@
 //! The canonical bytes of units, nodes and snapshots in the catalog.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::sync::PoisonError;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
@@ -34,11 +35,11 @@ impl Bodies<'_> {
             .ok_or_else(|| StoreError::Damaged { id, problem: "is missing".to_owned() })
     }
 
-    /// Units, read one after the other and unpacked on all cores.
-    pub(crate) fn units(&self, ids: &[Blake3]) -> Result<Vec<Unit>, StoreError> {
-        let stored = ids.iter().map(|id| Ok((*id, self.stored(*id)?))).collect::<Result<Vec<_>, StoreError>>()?;
-        let unit = |(id, stored): (Blake3, Deflated)| {
-            Unit::from_bytes(&opened(id, &stored)?).map_err(|problem| StoreError::damaged(id, &problem))
+    /// Units, read one after the other and unpacked on all cores; each may be damaged for itself.
+    pub(crate) fn units(&self, ids: &[Blake3]) -> Vec<Result<Unit, StoreError>> {
+        let stored: Vec<_> = ids.iter().map(|id| (*id, self.stored(*id))).collect();
+        let unit = |(id, stored): (Blake3, Result<Deflated, StoreError>)| {
+            Unit::from_bytes(&opened(id, &stored?)?).map_err(|problem| StoreError::damaged(id, &problem))
         };
         stored.into_par_iter().map(unit).collect()
     }
@@ -154,23 +155,35 @@ pub struct Differences<'a> {
     store: &'a Store,
     /// The nodes that are still to be compared.
     pairs: Vec<(Option<Blake3>, Option<Blake3>)>,
+    /// What was found and not yet given.
+    found: VecDeque<trie::Change>,
 }
 
 impl Differences<'_> {
     /// How many changes are found at a time, about.
-    const PART: usize = 2_048;
+    const FOUND: usize = 2_048;
+    /// How many are given at a time: their units are in memory.
+    const PART: usize = 64;
 
-    /// The next changes, in the order of the tree; none after the last.
-    pub fn next_part(&mut self) -> Result<Vec<trie::Change>, StoreError> {
-        let Self { store, pairs } = self;
+    /// The next projects that differ, in the order of the tree, each with the later tree's unit if it has one; none after
+    /// the last.
+    pub fn next_part(&mut self) -> Result<Vec<(ProjectName, Option<Unit>)>, StoreError> {
+        let Self { store, pairs, found } = self;
         store.reading(|bodies| {
-            let mut changes = Vec::new();
-            while changes.len() < Self::PART
-                && let Some(pair) = pairs.pop()
-            {
-                pairs.extend(trie::compare(&Remembered(bodies), pair, &mut changes)?);
+            if found.is_empty() {
+                let mut changes = Vec::new();
+                while changes.len() < Self::FOUND
+                    && let Some(pair) = pairs.pop()
+                {
+                    pairs.extend(trie::compare(&Remembered(bodies), pair, &mut changes)?);
+                }
+                found.extend(changes);
             }
-            Ok(changes)
+            let part: Vec<_> = found.drain(..found.len().min(Self::PART)).collect();
+            let ids: Vec<_> = part.iter().filter_map(|change| Some(change.after.as_ref()?.unit)).collect();
+            let mut units = bodies.units(&ids).into_iter();
+            let unit = |change: trie::Change| Ok((change.name, change.after.and_then(|_| units.next()).transpose()?));
+            part.into_iter().map(unit).collect()
         })
     }
 }
@@ -184,6 +197,16 @@ impl Store {
     /// The unit with this id.
     pub fn unit(&self, id: Blake3) -> Result<Unit, StoreError> {
         self.with_bodies(|bodies| bodies.unit(id))
+    }
+
+    /// The units with these ids; `None` for one that is damaged, which [`verify`](crate::verify) names.
+    pub fn undamaged_units(&self, ids: &[Blake3]) -> Result<Vec<Option<Unit>>, StoreError> {
+        let units = self.reading(|bodies| Ok(bodies.units(ids)))?;
+        let undamaged = |unit| match unit {
+            Err(StoreError::Damaged { .. }) => Ok(None),
+            unit => Ok(Some(unit?)),
+        };
+        units.into_iter().map(undamaged).collect()
     }
 
     /// How the tree of a snapshot lists a project.
@@ -209,10 +232,10 @@ impl Store {
         Ok(leaves)
     }
 
-    /// The projects that two snapshots list differently, a few thousand at a time; `None` stands for an empty tree.
+    /// The projects that two snapshots list differently, with their units, a few at a time; `None` stands for an empty tree.
     pub fn differences(&self, before: Option<&Snapshot>, after: Option<&Snapshot>) -> Differences<'_> {
         let (before, after) = (before.map(|before| before.tree), after.map(|after| after.tree));
-        Differences { store: self, pairs: vec![(before, after)] }
+        Differences { store: self, pairs: vec![(before, after)], found: VecDeque::new() }
     }
 
     /// The projects that two snapshots list differently, sorted by name; `None` stands for an empty tree.
@@ -237,7 +260,7 @@ impl Store {
     }
 
     /// As [`with_bodies`](Self::with_bodies), in one transaction: taking a lock for each body takes longer than reading it.
-    fn reading<T>(&self, work: impl FnOnce(&Bodies<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(crate) fn reading<T>(&self, work: impl FnOnce(&Bodies<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut connection = self.connection();
         let transaction = connection.transaction().map_err(self.sql())?;
         work(&Bodies { store: self, connection: &transaction })

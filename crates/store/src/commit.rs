@@ -245,19 +245,19 @@ impl Store {
     fn check_difference(&self, present: Option<&Snapshot>, snapshot: &Snapshot) -> Result<(), VerifyError> {
         let mut differences = self.differences(present, Some(snapshot));
         loop {
-            let changes = differences.next_part()?;
-            if changes.is_empty() {
+            let part = differences.next_part()?;
+            if part.is_empty() {
                 return Ok(());
             }
-            for leaf in changes.into_iter().filter_map(|change| change.after) {
-                self.check_unit(snapshot, leaf.unit)?;
-            }
+            self.check_units(snapshot, &part.into_iter().filter_map(|(_, unit)| unit).collect::<Vec<_>>())?;
         }
     }
 
-    /// Re-reads a unit and looks whether its blobs are in the catalog and on the disk, with the right sizes.
-    fn check_unit(&self, snapshot: &Snapshot, id: Blake3) -> Result<(), VerifyError> {
-        for entry in self.unit(id)?.entries() {
+    /// Looks whether the blobs of units are in the catalog and on the disk, with the right sizes.
+    fn check_units(&self, snapshot: &Snapshot, units: &[Unit]) -> Result<(), VerifyError> {
+        let entries: Vec<_> = units.iter().flat_map(Unit::entries).collect();
+        let rows = self.blob_rows(entries.iter().map(|entry| entry.blob))?;
+        for (entry, row) in entries.into_iter().zip(rows) {
             let wrong = |problem: String| VerifyError::Blob {
                 mirror: snapshot.mirror.clone(),
                 label: snapshot.label,
@@ -265,7 +265,7 @@ impl Store {
                 blob: entry.blob,
                 problem,
             };
-            match self.find_blob_row(entry.blob)? {
+            match row {
                 Some(blob) if blob.sha256 == entry.sha256 && blob.size == entry.size => {}
                 Some(_) => return Err(wrong("is another one in the catalog".to_owned())),
                 None => return Err(wrong("is not in the catalog".to_owned())),

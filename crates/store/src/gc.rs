@@ -190,8 +190,8 @@ impl Marked {
             self.snapshots.insert(id);
             reached.insert(id);
             for ids in reach(bodies, tree, reached)?.chunks(UNITS) {
-                for unit in bodies.units(ids)? {
-                    for entry in unit.entries() {
+                for unit in bodies.units(ids) {
+                    for entry in unit?.entries() {
                         named.insert(&entry.blob);
                         stay(mirror, &entry.path)?;
                     }

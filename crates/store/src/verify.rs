@@ -32,6 +32,8 @@ pub(crate) use pages::is_corruption;
 const PRESENT: &str = "deleting = 0";
 /// How many files are looked at together.
 const BATCH: usize = 4096;
+/// How many units are read together, about.
+const UNITS: usize = 256;
 
 /// What was checked, and what is wrong.
 #[derive(Debug, Default)]
@@ -251,48 +253,52 @@ fn contents(
 
 /// Reads a snapshot and what is below it, as far as that was not read before.
 fn visit(store: &Store, snapshot: Blake3, walk: &mut Walk) -> Result<(), StoreError> {
-    let connection = store.connection();
-    let bodies = Bodies { store, connection: &connection };
-    let Walk { bodies: seen, named, broken, damaged } = walk;
-    let mut note = |id, error: StoreError| match error {
-        StoreError::Damaged { problem, .. } => {
-            damaged.insert(id, problem);
-            Ok(())
-        }
-        other => Err(other),
-    };
-    let mut nodes = match bodies.snapshot(snapshot) {
-        Ok(snapshot) => vec![snapshot.tree],
-        Err(error) => return note(snapshot, error),
-    };
-    while let Some(id) = nodes.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        match bodies.node(id) {
-            Ok(Node::Branch(children)) => nodes.extend(children.iter().flatten().map(|child| child.node)),
-            Ok(Node::Leaf(leaves)) => {
-                for leaf in leaves {
-                    if !seen.insert(leaf.unit) {
-                        continue;
+    store.reading(|bodies| {
+        let Walk { bodies: seen, named, broken, damaged } = walk;
+        let mut note = |id, error: StoreError| match error {
+            StoreError::Damaged { problem, .. } => {
+                damaged.insert(id, problem);
+                Ok(())
+            }
+            other => Err(other),
+        };
+        let mut nodes = match bodies.snapshot(snapshot) {
+            Ok(snapshot) => vec![snapshot.tree],
+            Err(error) => return note(snapshot, error),
+        };
+        let mut units = Vec::new();
+        while !(nodes.is_empty() && units.is_empty()) {
+            while units.len() < UNITS
+                && let Some(id) = nodes.pop()
+            {
+                if !seen.insert(id) {
+                    continue;
+                }
+                match bodies.node(id) {
+                    Ok(Node::Branch(children)) => nodes.extend(children.iter().flatten().map(|child| child.node)),
+                    Ok(Node::Leaf(leaves)) => {
+                        units.extend(leaves.into_iter().map(|leaf| leaf.unit).filter(|unit| seen.insert(*unit)));
                     }
-                    match bodies.unit(leaf.unit) {
-                        Ok(unit) => {
-                            for entry in unit.entries() {
-                                named.push(Named::short(entry.blob));
-                                if let Some(problem) = store.row_problem(&connection, entry)? {
-                                    broken.add(entry.blob, entry.sha256, entry.size, problem);
-                                }
-                            }
-                        }
-                        Err(error) => note(leaf.unit, error)?,
-                    }
+                    Err(error) => note(id, error)?,
                 }
             }
-            Err(error) => note(id, error)?,
+            let read = bodies.units(&units);
+            for (id, unit) in units.drain(..).zip(read) {
+                match unit {
+                    Ok(unit) => {
+                        for entry in unit.entries() {
+                            named.push(Named::short(entry.blob));
+                            if let Some(problem) = store.row_problem(bodies.connection, entry)? {
+                                broken.add(entry.blob, entry.sha256, entry.size, problem);
+                            }
+                        }
+                    }
+                    Err(error) => note(id, error)?,
+                }
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Looks whether each blob among `named` has a file of its size.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use strandline_model::{
     Blake3, ClaimedSha256, DisplayName, Entry, HoldReason, Leaf, ProjectName, Serial, Sha256, TreePath, Unit,
@@ -17,7 +17,7 @@ use strandline_model::{
 use strandline_store::{
     DraftUnit, Intake, MirrorLock, ReceiveError, Recorded, SeenPage, Staged, Store, StoreError, Validation,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::{JoinSet, block_in_place};
 
 use crate::cut::{self, Content};
@@ -262,17 +262,12 @@ impl<S: Source> Fetcher<S> {
         project: &ProjectName,
         page: &Page,
     ) -> Result<Vec<Result<Stored, FetchError>>, SyncError> {
-        let base = match self.base_leaf(project)? {
-            Some(leaf) => Some(block_in_place(|| self.store.unit(leaf.unit))?),
-            None => None,
-        };
-        let base = base.as_ref();
-        block_in_place(|| self.require_room_for(page, base))?;
+        let plans = block_in_place(|| self.plan(project, page))?;
         // A project of thousands of files has no more requests under way than the semaphore lets through; the bound
-        // here is on what is looked up ahead of that.
+        // here is on what waits for it.
         let mut waiting = Vec::with_capacity(page.files.len());
-        for file in &page.files {
-            waiting.push(self.file(project, file, base));
+        for (file, plan) in page.files.iter().zip(plans) {
+            waiting.push(self.file(project, file, plan));
         }
         let ahead = self.settings.connections * 2;
         let mut files = stream::iter(waiting).buffered(ahead);
@@ -286,31 +281,75 @@ impl<S: Source> Fetcher<S> {
         Ok(all)
     }
 
-    /// Refuses a page whose files would fill the disk before any of them is fetched.
-    fn require_room_for(&self, page: &Page, base: Option<&Unit>) -> Result<(), SyncError> {
-        let Self { store, settings, .. } = self;
-        let is_new = |file: &&ListedFile| {
+    /// What of a page's files is here, and where the rest goes. Refuses a page whose files would fill the disk before any of
+    /// them is fetched.
+    fn plan(&self, project: &ProjectName, page: &Page) -> Result<Vec<Plan>, SyncError> {
+        let base = self.base_leaf(project)?.map(|leaf| self.store.unit(leaf.unit)).transpose()?;
+        let known = |file: &ListedFile| {
             let paths = self.source.file_paths(file);
-            let mut known = paths.iter().filter_map(|path| base?.entry(path.as_str()));
-            !known.any(|entry| file.sha256 == entry.sha256.into())
+            let mut entries = paths.iter().filter_map(|path| base.as_ref()?.entry(path.as_str()));
+            entries.find(|entry| file.sha256 == entry.sha256.into())
         };
-        let mut new: Vec<_> = page.files.iter().filter(is_new).collect();
-        let plan = |new: &[&ListedFile]| {
-            let bytes = new.iter().filter_map(|file| file.size).fold(0, u64::saturating_add);
-            require_room(store, settings, bytes, new.len() as u64)
+        let known: Vec<_> = page.files.iter().map(known).collect();
+        // The store may have it under another path, or of another mirror.
+        let claims = page.files.iter().zip(&known).flat_map(|(file, known)| {
+            let file_itself = known.is_none().then_some(file.sha256);
+            let CoreMetadata::Hashed(metadata) = file.core_metadata else { return [file_itself, None] };
+            [file_itself, Some(metadata)]
+        });
+        let claims: Vec<_> = claims.flatten().collect();
+        let blobs: BTreeMap<_, _> = claims.iter().copied().zip(self.intake.find_all(&claims)?).collect();
+        let find = |claim: ClaimedSha256| blobs.get(&claim).copied().flatten();
+        // The wheels of a release mostly have one and the same metadata file.
+        let mut same = BTreeMap::new();
+        let mut lacking = |path: TreePath, claim: Option<ClaimedSha256>, size: Option<u64>| {
+            let entry = claim.map(|claim| Arc::clone(same.entry((claim, size)).or_default())).unwrap_or_default();
+            Part::Lacking(Lacking { path, claim, entry })
         };
-        match plan(&new) {
-            Err(SyncError::NoRoom { .. } | SyncError::NoInodes { .. }) => {}
-            done => return done,
+
+        let mut plans = Vec::with_capacity(page.files.len());
+        for (file, known) in page.files.iter().zip(known) {
+            let own = match known {
+                Some(entry) => Part::Here(entry.clone()),
+                None => {
+                    let blob = find(file.sha256).filter(|blob| file.size.is_none_or(|size| size == blob.size));
+                    let [preferred, other] = self.source.file_paths(file);
+                    let there = strandline_view::pool_file(&self.store, &self.settings.mirror, &preferred)
+                        .map_err(StoreError::from)?;
+                    let free = there.is_none_or(|there| blob.is_some_and(|blob| (blob.size, blob.mtime) == there));
+                    let path = if free { preferred } else { other };
+                    match blob {
+                        Some(blob) => Part::Here(blob.at(path)),
+                        None => lacking(path, Some(file.sha256), file.size),
+                    }
+                }
+            };
+            let claim = match file.core_metadata {
+                CoreMetadata::Absent => None,
+                CoreMetadata::Unhashed => Some(None),
+                CoreMetadata::Hashed(claim) => Some(Some(claim)),
+            };
+            let metadata = claim.map(|claim| {
+                let path: TreePath = format!("{}.metadata", own.path()).parse().map_err(|_| {
+                    unusable(project, format!("the path `{}` leaves no room for `.metadata`", own.path()))
+                })?;
+                let known = known.and_then(|_| base.as_ref()?.entry(path.as_str()));
+                Ok::<_, SyncError>(match (claim, known) {
+                    (None, Some(entry)) => Part::Here(entry.clone()),
+                    (Some(claim), Some(entry)) if claim == entry.sha256.into() => Part::Here(entry.clone()),
+                    (claim, _) => match claim.and_then(find) {
+                        Some(blob) => Part::Here(blob.at(path)),
+                        None => lacking(path, claim, None),
+                    },
+                })
+            });
+            plans.push(Plan { own, metadata: metadata.transpose()? });
         }
-        // Only now is it worth finding out what the store has already, under another path or of another mirror.
-        let mut lacking = Vec::new();
-        for file in new.drain(..) {
-            if self.intake.find(file.sha256)?.is_none() {
-                lacking.push(file);
-            }
-        }
-        if lacking.is_empty() { Ok(()) } else { plan(&lacking) }
+        let lacking = page.files.iter().zip(&plans).filter(|(_, plan)| matches!(plan.own, Part::Lacking(..)));
+        let (count, bytes) = lacking
+            .fold((0, 0_u64), |(count, bytes), (file, _)| (count + 1, bytes.saturating_add(file.size.unwrap_or(0))));
+        require_room(&self.store, &self.settings, bytes, count)?;
+        Ok(plans)
     }
 
     /// A project as the base has it.
@@ -360,47 +399,25 @@ impl<S: Source> Fetcher<S> {
     }
 
     /// Brings one file and its metadata file into the store, unless they are there.
-    async fn file(&self, project: &ProjectName, file: &ListedFile, base: Option<&Unit>) -> Result<Stored, SyncError> {
-        let paths = self.source.file_paths(file);
-        let known = base.and_then(|base| {
-            paths.iter().filter_map(|path| base.entry(path.as_str())).find(|entry| file.sha256 == entry.sha256.into())
-        });
+    async fn file(&self, project: &ProjectName, file: &ListedFile, plan: Plan) -> Result<Stored, SyncError> {
         let name = file.details.filename.as_str();
-        let entry = match known {
-            Some(entry) => entry.clone(),
-            None => {
-                let [preferred, other] = paths;
-                let most = self.settings.max_file_size;
-                let blob = Wanted { project, name, url: &file.url, claim: Some(file.sha256), size: file.size, most };
-                let content = self.blob(blob).await?;
-                let path = block_in_place(|| {
-                    let there = strandline_view::pool_file(&self.store, &self.settings.mirror, &preferred)?;
-                    let free = there.is_none_or(|there| content.stamp() == Some(there));
-                    Ok::<_, StoreError>(if free { preferred } else { other })
-                })?;
-                content.at(path)
+        let entry = match plan.own {
+            Part::Here(entry) => entry,
+            Part::Lacking(lacking) => {
+                let (url, size, most) = (&file.url, file.size, self.settings.max_file_size);
+                self.fetched(Wanted { project, name, url, claim: lacking.claim, size, most }, lacking).await?
             }
         };
-
-        let metadata_name = format!("{name}.metadata");
-        let metadata_path: TreePath = format!("{}.metadata", entry.path)
-            .parse()
-            .map_err(|_| unusable(project, format!("the path `{}` leaves no room for `.metadata`", entry.path)))?;
-        let known = known.and_then(|_| base?.entry(metadata_path.as_str()));
-        let claim = match file.core_metadata {
-            CoreMetadata::Absent => None,
-            CoreMetadata::Unhashed => Some(None),
-            CoreMetadata::Hashed(claim) => Some(Some(claim)),
-        };
-        let metadata = match (claim, known) {
-            (None, _) => None,
-            (Some(None), Some(entry)) => Some(entry.clone()),
-            (Some(Some(claim)), Some(entry)) if claim == entry.sha256.into() => Some(entry.clone()),
-            (Some(claim), _) => {
-                let url = metadata_url(&file.url);
-                let most = METADATA_MOST;
-                let blob = Wanted { project, name: &metadata_name, url: &url, claim, size: None, most };
-                Some(self.blob(blob).await?.at(metadata_path))
+        let metadata = match plan.metadata {
+            None => None,
+            Some(Part::Here(entry)) => Some(entry),
+            Some(Part::Lacking(lacking)) => {
+                let (name, url) = (format!("{name}.metadata"), metadata_url(&file.url));
+                let (name, url, claim) = (&*name, &*url, lacking.claim);
+                Some(
+                    self.fetched(Wanted { project, name, url, claim, size: None, most: METADATA_MOST }, lacking)
+                        .await?,
+                )
             }
         };
         let mirrored = MirroredFile {
@@ -413,24 +430,23 @@ impl<S: Source> Fetcher<S> {
         Ok(Stored { file: mirrored, entries: std::iter::once(entry).chain(metadata).collect() })
     }
 
-    /// The bytes at a URL as a blob: the one the store has, or fetched.
-    async fn blob(&self, wanted: Wanted<'_>) -> Result<Taken, SyncError> {
-        if let Some(claim) = wanted.claim
-            && let Some(blob) = block_in_place(|| self.intake.find(claim))?
-            && wanted.size.is_none_or(|size| size == blob.size)
-        {
-            return Ok(Taken::Present(blob));
-        }
-        block_in_place(|| require_room(&self.store, &self.settings, wanted.size.unwrap_or(0), 1))?;
-        Progress::add(&self.progress.files, 1);
-        let staged = self
-            .patiently(wanted.url, || self.receive(wanted), Failure::is_transient, Failure::retry_after)
-            .await
-            .map_err(|failure| failure.of(wanted))?;
-        Progress::add(&self.progress.files_done, 1);
-        let content = Taken::Staged(staged.at("x".parse().expect("a path of one letter")));
-        self.stage(staged)?;
-        Ok(content)
+    /// Fetches what is lacking from a URL, unless the same came from another one meanwhile.
+    async fn fetched(&self, wanted: Wanted<'_>, lacking: Lacking) -> Result<Entry, SyncError> {
+        let Lacking { path, entry, .. } = lacking;
+        let fetch = || async {
+            require_room(&self.store, &self.settings, wanted.size.unwrap_or(0), 1)?;
+            Progress::add(&self.progress.files, 1);
+            let staged = self
+                .patiently(wanted.url, || self.receive(wanted), Failure::is_transient, Failure::retry_after)
+                .await
+                .map_err(|failure| failure.of(wanted))?;
+            Progress::add(&self.progress.files_done, 1);
+            let entry = staged.at(path.clone());
+            self.stage(staged)?;
+            Ok::<_, SyncError>(entry)
+        };
+        let fetched = entry.get_or_try_init(fetch).await?;
+        Ok(Entry { path, ..fetched.clone() })
     }
 
     /// Fetches what should be at a URL, whether the store says that it has it or not.
@@ -450,21 +466,30 @@ impl<S: Source> Fetcher<S> {
     async fn receive(&self, wanted: Wanted<'_>) -> Result<Staged, Failure> {
         let _permit = self.requests.acquire().await;
         let mut stream = self.source.file(wanted.url).await?;
-        let mut incoming = block_in_place(|| self.intake.receive(wanted.claim, wanted.size, wanted.most))?;
-        let mut gathered = BytesMut::new();
+        let begin = || self.intake.receive(wanted.claim, wanted.size, wanted.most);
+        let mut incoming = None;
+        let mut gathered = Vec::new();
         while let Some(chunk) = stream.next().await {
             let chunk: Bytes = chunk?;
             Progress::add(&self.progress.bytes, chunk.len() as u64);
             gathered.extend_from_slice(&chunk);
             if gathered.len() >= CHUNK {
-                block_in_place(|| incoming.write(&gathered))?;
+                let open = incoming.take();
+                incoming = Some(block_in_place(|| {
+                    let mut open = open.map_or_else(begin, Ok)?;
+                    open.write(&gathered)?;
+                    Ok::<_, ReceiveError>(open)
+                })?);
                 gathered.clear();
             }
         }
-        Ok(block_in_place(|| {
-            incoming.write(&gathered)?;
-            incoming.finish()
-        })?)
+        // Most files are smaller than that, and to hash and write so little takes less than to hand this thread's work over.
+        let end = || {
+            let mut open = incoming.map_or_else(begin, Ok)?;
+            open.write(&gathered)?;
+            open.finish()
+        };
+        Ok(end()?)
     }
 
     /// Keeps a staged blob for the next batch; makes the batch durable when it is full.
@@ -553,27 +578,29 @@ impl<S: Source> Fetcher<S> {
                 record.serial = old.serial;
             }
         }
-        let mut stored: BTreeMap<Sha256, Taken> = BTreeMap::new();
-        for Rendered { path, bytes } in self.source.render(&record) {
-            let sha256 = Sha256::of(&bytes);
-            let content = match stored.get(&sha256) {
-                Some(content) => content.clone(),
-                None => match self.intake.find(sha256.into())? {
-                    Some(blob) => Taken::Present(blob),
-                    None => {
-                        let staged = self.intake.stage(&bytes).map_err(|source| FetchError::Store {
-                            project: project.clone(),
-                            filename: path.to_string(),
-                            source,
-                        })?;
-                        let content = Taken::Staged(staged.at(path.clone()));
-                        self.stage(staged)?;
-                        content
-                    }
-                },
+        let rendered = self.source.render(&record);
+        let digests: Vec<_> = rendered.iter().map(|rendered| Sha256::of(&rendered.bytes)).collect();
+        let claims: Vec<_> = digests.iter().map(|sha256| ClaimedSha256::from(*sha256)).collect();
+        let mut stored: BTreeMap<Sha256, Entry> = BTreeMap::new();
+        for ((Rendered { path, bytes }, sha256), found) in
+            rendered.into_iter().zip(digests).zip(self.intake.find_all(&claims)?)
+        {
+            let entry = match (stored.get(&sha256), found) {
+                (Some(entry), _) => Entry { path, ..entry.clone() },
+                (None, Some(blob)) => blob.at(path),
+                (None, None) => {
+                    let staged = self.intake.stage(&bytes).map_err(|source| FetchError::Store {
+                        project: project.clone(),
+                        filename: path.to_string(),
+                        source,
+                    })?;
+                    let entry = staged.at(path);
+                    self.stage(staged)?;
+                    entry
+                }
             };
-            entries.push(content.at(path));
-            stored.insert(sha256, content);
+            entries.push(entry.clone());
+            stored.insert(sha256, entry);
         }
         let unit = Unit::new(project.clone(), entries).map_err(|error| unusable(project, error.to_string()))?;
         Ok(DraftUnit { unit, serial: record.serial, display: self.display_name(project, &whole.display) })
@@ -661,26 +688,31 @@ struct Wanted<'a> {
     most: u64,
 }
 
-/// Bytes that are in the store, or will be when the batch is settled.
-#[derive(Debug, Clone)]
-enum Taken {
-    Present(strandline_store::Blob),
-    Staged(Entry),
+/// What is to be done for a file of a page, and for its metadata file if it has one.
+struct Plan {
+    own: Part,
+    metadata: Option<Part>,
 }
 
-impl Taken {
-    fn at(&self, path: TreePath) -> Entry {
-        match self {
-            Self::Present(blob) => blob.at(path),
-            Self::Staged(entry) => Entry { path, ..entry.clone() },
-        }
-    }
+/// Something of a project's that has a path in the tree.
+enum Part {
+    Here(Entry),
+    Lacking(Lacking),
+}
 
-    /// What tells the file apart from all others; `None` for one that no pool can have yet.
-    fn stamp(&self) -> Option<strandline_view::Stamp> {
+/// Something that is to be fetched to a path, and to be what is claimed.
+struct Lacking {
+    path: TreePath,
+    claim: Option<ClaimedSha256>,
+    /// What came, at any of the paths that are to have the same: the first to be asked for fetches it. If that fails, the next
+    /// one does, from its own URL.
+    entry: Arc<OnceCell<Entry>>,
+}
+
+impl Part {
+    fn path(&self) -> &TreePath {
         match self {
-            Self::Present(blob) => Some((blob.size, blob.mtime)),
-            Self::Staged(_) => None,
+            Self::Here(Entry { path, .. }) | Self::Lacking(Lacking { path, .. }) => path,
         }
     }
 }

@@ -5,11 +5,15 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use strandline_durable::DiskError;
-use strandline_model::{Blake3, Entry, Hasher, MirrorName, Snapshot, TreePath};
+use strandline_model::{Blake3, Entry, Hasher, MirrorName, Snapshot, TreePath, Unit};
 use strandline_store::{Slot, Store, StoreError, ViewState};
 
-use crate::publish::{PAGES, POOL, ViewError, children, stamp};
+use crate::publish::{PAGES, POOL, ViewError, stamp};
+
+/// How many units are looked at together.
+const UNITS: usize = 256;
 
 /// A link of a view that is not as the catalog says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,45 +111,58 @@ pub(crate) fn look_at_tree(
     };
     // What is served of a project that is not there, its pages alone would still offer.
     let pages = tree.join(PAGES);
-    for (name, path) in children(&pages)? {
-        if path.is_dir() && leaves.binary_search_by(|leaf| leaf.name.as_str().cmp(&name)).is_err() {
+    for (name, path) in directories(&pages)? {
+        if leaves.binary_search_by(|leaf| leaf.name.as_str().cmp(&name)).is_err() {
             let problem = "is of a project that the snapshot does not have".to_owned();
             broken(Broken { path, problem, should_be: What::Nothing });
         }
     }
-    for leaf in leaves {
-        let unit = match store.unit(leaf.unit) {
-            Ok(unit) => unit,
-            Err(StoreError::Damaged { .. }) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        for entry in unit.entries() {
+    for leaves in leaves.chunks(UNITS) {
+        let ids: Vec<_> = leaves.iter().map(|leaf| leaf.unit).collect();
+        let units = store.undamaged_units(&ids)?;
+        let entries: Vec<_> = units.iter().flatten().flat_map(Unit::entries).collect();
+        let found = entries.into_par_iter().filter_map(|entry| {
             let path = place(&entry.path);
-            if let Some(problem) = wrong(store, &path, entry, data)? {
-                broken(Broken { path, problem, should_be: What::Blob(entry.blob) });
-            }
-        }
+            let problem = wrong(store, &path, entry, data).transpose()?;
+            Some(problem.map(|problem| Broken { path, problem, should_be: What::Blob(entry.blob) }))
+        });
+        found.collect::<Result<Vec<_>, _>>()?.into_iter().for_each(&mut *broken);
     }
     Ok(())
 }
 
 /// What is wrong with the link to a blob, if anything.
 fn wrong(store: &Store, path: &Path, entry: &Entry, data: bool) -> Result<Option<String>, DiskError> {
-    let blob = store.blob_path(entry.blob);
-    let another = || Some(format!("is not blob {}", entry.blob));
-    Ok(match (stamp(path)?, stamp(&blob)?) {
-        (None, _) => Some("is missing".to_owned()),
-        (Some(found), Some(blob)) if found != blob => another(),
-        (Some(_), Some(_)) if data && !is_same(path, &blob) && digest(path)? != entry.blob => another(),
-        // Without the blob there is nothing to compare with; the store's own check names it.
-        _ => None,
-    })
+    let look = |path: &Path| match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some).map_err(|error| DiskError::new("look at", path, error)),
+    };
+    let Some(found) = look(path)? else { return Ok(Some("is missing".to_owned())) };
+    // Without the blob there is nothing to compare with; the store's own check names it.
+    let Some(blob) = look(&store.blob_path(entry.blob))? else { return Ok(None) };
+    if (found.dev(), found.ino()) == (blob.dev(), blob.ino()) {
+        return Ok(None);
+    }
+    let copy = (found.len(), found.mtime()) == (blob.len(), blob.mtime()) && (!data || digest(path)? == entry.blob);
+    Ok((!copy).then(|| format!("is not blob {}", entry.blob)))
 }
 
-/// Whether two names are of one file.
-fn is_same(one: &Path, other: &Path) -> bool {
-    let inode = |path: &Path| std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    inode(one).is_some_and(|found| inode(other) == Some(found))
+/// The names and paths of the directories in a directory.
+fn directories(directory: &Path) -> Result<Vec<(String, PathBuf)>, DiskError> {
+    let list = || {
+        let mut found = Vec::new();
+        for child in std::fs::read_dir(directory)? {
+            let child = child?;
+            if child.file_type()?.is_dir() {
+                found.push((child.file_name().to_string_lossy().into_owned(), child.path()));
+            }
+        }
+        Ok::<_, io::Error>(found)
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found.map_err(|error| DiskError::new("list", directory, error)),
+    }
 }
 
 fn digest(path: &Path) -> Result<Blake3, DiskError> {

@@ -17,8 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use strandline_durable::{DiskError, LockError};
-use strandline_model::trie::Change;
-use strandline_model::{Blake3, MirrorName, Snapshot, Timestamp, TreePath, Unit};
+use strandline_model::{Blake3, MirrorName, ProjectName, Snapshot, Timestamp, TreePath, Unit};
 use strandline_store::{Differences, MirrorLock, Slot, Store, StoreError, Twin, Verified, ViewState};
 
 use crate::{ListedProject, RootLists, staging};
@@ -214,8 +213,8 @@ pub fn stock_pool(store: &Store, verified: &Verified, _lock: &MirrorLock) -> Res
         touched.extend([view.clone(), store.root().join("views")]);
     }
     for change in Changes::between(store, live.as_ref().map(|live| &live.snapshot), snapshot) {
-        let Some(leaf) = change?.after else { continue };
-        for entry in store.unit(leaf.unit)?.entries() {
+        let (_, Some(unit)) = change? else { continue };
+        for entry in unit.entries() {
             if entry.path.first_segment() != POOL {
                 continue;
             }
@@ -285,20 +284,19 @@ fn update_pages(
     let base = base.map(|base| store.recorded(base)).transpose()?;
     let mut changed = 0;
     for change in Changes::between(store, base.as_ref().map(|base| &base.snapshot), target) {
-        let Change { name: project, after, .. } = change?;
+        let (project, unit) = change?;
         changed += 1;
         let directory = pages.join(project.as_str());
-        let unit = after.as_ref().map(|leaf| store.unit(leaf.unit)).transpose()?;
         let wanted: BTreeMap<String, PathBuf> = unit
             .iter()
             .flat_map(Unit::entries)
             .filter(|entry| entry.path.first_segment() == PAGES)
             .map(|entry| (entry.path.to_string(), store.blob_path(entry.blob)))
             .collect();
-        for (name, path) in children(&directory)? {
-            if !wanted.contains_key(&format!("{PAGES}/{project}/{name}")) {
-                disk.remove_file(&path)?;
-            }
+        let there: BTreeMap<_, _> =
+            children(&directory)?.into_iter().map(|(name, path)| (format!("{PAGES}/{project}/{name}"), path)).collect();
+        for (_, path) in there.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
+            disk.remove_file(path)?;
         }
         if wanted.is_empty() {
             disk.remove_empty_directory(&directory)?;
@@ -306,11 +304,14 @@ fn update_pages(
         }
         disk.create_directory(&directory)?;
         for (path, blob) in wanted {
-            let link = tree.join(path);
-            if stamp(&link)? != stamp(&blob)? {
-                disk.remove_file(&link)?;
-                disk.link_or_copy(&blob, &link)?;
+            match there.get(&path) {
+                Some(link) if stamp(link)? == stamp(&blob)? => continue,
+                Some(link) => {
+                    disk.remove_file(link)?;
+                }
+                None => {}
             }
+            disk.link_or_copy(&blob, &tree.join(path))?;
         }
         touched.insert(directory);
     }
@@ -373,10 +374,10 @@ impl Touched {
     }
 }
 
-/// The changes between two snapshots, read as they are needed.
+/// The projects that differ between two snapshots, read as they are needed.
 struct Changes<'a> {
     differences: Differences<'a>,
-    part: std::vec::IntoIter<Change>,
+    part: std::vec::IntoIter<(ProjectName, Option<Unit>)>,
 }
 
 impl<'a> Changes<'a> {
@@ -386,7 +387,7 @@ impl<'a> Changes<'a> {
 }
 
 impl Iterator for Changes<'_> {
-    type Item = Result<Change, StoreError>;
+    type Item = Result<(ProjectName, Option<Unit>), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.part.len() == 0 {

@@ -129,7 +129,8 @@ pub(crate) fn take(
 ) -> Result<Option<NewFile>, ViewError> {
     let staged = store.staged_lists(mirror).join(list.blake3.to_string());
     let Ok(file) = File::open(&staged) else { return Ok(None) };
-    let found = Blake3::of_reader(file).map_err(|source| DiskError::new("read", &staged, source))?;
+    let found =
+        Blake3::of_reader(file, &mut vec![0; 64 << 10]).map_err(|source| DiskError::new("read", &staged, source))?;
     if found != list.blake3 {
         return Ok(None);
     }

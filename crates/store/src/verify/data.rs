@@ -17,6 +17,8 @@ use crate::{Limiter, Store, StoreError};
 
 /// How many bytes are read before it is recorded that they were.
 const BATCH_BYTES: u64 = 256 << 20;
+/// How many bytes of a file are read at a time.
+const BUFFER: usize = 64 << 10;
 /// The number of a check that leaves no trace: later than every other.
 const NOT_RECORDED: i64 = i64::MAX;
 
@@ -40,7 +42,7 @@ pub struct Data<'a> {
 impl Default for Data<'_> {
     /// Reads everything, and records nothing.
     fn default() -> Self {
-        Self { now: None, max_age: None, share: None, restart: false, limiter: None, batch: 1024 }
+        Self { now: None, max_age: None, share: None, restart: false, limiter: None, batch: 4_096 }
     }
 }
 
@@ -77,16 +79,34 @@ pub(super) fn check(
     let mut most = data.share.map_or(u64::MAX, |share| share_of(named.len(), share));
     let mut place = Place::Never(None);
     let mut recording = number != NOT_RECORDED;
-    while most > 0 {
-        let Some(mut batch) = next(store, named, &mut place, (number, oldest), data)? else { break };
+    let mut right = Vec::new();
+    loop {
+        let batch = if most > 0 { next(store, named, &mut place, (number, oldest), data)? } else { None };
+        let mut batch = batch.unwrap_or_default();
         batch.truncate(usize::try_from(most).unwrap_or(usize::MAX));
         most -= batch.len() as u64;
-        let wrong: Vec<Option<String>> = batch
-            .par_iter()
-            // What is broken already is not read: its row, or the catalog, is what is wrong.
-            .map(|row| if broken.contains(row.blake3) { None } else { problem(store, row, data.limiter, read) })
-            .collect();
-        let mut right = Vec::new();
+        // What is broken already is not read: its row, or the catalog, is what is wrong.
+        let look = |buffer: &mut Vec<u8>, row: &Row| {
+            if broken.contains(row.blake3) { None } else { problem(store, row, data.limiter, read, buffer) }
+        };
+        // What was read before is recorded meanwhile.
+        let (wrong, recorded) = rayon::join(
+            || batch.par_iter().map_init(|| vec![0; BUFFER], look).collect::<Vec<_>>(),
+            || {
+                data.now
+                    .filter(|_| recording && !right.is_empty())
+                    .map_or(Ok(()), |now| record(store, &right, number, now))
+            },
+        );
+        if let Err(error) = recorded {
+            // Whoever looks for damage on a full disk is to find it.
+            tracing::warn!(%error, "what was re-hashed is not recorded, so the next check reads it again");
+            recording = false;
+        }
+        if batch.is_empty() {
+            break;
+        }
+        right.clear();
         for (row, wrong) in batch.iter().zip(wrong) {
             report.rehashed += 1;
             report.rehashed_bytes += row.size;
@@ -94,13 +114,6 @@ pub(super) fn check(
                 Some(problem) => broken.add(row.blake3, row.sha256, row.size, problem),
                 None => right.push(row.blake3),
             }
-        }
-        if let (Some(now), true) = (data.now, recording)
-            && let Err(error) = record(store, &right, number, now)
-        {
-            // Whoever looks for damage on a full disk is to find it.
-            tracing::warn!(%error, "what was re-hashed is not recorded, so the next check reads it again");
-            recording = false;
         }
     }
     if whole && recording {
@@ -235,11 +248,17 @@ fn record(store: &Store, right: &[Blake3], number: i64, now: Timestamp) -> Resul
 ///
 /// The BLAKE3 alone is computed: it says that these are the bytes that came in, and their SHA-256 was computed in the same
 /// pass then. That the catalog and the manifests agree about that is looked at without the bytes.
-fn problem(store: &Store, row: &Row, limiter: Option<&Limiter>, read: &(dyn Fn(u64) + Sync)) -> Option<String> {
+fn problem(
+    store: &Store,
+    row: &Row,
+    limiter: Option<&Limiter>,
+    read: &(dyn Fn(u64) + Sync),
+    buffer: &mut [u8],
+) -> Option<String> {
     let path = store.blob_path(row.blake3);
-    let look = || -> io::Result<Option<String>> {
+    let mut look = || -> io::Result<Option<String>> {
         let mut passing = Passing { file: std::fs::File::open(&path)?, limiter, read, size: 0 };
-        let blake3 = Blake3::of_reader(&mut passing)?;
+        let blake3 = Blake3::of_reader(&mut passing, buffer)?;
         if passing.size != row.size {
             return Ok(Some(super::length(passing.size, row.size)));
         }

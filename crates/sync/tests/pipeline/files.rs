@@ -231,6 +231,39 @@ fn metadata_files_come_with_their_own_hash() {
     assert!(world.served("simple/alpha/index.v1_json").unwrap().lines().nth(3).unwrap().ends_with(" -"));
 }
 
+#[test]
+fn the_same_metadata_of_many_wheels_is_fetched_once() {
+    const METADATA: &[u8] = b"Name: alpha";
+    let wheels: Vec<_> = (1..=40).map(|number| format!("alpha-1-{number}-py3-none-any.whl")).collect();
+    let metadata_of = |wheel: &String| format!("{}.metadata", url(wheel));
+    let (world, script) = moved_on();
+    let files: Vec<(&str, &[u8])> = wheels.iter().map(|wheel| (wheel.as_str(), BYTES)).collect();
+    let mut page = page("Alpha", Some(6), "1", &files);
+    page.files.iter_mut().for_each(|file| file.core_metadata = CoreMetadata::Hashed(Sha256::of(METADATA).into()));
+    script.pages("Alpha", [Reply::Page(page, None)]);
+    // The first that is asked for is not there: the next one gives it.
+    for wheel in &wheels {
+        script.files(&url(wheel), [Body::Bytes(BYTES)]);
+        let there = if *wheel == wheels[0] { Body::Fail(status(404)) } else { Body::Bytes(METADATA) };
+        script.files(&metadata_of(wheel), [there]);
+    }
+    let error = world.sync(&script, &settings(&["Alpha"])).unwrap_err();
+    assert!(error.to_string().contains(&wheels[0]), "{error}");
+
+    let asked = script.asked();
+    let of_all = |what: &dyn Fn(&String) -> String| {
+        wheels.iter().map(|wheel| Script::count(&asked, &format!("file {}", what(wheel)))).sum::<usize>()
+    };
+    assert_eq!((of_all(&|wheel| url(wheel)), of_all(&metadata_of)), (1, 2));
+
+    script.files(&metadata_of(&wheels[0]), [Body::Bytes(METADATA)]);
+    world.sync(&script, &settings(&["Alpha"])).unwrap();
+    for wheel in &wheels {
+        assert_eq!(world.served(&format!("packages/aa/bb/cc/{wheel}")).unwrap().as_bytes(), BYTES);
+        assert_eq!(world.served(&format!("packages/aa/bb/cc/{wheel}.metadata")).unwrap().as_bytes(), METADATA);
+    }
+}
+
 /// As [`fails`], where a file came whole before another failed.
 fn fails_but_for_blobs(world: &World, script: &Arc<Script>) -> FetchError {
     let served = world.served("simple/alpha/index.v1_json");
