@@ -1,12 +1,13 @@
 //! `status`, `log`, `diff` and `show`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use indicatif::HumanBytes;
 use serde::Serialize;
 use serde_json::json;
-use strandline_model::{Blake3, DisplayName, Entry, MirrorName, Snapshot, Timestamp};
-use strandline_store::{MirrorUsage, Recorded, SelectError, Store};
+use strandline_model::trie::Change;
+use strandline_model::{Blake3, DisplayName, Leaf, MirrorName, Snapshot, Timestamp, Unit};
+use strandline_store::{MirrorUsage, Recorded, SelectError, Store, StoreError};
 
 use super::{clock, open, purge, say};
 use crate::config::Config;
@@ -213,17 +214,33 @@ pub(crate) fn diff(
     config.mirrors(std::slice::from_ref(mirror))?;
     let store = open(&config.store)?;
     let (before, after) = (store.select(mirror, before)?, store.select(mirror, after)?);
-    for change in store.diff(Some(&before.snapshot), Some(&after.snapshot))? {
-        let (had, has) = (files(&store, change.before.as_ref())?, files(&store, change.after.as_ref())?);
-        let added: Vec<_> = has.iter().filter(|(path, _)| !had.contains_key(*path)).map(|(path, _)| path).collect();
-        let removed: Vec<_> = had.iter().filter(|(path, _)| !has.contains_key(*path)).map(|(path, _)| path).collect();
+    for changes in store.diff(Some(&before.snapshot), Some(&after.snapshot))?.chunks(TOGETHER) {
+        tell_differences(&store, changes, json)?;
+    }
+    Ok(Exit::Done)
+}
+
+/// How many changes are told of together: their units are in memory.
+const TOGETHER: usize = 256;
+
+fn tell_differences(store: &Store, changes: &[Change], json: bool) -> anyhow::Result<()> {
+    let units = |of: fn(&Change) -> Option<&Leaf>| {
+        let ids: Vec<_> = changes.iter().filter_map(|change| Some(of(change)?.unit)).collect();
+        Ok::<_, StoreError>(store.units(&ids)?.into_iter())
+    };
+    let (mut before, mut after) = (units(|change| change.before.as_ref())?, units(|change| change.after.as_ref())?);
+    for change in changes {
+        let had = files(change.before.as_ref().and_then(|_| before.next()).as_ref());
+        let has = files(change.after.as_ref().and_then(|_| after.next()).as_ref());
+        let added: Vec<_> = has.difference(&had).collect();
+        let removed: Vec<_> = had.difference(&has).collect();
         let kind = match (&change.before, &change.after) {
             (None, _) => "added",
             (_, None) => "removed",
             _ => "changed",
         };
         if json {
-            let serial = |leaf: &Option<strandline_model::Leaf>| leaf.as_ref().map(|leaf| leaf.serial);
+            let serial = |leaf: &Option<Leaf>| leaf.as_ref().map(|leaf| leaf.serial);
             say!(
                 "{}",
                 json!({
@@ -241,15 +258,13 @@ pub(crate) fn diff(
             }
         }
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 /// The files of a project, without its pages.
-fn files(store: &Store, leaf: Option<&strandline_model::Leaf>) -> anyhow::Result<BTreeMap<String, Entry>> {
-    let Some(leaf) = leaf else { return Ok(BTreeMap::new()) };
-    let unit = store.unit(leaf.unit)?;
-    let pooled = unit.entries().iter().filter(|entry| entry.path.first_segment() == "packages");
-    Ok(pooled.map(|entry| (entry.path.to_string(), entry.clone())).collect())
+fn files(unit: Option<&Unit>) -> BTreeSet<String> {
+    let entries = unit.into_iter().flat_map(Unit::entries);
+    entries.filter(|entry| entry.path.first_segment() == "packages").map(|entry| entry.path.to_string()).collect()
 }
 
 /// What a mirror has of a project, or what a snapshot says of itself.

@@ -2,78 +2,119 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use strandline_durable::Disk;
+use strandline_model::Blake3;
 
 /// Why it could not be done.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Prepares `directory` for so many projects: the files that their pages are linked to, and a tree that has the old ones.
-fn prepare(directory: &Path, projects: usize, disk: &Disk) -> Result<(), Failure> {
+const PAGES: [&str; 3] = ["index.html", "index.v1_html", "index.v1_json"];
+
+/// Where a blob is, as in a store: in one of 256 directories.
+fn blob(directory: &Path, name: &str) -> PathBuf {
+    let name = Blake3::of(name.as_bytes()).to_string();
+    directory.join("blobs").join(&name[..2]).join(&name[2..])
+}
+
+/// Where a file is in the pool, as on an index: three directories deep.
+fn file(directory: &Path, number: usize) -> PathBuf {
+    let name = Blake3::of(&number.to_le_bytes()).to_string();
+    directory.join("pool").join(&name[..2]).join(&name[2..4]).join(&name[4..]).join("file")
+}
+
+/// The pages of a project, in the tree or as a blob.
+fn page(number: usize, page: &str) -> String {
+    // Two of the three are one file.
+    let content = if page.ends_with("json") { "json" } else { "html" };
+    format!("{number}/{content}")
+}
+
+/// Prepares `directory`: a tree that has old pages of twice as many projects, new pages of the second half as blobs, and a new
+/// file for each of the first half as it came in.
+fn prepare(directory: &Path, projects: usize, bytes: &[u8], disk: &Disk) -> Result<(), Failure> {
     disk.remove_tree(directory)?;
-    for part in ["blobs", "incoming", "tree/simple", "pool"] {
+    for part in 0..256 {
+        disk.create_directory(&directory.join(format!("blobs/{part:02x}")))?;
+    }
+    for part in ["incoming", "tree/simple", "pool"] {
         disk.create_directory(&directory.join(part))?;
     }
-    for number in 0..projects {
+    for number in 0..2 * projects {
         let project = directory.join(format!("tree/simple/{number}"));
         disk.create_directory(&project)?;
         for page in PAGES {
             drop(disk.create_file(&project.join(page))?);
         }
-        disk.create_file(&directory.join(format!("blobs/file-{number}")))?.write(&[0; 200])?;
+        if number >= projects {
+            for page in [page(number, PAGES[0]), page(number, PAGES[2])] {
+                disk.create_file(&blob(directory, &page))?.write(bytes)?;
+            }
+        } else {
+            disk.create_file(&directory.join(format!("incoming/{number}")))?.write(&[0; 200])?;
+        }
     }
     disk.sync_file_system(directory)?;
     Ok(())
 }
 
-const PAGES: [&str; 3] = ["index.html", "index.v1_html", "index.v1_json"];
-
-/// Puts `projects` changed projects, each with two new pages of `page` bytes and one new file, where readers see them, and
-/// says how long that took: their bytes and one `syncfs`, renames and another, one COMMIT of a row for each page and project, links into the
-/// pool and the tree, a sync of those, and the switch with another COMMIT.
-pub fn publish(directory: &Path, projects: usize, page: usize) -> Result<Duration, Failure> {
+/// Puts `projects` changed projects, each with two new pages of `bytes` bytes and one new file that came in already, where
+/// readers see them, and says how long that took. It does what a store does to the disk, at paths like a store's: it writes the
+/// pages, syncs, renames them and the files, syncs, and commits a row for each blob and project; it links the files into the
+/// pool, and the pages into a tree, which lacks the changes of the sync before, too, for there are two of them; it syncs, and
+/// switches with another COMMIT.
+pub fn publish(directory: &Path, projects: usize, bytes: usize) -> Result<Duration, Failure> {
     let disk = Disk::new();
-    prepare(directory, projects, &disk)?;
+    let bytes = vec![b'x'; bytes];
+    prepare(directory, projects, &bytes, &disk)?;
     let mut catalog = Connection::open(directory.join("catalog.db"))?;
     catalog.pragma_update(None, "journal_mode", "wal")?;
     catalog.pragma_update(None, "synchronous", "full")?;
     catalog.execute_batch("CREATE TABLE row (id BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID")?;
-    let bytes = vec![b'x'; page];
     let begin = Instant::now();
 
-    for number in 0..2 * projects {
-        let mut file = disk.create_file(&directory.join(format!("incoming/{number}")))?;
-        file.write(&bytes)?;
-        file.seal(1_000_000_000 + number as u64)?;
+    let mut came: Vec<(PathBuf, PathBuf)> = Vec::new();
+    for number in 0..projects {
+        let incoming = directory.join(format!("incoming/{number}"));
+        disk.protect(&incoming)?;
+        disk.set_time(&incoming, 1_000_000_000 + number as u64)?;
+        came.push((incoming, blob(directory, &format!("file {number}"))));
+        for page in [page(number, PAGES[0]), page(number, PAGES[2])] {
+            let incoming = directory.join(format!("incoming/page-{}", came.len()));
+            let mut file = disk.create_file(&incoming)?;
+            file.write(&bytes)?;
+            file.seal(1_000_000_000 + came.len() as u64)?;
+            came.push((incoming, blob(directory, &page)));
+        }
     }
     disk.sync_file_system(directory)?;
-    for number in 0..2 * projects {
-        disk.rename(&directory.join(format!("incoming/{number}")), &directory.join(format!("blobs/{number}")))?;
+    for (incoming, blob) in &came {
+        disk.rename(incoming, blob)?;
     }
     disk.sync_file_system(directory)?;
     let transaction = catalog.transaction()?;
     {
         let mut insert = transaction.prepare("INSERT INTO row VALUES (?1, ?2)")?;
-        for number in 0..3 * projects {
-            insert.execute((number.to_le_bytes(), &bytes[..page.min(200)]))?;
+        for number in 0..4 * projects {
+            let id = Blake3::of(&number.to_le_bytes());
+            insert.execute((id.as_bytes(), &bytes[..bytes.len().min(200)]))?;
         }
     }
     transaction.commit()?;
 
     for number in 0..projects {
-        let directory = directory.join(format!("pool/{number}"));
-        disk.create_directory(&directory)?;
-        disk.link_or_copy(&directory.join(format!("../../blobs/file-{number}")), &directory.join("file"))?;
+        let file = file(directory, number);
+        disk.create_directory(file.parent().unwrap_or(directory))?;
+        disk.link_or_copy(&blob(directory, &format!("file {number}")), &file)?;
     }
-    disk.sync_file_system(directory)?;
-    for number in 0..projects {
-        for (which, name) in [(0, PAGES[0]), (0, PAGES[1]), (1, PAGES[2])] {
+    for number in 0..2 * projects {
+        for name in PAGES {
             let link = directory.join(format!("tree/simple/{number}/{name}"));
             disk.remove_file(&link)?;
-            disk.link_or_copy(&directory.join(format!("blobs/{}", 2 * number + which)), &link)?;
+            disk.link_or_copy(&blob(directory, &page(number, name)), &link)?;
         }
     }
     disk.sync_file_system(directory)?;

@@ -160,6 +160,10 @@ pub trait Nodes {
     type Error;
     /// The node with this id.
     fn node(&self, id: Blake3) -> Result<Node, Self::Error>;
+    /// The nodes with these ids, in the same order.
+    fn nodes(&self, ids: &[Blake3]) -> Result<Vec<Node>, Self::Error> {
+        ids.iter().map(|id| self.node(*id)).collect()
+    }
 }
 
 /// The leaf's line for a project, if the tree has the project.
@@ -223,27 +227,33 @@ fn take_after<N: Nodes>(
     Ok(())
 }
 
-/// Branches that were read, by their ids: a bounded memory, which forgets everything when it is full.
+/// Nodes that were read, by their ids: a bounded memory, which forgets all leaves, or all branches, when it has too many.
 #[derive(Debug, Default)]
-pub struct Branches(HashMap<Blake3, Box<[Option<Child>; 16]>>);
+pub struct Memory {
+    branches: HashMap<Blake3, Node>,
+    leaves: HashMap<Blake3, Node>,
+}
 
-impl Branches {
-    /// How many are kept: all that a million projects have, at less than a kilobyte each.
+impl Memory {
+    /// How many of each are kept: all branches that a million projects have, and the leaves of some thousand changes; at less
+    /// than a kilobyte, and some three, each.
     const MOST: usize = 8_192;
 
     /// The node with this id, if it is kept.
     pub fn get(&self, id: Blake3) -> Option<Node> {
-        self.0.get(&id).cloned().map(Node::Branch)
+        self.branches.get(&id).or_else(|| self.leaves.get(&id)).cloned()
     }
 
-    /// Keeps a node, if it is a branch.
+    /// Keeps a node.
     pub fn keep(&mut self, id: Blake3, node: &Node) {
-        if let Node::Branch(children) = node {
-            if self.0.len() >= Self::MOST {
-                self.0.clear();
-            }
-            self.0.insert(id, children.clone());
+        let nodes = match node {
+            Node::Branch(_) => &mut self.branches,
+            Node::Leaf(_) => &mut self.leaves,
+        };
+        if nodes.len() >= Self::MOST {
+            nodes.clear();
         }
+        nodes.insert(id, node.clone());
     }
 }
 
@@ -270,97 +280,79 @@ pub struct Change {
     pub after: Option<Leaf>,
 }
 
-/// Calls `each` for every project that the two trees list differently, in the order of the tree.
+/// Calls `each` for every project that the two trees list differently, in no order; `None` stands for an empty tree.
 /// Reads only what differs: equal subtrees have equal ids.
 pub fn diff<N: Nodes, E: From<N::Error>>(
     nodes: &N,
-    before: Blake3,
-    after: Blake3,
+    before: Option<Blake3>,
+    after: Option<Blake3>,
     each: &mut impl FnMut(Change) -> Result<(), E>,
 ) -> Result<(), E> {
-    if before == after {
-        return Ok(());
+    let mut pairs = vec![(before, after)];
+    let mut changes = Vec::new();
+    while !pairs.is_empty() {
+        compare(nodes, &mut pairs, &mut changes)?;
+        changes.drain(..).try_for_each(&mut *each)?;
     }
-    match (nodes.node(before)?, nodes.node(after)?) {
-        (Node::Branch(before), Node::Branch(after)) => before.into_iter().zip(*after).try_for_each(|pair| match pair {
-            (None, None) => Ok(()),
-            (Some(before), Some(after)) => diff(nodes, before.node, after.node, each),
-            (Some(before), None) => walk(nodes, before.node, &mut |leaf| {
-                each(Change { name: leaf.name.clone(), before: Some(leaf), after: None })
-            }),
-            (None, Some(after)) => walk(nodes, after.node, &mut |leaf| {
-                each(Change { name: leaf.name.clone(), before: None, after: Some(leaf) })
-            }),
-        }),
-        (before, after) => {
-            // One of them is a leaf, so it has few units, and the other can have many only once in a
-            // history: where a project that grew from nothing is compared with its beginning.
-            let collect = |node: Node| -> Result<BTreeMap<ProjectName, Leaf>, E> {
-                let mut units = BTreeMap::new();
-                let mut take = |leaf: Leaf| -> Result<(), E> {
-                    units.insert(leaf.name.clone(), leaf);
-                    Ok(())
-                };
-                match node {
-                    Node::Leaf(leaves) => leaves.into_iter().try_for_each(&mut take)?,
-                    Node::Branch(children) => {
-                        children.into_iter().flatten().try_for_each(|child| walk(nodes, child.node, &mut take))?;
-                    }
-                }
-                Ok(units)
-            };
-            let (mut before, after) = (collect(before)?, collect(after)?);
-            for (name, after) in after {
-                let before = before.remove(&name);
-                if before.as_ref() != Some(&after) {
-                    each(Change { name, before, after: Some(after) })?;
-                }
-            }
-            before.into_iter().try_for_each(|(name, before)| each(Change { name, before: Some(before), after: None }))
-        }
-    }
+    Ok(())
 }
 
-/// Adds what two nodes list differently to `changes`; where both are branches, or one is and there is no other, returns the
-/// pairs of children that are to be compared for it. `None` stands for nothing.
-pub fn compare<N: Nodes>(
-    nodes: &N,
-    pair: (Option<Blake3>, Option<Blake3>),
-    changes: &mut Vec<Change>,
-) -> Result<Vec<(Option<Blake3>, Option<Blake3>)>, N::Error> {
-    let child = |child: Option<Child>| child.map(|child| child.node);
-    let nodes_of = |id: Option<Blake3>| id.map(|id| nodes.node(id)).transpose();
-    if pair.0 == pair.1 {
-        return Ok(Vec::new());
-    }
-    match (nodes_of(pair.0)?, nodes_of(pair.1)?) {
-        (Some(Node::Branch(before)), Some(Node::Branch(after))) => {
-            Ok(before.into_iter().zip(*after).map(|(before, after)| (child(before), child(after))).collect())
-        }
-        (Some(Node::Branch(before)), None) => {
-            Ok(before.into_iter().flatten().map(|before| (Some(before.node), None)).collect())
-        }
-        (None, Some(Node::Branch(after))) => {
-            Ok(after.into_iter().flatten().map(|after| (None, Some(after.node))).collect())
-        }
-        (None | Some(Node::Leaf(_)), None | Some(Node::Leaf(_))) | (Some(_), Some(_)) => {
-            let mut take = |change| -> Result<(), N::Error> {
-                changes.push(change);
-                Ok(())
-            };
-            match pair {
-                (Some(before), Some(after)) => diff(nodes, before, after, &mut take)?,
-                (Some(before), None) => walk(nodes, before, &mut |leaf| {
-                    take(Change { name: leaf.name.clone(), before: Some(leaf), after: None })
-                })?,
-                (None, Some(after)) => walk(nodes, after, &mut |leaf| {
-                    take(Change { name: leaf.name.clone(), before: None, after: Some(leaf) })
-                })?,
-                (None, None) => {}
+/// The ids of two nodes that are to be compared; `None` stands for nothing.
+pub type Pair = (Option<Blake3>, Option<Blake3>);
+
+/// How many pairs are compared at a time.
+const PAIRS: usize = 256;
+
+/// Takes some of the `pairs`, and adds what their nodes list differently to `changes`; where both are branches, or one is and
+/// there is no other, adds the pairs of their children to `pairs` instead.
+pub fn compare<N: Nodes>(nodes: &N, pairs: &mut Vec<Pair>, changes: &mut Vec<Change>) -> Result<(), N::Error> {
+    let mut some = pairs.split_off(pairs.len().saturating_sub(PAIRS));
+    some.retain(|(before, after)| before != after);
+    let ids: Vec<_> = some.iter().flat_map(|(before, after)| [*before, *after]).flatten().collect();
+    let mut read = nodes.nodes(&ids)?.into_iter();
+    for (before, after) in some {
+        let (before, after) = (before.and_then(|_| read.next()), after.and_then(|_| read.next()));
+        let child = |child: Option<Child>| child.map(|child| child.node);
+        match (before, after) {
+            (Some(Node::Branch(before)), Some(Node::Branch(after))) => {
+                pairs.extend(before.into_iter().zip(*after).map(|(before, after)| (child(before), child(after))));
             }
-            Ok(Vec::new())
+            (Some(Node::Branch(before)), None) => pairs.extend(before.into_iter().map(|before| (child(before), None))),
+            (None, Some(Node::Branch(after))) => pairs.extend(after.into_iter().map(|after| (None, child(after)))),
+            (before, after) => {
+                diff_units(nodes, before.unwrap_or(Node::EMPTY), after.unwrap_or(Node::EMPTY), changes)?;
+            }
         }
     }
+    Ok(())
+}
+
+/// What two nodes list differently, one of which is a leaf: so it has few units, and the other can have many only once in a
+/// history, where what grew from nothing is compared with its beginning.
+fn diff_units<N: Nodes>(nodes: &N, before: Node, after: Node, changes: &mut Vec<Change>) -> Result<(), N::Error> {
+    let collect = |node: Node| -> Result<BTreeMap<ProjectName, Leaf>, N::Error> {
+        let mut units = BTreeMap::new();
+        let mut take = |leaf: Leaf| -> Result<(), N::Error> {
+            units.insert(leaf.name.clone(), leaf);
+            Ok(())
+        };
+        match node {
+            Node::Leaf(leaves) => leaves.into_iter().try_for_each(&mut take)?,
+            Node::Branch(children) => {
+                children.into_iter().flatten().try_for_each(|child| walk(nodes, child.node, &mut take))?;
+            }
+        }
+        Ok(units)
+    };
+    let (mut before, after) = (collect(before)?, collect(after)?);
+    for (name, after) in after {
+        let before = before.remove(&name);
+        if before.as_ref() != Some(&after) {
+            changes.push(Change { name, before, after: Some(after) });
+        }
+    }
+    changes.extend(before.into_iter().map(|(name, before)| Change { name, before: Some(before), after: None }));
+    Ok(())
 }
 
 /// A changed tree: its root, and the nodes that it has and the old one did not need.

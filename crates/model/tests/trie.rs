@@ -104,7 +104,7 @@ proptest! {
         let (a, b) = (kept.update(None, as_changes(&before)).root, kept.update(None, as_changes(&after)).root);
         let (before, after) = (model(&before), model(&after));
         let mut found = BTreeMap::new();
-        trie::diff(&kept, a, b, &mut |change: Change| {
+        trie::diff(&kept, Some(a), Some(b), &mut |change: Change| {
             assert!(found.insert(change.name.clone(), (change.before, change.after)).is_none());
             Ok::<_, Infallible>(())
         }).unwrap();
@@ -116,14 +116,19 @@ proptest! {
             .collect();
         prop_assert_eq!(&found, &expected);
 
-        // The same in parts, as far as it is asked for.
-        let (mut pairs, mut in_parts) = (vec![(Some(a), Some(b))], Vec::new());
-        while let Some(pair) = pairs.pop() {
-            pairs.extend(trie::compare(&kept, pair, &mut in_parts).unwrap());
-        }
-        let in_parts: BTreeMap<_, _> =
-            in_parts.into_iter().map(|change| (change.name, (change.before, change.after))).collect();
-        prop_assert_eq!(in_parts, expected);
+        // From nothing, everything is new, and to nothing, it goes.
+        let (mut come, mut gone) = (BTreeMap::new(), BTreeMap::new());
+        trie::diff(&kept, None, Some(b), &mut |change: Change| {
+            assert_eq!(change.before, None);
+            come.extend(change.after.map(|leaf| (change.name, leaf)));
+            Ok::<_, Infallible>(())
+        }).unwrap();
+        trie::diff(&kept, Some(a), None, &mut |change: Change| {
+            assert_eq!(change.after, None);
+            gone.extend(change.before.map(|leaf| (change.name, leaf)));
+            Ok::<_, Infallible>(())
+        }).unwrap();
+        prop_assert_eq!((gone, come), (before, after));
     }
 
     #[test]

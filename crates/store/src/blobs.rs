@@ -407,11 +407,26 @@ impl Intake {
                 .and_then(|mut statement| statement.execute((blake3.as_bytes(), self.mirror.as_str())))
                 .map_err(store.sql())?;
         }
-        // A row that an interrupted collection left says nothing of the file that is there now.
-        run("DELETE FROM blob WHERE blake3 = ?1 AND deleting = 1")?;
         // If the name was taken, the file is another one, with its own time.
         let mtime = if file.renamed { mtime } else { modified(&store.blob_path(*blake3), *size)? };
         let new = Blob { blake3: *blake3, sha256: *sha256, size: *size, mtime };
+        let insert = |public: bool| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO blob (blake3, sha256, size, mtime, public) SELECT ?1, ?2, ?3, ?4, ?5
+                     WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blake3 = ?1)",
+                )
+                .and_then(|mut statement| {
+                    let Blob { blake3, sha256, size, mtime } = &new;
+                    statement.execute((blake3.as_bytes(), sha256.as_bytes(), size, mtime, public))
+                })
+                .map_err(store.sql())
+        };
+        if insert(!self.private)? == 1 {
+            return Ok(new);
+        }
+        // A row that an interrupted collection left says nothing of the file that is there now.
+        run("DELETE FROM blob WHERE blake3 = ?1 AND deleting = 1")?;
         let found = connection
             .prepare_cached("SELECT blake3, sha256, size, mtime, public FROM blob WHERE blake3 = ?1")
             .and_then(|mut statement| {
@@ -435,18 +450,7 @@ impl Intake {
             }
             None => false,
         };
-        connection
-            .prepare_cached("INSERT INTO blob (blake3, sha256, size, mtime, public) VALUES (?1, ?2, ?3, ?4, ?5)")
-            .and_then(|mut statement| {
-                statement.execute((
-                    new.blake3.as_bytes(),
-                    new.sha256.as_bytes(),
-                    new.size,
-                    new.mtime,
-                    public || !self.private,
-                ))
-            })
-            .map_err(store.sql())?;
+        insert(public || !self.private)?;
         Ok(new)
     }
 }

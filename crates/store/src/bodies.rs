@@ -96,7 +96,8 @@ impl trie::Nodes for Bodies<'_> {
     }
 }
 
-/// Reads nodes, and keeps branches for a while: a look-up after the other goes through the same ones.
+/// Reads nodes, and keeps them for a while: a look-up after the other goes through the same branches, and a sync finds,
+/// changes, checks and publishes what is listed in the same leaves.
 ///
 /// What is written does not get in here, so a node that is read for the first time comes from the catalog and is re-hashed.
 pub(crate) struct Remembered<'a, 'b>(pub(crate) &'a Bodies<'b>);
@@ -104,19 +105,38 @@ pub(crate) struct Remembered<'a, 'b>(pub(crate) &'a Bodies<'b>);
 impl trie::Nodes for Remembered<'_, '_> {
     type Error = StoreError;
     fn node(&self, id: Blake3) -> Result<Node, StoreError> {
-        let branches = || self.0.store.branches.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(node) = branches().get(id) {
+        let memory = || self.0.store.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(node) = memory().get(id) {
             return Ok(node);
         }
         let node = trie::Nodes::node(self.0, id)?;
-        branches().keep(id, &node);
+        memory().keep(id, &node);
         Ok(node)
+    }
+
+    /// Those that are not kept are read one after the other and unpacked on all cores.
+    fn nodes(&self, ids: &[Blake3]) -> Result<Vec<Node>, StoreError> {
+        let Self(bodies) = self;
+        let memory = || bodies.store.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept: Vec<_> = ids.iter().map(|id| memory().get(*id)).collect();
+        let stored = |(id, kept): (&Blake3, Option<Node>)| {
+            Ok((*id, kept.map_or_else(|| bodies.stored(*id).map(Err), |node| Ok(Ok(node)))?))
+        };
+        let found = ids.iter().zip(kept).map(stored).collect::<Result<Vec<_>, StoreError>>()?;
+        let node = |(id, found): (Blake3, Result<Node, Deflated>)| {
+            found.or_else(|deflated| {
+                let node = Node::from_bytes(&opened(id, &deflated)?).map_err(|bad| StoreError::damaged(id, &bad))?;
+                memory().keep(id, &node);
+                Ok(node)
+            })
+        };
+        found.into_par_iter().map(node).collect()
     }
 }
 
 thread_local! {
     // Each has tables of hundreds of kilobytes: setting them up takes longer than a body does.
-    static DEFLATE: RefCell<Compress> = RefCell::new(Compress::new(Compression::fast(), false));
+    static DEFLATE: RefCell<Compress> = RefCell::new(Compress::new(Compression::new(3), false));
     static INFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
@@ -154,7 +174,7 @@ fn inflate(deflated: &[u8], size: u64) -> Option<Vec<u8>> {
 pub struct Differences<'a> {
     store: &'a Store,
     /// The nodes that are still to be compared.
-    pairs: Vec<(Option<Blake3>, Option<Blake3>)>,
+    pairs: Vec<trie::Pair>,
     /// What was found and not yet given.
     found: VecDeque<trie::Change>,
 }
@@ -165,17 +185,14 @@ impl Differences<'_> {
     /// How many are given at a time: their units are in memory.
     const PART: usize = 64;
 
-    /// The next projects that differ, in the order of the tree, each with the later tree's unit if it has one; none after
-    /// the last.
+    /// The next projects that differ, in no order, each with the later tree's unit if it has one; none after the last.
     pub fn next_part(&mut self) -> Result<Vec<(ProjectName, Option<Unit>)>, StoreError> {
         let Self { store, pairs, found } = self;
         store.reading(|bodies| {
             if found.is_empty() {
                 let mut changes = Vec::new();
-                while changes.len() < Self::FOUND
-                    && let Some(pair) = pairs.pop()
-                {
-                    pairs.extend(trie::compare(&Remembered(bodies), pair, &mut changes)?);
+                while changes.len() < Self::FOUND && !pairs.is_empty() {
+                    trie::compare(&Remembered(bodies), pairs, &mut changes)?;
                 }
                 found.extend(changes);
             }
@@ -197,6 +214,11 @@ impl Store {
     /// The unit with this id.
     pub fn unit(&self, id: Blake3) -> Result<Unit, StoreError> {
         self.with_bodies(|bodies| bodies.unit(id))
+    }
+
+    /// The units with these ids, in the same order.
+    pub fn units(&self, ids: &[Blake3]) -> Result<Vec<Unit>, StoreError> {
+        self.reading(|bodies| Ok(bodies.units(ids)))?.into_iter().collect()
     }
 
     /// The units with these ids; `None` for one that is damaged, which [`verify`](crate::verify) names.
@@ -241,19 +263,12 @@ impl Store {
     /// The projects that two snapshots list differently, sorted by name; `None` stands for an empty tree.
     pub fn diff(&self, before: Option<&Snapshot>, after: Option<&Snapshot>) -> Result<Vec<trie::Change>, StoreError> {
         let mut changes = Vec::new();
-        let mut take = |change| {
-            changes.push(change);
-            Ok::<_, StoreError>(())
-        };
-        self.with_bodies(|bodies| match (before, after) {
-            (None, None) => Ok(()),
-            (Some(before), Some(after)) => trie::diff(&Remembered(bodies), before.tree, after.tree, &mut take),
-            (None, Some(only)) => trie::walk(bodies, only.tree, &mut |leaf| {
-                take(trie::Change { name: leaf.name.clone(), before: None, after: Some(leaf) })
-            }),
-            (Some(only), None) => trie::walk(bodies, only.tree, &mut |leaf| {
-                take(trie::Change { name: leaf.name.clone(), before: Some(leaf), after: None })
-            }),
+        let (before, after) = (before.map(|before| before.tree), after.map(|after| after.tree));
+        self.reading(|bodies| {
+            trie::diff(&Remembered(bodies), before, after, &mut |change| {
+                changes.push(change);
+                Ok::<_, StoreError>(())
+            })
         })?;
         changes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(changes)

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 
+use rayon::prelude::*;
 use rusqlite::OptionalExtension as _;
 use strandline_durable::DiskError;
 use strandline_model::{
@@ -257,7 +258,7 @@ impl Store {
     fn check_units(&self, snapshot: &Snapshot, units: &[Unit]) -> Result<(), VerifyError> {
         let entries: Vec<_> = units.iter().flat_map(Unit::entries).collect();
         let rows = self.blob_rows(entries.iter().map(|entry| entry.blob))?;
-        for (entry, row) in entries.into_iter().zip(rows) {
+        entries.into_par_iter().zip(rows).try_for_each(|(entry, row)| {
             let wrong = |problem: String| VerifyError::Blob {
                 mirror: snapshot.mirror.clone(),
                 label: snapshot.label,
@@ -272,17 +273,12 @@ impl Store {
             }
             let path = self.blob_path(entry.blob);
             match std::fs::metadata(&path) {
-                Ok(metadata) if metadata.size() == entry.size => {}
-                Ok(metadata) => {
-                    return Err(wrong(format!("has {} bytes instead of {}", metadata.size(), entry.size)));
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    return Err(wrong("is missing".to_owned()));
-                }
-                Err(error) => return Err(StoreError::from(DiskError::new("look at", &path, error)).into()),
+                Ok(metadata) if metadata.size() == entry.size => Ok(()),
+                Ok(metadata) => Err(wrong(format!("has {} bytes instead of {}", metadata.size(), entry.size))),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(wrong("is missing".to_owned())),
+                Err(error) => Err(StoreError::from(DiskError::new("look at", &path, error)).into()),
             }
-        }
-        Ok(())
+        })
     }
 
     /// The number of a mirror's row.

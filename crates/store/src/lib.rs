@@ -33,7 +33,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 use strandline_durable::{Disk, DiskError, Lock, LockError};
-use strandline_model::trie::Branches;
+use strandline_model::trie::Memory;
 use strandline_model::{BadBody, Blake3, MirrorName};
 
 pub use blobs::{Blob, Incoming, Intake, Manner, ReceiveError, Staged};
@@ -57,7 +57,7 @@ pub struct Store {
     disk: Disk,
     catalog: Mutex<Connection>,
     /// Nodes of trees that were read a moment ago.
-    branches: Mutex<Branches>,
+    memory: Mutex<Memory>,
 }
 
 /// Something could not be read from or written to the store. What was committed before still is.
@@ -167,7 +167,7 @@ impl Store {
     /// Opens a store whose catalog is made if there is none; not where the store is `occupied`.
     fn open_catalog(root: &Path, disk: Disk, occupied: bool) -> Result<Self, StoreError> {
         let catalog = catalog::open(&root.join(CATALOG), &disk, occupied)?;
-        let store = Self { root: root.to_owned(), disk, catalog: Mutex::new(catalog), branches: Mutex::default() };
+        let store = Self { root: root.to_owned(), disk, catalog: Mutex::new(catalog), memory: Mutex::default() };
         gc::finish(&store)?;
         Ok(store)
     }

@@ -50,7 +50,7 @@ impl Store {
                 }
                 let bodies = Bodies { store: self, connection: &connection };
                 let mut changes = BTreeMap::new();
-                let compared = trie::diff(&Remembered(&bodies), tree, snapshot.tree, &mut |change| {
+                let compared = trie::diff(&Remembered(&bodies), Some(tree), Some(snapshot.tree), &mut |change| {
                     changes.insert(change.name, change.after);
                     Ok::<_, StoreError>(())
                 });
@@ -136,7 +136,7 @@ impl Store {
             // A revision of an earlier snapshot, or the first snapshot after one.
             Some((_, of, sum, units)) => {
                 let bodies = Bodies { store: self, connection };
-                let compared = trie::diff(&Remembered(&bodies), of, tree, &mut |change| {
+                let compared = trie::diff(&Remembered(&bodies), Some(of), Some(tree), &mut |change| {
                     found.insert(change.name, change.after);
                     Ok::<_, StoreError>(())
                 });

@@ -11,6 +11,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use rayon::prelude::*;
 use strandline_model::{
     Blake3, ClaimedSha256, DisplayName, Entry, HoldReason, Leaf, ProjectName, Serial, Sha256, TreePath, Unit,
 };
@@ -378,6 +379,9 @@ impl<S: Source> Fetcher<S> {
 
     /// Makes what was fetched durable and remembers it for a later sync; returns how a snapshot would list it.
     pub fn remember(&self, fetched: Vec<(ProjectName, Whole)>, lock: &MirrorLock) -> Result<Vec<Leaf>, SyncError> {
+        if fetched.is_empty() {
+            return Ok(Vec::new());
+        }
         block_in_place(|| {
             let (mut pages, mut leaves) = (Vec::new(), Vec::new());
             for (project, whole) in fetched {
@@ -515,29 +519,25 @@ impl<S: Source> Fetcher<S> {
         serial: Serial,
         changes: BTreeMap<ProjectName, Option<Arc<Whole>>>,
     ) -> Result<(Units, Vec<Validation>), SyncError> {
-        let mut units = BTreeMap::new();
-        let mut validations = Vec::new();
-        for (project, change) in changes {
+        let one = |(project, change): (ProjectName, Option<Arc<Whole>>)| {
             let base = self.base_leaf(&project)?;
-            let Some(whole) = change else {
-                if base.is_some() {
-                    units.insert(project, None);
-                }
-                continue;
-            };
-            let validator = whole.validator.clone();
-            let unit = block_in_place(|| self.unit(&project, serial, &whole, base.as_ref()))?;
+            let Some(whole) = change else { return Ok((base.map(|_| (project, None)), None)) };
+            let unit = self.unit(&project, serial, &whole, base.as_ref())?;
             let id = Blake3::of(&unit.unit.to_bytes());
-            if let Some(Validator(tag)) = validator {
-                validations.push(Validation { project: project.clone(), unit: id, tag });
-            }
+            let validation =
+                whole.validator.clone().map(|Validator(tag)| Validation { project: project.clone(), unit: id, tag });
             let same = base.is_some_and(|base| base.unit == id && base.serial == unit.serial);
-            if !same {
-                units.insert(project, Some(unit));
+            Ok::<_, SyncError>(((!same).then_some((project, Some(unit))), validation))
+        };
+        block_in_place(|| {
+            let (mut units, mut validations) = (BTreeMap::new(), Vec::new());
+            for (unit, validation) in changes.into_par_iter().map(one).collect::<Result<Vec<_>, _>>()? {
+                units.extend(unit);
+                validations.extend(validation);
             }
-        }
-        block_in_place(|| self.settle())?;
-        Ok((units, validations))
+            self.settle()?;
+            Ok((units, validations))
+        })
     }
 
     /// Makes everything durable that was staged.

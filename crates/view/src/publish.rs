@@ -1,10 +1,10 @@
 //! From a verified snapshot to what readers see.
 //!
-//! The order, each step durable before the next:
+//! The order, each step durable before the next, but for the first, which is with the third:
 //!
 //! 1. The pool gets the files that the new snapshot names.
 //! 2. The catalog says that the standby is being changed, from what to what.
-//! 3. The standby is changed, by the difference only, and synced.
+//! 3. The standby is changed, by the difference only, and synced, with the pool.
 //! 4. The catalog says that the standby is the live tree now ([`Store::record_switch`]).
 //! 5. `live` is renamed; its directory is synced.
 //!
@@ -134,8 +134,8 @@ pub fn publish(
         None => Slot::A,
     };
 
-    stock_pool(store, verified, lock)?;
-    let projects = bring_up(store, verified, standby, lists, lock)?;
+    let pool = link_files(store, verified)?;
+    let projects = bring_up(store, verified, standby, pool, lists, lock)?;
 
     let state = ViewState {
         slot: standby,
@@ -155,12 +155,13 @@ fn gone_back_to(store: &Store, before: ViewState, now: Blake3) -> Result<Option<
     Ok(if served == now { before.previous } else { Some(served) })
 }
 
-/// Brings a tree that is not live to a snapshot, all but the record that it is there; returns how many projects it needed to
-/// have changed.
+/// Brings a tree that is not live to a snapshot, all but the record that it is there, and syncs it with the directories that
+/// were `touched` before; returns how many projects it needed to have changed.
 pub(crate) fn bring_up(
     store: &Store,
     verified: &Verified,
     slot: Slot,
+    touched: Touched,
     lists: &dyn RootLists,
     lock: &MirrorLock,
 ) -> Result<usize, ViewError> {
@@ -177,7 +178,7 @@ pub(crate) fn bring_up(
         twin = Twin { base: Some(halfway.id), target: None };
     }
     store.record_twin(mirror, slot, Twin { base: twin.base, target: Some(verified.id()) }, lock)?;
-    update(store, &view.join(slot.as_str()), twin.base, snapshot, lists)
+    update(store, &view.join(slot.as_str()), twin.base, snapshot, touched, lists)
 }
 
 /// How much longer nobody may touch the standby, if `drain` is how long a request may take.
@@ -197,9 +198,15 @@ fn switch(store: &Store, mirror: &MirrorName, slot: Slot) -> Result<(), ViewErro
 }
 
 /// Links every file that a verified snapshot names, and the published one does not, into the pool, and makes the
-/// links durable. Publishing does this first; a snapshot that is only recorded gets it too, so that what is at a path
+/// links durable. Publishing does this, too; a snapshot that is only recorded gets it too, so that what is at a path
 /// of the pool tells which bytes that path means in every retained snapshot.
 pub fn stock_pool(store: &Store, verified: &Verified, _lock: &MirrorLock) -> Result<(), ViewError> {
+    let touched = link_files(store, verified)?;
+    sync_all(store, &store.view_directory(&verified.snapshot().mirror), touched)
+}
+
+/// The part of [`stock_pool`] before the sync; returns which directories are to be synced.
+fn link_files(store: &Store, verified: &Verified) -> Result<Touched, ViewError> {
     let (disk, snapshot) = (store.disk(), verified.snapshot());
     // A link that is found here would otherwise be one that gc is about to remove.
     let _placing = store.hold_deletions().map_err(StoreError::from)?;
@@ -235,7 +242,7 @@ pub fn stock_pool(store: &Store, verified: &Verified, _lock: &MirrorLock) -> Res
             disk.link_or_copy(&blob, &link)?;
         }
     }
-    sync_all(store, &view, touched)
+    Ok(touched)
 }
 
 /// The size and the time of modification of what the pool of a mirror has at a path, if it has anything: together they
@@ -254,10 +261,12 @@ fn update(
     tree: &Path,
     base: Option<Blake3>,
     target: &Snapshot,
+    mut touched: Touched,
     lists: &dyn RootLists,
 ) -> Result<usize, ViewError> {
-    let (changed, touched) = update_pages(store, tree, base, target)?;
-    write_lists(store, tree, target, lists)?;
+    let (changed, pages) = update_pages(store, tree, base, target)?;
+    touched.extend(pages.0);
+    write_lists(store, tree, target, lists, &touched)?;
     sync_all(store, tree, touched)?;
     Ok(changed)
 }
@@ -302,14 +311,13 @@ fn update_pages(
             disk.remove_empty_directory(&directory)?;
             continue;
         }
-        disk.create_directory(&directory)?;
+        if there.is_empty() {
+            disk.create_directory(&directory)?;
+        }
+        // To find out which link is right already takes longer than to make it again: mostly none is.
         for (path, blob) in wanted {
-            match there.get(&path) {
-                Some(link) if stamp(link)? == stamp(&blob)? => continue,
-                Some(link) => {
-                    disk.remove_file(link)?;
-                }
-                None => {}
+            if let Some(link) = there.get(&path) {
+                disk.remove_file(link)?;
             }
             disk.link_or_copy(&blob, &tree.join(path))?;
         }
@@ -318,12 +326,13 @@ fn update_pages(
     Ok((changed, touched))
 }
 
-/// Writes the root lists that are not what `target` says. The files are new ones, with times of their own.
+/// Writes the root lists of `target`. The files are new ones, with times of their own. What is `touched` is synced afterwards.
 pub(crate) fn write_lists(
     store: &Store,
     tree: &Path,
     target: &Snapshot,
     lists: &dyn RootLists,
+    touched: &Touched,
 ) -> Result<(), ViewError> {
     let disk = store.disk();
     let first_mtime = store.allocate_mtimes(target.lists.len() as u64)?;
@@ -352,7 +361,9 @@ pub(crate) fn write_lists(
             }
         };
         file.seal(mtime)?;
-        file.sync()?;
+        if !touched.is_everything() {
+            file.sync()?;
+        }
         written.push((list.blake3, path));
     }
     Ok(())
@@ -367,6 +378,11 @@ impl Touched {
         if self.0.len() <= WORTH_A_SYNCFS {
             self.0.insert(directory);
         }
+    }
+
+    /// Whether so much is to be synced that the file system is, as a whole.
+    fn is_everything(&self) -> bool {
+        self.0.len() > WORTH_A_SYNCFS
     }
 
     pub(crate) fn extend(&mut self, directories: impl IntoIterator<Item = PathBuf>) {
@@ -401,7 +417,7 @@ impl Iterator for Changes<'_> {
 }
 
 pub(crate) fn sync_all(store: &Store, top: &Path, touched: Touched) -> Result<(), ViewError> {
-    if touched.0.len() > WORTH_A_SYNCFS {
+    if touched.is_everything() {
         store.disk().sync_file_system(top)?;
     } else {
         for directory in touched.0 {

@@ -7,7 +7,7 @@
 use strandline_model::{MirrorName, Timestamp};
 use strandline_store::{MirrorLock, Store, Twin, VerifyError};
 
-use crate::publish::{bring_up, publish, repair};
+use crate::publish::{Touched, bring_up, publish, repair};
 use crate::{RootLists, ViewError};
 
 /// The view was not brought to what a withdrawal has left; doing it again goes on from there.
@@ -42,7 +42,7 @@ pub fn follow_withdrawal(
     let twin = store.twin(mirror, standby).map_err(ViewError::from)?;
     for held in [twin.base, twin.target].into_iter().flatten() {
         if store.served(held).map_err(ViewError::from)? != held {
-            bring_up(store, &verified, standby, lists, lock)?;
+            bring_up(store, &verified, standby, Touched::default(), lists, lock)?;
             let whole = Twin { base: Some(verified.id()), target: None };
             store.record_twin(mirror, standby, whole, lock).map_err(ViewError::from)?;
             break;
