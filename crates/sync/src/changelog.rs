@@ -548,39 +548,60 @@ impl<'a, S: Source> Following<'a, S> {
     /// Asks for the pages of these projects, and brings their files into the store.
     async fn fetch(&mut self, wanted: BTreeSet<ProjectName>, way: Way) -> Result<(), SyncError> {
         self.fetcher.progress.projects.fetch_add(wanted.len() as u64, Ordering::Relaxed);
-        let asking: Vec<_> = wanted
-            .into_iter()
-            .filter(|name| !self.log.of(name).last().is_some_and(|change| change.action.removes_project()))
-            .map(|name| {
-                let validator = self.projects.get(&name).and_then(|followed| followed.validator.clone());
-                ask(self.fetcher.clone(), name, validator, way)
-            })
-            .collect();
+        let asking: Vec<_> = wanted.into_iter().map(|name| self.asking(name, way)).collect();
         for (name, asked) in each(self.fetcher.settings.connections, asking).await? {
-            let followed = self.projects.get_mut(&name).expect("only projects that are followed are asked for");
-            followed.failure = None;
-            match asked {
-                Asked::Page { seen, validator, failure } => {
-                    followed.failure = failure;
-                    followed.project.pages.push(*seen);
-                    followed.validator = validator;
-                    followed.validates_base = false;
-                }
-                Asked::NotModified if followed.validates_base => {
-                    if let Some(leaf) = &followed.leaf {
-                        let content = self.fetcher.base_content(leaf)?;
-                        followed.project.pages.push(Seen { serial: leaf.serial, content });
-                    }
-                }
-                Asked::NotModified => {
-                    let same = followed.project.pages.last().cloned();
-                    followed.project.pages.extend(same);
-                }
-                Asked::Missing => {}
-                Asked::Failed(error) => followed.failure = Some(error),
-            }
+            self.take(&name, asked)?;
         }
         Ok(())
+    }
+
+    /// Asks for a project's page, unless the log says that it is gone.
+    fn asking(
+        &self,
+        name: ProjectName,
+        way: Way,
+    ) -> impl Future<Output = Result<(ProjectName, Asked), SyncError>> + Send + use<S> {
+        let fetcher = self.fetcher.clone();
+        let gone = self.log.of(&name).last().is_some_and(|change| change.action.removes_project());
+        let validator = self.projects.get(&name).and_then(|followed| followed.validator.clone());
+        async move {
+            if gone {
+                Progress::add(&fetcher.progress.projects_done, 1);
+                return Ok((name, Asked::Nothing));
+            }
+            ask(fetcher, name, validator, way).await
+        }
+    }
+
+    /// Takes an answer; returns the page if one came whole.
+    fn take(&mut self, name: &ProjectName, asked: Asked) -> Result<Option<&Seen<Stored>>, SyncError> {
+        let followed = self.projects.get_mut(name).expect("only projects that are followed are asked for");
+        if !matches!(asked, Asked::Nothing) {
+            followed.failure = None;
+        }
+        let before = followed.project.pages.len();
+        match asked {
+            Asked::Page { seen, validator, failure } => {
+                followed.failure = failure;
+                followed.project.pages.push(*seen);
+                followed.validator = validator;
+                followed.validates_base = false;
+            }
+            Asked::NotModified if followed.validates_base => {
+                if let Some(leaf) = &followed.leaf {
+                    let content = self.fetcher.base_content(leaf)?;
+                    followed.project.pages.push(Seen { serial: leaf.serial, content });
+                }
+            }
+            Asked::NotModified => {
+                let same = followed.project.pages.last().cloned();
+                followed.project.pages.extend(same);
+            }
+            Asked::Missing | Asked::Nothing => {}
+            Asked::Failed(error) => followed.failure = Some(error),
+        }
+        let whole = followed.failure.is_none() && followed.project.pages.len() > before;
+        Ok(followed.project.pages.last().filter(|_| whole))
     }
 
     /// Remembers the newest `most` pages of these projects for a later sync, as far as all of their files came.
@@ -768,10 +789,16 @@ impl<'a, S: Source> Following<'a, S> {
 
 /// What asking for a page brought.
 enum Asked {
-    Page { seen: Box<Seen<Stored>>, validator: Option<Validator>, failure: Option<FetchError> },
+    Page {
+        seen: Box<Seen<Stored>>,
+        validator: Option<Validator>,
+        failure: Option<FetchError>,
+    },
     NotModified,
     Missing,
     Failed(FetchError),
+    /// It was not asked for.
+    Nothing,
 }
 
 /// Fetches a page and its files. What upstream does wrong is an answer; an error is this machine's.

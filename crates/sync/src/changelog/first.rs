@@ -6,14 +6,19 @@
 //! one that has moved since, or that the log tells from its beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use strandline_model::{Leaf, ProjectName, Serial};
 use strandline_store::SeenRow;
+use tokio::task::JoinSet;
 
-use super::{Following, READ_BACK};
+use super::{Asked, Following, READ_BACK};
 use crate::cut::{self, Action, Base, Seen};
 use crate::source::{Source, Way};
 use crate::{Selection, SyncError};
+
+/// From how many files on the projects that have them are parked, however few these are.
+const PARKED_FILES: usize = 4_096;
 
 impl<S: Source> Following<'_, S> {
     /// The first sync of a mirror: upstream's list says which projects there are.
@@ -67,29 +72,44 @@ impl<S: Source> Following<'_, S> {
         Ok(())
     }
 
-    /// Fetches what is not there yet, in parts.
+    /// Fetches what is not there yet, and parks it as it comes.
     pub(super) async fn gather(&mut self) -> Result<(), SyncError> {
+        let mut running = JoinSet::new();
+        let gathered = self.gather_in(&mut running).await;
+        // Nothing goes on writing after the sync.
+        running.shutdown().await;
+        gathered
+    }
+
+    async fn gather_in(
+        &mut self,
+        running: &mut JoinSet<Result<(ProjectName, Asked), SyncError>>,
+    ) -> Result<(), SyncError> {
         let every = self.fetcher.settings.checkpoint_every.max(1);
-        while !self.waiting.is_empty() {
-            let mut had = BTreeMap::new();
-            while had.len() < every
+        self.fetcher.progress.projects.fetch_add(self.waiting.len() as u64, Ordering::Relaxed);
+        let (mut whole, mut files) = (BTreeSet::new(), 0);
+        loop {
+            while running.len() < self.fetcher.settings.connections
                 && let Some((name, (display, _))) = self.waiting.pop_first()
             {
                 if !self.projects.contains_key(&name) {
                     self.follow_project(name.clone(), Some(Serial::ZERO), &[])?;
                 }
-                let followed = self.projects.get_mut(&name).expect("it is followed");
-                followed.display = display;
-                had.insert(name, followed.project.pages.len());
+                self.projects.get_mut(&name).expect("it is followed").display = display;
+                running.spawn(self.asking(name, Way::Usual));
             }
-            self.fetch(had.keys().cloned().collect(), Way::Usual).await?;
-            let whole = had.into_iter().filter(|(name, pages)| {
-                let followed = &self.projects[name];
-                followed.failure.is_none() && followed.project.pages.len() > *pages
-            });
-            self.park(&whole.map(|(name, _)| name).collect())?;
+            let Some(asked) = running.join_next().await else { break };
+            let (name, asked) = asked.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+            if let Some(page) = self.take(&name, asked)? {
+                files += page.content.files.len();
+                whole.insert(name);
+            }
+            if whole.len() >= every || files >= PARKED_FILES {
+                self.park(&std::mem::take(&mut whole))?;
+                files = 0;
+            }
         }
-        Ok(())
+        self.park(&whole)
     }
 
     /// Remembers the newest pages of these projects, and keeps no more of them than that.
@@ -109,8 +129,11 @@ impl<S: Source> Following<'_, S> {
     pub(super) fn unpark(&mut self, target: Serial) -> Result<(), SyncError> {
         let moved = |leaf: &Leaf| {
             let events = self.log.of(&leaf.name);
+            let Some(last) = events.last() else { return false };
+            // What has not moved since upstream was listed is as it stands at every serial that comes into question. Of the
+            // others, those that the log tells from their beginning can be told at any.
             let begins = events.first().is_some_and(|change| change.action == Action::Create);
-            begins || events.last().is_some_and(|last| last.serial != leaf.serial || last.serial > target)
+            last.serial != leaf.serial || last.serial > target || begins && last.serial > self.from
         };
         let names: Vec<_> =
             self.log.projects().filter(|name| self.parked.get(*name).is_some_and(moved)).cloned().collect();
