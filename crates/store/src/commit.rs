@@ -113,25 +113,22 @@ impl Store {
         self.transaction(|transaction| {
             let bodies = Bodies { store: self, connection: transaction };
             let mut leaves: BTreeMap<_, _> = stored.into_iter().map(|leaf| (leaf.name.clone(), Some(leaf))).collect();
+            let mut units = BTreeMap::new();
             for (name, change) in changes {
-                let leaf = match change {
-                    Some(DraftUnit { unit, serial, display }) => {
-                        let bytes = unit.to_bytes();
-                        let id = Blake3::of(&bytes);
-                        bodies.write(id, &bytes)?;
-                        Some(Leaf { unit: id, serial, name: name.clone(), display })
-                    }
-                    None => None,
-                };
+                let leaf = change.map(|DraftUnit { unit, serial, display }| {
+                    let bytes = unit.to_bytes();
+                    let id = Blake3::of(&bytes);
+                    units.insert(id, bytes);
+                    Leaf { unit: id, serial, name: name.clone(), display }
+                });
                 leaves.insert(name, leaf);
             }
+            bodies.write_all(&units.into_iter().collect::<Vec<_>>())?;
             let root = base.as_ref().map(|base| base.snapshot.tree);
             // A first snapshot's list is read from its tree: there can be a million lines.
             let changed = if root.is_some() { leaves.clone() } else { BTreeMap::new() };
             let trie::Updated { root: new_root, count, nodes } = trie::update(&Remembered(&bodies), root, leaves)?;
-            for (id, bytes) in nodes {
-                bodies.write(id, &bytes)?;
-            }
+            bodies.write_all(&nodes.into_iter().collect::<Vec<_>>())?;
             let mirror_row: i64 = transaction
                 .query_row(
                     "INSERT INTO mirror (name, upstream) VALUES (?1, ?2)

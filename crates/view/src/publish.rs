@@ -16,9 +16,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rayon::prelude::*;
 use strandline_durable::{DiskError, LockError};
 use strandline_model::{Blake3, MirrorName, ProjectName, Snapshot, Timestamp, TreePath, Unit};
-use strandline_store::{Differences, MirrorLock, Slot, Store, StoreError, Twin, Verified, ViewState};
+use strandline_store::{MirrorLock, Slot, Store, StoreError, Twin, Verified, ViewState};
 
 use crate::{ListedProject, RootLists, staging};
 
@@ -219,12 +220,14 @@ fn link_files(store: &Store, verified: &Verified) -> Result<Touched, ViewError> 
     if live.is_none() {
         touched.extend([view.clone(), store.root().join("views")]);
     }
-    for change in Changes::between(store, live.as_ref().map(|live| &live.snapshot), snapshot) {
-        let (_, Some(unit)) = change? else { continue };
-        for entry in unit.entries() {
-            if entry.path.first_segment() != POOL {
-                continue;
-            }
+    let mut differences = store.differences(live.as_ref().map(|live| &live.snapshot), Some(snapshot));
+    loop {
+        let part = differences.next_part()?;
+        if part.is_empty() {
+            return Ok(touched);
+        }
+        let entries = part.iter().filter_map(|(_, unit)| unit.as_ref()).flat_map(Unit::entries);
+        for entry in entries.filter(|entry| entry.path.first_segment() == POOL) {
             let link = view.join(entry.path.as_str());
             let blob = store.blob_path(entry.blob);
             let directory = link.parent().unwrap_or(&pool);
@@ -242,7 +245,6 @@ fn link_files(store: &Store, verified: &Verified) -> Result<Touched, ViewError> 
             disk.link_or_copy(&blob, &link)?;
         }
     }
-    Ok(touched)
 }
 
 /// The size and the time of modification of what the pool of a mirror has at a path, if it has anything: together they
@@ -291,39 +293,57 @@ fn update_pages(
         touched.extend([Some(tree), tree.parent()].into_iter().flatten().map(Path::to_owned));
     }
     let base = base.map(|base| store.recorded(base)).transpose()?;
+    let mut differences = store.differences(base.as_ref().map(|base| &base.snapshot), Some(target));
     let mut changed = 0;
-    for change in Changes::between(store, base.as_ref().map(|base| &base.snapshot), target) {
-        let (project, unit) = change?;
-        changed += 1;
-        let directory = pages.join(project.as_str());
-        let wanted: BTreeMap<String, PathBuf> = unit
-            .iter()
-            .flat_map(Unit::entries)
-            .filter(|entry| entry.path.first_segment() == PAGES)
-            .map(|entry| (entry.path.to_string(), store.blob_path(entry.blob)))
-            .collect();
-        let there: BTreeMap<_, _> =
-            children(&directory)?.into_iter().map(|(name, path)| (format!("{PAGES}/{project}/{name}"), path)).collect();
-        for (_, path) in there.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
-            disk.remove_file(path)?;
+    loop {
+        let part = differences.next_part()?;
+        if part.is_empty() {
+            return Ok((changed, touched));
         }
-        if wanted.is_empty() {
-            disk.remove_empty_directory(&directory)?;
-            continue;
-        }
-        if there.is_empty() {
-            disk.create_directory(&directory)?;
-        }
-        // To find out which link is right already takes longer than to make it again: mostly none is.
-        for (path, blob) in wanted {
-            if let Some(link) = there.get(&path) {
-                disk.remove_file(link)?;
-            }
-            disk.link_or_copy(&blob, &tree.join(path))?;
-        }
-        touched.insert(directory);
+        changed += part.len();
+        // Each has a directory of its own.
+        let update =
+            |(project, unit): (ProjectName, Option<Unit>)| update_project(store, tree, &project, unit.as_ref());
+        let directories = part.into_par_iter().map(update).collect::<Result<Vec<_>, _>>()?;
+        touched.extend(directories.into_iter().flatten());
     }
-    Ok((changed, touched))
+}
+
+/// Makes a project's pages in a tree those of a unit, or removes them; returns the directory that they are in.
+fn update_project(
+    store: &Store,
+    tree: &Path,
+    project: &ProjectName,
+    unit: Option<&Unit>,
+) -> Result<Option<PathBuf>, DiskError> {
+    let disk = store.disk();
+    let directory = tree.join(PAGES).join(project.as_str());
+    let wanted: BTreeMap<String, PathBuf> = unit
+        .into_iter()
+        .flat_map(Unit::entries)
+        .filter(|entry| entry.path.first_segment() == PAGES)
+        .map(|entry| (entry.path.to_string(), store.blob_path(entry.blob)))
+        .collect();
+    let there: BTreeMap<_, _> =
+        children(&directory)?.into_iter().map(|(name, path)| (format!("{PAGES}/{project}/{name}"), path)).collect();
+    for (_, path) in there.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
+        disk.remove_file(path)?;
+    }
+    if wanted.is_empty() {
+        disk.remove_empty_directory(&directory)?;
+        return Ok(None);
+    }
+    if there.is_empty() {
+        disk.create_directory(&directory)?;
+    }
+    // To find out which link is right already takes longer than to make it again: mostly none is.
+    for (path, blob) in wanted {
+        if let Some(link) = there.get(&path) {
+            disk.remove_file(link)?;
+        }
+        disk.link_or_copy(&blob, &tree.join(path))?;
+    }
+    Ok(Some(directory))
 }
 
 /// Writes the root lists of `target`. The files are new ones, with times of their own. What is `touched` is synced afterwards.
@@ -387,32 +407,6 @@ impl Touched {
 
     pub(crate) fn extend(&mut self, directories: impl IntoIterator<Item = PathBuf>) {
         directories.into_iter().for_each(|directory| self.insert(directory));
-    }
-}
-
-/// The projects that differ between two snapshots, read as they are needed.
-struct Changes<'a> {
-    differences: Differences<'a>,
-    part: std::vec::IntoIter<(ProjectName, Option<Unit>)>,
-}
-
-impl<'a> Changes<'a> {
-    fn between(store: &'a Store, before: Option<&Snapshot>, after: &Snapshot) -> Self {
-        Self { differences: store.differences(before, Some(after)), part: Vec::new().into_iter() }
-    }
-}
-
-impl Iterator for Changes<'_> {
-    type Item = Result<(ProjectName, Option<Unit>), StoreError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.part.len() == 0 {
-            match self.differences.next_part() {
-                Ok(part) => self.part = part.into_iter(),
-                Err(error) => return Some(Err(error)),
-            }
-        }
-        self.part.next().map(Ok)
     }
 }
 
