@@ -19,7 +19,9 @@ use crate::reply::{Content, Data, Freshness, Marks};
 use crate::route::Place;
 use crate::{files, home};
 
-/// How many connections to the catalog answer requests that memory does not.
+/// How many connections to the catalog tell which snapshot is published, for requests that memory answers otherwise.
+const WATCHERS: usize = 8;
+/// How many answer requests that memory does not.
 const READERS: usize = 4;
 /// Up to which size a page is kept in memory, and any other file. Larger ones are read in chunks as they are sent.
 const SMALL_PAGE: u64 = 4 << 20;
@@ -33,7 +35,7 @@ const LISTS: usize = 256 << 20;
 /// What is served: the mirrors of one store.
 pub struct Site {
     /// For the one question that each request asks. It is answered in microseconds, so nobody waits for it elsewhere.
-    watcher: Store,
+    watchers: Vec<Store>,
     readers: Vec<Store>,
     next: AtomicUsize,
     /// For lists, which take long to make: requests for anything else do not wait for them.
@@ -48,7 +50,7 @@ pub struct Site {
 
 impl std::fmt::Debug for Site {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Site").field("store", &self.watcher).finish_non_exhaustive()
+        f.debug_struct("Site").field("store", &self.readers.first()).finish_non_exhaustive()
     }
 }
 
@@ -117,7 +119,7 @@ impl Site {
     pub fn open(root: &Path, lists: Arc<dyn RootLists>) -> Result<Self, StoreError> {
         let open = || Store::open(root, Disk::new());
         Ok(Self {
-            watcher: open()?,
+            watchers: (0..WATCHERS).map(|_| open()).collect::<Result<_, _>>()?,
             readers: (0..READERS).map(|_| open()).collect::<Result<_, _>>()?,
             next: AtomicUsize::new(0),
             list_reader: Mutex::new(open()?),
@@ -148,6 +150,11 @@ impl Site {
             Err(Stopped::Failed(error)) => Err(error),
             Err(Stopped::NotInMemory) => unreachable!("nothing but `Reach::Memory` stops there"),
         }
+    }
+
+    /// A connection that is not likely to be in use.
+    fn watcher(&self) -> &Store {
+        &self.watchers[self.next.fetch_add(1, Ordering::Relaxed) % self.watchers.len()]
     }
 
     fn find(&self, asked: &Asked, reach: Reach<'_>) -> Result<Found, Stopped> {
@@ -228,7 +235,7 @@ impl Site {
                 Err(missing) => Ok(Err(missing)),
             };
         }
-        let Some(state) = self.watcher.view_state(&place.mirror)? else { return Ok(Err(missing())) };
+        let Some(state) = self.watcher().view_state(&place.mirror)? else { return Ok(Err(missing())) };
         if let Some(found) = self.named(&*self.recorded(state.snapshot, reach)?, path, reach)? {
             return Ok(found);
         }
@@ -254,7 +261,7 @@ impl Site {
             };
             if let Some(entry) = project.as_ref().and_then(|project| project.unit.entry(path.as_str())) {
                 // From the moment on in which that is recorded, whatever page still lists it.
-                if self.watcher.is_withdrawn(&recorded.snapshot.mirror, entry.sha256)? {
+                if self.watcher().is_withdrawn(&recorded.snapshot.mirror, entry.sha256)? {
                     return Ok(Some(Err(Missing(format!(
                         "`{}` was withdrawn from mirror `{}`",
                         path.file_name(),
@@ -290,7 +297,7 @@ impl Site {
     }
 
     fn published(&self, mirror: &MirrorName, reach: Reach<'_>) -> Result<Option<Arc<Recorded>>, Stopped> {
-        let state = self.watcher.view_state(mirror)?;
+        let state = self.watcher().view_state(mirror)?;
         state.map(|state| self.recorded(state.snapshot, reach)).transpose()
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use strandline_durable::Disk;
 
 use crate::StoreError;
@@ -347,6 +348,8 @@ pub(crate) fn open(path: &Path, disk: &Disk, occupied: bool) -> Result<Connectio
     connection.pragma_update(None, "foreign_keys", migrated).map_err(sql)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(sql)?;
     connection.pragma_update(None, "synchronous", "full").map_err(sql)?;
+    // A plan does not depend on what is bound: otherwise SQLite may plan a query anew for each value.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(sql)?;
     // In KiB: the inner pages of the indexes of millions of rows.
     connection.pragma_update(None, "cache_size", -32_768).map_err(sql)?;
     // A sync writes to pages all over the catalog, and the next one to many of them again: they are copied back together, out
