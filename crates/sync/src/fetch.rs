@@ -282,9 +282,9 @@ impl<S: Source> Fetcher<S> {
         Ok(all)
     }
 
-    /// What of a page's files is here, and where the rest goes. Refuses a page whose files would fill the disk before any of
-    /// them is fetched.
-    fn plan(&self, project: &ProjectName, page: &Page) -> Result<Vec<Plan>, SyncError> {
+    /// What of a page's files is here, and where the rest goes, or why a file cannot stand anywhere. Refuses a page whose files
+    /// would fill the disk before any of them is fetched.
+    fn plan(&self, project: &ProjectName, page: &Page) -> Result<Vec<Result<Plan, SyncError>>, SyncError> {
         let base = self.base_leaf(project)?.map(|leaf| self.store.unit(leaf.unit)).transpose()?;
         let known = |file: &ListedFile| {
             let paths = self.source.file_paths(file);
@@ -344,10 +344,11 @@ impl<S: Source> Fetcher<S> {
                     },
                 })
             });
-            plans.push(Plan { own, metadata: metadata.transpose()? });
+            plans.push(metadata.transpose().map(|metadata| Plan { own, metadata }));
         }
-        let lacking = page.files.iter().zip(&plans).filter(|(_, plan)| matches!(plan.own, Part::Lacking(..)));
-        let (count, bytes) = lacking
+        let is_lacking = |plan: &Result<Plan, _>| matches!(plan, Ok(Plan { own: Part::Lacking(..), .. }));
+        let to_come = page.files.iter().zip(&plans).filter(|(_, plan)| is_lacking(plan));
+        let (count, bytes) = to_come
             .fold((0, 0_u64), |(count, bytes), (file, _)| (count + 1, bytes.saturating_add(file.size.unwrap_or(0))));
         require_room(&self.store, &self.settings, bytes, count)?;
         Ok(plans)
@@ -403,16 +404,22 @@ impl<S: Source> Fetcher<S> {
     }
 
     /// Brings one file and its metadata file into the store, unless they are there.
-    async fn file(&self, project: &ProjectName, file: &ListedFile, plan: Plan) -> Result<Stored, SyncError> {
+    async fn file(
+        &self,
+        project: &ProjectName,
+        file: &ListedFile,
+        plan: Result<Plan, SyncError>,
+    ) -> Result<Stored, SyncError> {
+        let Plan { own, metadata } = plan?;
         let name = file.details.filename.as_str();
-        let entry = match plan.own {
+        let entry = match own {
             Part::Here(entry) => entry,
             Part::Lacking(lacking) => {
                 let (url, size, most) = (&file.url, file.size, self.settings.max_file_size);
                 self.fetched(Wanted { project, name, url, claim: lacking.claim, size, most }, lacking).await?
             }
         };
-        let metadata = match plan.metadata {
+        let metadata = match metadata {
             None => None,
             Some(Part::Here(entry)) => Some(entry),
             Some(Part::Lacking(lacking)) => {
