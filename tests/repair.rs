@@ -233,7 +233,8 @@ fn unit(world: &World, project: &str) -> (PathBuf, usize, usize) {
     let node = world.done(&["show", "--raw", &world.tree()]);
     let line = node.lines().find(|line| line.split(' ').nth(2) == Some(project)).unwrap();
     let body = world.done(&["show", "--raw", line.split(' ').next().unwrap()]);
-    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+    // As the store packs it.
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::new(3));
     encoder.write_all(body.as_bytes()).unwrap();
     let deflated = encoder.finish().unwrap();
     let path = world.path("store/catalog.db");

@@ -350,7 +350,10 @@ impl<S: Source> Fetcher<S> {
         let to_come = page.files.iter().zip(&plans).filter(|(_, plan)| is_lacking(plan));
         let (count, bytes) = to_come
             .fold((0, 0_u64), |(count, bytes), (file, _)| (count + 1, bytes.saturating_add(file.size.unwrap_or(0))));
-        require_room(&self.store, &self.settings, bytes, count)?;
+        // Where nothing is to come, nothing is needed, however little is free.
+        if count > 0 {
+            require_room(&self.store, &self.settings, bytes, count)?;
+        }
         Ok(plans)
     }
 
