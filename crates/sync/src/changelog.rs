@@ -17,20 +17,18 @@
 //!    log had not shown before: its project is fetched, and the snapshots that claimed a serial past it are marked.
 
 mod first;
+mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use strandline_model::{DisplayName, Held, HoldReason, Leaf, ProjectName, Serial, Timestamp};
 use strandline_store::{CutReport, MirrorLock, Recorded, SeenPage};
 use tokio::time::Instant;
 
-use crate::cut::{self, Base, Content, File, Log, Project, Rule, Seen, State};
-use crate::fetch::each;
-use crate::progress::Progress;
-use crate::source::{Answer, Event, Source, Validator, Way};
+use crate::cut::{self, Base, Log, Project, Rule, Seen, State};
+use crate::source::{Event, Source, Validator, Way};
 use crate::{Clock, Cut, FetchError, Fetcher, OnBroken, Selection, Stored, SyncError, Whole};
 
 /// How far the log is read back for projects that no snapshot of ours has: longer than any cache keeps a page.
@@ -506,21 +504,6 @@ impl<'a, S: Source> Following<'a, S> {
         Ok(())
     }
 
-    /// Asks for the pages of held projects in all other ways, where the usual one does not lead to the page that is needed:
-    /// nobody waits for them, so there may be no other round.
-    async fn ask_otherwise_for_held(&mut self) -> Result<(), SyncError> {
-        for way in [Way::Uncompressed, Way::Origin] {
-            let lacks = |followed: &Followed| {
-                let needs = followed.held.as_ref().map(|held| held.needs);
-                let seen = followed.project.pages.iter().map(|page| page.serial).max();
-                needs.is_some_and(|needs| seen.is_none_or(|seen| seen < needs))
-            };
-            let names = self.projects.iter().filter(|(_, followed)| lacks(followed)).map(|(name, _)| name.clone());
-            self.fetch(names.collect(), way).await?;
-        }
-        Ok(())
-    }
-
     fn follow_project(&mut self, name: ProjectName, needs: Option<Serial>, held: &[Held]) -> Result<(), SyncError> {
         let leaf = self.fetcher.base_leaf(&name)?;
         let base = match (needs, &leaf) {
@@ -543,92 +526,6 @@ impl<'a, S: Source> Following<'a, S> {
         let followed = Followed { project, leaf, display, validator, validates_base: true, held, failure, swept };
         self.projects.insert(name, followed);
         Ok(())
-    }
-
-    /// Asks for the pages of these projects, and brings their files into the store.
-    async fn fetch(&mut self, wanted: BTreeSet<ProjectName>, way: Way) -> Result<(), SyncError> {
-        self.fetcher.progress.projects.fetch_add(wanted.len() as u64, Ordering::Relaxed);
-        let asking: Vec<_> = wanted.into_iter().map(|name| self.asking(name, way)).collect();
-        for (name, asked) in each(self.fetcher.settings.connections, asking).await? {
-            self.take(&name, asked)?;
-        }
-        Ok(())
-    }
-
-    /// Asks for a project's page, unless the log says that it is gone.
-    fn asking(
-        &self,
-        name: ProjectName,
-        way: Way,
-    ) -> impl Future<Output = Result<(ProjectName, Asked), SyncError>> + Send + use<S> {
-        let fetcher = self.fetcher.clone();
-        let gone = self.log.of(&name).last().is_some_and(|change| change.action.removes_project());
-        let validator = self.projects.get(&name).and_then(|followed| followed.validator.clone());
-        async move {
-            if gone {
-                Progress::add(&fetcher.progress.projects_done, 1);
-                return Ok((name, Asked::Nothing));
-            }
-            ask(fetcher, name, validator, way).await
-        }
-    }
-
-    /// Takes an answer; returns the page if one came whole.
-    fn take(&mut self, name: &ProjectName, asked: Asked) -> Result<Option<&Seen<Stored>>, SyncError> {
-        let followed = self.projects.get_mut(name).expect("only projects that are followed are asked for");
-        if !matches!(asked, Asked::Nothing) {
-            followed.failure = None;
-        }
-        let before = followed.project.pages.len();
-        match asked {
-            Asked::Page { seen, validator, failure } => {
-                followed.failure = failure;
-                followed.project.pages.push(*seen);
-                followed.validator = validator;
-                followed.validates_base = false;
-            }
-            Asked::NotModified if followed.validates_base => {
-                if let Some(leaf) = &followed.leaf {
-                    let content = self.fetcher.base_content(leaf)?;
-                    followed.project.pages.push(Seen { serial: leaf.serial, content });
-                }
-            }
-            Asked::NotModified => {
-                let same = followed.project.pages.last().cloned();
-                followed.project.pages.extend(same);
-            }
-            Asked::Missing | Asked::Nothing => {}
-            Asked::Failed(error) => followed.failure = Some(error),
-        }
-        let whole = followed.failure.is_none() && followed.project.pages.len() > before;
-        Ok(followed.project.pages.last().filter(|_| whole))
-    }
-
-    /// Remembers the newest `most` pages of these projects for a later sync, as far as all of their files came.
-    /// Returns how a snapshot would list them.
-    fn remember(&self, names: &BTreeSet<ProjectName>, most: usize) -> Result<Vec<Leaf>, SyncError> {
-        let mut pages = Vec::new();
-        for name in names {
-            let Some(followed) = self.projects.get(name) else { continue };
-            let Followed { project, display, validator, .. } = followed;
-            for (age, Seen { serial, content }) in project.pages.iter().rev().take(most).enumerate() {
-                if content.files.values().all(|file| file.content.is_ok()) {
-                    let validator = validator.clone().filter(|_| age == 0);
-                    let (display, content) = (display.clone(), content.clone());
-                    pages.push((name.clone(), Whole { display, serial: Some(*serial), content, validator }));
-                }
-            }
-        }
-        pages.reverse();
-        self.fetcher.remember(pages, self.lock)
-    }
-
-    /// Remembers all pages of the projects that have events after a serial; returns those projects.
-    fn remember_after(&self, serial: Serial) -> Result<BTreeSet<ProjectName>, SyncError> {
-        let moves = |name: &&ProjectName| self.log.of(name).last().is_some_and(|change| change.serial > serial);
-        let later = self.log.projects().filter(moves).cloned().collect();
-        self.remember(&later, usize::MAX)?;
-        Ok(later)
     }
 
     fn cut(&self, target: Serial, holding: &BTreeMap<ProjectName, Held>) -> cut::Cut<Stored> {
@@ -785,54 +682,4 @@ impl<'a, S: Source> Following<'a, S> {
         }
         Ok(Some(kept))
     }
-}
-
-/// What asking for a page brought.
-enum Asked {
-    Page {
-        seen: Box<Seen<Stored>>,
-        validator: Option<Validator>,
-        failure: Option<FetchError>,
-    },
-    NotModified,
-    Missing,
-    Failed(FetchError),
-    /// It was not asked for.
-    Nothing,
-}
-
-/// Fetches a page and its files. What upstream does wrong is an answer; an error is this machine's.
-async fn ask<S: Source>(
-    fetcher: Arc<Fetcher<S>>,
-    name: ProjectName,
-    validator: Option<Validator>,
-    way: Way,
-) -> Result<(ProjectName, Asked), SyncError> {
-    let asked = match fetcher.page(&name, validator.as_ref(), way).await {
-        Ok(Answer::NotModified) => Asked::NotModified,
-        Ok(Answer::Missing) => Asked::Missing,
-        Err(error) => Asked::Failed(error),
-        Ok(Answer::Page { page, validator }) => {
-            let page = fetcher.shown(&name, page)?;
-            let mut failure = None;
-            let mut files = BTreeMap::new();
-            for (listed, stored) in page.files.iter().zip(fetcher.files(&name, &page).await?) {
-                let content = stored.map_err(|error| {
-                    let reason = error.hold_reason();
-                    failure = Some(error);
-                    reason
-                });
-                let yanked = listed.details.yanked.clone();
-                files.insert(listed.details.filename.as_str().to_owned(), File { yanked, content });
-            }
-            // A page that could not be used whole is asked for again whole.
-            let validator = validator.filter(|_| failure.is_none());
-            let content =
-                Content { status: page.status, status_reason: page.status_reason, versions: page.versions, files };
-            let serial = page.serial.unwrap_or(Serial::ZERO);
-            Asked::Page { seen: Box::new(Seen { serial, content }), validator, failure }
-        }
-    };
-    Progress::add(&fetcher.progress.projects_done, 1);
-    Ok((name, asked))
 }

@@ -12,7 +12,8 @@ use strandline_model::{Leaf, ProjectName, Serial};
 use strandline_store::SeenRow;
 use tokio::task::JoinSet;
 
-use super::{Asked, Following, READ_BACK};
+use super::pages::Asked;
+use super::{Following, READ_BACK};
 use crate::cut::{self, Action, Base, Seen};
 use crate::source::{Source, Way};
 use crate::{Selection, SyncError};
