@@ -352,9 +352,6 @@ pub(crate) fn open(path: &Path, disk: &Disk, occupied: bool) -> Result<Connectio
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(sql)?;
     // In KiB: the inner pages of the indexes of millions of rows.
     connection.pragma_update(None, "cache_size", -32_768).map_err(sql)?;
-    // A sync writes to pages all over the catalog, and the next one to many of them again: they are copied back together, out
-    // of a log of 40 MB, or when the catalog is closed.
-    connection.pragma_update(None, "wal_autocheckpoint", 10_000).map_err(sql)?;
     if migrated {
         return Ok(connection);
     }
