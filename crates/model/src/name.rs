@@ -38,30 +38,41 @@ impl DisplayName {
     /// The normalised form (PEP 503).
     pub fn normalise(&self) -> ProjectName {
         let mut out = String::with_capacity(self.0.len());
-        for byte in self.0.chars() {
-            match byte {
-                '.' | '-' | '_' => {
-                    if !out.ends_with('-') {
-                        out.push('-');
-                    }
-                }
-                other => out.push(other.to_ascii_lowercase()),
-            }
-        }
+        out.extend(normal(&self.0).map(char::from));
         ProjectName(out)
     }
+
+    /// Whether this is a way to write a project's name.
+    pub fn is_of(&self, project: &ProjectName) -> bool {
+        normal(&self.0).eq(project.0.bytes())
+    }
+
+    /// Whether it keeps the rule.
+    fn is_valid(text: &str) -> bool {
+        let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = text.as_bytes();
+        bytes.len() <= LONGEST
+            && ends(bytes.first())
+            && ends(bytes.last())
+            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(byte))
+    }
+}
+
+/// The normalised form of a valid name, byte by byte: no text is made where it is only compared.
+fn normal(text: &str) -> impl Iterator<Item = u8> {
+    let mut after_separator = false;
+    text.bytes().filter_map(move |byte| {
+        let separator = matches!(byte, b'.' | b'-' | b'_');
+        let repeated = separator && after_separator;
+        after_separator = separator;
+        (!repeated).then(|| if separator { b'-' } else { byte.to_ascii_lowercase() })
+    })
 }
 
 impl FromStr for DisplayName {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-        let bytes = text.as_bytes();
-        let valid = bytes.len() <= LONGEST
-            && ends(bytes.first())
-            && ends(bytes.last())
-            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(byte));
-        if valid {
+        if Self::is_valid(text) {
             Ok(Self(text.to_owned()))
         } else {
             Err(invalid(
@@ -101,11 +112,11 @@ impl ProjectName {
 impl FromStr for ProjectName {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let name = Self::normalise(text)?;
-        if name.0 == text {
-            Ok(name)
+        if DisplayName::is_valid(text) && normal(text).eq(text.bytes()) {
+            Ok(Self(text.to_owned()))
         } else {
-            Err(invalid(text, "normalised project name", "lower case, with single `-` (PEP 503)"))
+            let not_normal = || invalid(text, "normalised project name", "lower case, with single `-` (PEP 503)");
+            Err(Self::normalise(text).err().unwrap_or_else(not_normal))
         }
     }
 }

@@ -7,8 +7,10 @@
 //!
 //! Nodes are read through a [`Nodes`] and never changed: [`update`] returns the new ones.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::text::{Lines, require_canonical};
 use crate::unit::line;
@@ -73,6 +75,7 @@ impl Node {
         let mut out = String::new();
         match self {
             Self::Leaf(leaves) => {
+                out.reserve(32 + 160 * leaves.len());
                 line(&mut out, format_args!("{LEAF}"));
                 for Leaf { unit, serial, name, display } in leaves {
                     line(&mut out, format_args!("{unit} {serial} {name} {display}"));
@@ -97,8 +100,9 @@ impl Node {
             LEAF => {
                 let mut leaves: Vec<Leaf> = Vec::new();
                 while let Some(line) = lines.next() {
-                    let words: Vec<_> = line.split(' ').collect();
-                    let [unit, serial, name, display] = words[..] else {
+                    let mut words = line.split(' ');
+                    let four = [words.next(), words.next(), words.next(), words.next()];
+                    let ([Some(unit), Some(serial), Some(name), Some(display)], None) = (four, words.next()) else {
                         return Err(lines.bad("expected `UNIT-ID SERIAL NAME DISPLAY-NAME`"));
                     };
                     let leaf = Leaf {
@@ -107,7 +111,7 @@ impl Node {
                         name: lines.parse(name)?,
                         display: lines.parse(display)?,
                     };
-                    if leaf.display.normalise() != leaf.name {
+                    if !leaf.display.is_of(&leaf.name) {
                         return Err(lines.bad("the display name is another project's"));
                     }
                     if leaves.last().is_some_and(|last| last.name >= leaf.name) {
@@ -161,8 +165,8 @@ pub trait Nodes {
     /// The node with this id.
     fn node(&self, id: Blake3) -> Result<Node, Self::Error>;
     /// The nodes with these ids, in the same order.
-    fn nodes(&self, ids: &[Blake3]) -> Result<Vec<Node>, Self::Error> {
-        ids.iter().map(|id| self.node(*id)).collect()
+    fn nodes(&self, ids: &[Blake3]) -> Result<Vec<Arc<Node>>, Self::Error> {
+        ids.iter().map(|id| self.node(*id).map(Arc::new)).collect()
     }
 }
 
@@ -230,8 +234,8 @@ fn take_after<N: Nodes>(
 /// Nodes that were read, by their ids: a bounded memory, which forgets all leaves, or all branches, when it has too many.
 #[derive(Debug, Default)]
 pub struct Memory {
-    branches: HashMap<Blake3, Node>,
-    leaves: HashMap<Blake3, Node>,
+    branches: HashMap<Blake3, Arc<Node>>,
+    leaves: HashMap<Blake3, Arc<Node>>,
 }
 
 impl Memory {
@@ -240,20 +244,20 @@ impl Memory {
     const MOST: usize = 8_192;
 
     /// The node with this id, if it is kept.
-    pub fn get(&self, id: Blake3) -> Option<Node> {
+    pub fn get(&self, id: Blake3) -> Option<Arc<Node>> {
         self.branches.get(&id).or_else(|| self.leaves.get(&id)).cloned()
     }
 
     /// Keeps a node.
-    pub fn keep(&mut self, id: Blake3, node: &Node) {
-        let nodes = match node {
+    pub fn keep(&mut self, id: Blake3, node: &Arc<Node>) {
+        let nodes = match **node {
             Node::Branch(_) => &mut self.branches,
             Node::Leaf(_) => &mut self.leaves,
         };
         if nodes.len() >= Self::MOST {
             nodes.clear();
         }
-        nodes.insert(id, node.clone());
+        nodes.insert(id, Arc::clone(node));
     }
 }
 
@@ -312,47 +316,61 @@ pub fn compare<N: Nodes>(nodes: &N, pairs: &mut Vec<Pair>, changes: &mut Vec<Cha
     let mut read = nodes.nodes(&ids)?.into_iter();
     for (before, after) in some {
         let (before, after) = (before.and_then(|_| read.next()), after.and_then(|_| read.next()));
-        let child = |child: Option<Child>| child.map(|child| child.node);
-        match (before, after) {
+        let child = |child: &Option<Child>| child.map(|child| child.node);
+        match (before.as_deref(), after.as_deref()) {
             (Some(Node::Branch(before)), Some(Node::Branch(after))) => {
-                pairs.extend(before.into_iter().zip(*after).map(|(before, after)| (child(before), child(after))));
+                pairs.extend(before.iter().zip(&**after).map(|(before, after)| (child(before), child(after))));
             }
-            (Some(Node::Branch(before)), None) => pairs.extend(before.into_iter().map(|before| (child(before), None))),
-            (None, Some(Node::Branch(after))) => pairs.extend(after.into_iter().map(|after| (None, child(after)))),
-            (before, after) => {
-                diff_units(nodes, before.unwrap_or(Node::EMPTY), after.unwrap_or(Node::EMPTY), changes)?;
-            }
+            (Some(Node::Branch(before)), None) => pairs.extend(before.iter().map(|before| (child(before), None))),
+            (None, Some(Node::Branch(after))) => pairs.extend(after.iter().map(|after| (None, child(after)))),
+            (before, after) => diff_units(nodes, before, after, changes)?,
         }
     }
     Ok(())
 }
 
-/// What two nodes list differently, one of which is a leaf: so it has few units, and the other can have many only once in a
-/// history, where what grew from nothing is compared with its beginning.
-fn diff_units<N: Nodes>(nodes: &N, before: Node, after: Node, changes: &mut Vec<Change>) -> Result<(), N::Error> {
-    let collect = |node: Node| -> Result<BTreeMap<ProjectName, Leaf>, N::Error> {
-        let mut units = BTreeMap::new();
-        let mut take = |leaf: Leaf| -> Result<(), N::Error> {
-            units.insert(leaf.name.clone(), leaf);
-            Ok(())
+/// What two nodes list differently, of which one is a leaf, or nothing.
+fn diff_units<N: Nodes>(
+    nodes: &N,
+    before: Option<&Node>,
+    after: Option<&Node>,
+    changes: &mut Vec<Change>,
+) -> Result<(), N::Error> {
+    let (before, after) = (units_below(nodes, before)?, units_below(nodes, after)?);
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        let order = match (before.peek(), after.peek()) {
+            (None, None) => return Ok(()),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(before), Some(after)) => before.name.cmp(&after.name),
         };
-        match node {
-            Node::Leaf(leaves) => leaves.into_iter().try_for_each(&mut take)?,
-            Node::Branch(children) => {
-                children.into_iter().flatten().try_for_each(|child| walk(nodes, child.node, &mut take))?;
-            }
-        }
-        Ok(units)
-    };
-    let (mut before, after) = (collect(before)?, collect(after)?);
-    for (name, after) in after {
-        let before = before.remove(&name);
-        if before.as_ref() != Some(&after) {
-            changes.push(Change { name, before, after: Some(after) });
+        let before = before.next_if(|_| order.is_le());
+        let after = after.next_if(|_| order.is_ge());
+        if let Some(either) = after.or(before).filter(|_| before != after) {
+            changes.push(Change { name: either.name.clone(), before: before.cloned(), after: after.cloned() });
         }
     }
-    changes.extend(before.into_iter().map(|(name, before)| Change { name, before: Some(before), after: None }));
-    Ok(())
+}
+
+/// The units below a node, sorted by name. A branch has many only once in a history, where what grew from nothing is compared
+/// with its beginning.
+fn units_below<'a, N: Nodes>(nodes: &N, node: Option<&'a Node>) -> Result<Cow<'a, [Leaf]>, N::Error> {
+    match node {
+        None => Ok(Cow::Borrowed(&[])),
+        Some(Node::Leaf(leaves)) => Ok(Cow::Borrowed(leaves)),
+        Some(Node::Branch(children)) => {
+            let mut units = Vec::new();
+            for child in children.iter().flatten() {
+                walk(nodes, child.node, &mut |leaf| {
+                    units.push(leaf);
+                    Ok::<_, N::Error>(())
+                })?;
+            }
+            units.sort_unstable();
+            Ok(Cow::Owned(units))
+        }
+    }
 }
 
 /// A changed tree: its root, and the nodes that it has and the old one did not need.

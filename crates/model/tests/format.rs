@@ -4,8 +4,8 @@
 
 use proptest::prelude::*;
 use strandline_model::{
-    Blake3, Entry, Held, HoldReason, Label, Leaf, Node, RootList, Serial, Sha256, Snapshot, Timestamp, TreePath, Unit,
-    trie,
+    Blake3, DisplayName, Entry, Held, HoldReason, Label, Leaf, Node, ProjectName, RootList, Serial, Sha256, Snapshot,
+    Timestamp, TreePath, Unit, trie,
 };
 
 fn entry(path: &str, bytes: &[u8]) -> Entry {
@@ -26,7 +26,7 @@ fn unit() -> Unit {
 }
 
 fn leaf(display: &str) -> Leaf {
-    let display: strandline_model::DisplayName = display.parse().unwrap();
+    let display: DisplayName = display.parse().unwrap();
     Leaf { unit: Blake3::of(&unit().to_bytes()), serial: serial(31_234_567), name: display.normalise(), display }
 }
 
@@ -118,6 +118,17 @@ fn bodies_that_are_not_canonical_are_refused() {
         assert_ne!(text, unit, "{what}: the case changes nothing");
         assert!(Unit::from_bytes(text.as_bytes()).is_err(), "{what}");
     }
+    let node = String::from_utf8(Node::Leaf(vec![leaf("Zope.Interface")]).to_bytes()).unwrap();
+    for (what, text) in [
+        ("another project's display name", node.replace("Zope.Interface", "Zope.Interfaces")),
+        ("a word too few", node.replace(" Zope.Interface", "")),
+        ("a word more", node.replace("Zope.Interface", "Zope.Interface x")),
+        ("two spaces", node.replace(" Zope.Interface", "  Zope.Interface")),
+        ("a name that is not normal", node.replace("zope-interface", "zope--interface")),
+    ] {
+        assert_ne!(text, node, "{what}: the case changes nothing");
+        assert!(Node::from_bytes(text.as_bytes()).is_err(), "{what}");
+    }
     let snapshot = String::from_utf8(snapshot(Node::EMPTY.id()).to_bytes()).unwrap();
     for (what, text) in [
         ("fractions of a second", snapshot.replace("15:10:00Z", "15:10:00.5Z")),
@@ -154,10 +165,10 @@ fn paths_names_and_serials_are_checked() {
     }
     assert!("packages/aa/..b/é x".parse::<TreePath>().is_ok());
     for (name, normal) in [("Zope.Interface", "zope-interface"), ("a__b", "a-b"), ("A.-_b", "a-b"), ("x", "x")] {
-        assert_eq!(name.parse::<strandline_model::DisplayName>().unwrap().normalise().as_str(), normal);
+        assert_eq!(name.parse::<DisplayName>().unwrap().normalise().as_str(), normal);
     }
     for bad in ["", "-a", "a-", "a b", "a/b", "é", "a\n", ".."] {
-        assert!(bad.parse::<strandline_model::DisplayName>().is_err(), "{bad:?}");
+        assert!(bad.parse::<DisplayName>().is_err(), "{bad:?}");
     }
     for bad in ["", "01", "+1", "-1", "9223372036854775808", "1.0", "1."] {
         assert!(bad.parse::<Label>().is_err(), "{bad:?}");
@@ -168,11 +179,25 @@ fn paths_names_and_serials_are_checked() {
 }
 
 proptest! {
+    /// Names are compared without being normalised first: that has to come to the same.
+    #[test]
+    fn a_display_name_is_of_the_project_whose_name_it_normalises_to(one in "[aB1._-]{1,6}", other in "[aB1._-]{1,6}") {
+        if let (Ok(one), Ok(other)) = (one.parse::<DisplayName>(), other.parse::<DisplayName>()) {
+            prop_assert!(one.is_of(&one.normalise()));
+            prop_assert_eq!(one.is_of(&other.normalise()), one.normalise() == other.normalise());
+            let parsed = one.as_str().parse::<ProjectName>();
+            prop_assert_eq!(parsed.ok(), Some(one.normalise()).filter(|name| name.as_str() == one.as_str()));
+        }
+    }
+
     #[test]
     fn nothing_panics_and_what_is_read_is_what_was_written(bytes in prop::collection::vec(any::<u8>(), 0..300), text in "\\PC{0,60}") {
         for bytes in [&bytes[..], text.as_bytes(), &[&b"strandline-unit 1 a\n"[..], &bytes].concat(), &[&b"strandline-snapshot 1\n"[..], &bytes].concat()] {
             if let Ok(unit) = Unit::from_bytes(bytes) {
                 prop_assert_eq!(unit.to_bytes(), bytes);
+            }
+            if let Ok(node) = Node::from_bytes(bytes) {
+                prop_assert_eq!(node.to_bytes(), bytes);
             }
             if let Ok(snapshot) = Snapshot::from_bytes(bytes) {
                 prop_assert_eq!(snapshot.to_bytes(), bytes);

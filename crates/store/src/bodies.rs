@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use rayon::prelude::*;
@@ -35,13 +35,33 @@ impl Bodies<'_> {
             .ok_or_else(|| StoreError::Damaged { id, problem: "is missing".to_owned() })
     }
 
-    /// Units, read one after the other and unpacked on all cores; each may be damaged for itself.
+    /// Units; each may be damaged for itself.
     pub(crate) fn units(&self, ids: &[Blake3]) -> Vec<Result<Unit, StoreError>> {
-        let stored: Vec<_> = ids.iter().map(|id| (*id, self.stored(*id))).collect();
-        let unit = |(id, stored): (Blake3, Result<Deflated, StoreError>)| {
-            Unit::from_bytes(&opened(id, &stored?)?).map_err(|problem| StoreError::damaged(id, &problem))
-        };
-        stored.into_par_iter().map(unit).collect()
+        self.each(ids, |id, bytes| Unit::from_bytes(bytes).map_err(|problem| StoreError::damaged(id, &problem)))
+    }
+
+    /// Reads bodies one after the other, and unpacks, checks and parses those that are there on all cores meanwhile.
+    fn each<T: Send>(
+        &self,
+        ids: &[Blake3],
+        parse: impl Fn(Blake3, &[u8]) -> Result<T, StoreError> + Sync,
+    ) -> Vec<Result<T, StoreError>> {
+        /// How many are handed over together: to wake another core takes about as long as a body does.
+        const TOGETHER: usize = 16;
+        let mut parsed: Vec<_> = ids.iter().map(|_| None).collect();
+        let parse = &parse;
+        rayon::in_place_scope(|scope| {
+            for (ids, parsed) in ids.chunks(TOGETHER).zip(parsed.chunks_mut(TOGETHER)) {
+                let stored: Vec<_> = ids.iter().map(|id| (*id, self.stored(*id))).collect();
+                scope.spawn(move |_| {
+                    for ((id, stored), parsed) in stored.into_iter().zip(parsed) {
+                        let opened = stored.and_then(|stored| opened(id, &stored));
+                        *parsed = Some(opened.and_then(|bytes| parse(id, &bytes)));
+                    }
+                });
+            }
+        });
+        parsed.into_iter().map(|parsed| parsed.expect("every chunk was parsed")).collect()
     }
 
     pub(crate) fn has(&self, id: Blake3) -> Result<bool, StoreError> {
@@ -122,31 +142,29 @@ impl trie::Nodes for Remembered<'_, '_> {
     type Error = StoreError;
     fn node(&self, id: Blake3) -> Result<Node, StoreError> {
         let memory = || self.0.store.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(node) = memory().get(id) {
-            return Ok(node);
+        let kept = memory().get(id);
+        if let Some(node) = kept {
+            return Ok(Arc::unwrap_or_clone(node));
         }
-        let node = trie::Nodes::node(self.0, id)?;
+        let node = Arc::new(trie::Nodes::node(self.0, id)?);
         memory().keep(id, &node);
-        Ok(node)
+        Ok(Arc::unwrap_or_clone(node))
     }
 
-    /// Those that are not kept are read one after the other and unpacked on all cores.
-    fn nodes(&self, ids: &[Blake3]) -> Result<Vec<Node>, StoreError> {
+    fn nodes(&self, ids: &[Blake3]) -> Result<Vec<Arc<Node>>, StoreError> {
         let Self(bodies) = self;
         let memory = || bodies.store.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let kept: Vec<_> = ids.iter().map(|id| memory().get(*id)).collect();
-        let stored = |(id, kept): (&Blake3, Option<Node>)| {
-            Ok((*id, kept.map_or_else(|| bodies.stored(*id).map(Err), |node| Ok(Ok(node)))?))
-        };
-        let found = ids.iter().zip(kept).map(stored).collect::<Result<Vec<_>, StoreError>>()?;
-        let node = |(id, found): (Blake3, Result<Node, Deflated>)| {
-            found.or_else(|deflated| {
-                let node = Node::from_bytes(&opened(id, &deflated)?).map_err(|bad| StoreError::damaged(id, &bad))?;
+        let lacking: Vec<_> = ids.iter().zip(&kept).filter(|(_, kept)| kept.is_none()).map(|(id, _)| *id).collect();
+        let mut read = bodies
+            .each(&lacking, |id, bytes| {
+                let node = Node::from_bytes(bytes).map_err(|problem| StoreError::damaged(id, &problem))?;
+                let node = Arc::new(node);
                 memory().keep(id, &node);
                 Ok(node)
             })
-        };
-        found.into_par_iter().map(node).collect()
+            .into_iter();
+        kept.into_iter().map(|kept| kept.map_or_else(|| read.next().expect("it was lacking"), Ok)).collect()
     }
 }
 
