@@ -121,6 +121,18 @@ fn gone() {
 }
 
 #[test]
+fn gone_before_a_page_told_how_it_stood() {
+    let cleared = (15, "release quarantine cleared");
+    for action in ["remove project", "project quarantined"] {
+        for pages in [&[][..], &[(12, &["1/a"][..])]] {
+            assert_eq!(at_20(&[cleared, (25, action)], pages), Err(Why::Moving));
+        }
+    }
+    let back = [cleared, (25, "project quarantined"), (26, "project quarantine cleared")];
+    assert_eq!(at_20(&back, &[(12, &["1/a"])]), Err(Why::Stale), "there will be a page again");
+}
+
+#[test]
 fn a_page_that_contradicts_the_log_is_believed_when_it_says_so_twice() {
     let removed = [(15, "remove file 1/a")];
     assert_eq!(at_20(&removed, &[(15, &["1/a"])]), Err(Why::Disagrees));

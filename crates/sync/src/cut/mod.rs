@@ -33,6 +33,7 @@
 //! | 15 add, 25 release quarantine cleared | serial 25 | not: the release was hidden before, so page 25 is not what 20 showed |
 //! | 15 remove project | any, or none | gone |
 //! | 15 project quarantined | any, or none | gone |
+//! | 15 release quarantine cleared, 25 project quarantined | serial 12, or none | not, nor will a page tell: it has moved on |
 //! | 15 something unknown | serial 15 | quiet |
 //! | 15 something unknown | serial 12 | not: stale, and the log is not clear |
 //! | 25 add | any | untouched |
@@ -143,7 +144,8 @@ pub enum Why {
     NoPage,
     /// The newest page is older than the project's last event.
     Stale,
-    /// It had more events after its page, and the log alone does not say how it stood.
+    /// It had more events after its page, and the log alone does not say how it stood; or it is gone by now, and no page will
+    /// come any more that does. To ask again does not help; a later serial may.
     Moving,
     /// The page and the log say different things.
     Disagrees,
@@ -317,7 +319,7 @@ fn determine<F: Clone + PartialEq>(
             // What the page does not show yet.
             Why::NoPage | Why::Stale => before.iter().find(|change| Some(change.serial) > seen),
             // What came after the page.
-            Why::Moving => after.first().or(before.last()),
+            Why::Moving => events.iter().find(|change| Some(change.serial) > seen).or(before.last()),
             Why::Disagrees | Why::File(_) => before.last(),
         };
         Obstacle { since: since.map_or(needs, |change| change.serial), needs, seen, why }
@@ -346,7 +348,9 @@ fn determine<F: Clone + PartialEq>(
         };
         return finished(content, needs).map_err(|reason| obstacle(Why::File(reason)));
     }
+    let is_gone = after.last().is_some_and(|change| change.action.removes_project());
     Err(obstacle(match newest {
+        _ if is_gone => Why::Moving,
         None => Why::NoPage,
         Some(page) if page.serial < needs => Why::Stale,
         Some(_) => Why::Moving,

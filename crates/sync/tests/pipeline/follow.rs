@@ -240,6 +240,22 @@ fn what_happens_while_pages_are_read_is_seen() {
     stands(&world, 9);
 }
 
+/// A project that has gone meanwhile has no page any more: nobody waits for one.
+#[test]
+fn what_goes_before_its_page_is_seen_is_not_waited_for() {
+    for action in ["project quarantined", "remove project"] {
+        let (world, script) = synced();
+        script.publish("beta", Some(9), "2", &[BETA_2]);
+        script.log([event(8, "Alpha", "release quarantine cleared"), upload(9, "beta-2.tar.gz")]);
+        script.meanwhile([event(10, "Alpha", action)]);
+        let patient = Settings { cut_timeout: Duration::from_secs(10), ..once(NAMES) };
+        assert_eq!(world.sync(&script, &patient).unwrap().label.to_string(), "10", "{action}");
+        assert_eq!(world.list(), "10 beta:9");
+        assert_eq!(Script::count(&script.asked(), "page alpha"), 1);
+        stands(&world, 10);
+    }
+}
+
 #[test]
 fn a_project_that_stays_broken_is_held_and_comes_back() {
     let (world, script) = synced();
