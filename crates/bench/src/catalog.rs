@@ -1,13 +1,14 @@
 //! A catalog of any size, with nothing on the disk beside it: for what looks at the catalog alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::Connection;
 use strandline_durable::Disk;
 use strandline_model::{Blake3, DisplayName, Entry, Leaf, MirrorName, Serial, Sha256, Timestamp, Unit};
-use strandline_store::{Draft, SeenPage, Store};
+use strandline_store::{Draft, DraftUnit, MirrorLock, SeenPage, Store};
 
 use crate::bare::Failure;
 
@@ -15,6 +16,8 @@ use crate::bare::Failure;
 const AT_ONCE: u64 = 1_000;
 /// The size of every file, in bytes.
 const SIZE: u64 = 1_000;
+/// How many units the second snapshot changes.
+const CHANGED: u64 = 3_000;
 
 /// What one file is.
 fn entry(unit: u64, file: u64) -> Result<Entry, Failure> {
@@ -25,7 +28,14 @@ fn entry(unit: u64, file: u64) -> Result<Entry, Failure> {
     Ok(Entry { path: path.parse()?, blob, sha256, size: SIZE })
 }
 
-/// Fills a new store with one snapshot of so many units of so many files, each of which has its row and no bytes.
+fn unit(number: u64, files: Range<u64>) -> Result<DraftUnit, Failure> {
+    let display: DisplayName = format!("project-{number:07}").parse()?;
+    let entries = files.map(|file| entry(number, file)).collect::<Result<Vec<_>, _>>()?;
+    Ok(DraftUnit { unit: Unit::new(display.normalise(), entries)?, serial: Serial::try_from(number + 1)?, display })
+}
+
+/// Fills a new store with two snapshots of so many units of so many files, each of which has its row and no bytes. The second
+/// one lacks the first file of [`CHANGED`] units, which lie apart.
 pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
     let mirror: MirrorName = "pypi".parse()?;
     let now = Timestamp::from_seconds(1_767_268_800)?;
@@ -36,11 +46,9 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
     for begin in (0..units).step_by(usize::try_from(AT_ONCE)?) {
         let mut pages = Vec::new();
         for number in begin..units.min(begin + AT_ONCE) {
-            let display: DisplayName = format!("project-{number:07}").parse()?;
-            let entries = (0..files).map(|file| entry(number, file)).collect::<Result<Vec<_>, _>>()?;
-            blobs.extend(entries.iter().map(|entry| (entry.blob, entry.sha256)));
-            let unit = Unit::new(display.normalise(), entries)?;
-            let (id, name, serial) = (Blake3::of(&unit.to_bytes()), unit.name().clone(), Serial::try_from(number + 1)?);
+            let DraftUnit { unit, serial, display } = unit(number, 0..files)?;
+            blobs.extend(unit.entries().iter().map(|entry| (entry.blob, entry.sha256)));
+            let (id, name) = (Blake3::of(&unit.to_bytes()), unit.name().clone());
             leaves.push(Leaf { unit: id, serial, name, display });
             pages.push(SeenPage { unit, serial, tag: None });
         }
@@ -49,7 +57,7 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
     blobs.sort_unstable();
     insert(&directory.join("catalog.db"), &blobs)?;
     drop(blobs);
-    let draft = Draft {
+    let first = Draft {
         mirror: mirror.clone(),
         base: None,
         serial: Serial::try_from(units)?,
@@ -61,9 +69,27 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
         held: Vec::new(),
         missing: None,
     };
-    drop(store.commit(draft, &lock, |_, _| Vec::new())?);
+    let (upstream, selection) = (first.upstream.clone(), first.selection);
+    record(&store, directory, first, &lock)?;
     store.forget_seen(&mirror, &BTreeSet::new(), &lock)?;
-    // Its files are not there, so it cannot pass as verified in the usual way.
+
+    let apart = usize::try_from((units / CHANGED).max(1))?;
+    let changed = (0..units).step_by(apart).zip(1..=CHANGED);
+    let changes = changed.map(|(number, after)| {
+        let lesser = DraftUnit { serial: Serial::try_from(units + after)?, ..unit(number, 1..files)? };
+        Ok((lesser.unit.name().clone(), Some(lesser)))
+    });
+    let changes: BTreeMap<_, _> = changes.collect::<Result<_, Failure>>()?;
+    let serial = Serial::try_from(units + u64::try_from(changes.len())?)?;
+    let base = store.latest_verified(&mirror)?;
+    let (stored, held, missing) = (Vec::new(), Vec::new(), None);
+    let second = Draft { mirror, base, serial, time: now, upstream, selection, changes, stored, held, missing };
+    record(&store, directory, second, &lock)
+}
+
+/// Commits a snapshot and notes that it is verified: its files are not there, so it cannot pass as that in the usual way.
+fn record(store: &Store, directory: &Path, draft: Draft, lock: &MirrorLock) -> Result<(), Failure> {
+    drop(store.commit(draft, lock, |_, _| Vec::new())?);
     Connection::open(directory.join("catalog.db"))?.execute("UPDATE snapshot SET verified = 1", [])?;
     Ok(())
 }
