@@ -10,7 +10,7 @@
 //! Tested in `tests/client.rs`.
 
 use std::error::Error as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,7 +44,9 @@ const ACCEPTED_PAGES: HeaderValue = HeaderValue::from_static(
 #[derive(Debug)]
 pub(crate) struct Client {
     pages: reqwest::Client,
-    files: reqwest::Client,
+    /// Set up for the first of them: a client reads all of the system's root certificates, and a sync without anything new
+    /// needs no second one.
+    files: LazyLock<Result<reqwest::Client, Problem>, SetUp>,
     guard: Arc<Guard>,
     /// For [`Way::Origin`], where the settings name an address.
     origin: Option<(reqwest::Client, Arc<Guard>)>,
@@ -54,6 +56,8 @@ pub(crate) struct Client {
     /// Until when no call is made, because the last one was the last of its quota.
     quiet: Mutex<Option<Instant>>,
 }
+
+type SetUp = Box<dyn FnOnce() -> Result<reqwest::Client, Problem> + Send>;
 
 /// How much is taken, and how long is waited.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +96,7 @@ impl Client {
             tracing::trace!("another thread has chosen a provider of cryptography in the meantime");
         }
         let guard = Arc::new(guard);
-        let builder = |guard: &Arc<Guard>| {
+        let builder = move |guard: &Arc<Guard>| {
             reqwest::Client::builder()
                 .user_agent(concat!("strandline/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT)
@@ -102,9 +106,12 @@ impl Client {
                 .redirect(guard.redirects())
                 .dns_resolver(Arc::new(Resolver(Arc::clone(guard))))
         };
+        let of_files = Arc::clone(&guard);
         Ok(Self {
             pages: builder(&guard).gzip(true).build()?,
-            files: builder(&guard).gzip(false).http1_only().build()?,
+            files: LazyLock::new(Box::new(move || {
+                builder(&of_files).gzip(false).http1_only().build().map_err(problem)
+            })),
             origin: match origin.map(Arc::new) {
                 Some(origin) => Some((builder(&origin).gzip(true).build()?, origin)),
                 None => None,
@@ -130,7 +137,7 @@ impl Client {
         way: Way,
     ) -> Result<Fetched, SourceError> {
         let (client, guard) = match (way, &self.origin) {
-            (Way::Uncompressed, _) => (&self.files, &self.guard),
+            (Way::Uncompressed, _) => (self.files(url.as_str())?, &self.guard),
             (Way::Origin, Some((client, guard))) => (client, guard),
             _ => (&self.pages, &self.guard),
         };
@@ -174,7 +181,7 @@ impl Client {
         let url: Url = text
             .parse()
             .map_err(|error| SourceError::new(shown(text), Problem::Forbidden(format!("it is not a URL: {error}"))))?;
-        let request = self.files.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        let request = self.files(text)?.get(url.clone()).header(ACCEPT_ENCODING, "identity");
         let response = self.send(&url, request, &self.guard).await?;
         if response.status() != StatusCode::OK {
             return Err(SourceError::new(shown(text), status_problem(response.status(), response.headers())));
@@ -196,6 +203,11 @@ impl Client {
             Ok(chunk)
         });
         Ok(Box::pin(bytes))
+    }
+
+    /// The client for what comes as it is, which is about to be asked for `url`.
+    fn files(&self, url: &str) -> Result<&reqwest::Client, SourceError> {
+        self.files.as_ref().map_err(|problem| SourceError::new(shown(url), problem.clone()))
     }
 
     async fn send(&self, url: &Url, request: RequestBuilder, guard: &Guard) -> Result<Response, SourceError> {
