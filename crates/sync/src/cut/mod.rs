@@ -318,7 +318,7 @@ fn determine<F: Clone + PartialEq>(
         let since = match why {
             // What the page does not show yet.
             Why::NoPage | Why::Stale => before.iter().find(|change| Some(change.serial) > seen),
-            // What came after the page.
+            // The same, be it before or after the cut.
             Why::Moving => events.iter().find(|change| Some(change.serial) > seen).or(before.last()),
             Why::Disagrees | Why::File(_) => before.last(),
         };
