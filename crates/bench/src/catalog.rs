@@ -35,7 +35,7 @@ fn unit(number: u64, files: Range<u64>) -> Result<DraftUnit, Failure> {
 }
 
 /// Fills a new store with two snapshots of so many units of so many files, each of which has its row and no bytes. The second
-/// one lacks the first file of [`CHANGED`] units, which lie apart.
+/// one lacks the first file of 3,000 units, or of all if there are fewer, which lie apart.
 pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
     let mirror: MirrorName = "pypi".parse()?;
     let now = Timestamp::from_seconds(1_767_268_800)?;
