@@ -196,6 +196,9 @@ pub async fn follow<S: Source>(
         wanted.extend(found.in_the_way.into_keys());
         if moved_on && !nothing_in_the_way {
             head = following.head();
+            // The parts that follow this one go there too: with a target that lies before their base they would move it on, and
+            // again, for as long as upstream does.
+            aim.head = Some(head);
             wanted.append(&mut following.follow_up_to(head)?);
         }
         tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;

@@ -256,6 +256,24 @@ fn what_goes_before_its_page_is_seen_is_not_waited_for() {
     }
 }
 
+/// The target moves on once, and the parts of the sync after that do not run after upstream's head.
+#[test]
+fn a_target_that_moved_on_is_that_of_all_later_parts() {
+    let (world, script) = synced();
+    script.log([event(8, "Alpha", "release quarantine cleared")]);
+    script.meanwhile([event(9, "Alpha", "project quarantined"), upload(10, "beta-2.tar.gz")]);
+    script.meanwhile([]);
+    script.meanwhile([event(11, "other", "new release")]);
+    let old = Reply::Page(page("beta", Some(7), "1", &[]), None);
+    let new = Reply::Page(page("beta", Some(10), "2", &[BETA_2]), None);
+    script.publish("beta", Some(10), "2", &[BETA_2]);
+    script.pages("beta", [old, new]);
+    let in_parts = Settings { part_after: Duration::ZERO, ..following(NAMES) };
+    assert_eq!(world.sync(&script, &in_parts).unwrap().label.to_string(), "10");
+    assert_eq!(world.labels(), ["10", "9", "7"]);
+    stands(&world, 10);
+}
+
 #[test]
 fn a_project_that_stays_broken_is_held_and_comes_back() {
     let (world, script) = synced();
