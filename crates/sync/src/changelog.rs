@@ -45,7 +45,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// What one sync is after. It may get there in several parts, each published.
 #[derive(Debug, Default)]
 pub struct Aim {
-    /// The serial that it set out for: the log's head at its beginning.
+    /// The serial that it set out for: the log's head at its beginning, or where the target had to move on to since.
     head: Option<Serial>,
     /// When its patience ends.
     deadline: Option<Instant>,
@@ -196,8 +196,7 @@ pub async fn follow<S: Source>(
         wanted.extend(found.in_the_way.into_keys());
         if moved_on && !nothing_in_the_way {
             head = following.head();
-            // The parts that follow this one go there too: with a target that lies before their base they would move it on, and
-            // again, for as long as upstream does.
+            // Later parts go there too: a target before their base would have to move on again, as long as upstream does.
             aim.head = Some(head);
             wanted.append(&mut following.follow_up_to(head)?);
         }
