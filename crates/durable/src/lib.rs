@@ -12,6 +12,8 @@
 
 mod disk;
 mod lock;
+mod wide;
 
 pub use disk::{Disk, DiskError, Free, NewFile, Step, Watch};
 pub use lock::{Holder, Lock, LockError};
+pub use wide::{look_ahead, wide};

@@ -347,6 +347,8 @@ impl Intake {
             }
             disk.set_time(&staged.file.path, mtime)?;
         }
+        let places: Vec<_> = staged.iter().map(|staged| self.store.blob_path(staged.blake3)).collect();
+        strandline_durable::look_ahead(&places);
         let all_at_once = staged.len() > WORTH_A_SYNCFS;
         if all_at_once {
             disk.sync_file_system(&self.store.root)?;
@@ -360,8 +362,7 @@ impl Intake {
         let _placing = self.store.hold_deletions()?;
         // A directory that is there may have been made a moment ago, by a process that has not synced it yet.
         let mut directories = BTreeSet::from([self.store.root.join("blobs")]);
-        for Staged { file, blake3, .. } in &mut staged {
-            let path = self.store.blob_path(*blake3);
+        for (Staged { file, .. }, path) in staged.iter_mut().zip(places) {
             let directory = path.parent().expect("a blob's path has a parent").to_owned();
             if !directories.contains(&directory) {
                 disk.create_directory(&directory)?;

@@ -10,14 +10,14 @@ use std::os::unix::fs::MetadataExt as _;
 
 use rayon::prelude::*;
 use rusqlite::OptionalExtension as _;
-use strandline_durable::DiskError;
+use strandline_durable::{DiskError, wide};
 use strandline_model::{
-    Blake3, DisplayName, Held, Label, Leaf, MirrorName, ProjectName, RootList, Serial, Snapshot, Timestamp, Unit,
-    UpstreamUrl, trie,
+    Blake3, DisplayName, Entry, Held, Label, Leaf, MirrorName, ProjectName, RootList, Serial, Snapshot, Timestamp,
+    Unit, UpstreamUrl, trie,
 };
 
 use crate::bodies::{Bodies, Remembered};
-use crate::{MirrorLock, Recorded, Store, StoreError};
+use crate::{Blob, MirrorLock, Recorded, Store, StoreError};
 
 /// What is to become a snapshot.
 #[derive(Debug)]
@@ -255,7 +255,7 @@ impl Store {
     fn check_units(&self, snapshot: &Snapshot, units: &[Unit]) -> Result<(), VerifyError> {
         let entries: Vec<_> = units.iter().flat_map(Unit::entries).collect();
         let rows = self.blob_rows(entries.iter().map(|entry| entry.blob))?;
-        entries.into_par_iter().zip(rows).try_for_each(|(entry, row)| {
+        let look = |(entry, row): (&Entry, Option<Blob>)| {
             let wrong = |problem: String| VerifyError::Blob {
                 mirror: snapshot.mirror.clone(),
                 label: snapshot.label,
@@ -275,7 +275,8 @@ impl Store {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(wrong("is missing".to_owned())),
                 Err(error) => Err(StoreError::from(DiskError::new("look at", &path, error)).into()),
             }
-        })
+        };
+        wide(|| entries.into_par_iter().zip(rows).try_for_each(look))
     }
 
     /// The number of a mirror's row.

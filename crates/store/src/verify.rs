@@ -17,6 +17,7 @@ use std::rc::Rc;
 
 use rayon::prelude::*;
 use rusqlite::{Connection, OptionalExtension as _};
+use strandline_durable::wide;
 use strandline_model::{
     Blake3, Entry, Label, MirrorName, Node, ProjectName, Sha256, Timestamp, TreePath, trie::Nodes as _,
 };
@@ -322,14 +323,12 @@ fn look_at_files(store: &Store, named: &Named, broken: &mut Broken, report: &mut
             .filter(|(blake3, ..)| named.has(*blake3))
             .collect();
         report.bytes += rows.iter().map(|(.., size)| size).sum::<u64>();
-        let found: Vec<_> = rows
-            .par_iter()
-            .filter_map(|(blake3, sha256, size)| {
-                let look = std::fs::symlink_metadata(store.blob_path(*blake3));
-                let look = look.map(|found| (found.len() != *size).then(|| length(found.len(), *size)));
-                Some((*blake3, *sha256, *size, in_words(look)?))
-            })
-            .collect();
+        let look = |(blake3, sha256, size): &(Blake3, Sha256, u64)| {
+            let look = std::fs::symlink_metadata(store.blob_path(*blake3));
+            let look = look.map(|found| (found.len() != *size).then(|| length(found.len(), *size)));
+            Some((*blake3, *sha256, *size, in_words(look)?))
+        };
+        let found: Vec<_> = wide(|| rows.par_iter().filter_map(look).collect());
         for (blake3, sha256, size, problem) in found {
             broken.add(blake3, sha256, size, problem);
         }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use strandline_durable::DiskError;
+use strandline_durable::{DiskError, wide};
 use strandline_model::{Blake3, Entry, Hasher, MirrorName, Snapshot, TreePath, Unit};
 use strandline_store::{Slot, Store, StoreError, ViewState};
 
@@ -121,12 +121,13 @@ pub(crate) fn look_at_tree(
         let ids: Vec<_> = leaves.iter().map(|leaf| leaf.unit).collect();
         let units = store.undamaged_units(&ids)?;
         let entries: Vec<_> = units.iter().flatten().flat_map(Unit::entries).collect();
-        let found = entries.into_par_iter().filter_map(|entry| {
+        let look = |entry: &Entry| {
             let path = place(&entry.path);
             let problem = wrong(store, &path, entry, data).transpose()?;
             Some(problem.map(|problem| Broken { path, problem, should_be: What::Blob(entry.blob) }))
-        });
-        found.collect::<Result<Vec<_>, _>>()?.into_iter().for_each(&mut *broken);
+        };
+        let found = wide(|| entries.into_par_iter().filter_map(look).collect::<Result<Vec<_>, _>>())?;
+        found.into_iter().for_each(&mut *broken);
     }
     Ok(())
 }

@@ -208,7 +208,7 @@ fn mend_lists(
             disk.create_directory(tree.join(list.path.as_str()).parent().unwrap_or(tree))?;
         }
     }
-    write_lists(store, &scratch, snapshot, lists, &Touched::default())?;
+    write_lists(store, &scratch, snapshot, lists)?;
     for list in &snapshot.lists {
         disk.rename(&scratch.join(list.path.as_str()), &view.join(tree).join(list.path.as_str()))?;
     }

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rayon::prelude::*;
-use strandline_durable::{DiskError, LockError};
-use strandline_model::{Blake3, MirrorName, ProjectName, Snapshot, Timestamp, TreePath, Unit};
+use strandline_durable::{DiskError, LockError, wide};
+use strandline_model::{Blake3, Entry, MirrorName, ProjectName, Snapshot, Timestamp, TreePath, Unit};
 use strandline_store::{MirrorLock, Slot, Store, StoreError, Twin, Verified, ViewState};
 
 use crate::{ListedProject, RootLists, staging};
@@ -174,7 +174,9 @@ pub(crate) fn bring_up(
         // An update was interrupted. It is finished first: then the pages of the standby are those of one snapshot
         // again. Its lists are not needed, and may be what the update could not write.
         let halfway = store.recorded(halfway)?;
-        let (_, touched) = update_pages(store, &view.join(slot.as_str()), twin.base, &halfway.snapshot)?;
+        let tree = view.join(slot.as_str());
+        let mut touched = begin_tree(store, &tree, twin.base)?;
+        update_pages(store, &tree, twin.base, &halfway.snapshot, &mut touched)?;
         sync_all(store, &view, touched)?;
         twin = Twin { base: Some(halfway.id), target: None };
     }
@@ -227,23 +229,35 @@ fn link_files(store: &Store, verified: &Verified) -> Result<Touched, ViewError> 
             return Ok(touched);
         }
         let entries = part.iter().filter_map(|(_, unit)| unit.as_ref()).flat_map(Unit::entries);
-        for entry in entries.filter(|entry| entry.path.first_segment() == POOL) {
+        let files: Vec<_> = entries.filter(|entry| entry.path.first_segment() == POOL).collect();
+        for entry in &files {
             let link = view.join(entry.path.as_str());
-            let blob = store.blob_path(entry.blob);
-            let directory = link.parent().unwrap_or(&pool);
             // Also what is there already: a process that died may have made it, and not come to sync it.
-            touched.extend(directory.ancestors().take_while(|above| *above != pool).map(Path::to_owned));
-            match stamp(&link)? {
-                Some(found) if Some(found) == stamp(&blob)? => continue,
-                // A sync gives a file another path where the pool has other bytes (`pool_file`).
-                Some(_) => {
-                    return Err(ViewError::Taken { mirror: snapshot.mirror.clone(), path: entry.path.clone() });
-                }
-                None => {}
-            }
-            disk.create_directory(directory)?;
-            disk.link_or_copy(&blob, &link)?;
+            touched.extend(link.ancestors().skip(1).take_while(|above| *above != pool).map(Path::to_owned));
         }
+        wide(|| files.into_par_iter().try_for_each(|entry| link_file(store, snapshot, entry)))?;
+    }
+}
+
+/// Links a file into the pool, if it is not there.
+fn link_file(store: &Store, snapshot: &Snapshot, entry: &Entry) -> Result<(), ViewError> {
+    let disk = store.disk();
+    let link = store.view_directory(&snapshot.mirror).join(entry.path.as_str());
+    let blob = store.blob_path(entry.blob);
+    let is_there = || match stamp(&link)? {
+        Some(found) if Some(found) == stamp(&blob)? => Ok(true),
+        // A sync gives a file another path where the pool has other bytes (`pool_file`).
+        Some(_) => Err(ViewError::Taken { mirror: snapshot.mirror.clone(), path: entry.path.clone() }),
+        None => Ok(false),
+    };
+    if is_there()? {
+        return Ok(());
+    }
+    disk.create_directory(link.parent().unwrap_or(&link))?;
+    match disk.link_or_copy(&blob, &link) {
+        // Another project lists a file at the same path, and came first.
+        Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists && is_there()? => Ok(()),
+        done => Ok(done?),
     }
 }
 
@@ -266,20 +280,21 @@ fn update(
     mut touched: Touched,
     lists: &dyn RootLists,
 ) -> Result<usize, ViewError> {
-    let (changed, pages) = update_pages(store, tree, base, target)?;
-    touched.extend(pages.0);
-    write_lists(store, tree, target, lists, &touched)?;
+    touched.extend(begin_tree(store, tree, base)?.0);
+    // The lists are the longer of the two in a large mirror, and have to be written to the disk whole.
+    let (changed, listed) = std::thread::scope(|scope| {
+        let listing = scope.spawn(|| write_lists(store, tree, target, lists));
+        let changed = update_pages(store, tree, base, target, &mut touched);
+        (changed, listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let changed = changed?;
+    listed?;
     sync_all(store, tree, touched)?;
     Ok(changed)
 }
 
-/// The part of [`update`] that is about projects; returns which directories are to be synced, too.
-fn update_pages(
-    store: &Store,
-    tree: &Path,
-    base: Option<Blake3>,
-    target: &Snapshot,
-) -> Result<(usize, Touched), ViewError> {
+/// Makes sure that a tree is there, an empty one if it has no `base`; returns which directories are to be synced.
+fn begin_tree(store: &Store, tree: &Path, base: Option<Blake3>) -> Result<Touched, ViewError> {
     let disk = store.disk();
     let pages = tree.join(PAGES);
     let mut touched = Touched::default();
@@ -292,19 +307,31 @@ fn update_pages(
         // The tree's own name, and those in it, have to be durable before `live` points to it.
         touched.extend([Some(tree), tree.parent()].into_iter().flatten().map(Path::to_owned));
     }
+    Ok(touched)
+}
+
+/// The part of [`update`] that is about projects; returns how many differ, and adds to `touched` which directories are to be
+/// synced.
+fn update_pages(
+    store: &Store,
+    tree: &Path,
+    base: Option<Blake3>,
+    target: &Snapshot,
+    touched: &mut Touched,
+) -> Result<usize, ViewError> {
     let base = base.map(|base| store.recorded(base)).transpose()?;
     let mut differences = store.differences(base.as_ref().map(|base| &base.snapshot), Some(target));
     let mut changed = 0;
     loop {
         let part = differences.next_part()?;
         if part.is_empty() {
-            return Ok((changed, touched));
+            return Ok(changed);
         }
         changed += part.len();
         // Each has a directory of its own.
         let update =
             |(project, unit): (ProjectName, Option<Unit>)| update_project(store, tree, &project, unit.as_ref());
-        let directories = part.into_par_iter().map(update).collect::<Result<Vec<_>, _>>()?;
+        let directories = wide(|| part.into_par_iter().map(update).collect::<Result<Vec<_>, _>>())?;
         touched.extend(directories.into_iter().flatten());
     }
 }
@@ -346,13 +373,12 @@ fn update_project(
     Ok(Some(directory))
 }
 
-/// Writes the root lists of `target`. The files are new ones, with times of their own. What is `touched` is synced afterwards.
+/// Writes the root lists of `target`, and syncs them, all but their names. The files are new ones, with times of their own.
 pub(crate) fn write_lists(
     store: &Store,
     tree: &Path,
     target: &Snapshot,
     lists: &dyn RootLists,
-    touched: &Touched,
 ) -> Result<(), ViewError> {
     let disk = store.disk();
     let first_mtime = store.allocate_mtimes(target.lists.len() as u64)?;
@@ -381,9 +407,7 @@ pub(crate) fn write_lists(
             }
         };
         file.seal(mtime)?;
-        if !touched.is_everything() {
-            file.sync()?;
-        }
+        file.sync()?;
         written.push((list.blake3, path));
     }
     Ok(())

@@ -279,3 +279,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn many_projects_may_list_the_same_file_at_the_same_path() {
+    let world = World::new();
+    let store = world.open();
+    let mut state = first();
+    let at = "packages/aa/bb/cc/shared-1.tar.gz";
+    // They are linked side by side: one comes first, and the others find that it is there.
+    for number in 0..100 {
+        let (name, mut content) = project(&format!("p{number}"), "shares", &[]);
+        content.insert(at.to_owned(), b"shared".to_vec());
+        state.insert(name, content);
+    }
+    sync(&store, 1, &state).unwrap();
+    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(1));
+    assert_eq!(fs::read(world.view().join(at)).unwrap(), b"shared");
+    for (round, bytes) in (2..12).zip(b'a'..) {
+        let at = format!("packages/aa/bb/{round}/shared-1.tar.gz");
+        for content in state.values_mut() {
+            content.insert(at.clone(), vec![bytes]);
+        }
+        sync(&store, round, &state).unwrap();
+        assert_eq!(fs::read(world.view().join(at)).unwrap(), [bytes]);
+    }
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+}
