@@ -154,7 +154,9 @@ impl Power {
     pub(crate) fn syncs(&self) -> Vec<(usize, String)> {
         let log = self.log.lock().unwrap();
         let mut found = Vec::new();
-        let mut after = "";
+        // What came last in each directory: beside it, others may be at work.
+        let mut last: BTreeMap<&Path, &str> = BTreeMap::new();
+        let mut latest = "";
         for (index, done) in log.iter().enumerate() {
             let place = |path: &Path| {
                 let digits = |part: &str| part.len() == 2 || part.len() > 10 || part.parse::<u64>().is_ok();
@@ -163,11 +165,23 @@ impl Power {
             };
             match done {
                 Done::SyncFile(path) => found.push((index, format!("file {}", place(path)))),
-                Done::SyncDirectory(path) => found.push((index, format!("directory {}{after}", place(path)))),
-                Done::SyncFileSystem => found.push((index, format!("file system{after}"))),
-                Done::Remove(_) => after = " after a removal",
-                Done::Seal(..) => after = " after new bytes",
-                Done::CreateDirectory(_) | Done::Rename { .. } | Done::Link { .. } => after = "",
+                Done::SyncDirectory(path) => {
+                    let after = last.get(path.as_path()).copied().unwrap_or_default();
+                    found.push((index, format!("directory {}{after}", place(path))));
+                }
+                Done::SyncFileSystem => found.push((index, format!("file system{latest}"))),
+                Done::Remove(path)
+                | Done::Seal(path, _)
+                | Done::CreateDirectory(path)
+                | Done::Rename { to: path, .. }
+                | Done::Link { to: path, .. } => {
+                    latest = match done {
+                        Done::Remove(_) => " after a removal",
+                        Done::Seal(..) => " after new bytes",
+                        _ => "",
+                    };
+                    last.insert(path.parent().unwrap_or(path), latest);
+                }
                 _ => {}
             }
         }
