@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rayon::prelude::*;
-use strandline_durable::{DiskError, LockError, wide};
+use strandline_durable::{DiskError, LockError, look_ahead, wide};
 use strandline_model::{Blake3, Entry, MirrorName, ProjectName, Snapshot, Timestamp, TreePath, Unit};
 use strandline_store::{MirrorLock, Slot, Store, StoreError, Twin, Verified, ViewState};
 
@@ -235,7 +235,9 @@ fn link_files(store: &Store, verified: &Verified) -> Result<Touched, ViewError> 
             // Also what is there already: a process that died may have made it, and not come to sync it.
             touched.extend(link.ancestors().skip(1).take_while(|above| *above != pool).map(Path::to_owned));
         }
-        wide(|| files.into_par_iter().try_for_each(|entry| link_file(store, snapshot, entry)))?;
+        // Made in their order, for they share directories.
+        look_ahead(&files.iter().map(|entry| view.join(entry.path.as_str())).collect::<Vec<_>>());
+        files.into_iter().try_for_each(|entry| link_file(store, snapshot, entry))?;
     }
 }
 
@@ -244,21 +246,14 @@ fn link_file(store: &Store, snapshot: &Snapshot, entry: &Entry) -> Result<(), Vi
     let disk = store.disk();
     let link = store.view_directory(&snapshot.mirror).join(entry.path.as_str());
     let blob = store.blob_path(entry.blob);
-    let is_there = || match stamp(&link)? {
-        Some(found) if Some(found) == stamp(&blob)? => Ok(true),
+    match stamp(&link)? {
+        Some(found) if Some(found) == stamp(&blob)? => return Ok(()),
         // A sync gives a file another path where the pool has other bytes (`pool_file`).
-        Some(_) => Err(ViewError::Taken { mirror: snapshot.mirror.clone(), path: entry.path.clone() }),
-        None => Ok(false),
-    };
-    if is_there()? {
-        return Ok(());
+        Some(_) => return Err(ViewError::Taken { mirror: snapshot.mirror.clone(), path: entry.path.clone() }),
+        None => {}
     }
     disk.create_directory(link.parent().unwrap_or(&link))?;
-    match disk.link_or_copy(&blob, &link) {
-        // Another project lists a file at the same path, and came first.
-        Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists && is_there()? => Ok(()),
-        done => Ok(done?),
-    }
+    Ok(disk.link_or_copy(&blob, &link)?)
 }
 
 /// The size and the time of modification of what the pool of a mirror has at a path, if it has anything: together they

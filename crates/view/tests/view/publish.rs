@@ -286,7 +286,6 @@ fn many_projects_may_list_the_same_file_at_the_same_path() {
     let store = world.open();
     let mut state = first();
     let at = "packages/aa/bb/cc/shared-1.tar.gz";
-    // They are linked side by side: one comes first, and the others find that it is there.
     for number in 0..100 {
         let (name, mut content) = project(&format!("p{number}"), "shares", &[]);
         content.insert(at.to_owned(), b"shared".to_vec());
