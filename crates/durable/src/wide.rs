@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// How many requests are made of a disk at once: SSDs and arrays answer as many side by side, and more are not faster.
+/// How many requests are made of a disk at once. Twice as many were not faster (docs/design/014).
 const REQUESTS: usize = 16;
 
 static POOL: LazyLock<Result<ThreadPool, ThreadPoolBuildError>> = LazyLock::new(|| {

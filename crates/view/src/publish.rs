@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 use strandline_durable::{DiskError, LockError, look_ahead, wide};
-use strandline_model::{Blake3, Entry, MirrorName, ProjectName, Snapshot, Timestamp, TreePath, Unit};
+use strandline_model::{Blake3, MirrorName, ProjectName, Snapshot, Timestamp, TreePath, Unit};
 use strandline_store::{MirrorLock, Slot, Store, StoreError, Twin, Verified, ViewState};
 
 use crate::{ListedProject, RootLists, staging};
@@ -175,7 +175,8 @@ pub(crate) fn bring_up(
         // again. Its lists are not needed, and may be what the update could not write.
         let halfway = store.recorded(halfway)?;
         let tree = view.join(slot.as_str());
-        let mut touched = begin_tree(store, &tree, twin.base)?;
+        let mut touched = Touched::default();
+        begin_tree(store, &tree, twin.base, &mut touched)?;
         update_pages(store, &tree, twin.base, &halfway.snapshot, &mut touched)?;
         sync_all(store, &view, touched)?;
         twin = Twin { base: Some(halfway.id), target: None };
@@ -229,31 +230,27 @@ fn link_files(store: &Store, verified: &Verified) -> Result<Touched, ViewError> 
             return Ok(touched);
         }
         let entries = part.iter().filter_map(|(_, unit)| unit.as_ref()).flat_map(Unit::entries);
-        let files: Vec<_> = entries.filter(|entry| entry.path.first_segment() == POOL).collect();
-        for entry in &files {
-            let link = view.join(entry.path.as_str());
+        let files = entries.filter(|entry| entry.path.first_segment() == POOL);
+        let (files, links): (Vec<_>, Vec<_>) = files.map(|entry| (entry, view.join(entry.path.as_str()))).unzip();
+        // They share directories, and so are made one after the other.
+        look_ahead(&links);
+        for (entry, link) in files.into_iter().zip(links) {
+            let blob = store.blob_path(entry.blob);
+            let directory = link.parent().unwrap_or(&pool);
             // Also what is there already: a process that died may have made it, and not come to sync it.
-            touched.extend(link.ancestors().skip(1).take_while(|above| *above != pool).map(Path::to_owned));
+            touched.extend(directory.ancestors().take_while(|above| *above != pool).map(Path::to_owned));
+            match stamp(&link)? {
+                Some(found) if Some(found) == stamp(&blob)? => continue,
+                // A sync gives a file another path where the pool has other bytes (`pool_file`).
+                Some(_) => {
+                    return Err(ViewError::Taken { mirror: snapshot.mirror.clone(), path: entry.path.clone() });
+                }
+                None => {}
+            }
+            disk.create_directory(directory)?;
+            disk.link_or_copy(&blob, &link)?;
         }
-        // Made in their order, for they share directories.
-        look_ahead(&files.iter().map(|entry| view.join(entry.path.as_str())).collect::<Vec<_>>());
-        files.into_iter().try_for_each(|entry| link_file(store, snapshot, entry))?;
     }
-}
-
-/// Links a file into the pool, if it is not there.
-fn link_file(store: &Store, snapshot: &Snapshot, entry: &Entry) -> Result<(), ViewError> {
-    let disk = store.disk();
-    let link = store.view_directory(&snapshot.mirror).join(entry.path.as_str());
-    let blob = store.blob_path(entry.blob);
-    match stamp(&link)? {
-        Some(found) if Some(found) == stamp(&blob)? => return Ok(()),
-        // A sync gives a file another path where the pool has other bytes (`pool_file`).
-        Some(_) => return Err(ViewError::Taken { mirror: snapshot.mirror.clone(), path: entry.path.clone() }),
-        None => {}
-    }
-    disk.create_directory(link.parent().unwrap_or(&link))?;
-    Ok(disk.link_or_copy(&blob, &link)?)
 }
 
 /// The size and the time of modification of what the pool of a mirror has at a path, if it has anything: together they
@@ -275,8 +272,8 @@ fn update(
     mut touched: Touched,
     lists: &dyn RootLists,
 ) -> Result<usize, ViewError> {
-    touched.extend(begin_tree(store, tree, base)?.0);
-    // The lists are the longer of the two in a large mirror, and have to be written to the disk whole.
+    begin_tree(store, tree, base, &mut touched)?;
+    // In a large mirror the lists are tens of megabytes, which have to come to the disk whole: that is waited for beside the pages.
     let (changed, listed) = std::thread::scope(|scope| {
         let listing = scope.spawn(|| write_lists(store, tree, target, lists));
         let changed = update_pages(store, tree, base, target, &mut touched);
@@ -288,11 +285,10 @@ fn update(
     Ok(changed)
 }
 
-/// Makes sure that a tree is there, an empty one if it has no `base`; returns which directories are to be synced.
-fn begin_tree(store: &Store, tree: &Path, base: Option<Blake3>) -> Result<Touched, ViewError> {
+/// Makes sure that a tree is there, an empty one if it has no `base`; adds to `touched` which directories are to be synced.
+fn begin_tree(store: &Store, tree: &Path, base: Option<Blake3>, touched: &mut Touched) -> Result<(), ViewError> {
     let disk = store.disk();
     let pages = tree.join(PAGES);
-    let mut touched = Touched::default();
     touched.insert(pages.clone());
     if base.is_none() {
         // Nothing is known of what is there: nothing should be.
@@ -302,7 +298,7 @@ fn begin_tree(store: &Store, tree: &Path, base: Option<Blake3>) -> Result<Touche
         // The tree's own name, and those in it, have to be durable before `live` points to it.
         touched.extend([Some(tree), tree.parent()].into_iter().flatten().map(Path::to_owned));
     }
-    Ok(touched)
+    Ok(())
 }
 
 /// The part of [`update`] that is about projects; returns how many differ, and adds to `touched` which directories are to be
