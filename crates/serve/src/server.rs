@@ -100,7 +100,7 @@ async fn respond(
         None => tokio::task::spawn_blocking(move || site.look_up(&asked)).await.map_err(Failure::Panicked)??,
     };
     match found {
-        Ok(content) => Ok(reply::content(method, headers, content).await.map_err(Failure::Read)?),
+        Ok(content) => Ok(reply::content(method, headers, content)),
         Err(Missing(why)) => Ok(reply::plain(StatusCode::NOT_FOUND, &why)),
     }
 }
@@ -117,9 +117,6 @@ enum Failure {
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] strandline_store::StoreError),
-    /// A file could not be read.
-    #[error("cannot read a file of the store")]
-    Read(#[source] io::Error),
     /// A look-up died.
     #[error("a look-up ended too early")]
     Panicked(#[source] tokio::task::JoinError),
