@@ -14,6 +14,7 @@ mod adopted;
 mod blobs;
 mod bodies;
 mod catalog;
+mod checkpoint;
 mod commit;
 pub mod gc;
 mod limit;
@@ -38,6 +39,7 @@ use strandline_model::{BadBody, Blake3, MirrorName};
 
 pub use blobs::{Blob, Incoming, Intake, Manner, ReceiveError, Staged};
 pub use bodies::Differences;
+pub use checkpoint::PostponedCheckpoint;
 pub use commit::{Committed, Draft, DraftUnit, Verified, VerifyError};
 pub use limit::{Limiter, Pace};
 pub use mirrors::{

@@ -266,6 +266,7 @@ async fn part<S: Source>(
         tracing::warn!(%mirror, "finished a switch of the view that was interrupted");
     }
     withdrawn::finish(context, lists, clock, lock)?;
+    let _until_published = store.postpone_checkpoint()?;
     let base = store.latest_verified(mirror)?;
     require_same_upstream(context)?;
     let reread = store.to_reread(mirror)?;

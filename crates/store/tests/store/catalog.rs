@@ -7,7 +7,7 @@ use std::fs;
 use rusqlite::Connection;
 use strandline_durable::{Disk, LockError};
 use strandline_model::{Blake3, Label};
-use strandline_store::{SelectError, Store, StoreError};
+use strandline_store::{Draft, SelectError, Store, StoreError};
 
 use crate::world::{World, content, mirror, project, serial, time};
 
@@ -161,4 +161,30 @@ fn a_snapshot_is_found_by_serial_label_and_date() {
     assert_eq!(Blake3::of(&world.store.body(found.id).unwrap()), found.id, "anyone can check it");
     assert!(world.store.find(&found.snapshot, &project("none")).unwrap().is_none());
     assert_eq!(world.store.latest(&mirror("none")).unwrap(), None);
+}
+
+/// Commits more than the log holds before it is copied back.
+fn commit_much(world: &World, name: &str) {
+    let missing = Some((0..300_000).map(serial).collect());
+    let committed = world.commit(Draft { missing, ..world.draft(name, 1_000_000, &[]) });
+    world.store.verify(committed).unwrap();
+}
+
+#[test]
+fn what_is_committed_is_copied_out_of_the_log_when_nobody_waits_for_it() {
+    let world = recorded();
+    let length = || fs::metadata(world.root().join("catalog.db")).unwrap().len();
+    let before = length();
+    let until_published = world.store.postpone_checkpoint().unwrap();
+    commit_much(&world, "one");
+    assert_eq!(length(), before, "it is in the log alone");
+    drop(until_published);
+    assert_eq!(length(), before, "nothing is waited for yet");
+    world.record("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
+    let after = length();
+    assert!(after > before, "the next commit copies it");
+
+    // As usual: within the commit.
+    commit_much(&world, "two");
+    assert!(length() > after);
 }
