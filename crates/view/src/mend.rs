@@ -84,7 +84,7 @@ pub fn mend(
         Ok(None) => false,
         Ok(Some(base)) if twin.target.is_none() => {
             let mut damaged = false;
-            // Its lists are written anew by each switch.
+            // A switch writes its lists anew, or reads them before it takes them as they are.
             look_at_tree(store, mirror, standby, &base.snapshot, data, &mut |broken| {
                 damaged |= broken.should_be != What::List;
             })?;

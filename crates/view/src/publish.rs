@@ -11,6 +11,7 @@
 //! A crash after 4 leaves `live` one step behind the catalog; [`repair`] makes that step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -170,6 +171,11 @@ pub(crate) fn bring_up(
     let mirror = &snapshot.mirror;
     let view = store.view_directory(mirror);
     let mut twin = store.twin(mirror, slot)?;
+    if twin == (Twin { base: Some(verified.id()), target: None }) && has_lists(&view.join(slot.as_str()), snapshot) {
+        // It was published until the last switch: mostly, that is what an operator goes back to.
+        sync_all(store, &view, touched)?;
+        return Ok(0);
+    }
     if let Some(halfway) = twin.target {
         // An update was interrupted. It is finished first: then the pages of the standby are those of one snapshot
         // again. Its lists are not needed, and may be what the update could not write.
@@ -362,6 +368,15 @@ fn update_project(
         disk.link_or_copy(&blob, &tree.join(path))?;
     }
     Ok(Some(directory))
+}
+
+/// Whether the root lists of a tree are those of a snapshot, by their bytes. What cannot be read is not.
+fn has_lists(tree: &Path, snapshot: &Snapshot) -> bool {
+    let mut buffer = vec![0; 64 << 10];
+    snapshot.lists.iter().all(|list| {
+        let file = File::open(tree.join(list.path.as_str()));
+        file.and_then(|file| Blake3::of_reader(file, &mut buffer)).is_ok_and(|found| found == list.blake3)
+    })
 }
 
 /// Writes the root lists of `target`, and syncs them, all but their names. The files are new ones, with times of their own.

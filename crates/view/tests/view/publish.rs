@@ -108,6 +108,30 @@ fn a_rollback_shows_the_old_state_and_stays_until_it_is_resumed() {
 }
 
 #[test]
+fn going_back_to_what_was_published_before_is_a_switch_alone() {
+    let world = World::new();
+    let store = world.open();
+    let first_state = expected(1, &first(), &[("Alpha", 1), ("beta", 1), ("gamma", 1)]);
+    sync(&store, 1, &first()).unwrap();
+    let list = world.view().join("a/simple/index.html");
+    let made = inode(&list);
+    sync(&store, 2, &second()).unwrap();
+    assert_eq!(publish(&store, 1, true).unwrap(), Published { slot: Slot::A, projects: 0 });
+    assert_eq!((served(&world), inode(&list)), (first_state.clone(), made), "with its lists");
+
+    // Of a list, that is found out by its bytes.
+    for damage in [Some("no list"), None] {
+        publish(&store, 2, false).unwrap();
+        fs::remove_file(&list).unwrap();
+        damage.map(|bytes| fs::write(&list, bytes)).transpose().unwrap();
+        assert_eq!(publish(&store, 1, true).unwrap(), Published { slot: Slot::A, projects: 0 });
+        assert_eq!(served(&world), first_state, "{damage:?}");
+    }
+    invariants::check(&world.root(), &store, &mirror());
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+}
+
+#[test]
 fn all_links_are_relative_so_a_store_can_be_moved() {
     let world = World::new();
     let store = world.open();
