@@ -238,8 +238,10 @@ fn link_files(store: &Store, verified: &Verified) -> Result<Touched, ViewError> 
         let entries = part.iter().filter_map(|(_, unit)| unit.as_ref()).flat_map(Unit::entries);
         let files = entries.filter(|entry| entry.path.first_segment() == POOL);
         let (files, links): (Vec<_>, Vec<_>) = files.map(|entry| (entry, view.join(entry.path.as_str()))).unzip();
-        // They share directories, and so are made one after the other.
-        look_ahead(&links);
+        // They share directories, and so are made one after the other. Of a first snapshot nothing is there yet.
+        if live.is_some() {
+            look_ahead(&links);
+        }
         for (entry, link) in files.into_iter().zip(links) {
             let blob = store.blob_path(entry.blob);
             let directory = link.parent().unwrap_or(&pool);
