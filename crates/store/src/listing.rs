@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
 use rusqlite::{Connection, OptionalExtension as _};
 use strandline_model::{Blake3, Leaf, MirrorName, ProjectName, Serial, Snapshot, trie};
 
@@ -71,17 +72,15 @@ impl Store {
     ) -> Result<Option<(Blake3, Vec<Leaf>)>, StoreError> {
         let Some((number, tree, sum, units)) = self.listing_of(connection, mirror)? else { return Ok(None) };
         let mut leaves = Vec::with_capacity(usize::try_from(units).unwrap_or(0).min(1 << 24));
-        let mut found = Sum::default();
         let mut statement = connection
             .prepare_cached("SELECT name, unit, serial, display FROM listed WHERE mirror = ?1 ORDER BY name")
             .map_err(self.sql())?;
         let mut rows = statement.query([number]).map_err(self.sql())?;
         while let Some(row) = rows.next().map_err(self.sql())? {
-            let leaf = self.listed_leaf(row)?;
-            found.add(&leaf);
-            leaves.push(leaf);
+            leaves.push(self.listed_leaf(row)?);
         }
-        Ok((found == sum && leaves.len() as u64 == units).then_some((tree, leaves)))
+        let found = leaves.par_iter().map(Sum::of).reduce(|| 0, u128::wrapping_add);
+        Ok((Sum(found) == sum && leaves.len() as u64 == units).then_some((tree, leaves)))
     }
 
     fn listed_leaf(&self, row: &rusqlite::Row<'_>) -> Result<Leaf, StoreError> {
