@@ -9,13 +9,13 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use strandline_bench::bare::{self, Failure};
 use strandline_bench::{ScaleWorld, catalog};
-use strandline_durable::Disk;
+use strandline_durable::{Disk, Step, Watch};
 use strandline_model::{MirrorName, Serial, Snapshot, Timestamp};
 use strandline_pypi::PypiLists;
 use strandline_store::Store;
@@ -65,7 +65,8 @@ fn sync(
     events: u64,
 ) -> Result<(), Failure> {
     let mirror: MirrorName = "pypi".parse()?;
-    let store = Arc::new(Store::open(directory, Disk::new())?);
+    let switch = Arc::new(Switch::default());
+    let store = Arc::new(Store::open(directory, Disk::new().watched_by(switch.clone()))?);
     let stands = store.latest_verified(&mirror)?.map(|base| base.snapshot.label.serial.get());
     let world = Arc::new(world(stands.map_or(0, |serial| serial - projects) + events)?);
     let settings = Settings {
@@ -81,7 +82,8 @@ fn sync(
     bare::settle(directory)?;
     let (begin, cpu) = (Instant::now(), bare::cpu()?);
     let outcome = runtime.block_on(strandline_sync::sync(&context, &PypiLists, &clock))?;
-    let (wall, cpu, behind) = (begin.elapsed(), bare::cpu()? - cpu, world.last_byte().elapsed());
+    let (wall, cpu) = (begin.elapsed(), bare::cpu()? - cpu);
+    let behind = switch.time().ok_or("nothing was published")?.duration_since(world.last_byte());
     let base = stands.and_then(|serial| Serial::try_from(serial).ok());
     let base = base.map(|serial| context.store.at_serial(&context.settings.mirror, serial)).transpose()?.flatten();
     let snapshot = context.store.latest_verified(&context.settings.mirror)?.expect("it was synced").snapshot;
@@ -110,6 +112,24 @@ fn sync(
         "memory": memory,
     });
     Ok(bare::say(&answer.to_string())?)
+}
+
+/// Notes when the view was switched.
+#[derive(Debug, Default)]
+struct Switch(Mutex<Option<Instant>>);
+
+impl Switch {
+    fn time(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch for Switch {
+    fn done(&self, step: Step<'_>) {
+        if matches!(step, Step::Rename { to, .. } if to.ends_with("live")) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
 }
 
 /// How long the root lists of a snapshot take: from the catalog to files that are synced.

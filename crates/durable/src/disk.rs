@@ -70,7 +70,7 @@ pub enum Step<'a> {
     Committed { catalog: &'a Path },
 }
 
-/// Sees what a disk does, for tests.
+/// Sees what a disk does, for tests and measurements.
 pub trait Watch: fmt::Debug + Send + Sync {
     /// A step was done; one that found nothing to do (`RemoveFile`, `RenameNew`), too.
     fn done(&self, step: Step<'_>);
