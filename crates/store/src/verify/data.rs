@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use rusqlite::OptionalExtension as _;
 use strandline_model::{Blake3, MirrorName, Sha256, Timestamp};
 
-use super::{Broken, Named, PRESENT, Report};
+use super::{Broken, Named, PRESENT, Report, Row};
 use crate::{Limiter, Store, StoreError};
 
 /// How many bytes are read before it is recorded that they were.
@@ -44,13 +44,6 @@ impl Default for Data<'_> {
     fn default() -> Self {
         Self { now: None, max_age: None, share: None, restart: false, limiter: None, batch: 4_096 }
     }
-}
-
-/// A blob as the catalog has it.
-struct Row {
-    blake3: Blake3,
-    sha256: Sha256,
-    size: u64,
 }
 
 /// Where a check stands in its order: first what was never checked, by name, then by the number of the last check and name.
@@ -207,10 +200,10 @@ fn next(
                     Place::Never(_) => Place::Never(Some(blake3)),
                     Place::Checked(..) => Place::Checked(row.get(3)?, Some(blake3)),
                 };
-                if named.has(blake3) {
-                    let (sha256, size) = (Sha256::from_stored(row.get(1)?), row.get::<_, u64>(2)?);
-                    bytes += size;
-                    batch.push(Row { blake3, sha256, size });
+                let row = Row { blake3, sha256: Sha256::from_stored(row.get(1)?), size: row.get(2)? };
+                if named.has(row) {
+                    bytes += row.size;
+                    batch.push(row);
                 }
             }
             Ok(false)
