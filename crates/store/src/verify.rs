@@ -147,10 +147,11 @@ impl From<&Entry> for Row {
     }
 }
 
-/// The blobs that snapshots name, as their units say they are: eight bytes of each, sorted, which nobody can foresee.
+/// The blobs that snapshots name, as their units say they are: of each an eight-byte hash, with a key that is new for each check,
+/// sorted.
 ///
-/// Of 14 million blobs two share them in one of 200,000 checks. If the row of one of the two is missing then, the next check,
-/// whose bytes are others, says so.
+/// Among 14 million blobs, two have the same hash in one of 200,000 checks. If the row of one of the two is missing or another
+/// one, the next check says so.
 #[derive(Default)]
 struct Named {
     keys: RandomState,
@@ -168,8 +169,13 @@ impl Named {
         self.short.dedup();
     }
 
+    /// Which of them it is, if it is one.
+    fn position(&self, row: Row) -> Option<usize> {
+        self.short.binary_search(&self.keys.hash_one(row)).ok()
+    }
+
     fn has(&self, row: Row) -> bool {
-        self.short.binary_search(&self.keys.hash_one(row)).is_ok()
+        self.position(row).is_some()
     }
 
     fn len(&self) -> u64 {
@@ -240,16 +246,16 @@ fn contents(
     report: &mut Report,
 ) -> Result<(), StoreError> {
     // What was withdrawn is a state and not damage: superseded snapshots are a record of what there was, and need no blobs.
-    let (mut whole, mut records) = (Vec::new(), Vec::new());
+    let (mut current, mut records) = (Vec::new(), Vec::new());
     for mirror in mirrors {
         let superseded = store.superseded(mirror)?;
         for (_, id) in store.labels(mirror)? {
             report.snapshots += 1;
-            if superseded.contains_key(&id) { records.push(id) } else { whole.push(id) }
+            if superseded.contains_key(&id) { records.push(id) } else { current.push(id) }
         }
     }
     let (mut walk, mut named) = (Walk::default(), Named::default());
-    for id in &whole {
+    for id in &current {
         visit(store, *id, &mut walk, &mut |_, entry| {
             named.add(entry.into());
             Ok(())
@@ -264,11 +270,10 @@ fn contents(
     named.sort();
     report.blobs = named.len();
     let mut broken = Broken::default();
-    let found = look_at_files(store, &named, &mut broken, report)?;
-    if found < named.len() {
+    if !look_at_files(store, &named, &mut broken, report)? {
         // Some row is not what a unit says, or is missing. Only now is it worth looking each of them up.
         let mut again = Walk::default();
-        for id in whole {
+        for id in current {
             visit(store, id, &mut again, &mut |connection, entry| {
                 if let Some(problem) = store.row_problem(connection, entry)? {
                     broken.add(entry.blob, entry.sha256, entry.size, problem);
@@ -335,9 +340,11 @@ fn visit(
     })
 }
 
-/// Looks whether each blob among `named` that has a row has a file of its size, too; returns how many have a row.
-fn look_at_files(store: &Store, named: &Named, broken: &mut Broken, report: &mut Report) -> Result<u64, StoreError> {
-    let (mut after, mut count) = (Vec::new(), 0);
+/// Looks whether each blob among `named` that has a row has a file of its size, too; returns whether all of them have a row that is
+/// as a unit says.
+fn look_at_files(store: &Store, named: &Named, broken: &mut Broken, report: &mut Report) -> Result<bool, StoreError> {
+    // Each is marked for itself: of a damaged catalog SQLite may give a row twice.
+    let (mut after, mut seen) = (Vec::new(), vec![false; named.short.len()]);
     loop {
         let read = |row: &rusqlite::Row<'_>| {
             let (blake3, sha256) = (Blake3::from_stored(row.get(0)?), Sha256::from_stored(row.get(1)?));
@@ -350,18 +357,23 @@ fn look_at_files(store: &Store, named: &Named, broken: &mut Broken, report: &mut
             ))
             .and_then(|mut statement| statement.query_map([&after], read)?.collect())
             .map_err(store.sql())?;
-        let Some((last, _)) = rows.last() else { return Ok(count) };
+        let Some((last, _)) = rows.last() else { return Ok(seen.into_iter().all(|seen| seen)) };
         after = last.blake3.as_bytes().to_vec();
-        let rows: Vec<_> = rows.into_iter().filter(|(row, _)| named.has(*row)).collect();
-        count += rows.len() as u64;
-        let rows: Vec<_> = rows.into_iter().filter_map(|(row, present)| present.then_some(row)).collect();
-        report.bytes += rows.iter().map(|row| row.size).sum::<u64>();
+        let mut files = Vec::with_capacity(rows.len());
+        for (row, present) in rows {
+            let Some(position) = named.position(row) else { continue };
+            seen[position] = true;
+            if present {
+                files.push(row);
+            }
+        }
+        report.bytes += files.iter().map(|row| row.size).sum::<u64>();
         let look = |row: &Row| {
             let look = std::fs::symlink_metadata(store.blob_path(row.blake3));
             let look = look.map(|found| (found.len() != row.size).then(|| length(found.len(), row.size)));
             Some((*row, in_words(look)?))
         };
-        let found: Vec<_> = wide(|| rows.par_iter().filter_map(look).collect());
+        let found: Vec<_> = wide(|| files.par_iter().filter_map(look).collect());
         for (Row { blake3, sha256, size }, problem) in found {
             broken.add(blake3, sha256, size, problem);
         }
@@ -448,7 +460,10 @@ fn name(
     report: &mut Report,
 ) -> Result<(), StoreError> {
     let mut labels = Vec::new();
+    // Asked again: what was withdrawn meanwhile is no damage.
+    let mut superseded = BTreeMap::new();
     for mirror in mirrors {
+        superseded.extend(store.superseded(mirror)?);
         labels.extend(store.labels(mirror)?.into_iter().map(|(label, id)| (mirror, label, id)));
     }
     let connection = store.connection();
@@ -468,6 +483,7 @@ fn name(
                 Hit::Body(id, project) => {
                     needed.entry(id).or_insert((project, Vec::new())).1.push((mirror.clone(), label));
                 }
+                Hit::Blob(..) if superseded.contains_key(&id) => {}
                 Hit::Blob(blob, whose, path) => {
                     let (project, unit) = (*whose).clone();
                     let naming = Naming { mirror: mirror.clone(), label, project, unit, path };
