@@ -2,7 +2,7 @@
 //!
 //! SQLite does it within the commit that makes the log longer than some pages (<https://sqlite.org/wal.html#ckpt>), and then
 //! that commit waits for the disk twice. At 700,000 projects the pages that a sync changes lie apart, and its two large commits
-//! took five times as long for it. So a sync puts it off until readers see what it made.
+//! took three to four times as long for it. So a sync that has fetched everything puts it off until readers see what it made.
 
 use crate::{Store, StoreError};
 
@@ -11,8 +11,8 @@ const USUAL: u32 = 1_000;
 /// And while it is put off: 64 MiB, for the log of a first sync must not grow with what there is.
 const POSTPONED: u32 = 16_384;
 
-/// As long as this is there, commits leave what they write in the log, up to some bound. The first commit after it copies
-/// what is there.
+/// As long as this is there, commits of this store leave what they write in the log, unless that is longer than some bound. The
+/// first commit after it copies what is there.
 #[derive(Debug)]
 #[must_use = "it lasts as long as this is kept"]
 pub struct PostponedCheckpoint<'a>(&'a Store);

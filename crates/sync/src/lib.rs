@@ -266,7 +266,6 @@ async fn part<S: Source>(
         tracing::warn!(%mirror, "finished a switch of the view that was interrupted");
     }
     withdrawn::finish(context, lists, clock, lock)?;
-    let _until_published = store.postpone_checkpoint()?;
     let base = store.latest_verified(mirror)?;
     require_same_upstream(context)?;
     let reread = store.to_reread(mirror)?;
@@ -282,6 +281,7 @@ async fn part<S: Source>(
         },
     };
     let Cut { serial, counted, changes, stored, held, absent, report, later, missing } = cut?;
+    let _until_published = store.postpone_checkpoint()?;
     let (changes, validations) = fetcher.finish(serial, changes)?;
 
     let changed = changes.len() + stored.len();
