@@ -8,6 +8,8 @@
 //! 4. The catalog says that the standby is the live tree now ([`Store::record_switch`]).
 //! 5. `live` is renamed; its directory is synced.
 //!
+//! Where the standby has the snapshot already, there is nothing to do for 2 and 3 but to sync the pool.
+//!
 //! A crash after 4 leaves `live` one step behind the catalog; [`repair`] makes that step.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,7 +174,7 @@ pub(crate) fn bring_up(
     let view = store.view_directory(mirror);
     let mut twin = store.twin(mirror, slot)?;
     if twin == (Twin { base: Some(verified.id()), target: None }) && has_lists(&view.join(slot.as_str()), snapshot) {
-        // It was published until the last switch: mostly, that is what an operator goes back to.
+        // As it mostly has what an operator goes back to: what was published before.
         sync_all(store, &view, touched)?;
         return Ok(0);
     }
@@ -238,7 +240,8 @@ fn link_files(store: &Store, verified: &Verified) -> Result<Touched, ViewError> 
         let entries = part.iter().filter_map(|(_, unit)| unit.as_ref()).flat_map(Unit::entries);
         let files = entries.filter(|entry| entry.path.first_segment() == POOL);
         let (files, links): (Vec<_>, Vec<_>) = files.map(|entry| (entry, view.join(entry.path.as_str()))).unzip();
-        // They share directories, and so are made one after the other. Of a first snapshot nothing is there yet.
+        // They share directories, and so are made one after the other. Of a first snapshot nothing is there yet,
+        // unless its publication was interrupted.
         if live.is_some() {
             look_ahead(&links);
         }

@@ -80,6 +80,14 @@ fn a_rollback() {
 }
 
 #[test]
+fn going_back_to_what_the_standby_has() {
+    let old = published();
+    publish(&old.open(), 3, false).unwrap();
+    let back = |store: &Arc<Store>| publish(store, 2, true).map(drop);
+    at_every_step(&old, &[Some(3), Some(2)], back, back, invariants::essence);
+}
+
+#[test]
 fn an_interrupted_publication_may_be_followed_by_another() {
     let old = published();
     let counting = Disk::counting();

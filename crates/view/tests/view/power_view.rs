@@ -59,6 +59,11 @@ fn back(store: &Arc<Store>) -> Outcome<()> {
     publish(store, 1, true).map(drop)
 }
 
+/// To what the standby has.
+fn back_by_one(store: &Arc<Store>) -> Outcome<()> {
+    publish(store, 2, true).map(drop)
+}
+
 fn collect(store: &Arc<Store>) -> Outcome<()> {
     let keep = Keep { last: 1, daily: 0, weekly: 0 };
     Ok(gc::collect(store, |_| keep, Duration::ZERO, time(10), false).map(drop)?)
@@ -79,6 +84,7 @@ fn an_incremental_publication() {
 #[test]
 fn a_rollback() {
     Outage::of(&with(3), &[Some(3), Some(1)], &back, &back, &essence).everywhere();
+    Outage::of(&with(3), &[Some(3), Some(2)], &back_by_one, &back_by_one, &essence).everywhere();
 }
 
 #[test]
@@ -109,6 +115,7 @@ fn no_sync_may_be_left_out() {
     let act = bring(3);
     Outage::of(&with(2), &[Some(2), Some(3)], &act, &act, &essence).without_each_sync(&mut noticed);
     Outage::of(&with(3), &[Some(3), Some(1)], &back, &back, &essence).without_each_sync(&mut noticed);
+    Outage::of(&with(3), &[Some(3), Some(2)], &back_by_one, &back_by_one, &essence).without_each_sync(&mut noticed);
     Outage::of(&with(3), &[Some(3)], &collect, &collect, &essence).without_each_sync(&mut noticed);
     let superfluous: Vec<_> = noticed.iter().filter(|(_, noticed)| !**noticed).collect();
     assert!(superfluous.is_empty(), "nobody notices that these do nothing: {superfluous:#?} of {noticed:#?}");
