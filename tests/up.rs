@@ -87,6 +87,8 @@ fn it_keeps_syncing() {
     let mut index = Index::new();
     index.release("six", "1.0");
     let world = World::new(index, "projects = [\"six\"]");
+    // Without a pause it would ask upstream as fast as that answers.
+    world.run(&["up", "--listen", "127.0.0.1:0", "--every", "0s"]).ended(2).says(&["--every", "longer than 0s"]);
     let mut process = world.start(&["up", "--listen", "127.0.0.1:0", "--every", "1s"]);
     pip_line(&mut process);
     let at = process.until("the server", |process| address_in(&process.err()));

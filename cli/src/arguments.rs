@@ -29,15 +29,15 @@ pub(crate) struct Arguments {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// How often a sync says how far it is, where stderr is no terminal
-    #[arg(long, global = true, hide = true, default_value = "10s", value_name = "DURATION", value_parser = line_every)]
+    #[arg(long, global = true, hide = true, default_value = "10s", value_name = "DURATION", value_parser = positive)]
     pub(crate) progress_every: std::time::Duration,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-fn line_every(text: &str) -> Result<std::time::Duration, String> {
-    let crate::config::Seconds(every) = text.parse()?;
-    if every.is_zero() { Err("expected a time longer than 0s".to_owned()) } else { Ok(every) }
+fn positive(text: &str) -> Result<std::time::Duration, String> {
+    let crate::config::Seconds(time) = text.parse()?;
+    if time.is_zero() { Err("expected a time longer than 0s".to_owned()) } else { Ok(time) }
 }
 
 #[derive(Debug, Subcommand)]
@@ -50,8 +50,8 @@ pub(crate) enum Command {
         #[arg(long, default_value = LISTEN, value_name = "ADDRESS:PORT")]
         listen: SocketAddr,
         /// How long to wait between syncs, such as 5m or 1h
-        #[arg(long, default_value = "5m", value_name = "DURATION")]
-        every: crate::config::Seconds,
+        #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = positive)]
+        every: std::time::Duration,
     },
     /// Write a commented strandline.toml
     Init {

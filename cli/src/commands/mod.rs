@@ -37,7 +37,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             }
             let config = read()?;
             config.require_projects(&projects)?;
-            sync::up(&config, listen, every.0).await
+            sync::up(&config, listen, every).await
         }
         Command::Init { mirror, upstream, projects } => {
             let path = Config::new_path(config.as_deref());
