@@ -79,8 +79,13 @@ pub async fn repair<S: Source>(
                 }
             }
             Damage::Catalog { .. } | Damage::Body { .. } => done.left.push(format!("{damage}; {RESTORE}")),
-            Damage::Blob { blob, sha256, size, problem, named_by } => {
-                lost.push(Lost { blob, sha256, size, problem, named_by });
+            Damage::Blob { blob, sha256, size, problem, mut named_by } => {
+                block_in_place(|| leave_withdrawn(&workers, sha256, &mut named_by))?;
+                if named_by.is_empty() {
+                    done.repaired.push(format!("blob {blob} {problem}: it was withdrawn since, so nobody needs it"));
+                } else {
+                    lost.push(Lost { blob, sha256, size, problem, named_by });
+                }
             }
         }
     }
@@ -138,6 +143,22 @@ fn restore_unit<S: Source>(
         }
     }
     Ok(false)
+}
+
+/// Leaves out where a file was named that was withdrawn after the check: it is not to come back. A withdrawal that comes later
+/// waits for the mirror's lock, and then deletes it.
+fn leave_withdrawn<S: Source>(
+    workers: &[Worker<'_, S>],
+    sha256: Sha256,
+    named_by: &mut Vec<Naming>,
+) -> Result<(), StoreError> {
+    let Some(Worker { context: Context { store, .. }, .. }) = workers.first() else { return Ok(()) };
+    for naming in std::mem::take(named_by) {
+        if !store.is_withdrawn(&naming.mirror, sha256)? {
+            named_by.push(naming);
+        }
+    }
+    Ok(())
 }
 
 /// The records of a project that the trees of a view show, as far as they can be read.

@@ -1,19 +1,22 @@
 //! What a withdrawal does, in every place where a file could come from.
+#![expect(clippy::disallowed_methods, reason = "the tests lose files of a store")]
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use strandline_model::{Blake3, ClaimedSha256, Label, MirrorName, Sha256, Timestamp};
 use strandline_store::gc::{self, Keep};
 use strandline_store::{Order, Slot, Store, WithdrawnFile, verify};
 use strandline_sync::purge::{Busy, Done, Purge};
-use strandline_sync::{Method, Settings};
+use strandline_sync::{Method, Settings, repair};
 
 use crate::invariants;
 use crate::script::{Script, event, name, url};
-use crate::world::{Lists, Outcome, World, mirror, now, settings, sync_store};
+use crate::world::{Lists, Outcome, World, context, mirror, now, settings, sync_store};
 
 pub(crate) const EVIL: &[u8] = b"evil";
 
@@ -113,6 +116,47 @@ fn label(text: &str) -> Label {
 fn damage(store: &Store) -> Vec<verify::Damage> {
     let mirrors: Vec<_> = store.mirrors().unwrap().into_iter().map(|row| row.name).collect();
     verify::verify(store, &mirrors, true, &|_| {}).unwrap().damage
+}
+
+#[test]
+fn what_is_withdrawn_beside_a_check_is_no_damage() {
+    let world = world();
+    let store = world.open();
+    fs::remove_file(store.blob_path(Blake3::of(EVIL))).unwrap();
+    let once = AtomicBool::new(false);
+    // The files were looked at, and now one is read.
+    let read = |_| {
+        if !once.swap(true, Ordering::SeqCst) {
+            withdraw(&world.open(), None, EVIL).unwrap();
+        }
+    };
+    let report = verify::verify(&store, &[mirror()], true, &read).unwrap();
+    assert!(once.into_inner());
+    assert_eq!(report.damage, []);
+}
+
+#[test]
+fn a_repair_does_not_bring_back_what_was_withdrawn_after_the_check() {
+    let world = world();
+    let store = world.open();
+    for bytes in [EVIL, b"alpha 1"] {
+        fs::remove_file(store.blob_path(Blake3::of(bytes))).unwrap();
+        let name = if bytes == EVIL { "alpha-2.tar.gz" } else { "alpha-1.tar.gz" };
+        let pool = world.root().join("views/pypi/packages");
+        let path = invariants::everything(&pool).into_keys().find(|path| path.ends_with(name)).unwrap();
+        fs::remove_file(pool.join(path)).unwrap();
+    }
+    let found = damage(&store);
+    assert_eq!(found.len(), 2);
+    withdraw(&store, None, EVIL).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let contexts = [context(&store, &second(), &settings(NAMES))];
+    let clock: strandline_sync::Clock = Arc::new(now);
+    let done = runtime.block_on(repair::repair(&contexts, &Lists, found, false, &clock)).unwrap();
+    assert!(done.repaired.iter().any(|line| line.contains("it was withdrawn since")), "{done:?}");
+    assert!(!store.blob_path(Blake3::of(EVIL)).exists());
+    assert_eq!(pool(&world, "pypi"), ["alpha-1.tar.gz", "beta-1.tar.gz", "beta-2.tar.gz"]);
+    assert_eq!(damage(&store), []);
 }
 
 #[test]

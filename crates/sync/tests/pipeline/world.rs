@@ -68,6 +68,15 @@ pub(crate) fn impatient(projects: &[&str]) -> Settings {
     Settings { cut_timeout: Duration::ZERO, ..settings(projects) }
 }
 
+pub(crate) fn context(store: &Arc<Store>, script: &Arc<Script>, settings: &Settings) -> Context<Script> {
+    Context {
+        store: Arc::clone(store),
+        source: Arc::clone(script),
+        settings: Arc::new(settings.clone()),
+        progress: Arc::new(Progress::default()),
+    }
+}
+
 /// One sync of a store that is open.
 pub(crate) fn sync_store(store: &Arc<Store>, script: &Arc<Script>, settings: &Settings) -> Result<Synced, SyncError> {
     sync_store_at(store, script, settings, now())
@@ -80,12 +89,7 @@ pub(crate) fn sync_store_at(
     settings: &Settings,
     time: Timestamp,
 ) -> Result<Synced, SyncError> {
-    let context = Context {
-        store: Arc::clone(store),
-        source: Arc::clone(script),
-        settings: Arc::new(settings.clone()),
-        progress: Arc::new(Progress::default()),
-    };
+    let context = context(store, script, settings);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let clock: strandline_sync::Clock = Arc::new(move || time);
     runtime.block_on(strandline_sync::sync(&context, &Lists, &clock))
