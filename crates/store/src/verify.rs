@@ -152,23 +152,32 @@ impl From<&Entry> for Row {
 ///
 /// Among 14 million blobs, two have the same hash in one of 200,000 checks. If the row of one of the two is missing or another
 /// one, the next check says so.
-#[derive(Default)]
 struct Named {
     keys: RandomState,
     short: Vec<u64>,
 }
 
-impl Named {
+/// The same while they are gathered.
+#[derive(Default)]
+struct Gathered {
+    keys: RandomState,
+    short: Vec<u64>,
+}
+
+impl Gathered {
     fn add(&mut self, row: Row) {
         self.short.push(self.keys.hash_one(row));
     }
 
-    /// From here on it can be asked.
-    fn sort(&mut self) {
-        self.short.par_sort_unstable();
-        self.short.dedup();
+    fn sorted(self) -> Named {
+        let Self { keys, mut short } = self;
+        short.par_sort_unstable();
+        short.dedup();
+        Named { keys, short }
     }
+}
 
+impl Named {
     /// Which of them it is, if it is one.
     fn position(&self, row: Row) -> Option<usize> {
         self.short.binary_search(&self.keys.hash_one(row)).ok()
@@ -254,7 +263,7 @@ fn contents(
             if superseded.contains_key(&id) { records.push(id) } else { current.push(id) }
         }
     }
-    let (mut walk, mut named) = (Walk::default(), Named::default());
+    let (mut walk, mut named) = (Walk::default(), Gathered::default());
     for id in &current {
         visit(store, *id, &mut walk, &mut |_, entry| {
             named.add(entry.into());
@@ -267,7 +276,7 @@ fn contents(
     }
     let Walk { bodies, damaged } = walk;
     report.bodies = bodies.len() as u64;
-    named.sort();
+    let named = named.sorted();
     report.blobs = named.len();
     let mut broken = Broken::default();
     if !look_at_files(store, &named, &mut broken, report)? {

@@ -146,7 +146,7 @@ fn restore_unit<S: Source>(
 }
 
 /// Leaves out where a file was named that was withdrawn after the check: it is not to come back. A withdrawal that comes later
-/// waits for the mirror's lock, and then deletes it.
+/// is carried out when the mirror's lock is free, and finds what came back.
 fn leave_withdrawn<S: Source>(
     workers: &[Worker<'_, S>],
     sha256: Sha256,

@@ -75,16 +75,11 @@ fn the_second_publication_makes_the_other_tree() {
 fn a_rollback() {
     let old = published();
     publish(&old.open(), 3, false).unwrap();
-    let back = |store: &Arc<Store>| publish(store, 1, true).map(drop);
-    at_every_step(&old, &[Some(3), Some(1)], back, back, invariants::essence);
-}
-
-#[test]
-fn going_back_to_what_the_standby_has() {
-    let old = published();
-    publish(&old.open(), 3, false).unwrap();
-    let back = |store: &Arc<Store>| publish(store, 2, true).map(drop);
-    at_every_step(&old, &[Some(3), Some(2)], back, back, invariants::essence);
+    // The standby has the second one.
+    for number in [1, 2] {
+        let back = |store: &Arc<Store>| publish(store, number, true).map(drop);
+        at_every_step(&old, &[Some(3), Some(number)], back, back, invariants::essence);
+    }
 }
 
 #[test]
