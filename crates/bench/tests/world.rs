@@ -1,13 +1,14 @@
 //! The world that is made up: a sync of it is the same every time, and what is measured in it holds at any size.
 
 use std::error::Error;
-use std::path::Path;
-use std::sync::Arc;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use strandline_bench::{ScaleWorld, bare, catalog};
-use strandline_durable::Disk;
+use strandline_durable::{Disk, Step, Watch};
 use strandline_model::{Blake3, MirrorName, Timestamp};
 use strandline_pypi::PypiLists;
 use strandline_store::{Store, gc};
@@ -19,8 +20,12 @@ type Done<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Syncs the store to the world after `events` events; returns what it did, and how many files were fetched.
 fn sync(directory: &Path, events: u64, checkpoint_every: usize) -> Done<(Outcome, u64)> {
+    sync_store(Arc::new(Store::open(directory, Disk::new())?), events, checkpoint_every)
+}
+
+/// The same for a store that is open.
+fn sync_store(store: Arc<Store>, events: u64, checkpoint_every: usize) -> Done<(Outcome, u64)> {
     let mirror: MirrorName = "pypi".parse()?;
-    let store = Arc::new(Store::open(directory, Disk::new())?);
     let settings = Settings {
         method: Some(Method::Changelog),
         drain: Duration::ZERO,
@@ -72,6 +77,49 @@ fn a_sync_writes_for_what_changed() -> Done<()> {
     assert_eq!(store.listed(&snapshot)?, store.leaves(&snapshot)?);
     let (again, files) = sync(directory.path(), 3, 16)?;
     assert_eq!((again.changed, files, again.before), (0, 0, Some(again.label)));
+    Ok(())
+}
+
+/// Another program that writes much into the catalog's log when a file comes in, and how long the catalog's own file is then and
+/// when the view is switched.
+#[derive(Debug)]
+struct Log {
+    catalog: PathBuf,
+    lengths: Mutex<Vec<u64>>,
+}
+
+impl Watch for Log {
+    fn done(&self, step: Step<'_>) {
+        let mut lengths = self.lengths.lock().expect("nobody panics with it");
+        let length = || fs::metadata(&self.catalog).expect("the catalog is there").len();
+        let comes_in = |path: &Path| path.components().any(|part| part.as_os_str() == "incoming");
+        match step {
+            Step::CreateFile { path } if lengths.is_empty() && comes_in(path) => {
+                let sql = rusqlite::Connection::open(&self.catalog).expect("it is a catalog");
+                let much = "PRAGMA wal_autocheckpoint = 0; CREATE TABLE much (bytes BLOB);
+                            INSERT INTO much VALUES (zeroblob(8000000))";
+                sql.execute_batch(much).expect("nobody else writes now");
+                lengths.push(length());
+            }
+            Step::Rename { to, .. } if to.ends_with("live") => lengths.push(length()),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn what_a_sync_commits_is_copied_out_of_the_log_after_its_switch() -> Done<()> {
+    let directory = tempfile::tempdir()?;
+    sync(directory.path(), 0, 16)?;
+    let catalog = directory.path().join("catalog.db");
+    let log = Arc::new(Log { catalog: catalog.clone(), lengths: Mutex::default() });
+    let store = Arc::new(Store::open(directory.path(), Disk::new().watched_by(log.clone()))?);
+    sync_store(Arc::clone(&store), 3, 16)?;
+    let lengths = log.lengths.lock().expect("nobody panics with it").clone();
+    let [fetching, switching] = lengths[..] else { return Err(format!("{lengths:?}").into()) };
+    assert_eq!(switching, fetching, "no commit before the switch copies it");
+    assert!(fs::metadata(catalog)?.len() > switching, "one after it does");
+    drop(store);
     Ok(())
 }
 

@@ -1,17 +1,14 @@
 //! What becomes of a recorded snapshot, and who may sync what.
 
-use std::fs;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use strandline_durable::{Disk, LockError, Step, Watch};
-use strandline_model::Timestamp;
+use strandline_durable::LockError;
 use strandline_store::StoreError;
 use strandline_sync::{Settings, SyncError};
 
 use crate::invariants;
 use crate::script::{Script, serial};
-use crate::world::{Lists, World, mirror, now, settings, sync_store, sync_store_at};
+use crate::world::{Lists, World, mirror, now, settings, sync_store};
 
 fn synced() -> (World, Arc<Script>) {
     let (world, script) = (World::new(), Arc::new(Script::new()));
@@ -19,51 +16,6 @@ fn synced() -> (World, Arc<Script>) {
     world.sync(&script, &settings(&["Alpha"])).unwrap();
     script.publish("Alpha", Some(6), "2", &[("alpha-2.tar.gz", b"alpha 2")]);
     (world, script)
-}
-
-/// Another program that writes much into the catalog's log while a file comes in, and how long the catalog's own file is then and
-/// when the view is switched.
-#[derive(Debug)]
-struct Log {
-    catalog: PathBuf,
-    lengths: Mutex<Vec<u64>>,
-}
-
-impl Watch for Log {
-    fn done(&self, step: Step<'_>) {
-        let mut lengths = self.lengths.lock().unwrap();
-        let length = || fs::metadata(&self.catalog).unwrap().len();
-        match step {
-            Step::CreateFile { path }
-                if lengths.is_empty() && path.components().any(|part| part.as_os_str() == "incoming") =>
-            {
-                let sql = rusqlite::Connection::open(&self.catalog).unwrap();
-                sql.execute_batch(
-                    "PRAGMA wal_autocheckpoint = 0; CREATE TABLE much (bytes BLOB);
-                     INSERT INTO much VALUES (zeroblob(8000000))",
-                )
-                .unwrap();
-                lengths.push(length());
-            }
-            Step::Rename { to, .. } if to.ends_with("live") => lengths.push(length()),
-            _ => {}
-        }
-    }
-}
-
-#[test]
-fn what_a_sync_commits_is_copied_out_of_the_log_after_its_switch() {
-    let (world, script) = synced();
-    let catalog = world.root().join("catalog.db");
-    let log = Arc::new(Log { catalog: catalog.clone(), lengths: Mutex::default() });
-    let store = world.open_on(Disk::new().watched_by(log.clone())).unwrap();
-    // At another time than the last one: a commit that changes nothing is none.
-    let later = Timestamp::from_seconds(now().seconds() + 1).unwrap();
-    sync_store_at(&store, &script, &settings(&["Alpha"]), later).unwrap();
-    let lengths = log.lengths.lock().unwrap();
-    let [fetching, switching] = lengths[..] else { unreachable!("{lengths:?}") };
-    assert_eq!(switching, fetching, "no commit before the switch copies it");
-    assert!(fs::metadata(catalog).unwrap().len() > switching, "one after it does");
 }
 
 #[test]
