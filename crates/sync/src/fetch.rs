@@ -18,7 +18,7 @@ use strandline_model::{
 use strandline_store::{
     DraftUnit, Intake, MirrorLock, ReceiveError, Recorded, SeenPage, Staged, Store, StoreError, Validation,
 };
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::{JoinSet, block_in_place};
 
 use crate::cut::{self, Content};
@@ -169,6 +169,8 @@ pub struct Fetcher<S> {
     staged: Mutex<(Vec<Staged>, u64)>,
     pub(crate) intake: Intake,
     requests: Semaphore,
+    /// Whether a file came in that was not here: then there is something new to publish.
+    pub(crate) news: watch::Sender<bool>,
 }
 
 impl<S> fmt::Debug for Fetcher<S> {
@@ -194,6 +196,7 @@ impl<S: Source> Fetcher<S> {
             base,
             staged: Mutex::default(),
             requests: Semaphore::new(settings.connections),
+            news: watch::Sender::new(false),
         }))
     }
 
@@ -455,6 +458,7 @@ impl<S: Source> Fetcher<S> {
                 .await
                 .map_err(|failure| failure.of(wanted))?;
             Progress::add(&self.progress.files_done, 1);
+            self.news.send_replace(true);
             let entry = staged.at(path.clone());
             self.stage(staged)?;
             Ok::<_, SyncError>(entry)

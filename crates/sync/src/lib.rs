@@ -30,6 +30,7 @@ use std::sync::Arc;
 use strandline_model::{Held, Label, Leaf, MirrorName, ProjectName, Serial, Timestamp, UpstreamUrl};
 use strandline_store::{CutReport, Draft, LastSync, MirrorLock, Recorded, Store, StoreError, VerifyError};
 use strandline_view::{RootLists, ViewError};
+use tokio::task::{JoinSet, block_in_place};
 
 pub use fetch::{FetchError, Fetcher, Stored, Whole};
 pub use progress::Progress;
@@ -211,7 +212,7 @@ pub async fn sync<S: Source>(context: &Context<S>, lists: &dyn RootLists, clock:
     let mirror = &settings.mirror;
     let since = clock().to_string();
     let lock = if settings.wait { store.wait_for_mirror(mirror, &since) } else { store.lock_mirror(mirror, &since) }?;
-    let done = locked(context, lists, clock, &lock).await;
+    let done = locked(context, lists, clock, &Arc::new(lock)).await;
     let failure = done.as_ref().err().map(|error| in_full(error));
     // What stopped the sync is worth more to the operator than that this could not be noted down.
     let cut = match &done {
@@ -236,7 +237,7 @@ async fn locked<S: Source>(
     context: &Context<S>,
     lists: &dyn RootLists,
     clock: &Clock,
-    lock: &MirrorLock,
+    lock: &Arc<MirrorLock>,
 ) -> Result<Outcome, SyncError> {
     let mut aim = changelog::Aim::default();
     let mut done = part(context, lists, clock, lock, &mut aim).await?;
@@ -257,7 +258,7 @@ async fn part<S: Source>(
     context: &Context<S>,
     lists: &dyn RootLists,
     clock: &Clock,
-    lock: &MirrorLock,
+    lock: &Arc<MirrorLock>,
     aim: &mut changelog::Aim,
 ) -> Result<Outcome, SyncError> {
     let Context { store, source, settings, .. } = context;
@@ -271,6 +272,7 @@ async fn part<S: Source>(
     let reread = store.to_reread(mirror)?;
 
     let fetcher = Fetcher::open(context, base.clone(), lock)?;
+    let beside = catch_up_beside(&fetcher, clock, lock)?;
     let cut = match settings.method() {
         Method::Collect => collect::collect(&fetcher, base.as_ref()).await,
         Method::Changelog => match changelog::follow(&fetcher, base.as_ref(), clock, lock, aim).await {
@@ -280,6 +282,10 @@ async fn part<S: Source>(
             cut => cut,
         },
     };
+    // Otherwise it has not begun.
+    if *fetcher.news.borrow() {
+        beside.join_all().await;
+    }
     let Cut { serial, counted, changes, stored, held, absent, report, later, missing } = cut?;
     let _until_published = store.postpone_checkpoint()?;
     let (changes, validations) = fetcher.finish(serial, changes)?;
@@ -348,6 +354,30 @@ async fn part<S: Source>(
         absent,
         cut: report,
     })
+}
+
+/// Brings the standby to what readers see, as soon as a file has come in: the switch then waits for what this sync changes alone.
+/// Publishing does whatever is left of it, so a failure is of no consequence here.
+fn catch_up_beside<S: Source>(
+    fetcher: &Fetcher<S>,
+    clock: &Clock,
+    lock: &Arc<MirrorLock>,
+) -> Result<JoinSet<()>, StoreError> {
+    let Fetcher { store, settings, news, .. } = fetcher;
+    let mut beside = JoinSet::new();
+    // Readers who are in it yet are not waited for.
+    if strandline_view::undrained(store.view_state(&settings.mirror)?, settings.drain, clock()).is_zero() {
+        let (store, settings, mut news, lock) = (store.clone(), settings.clone(), news.subscribe(), lock.clone());
+        beside.spawn(async move {
+            if news.wait_for(|news| *news).await.is_err() {
+                return;
+            }
+            if let Err(error) = block_in_place(|| strandline_view::catch_up(&store, &settings.mirror, &lock)) {
+                tracing::debug!(%error, "the standby is not brought up before it has to be");
+            }
+        });
+    }
+    Ok(beside)
 }
 
 fn is_same(base: &Recorded, serial: Serial, held: &[Held], settings: &Settings) -> bool {

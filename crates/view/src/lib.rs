@@ -27,6 +27,6 @@ mod withdrawal;
 pub use check::{Broken, check, look};
 pub use lists::{ListedProject, RootLists};
 pub use mend::{Mended, copies, mend, restock};
-pub use publish::{Published, Stamp, ViewError, pool_file, publish, recover, repair, stock_pool, undrained};
+pub use publish::{Published, Stamp, ViewError, catch_up, pool_file, publish, recover, repair, stock_pool, undrained};
 pub use staging::{Staging, root_lists};
 pub use withdrawal::{FollowError, follow_withdrawal};

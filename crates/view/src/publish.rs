@@ -172,25 +172,59 @@ pub(crate) fn bring_up(
     let snapshot = verified.snapshot();
     let mirror = &snapshot.mirror;
     let view = store.view_directory(mirror);
-    let mut twin = store.twin(mirror, slot)?;
+    let twin = store.twin(mirror, slot)?;
     if twin == (Twin { base: Some(verified.id()), target: None }) && has_lists(&view.join(slot.as_str()), snapshot) {
         // As it mostly has what an operator goes back to: what was published before.
         sync_all(store, &view, touched)?;
         return Ok(0);
     }
-    if let Some(halfway) = twin.target {
-        // An update was interrupted. It is finished first: then the pages of the standby are those of one snapshot
-        // again. Its lists are not needed, and may be what the update could not write.
-        let halfway = store.recorded(halfway)?;
-        let tree = view.join(slot.as_str());
-        let mut touched = Touched::default();
-        begin_tree(store, &tree, twin.base, &mut touched)?;
-        update_pages(store, &tree, twin.base, &halfway.snapshot, &mut touched)?;
-        sync_all(store, &view, touched)?;
-        twin = Twin { base: Some(halfway.id), target: None };
+    let base = finish_pages(store, mirror, slot, twin)?;
+    store.record_twin(mirror, slot, Twin { base, target: Some(verified.id()) }, lock)?;
+    update(store, &view.join(slot.as_str()), base, snapshot, touched, lists)
+}
+
+/// Brings the pages of the standby to what readers see, but not its lists, so that the next publication has less to change: the
+/// standby lacks what the last one changed. Does nothing where nothing is published, or an operator went back: what is published
+/// next may be what the standby has.
+///
+/// As for [`publish`], whoever calls waits until readers have left the standby. After an error it may be half changed; the
+/// catalog knows.
+pub fn catch_up(store: &Store, mirror: &MirrorName, lock: &MirrorLock) -> Result<(), ViewError> {
+    let Some(state) = store.view_state(mirror)?.filter(|state| !state.frozen) else { return Ok(()) };
+    let slot = state.slot.other();
+    let (twin, caught_up) = (store.twin(mirror, slot)?, Twin { base: Some(state.snapshot), target: None });
+    if twin == caught_up {
+        return Ok(());
     }
-    store.record_twin(mirror, slot, Twin { base: twin.base, target: Some(verified.id()) }, lock)?;
-    update(store, &view.join(slot.as_str()), twin.base, snapshot, touched, lists)
+    let live = store.recorded(state.snapshot)?;
+    let base = finish_pages(store, mirror, slot, twin)?;
+    store.record_twin(mirror, slot, Twin { base, target: Some(live.id) }, lock)?;
+    bring_pages(store, mirror, slot, base, &live.snapshot)?;
+    Ok(store.record_twin(mirror, slot, caught_up, lock)?)
+}
+
+/// Finishes the update of a tree that was interrupted, if one was: then its pages are those of one snapshot again, which is
+/// returned. Its lists are not needed, and may be what the update could not write.
+fn finish_pages(store: &Store, mirror: &MirrorName, slot: Slot, twin: Twin) -> Result<Option<Blake3>, ViewError> {
+    let Some(halfway) = twin.target else { return Ok(twin.base) };
+    bring_pages(store, mirror, slot, twin.base, &store.recorded(halfway)?.snapshot)?;
+    Ok(Some(halfway))
+}
+
+/// Brings the pages of a tree from `base` to `target`, and syncs them.
+fn bring_pages(
+    store: &Store,
+    mirror: &MirrorName,
+    slot: Slot,
+    base: Option<Blake3>,
+    target: &Snapshot,
+) -> Result<(), ViewError> {
+    let view = store.view_directory(mirror);
+    let tree = view.join(slot.as_str());
+    let mut touched = Touched::default();
+    begin_tree(store, &tree, base, &mut touched)?;
+    update_pages(store, &tree, base, target, &mut touched)?;
+    sync_all(store, &view, touched)
 }
 
 /// How much longer nobody may touch the standby, if `drain` is how long a request may take.

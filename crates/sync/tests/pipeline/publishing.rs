@@ -1,13 +1,15 @@
 //! What becomes of a recorded snapshot, and who may sync what.
 
-use std::sync::Arc;
+use std::path::{Component, Path};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use strandline_durable::LockError;
-use strandline_store::StoreError;
+use strandline_durable::{Disk, LockError, Step, Watch};
+use strandline_store::{Slot, StoreError};
 use strandline_sync::{Settings, SyncError};
 
 use crate::invariants;
-use crate::script::{Script, serial};
+use crate::script::{Body, Script, serial, status, url};
 use crate::world::{Lists, World, mirror, now, settings, sync_store};
 
 fn synced() -> (World, Arc<Script>) {
@@ -105,4 +107,73 @@ fn a_crash_between_the_catalog_and_the_link_is_finished_first() {
     script.pages("Alpha", []);
     assert!(sync_store(&store, &script, &settings(&["Alpha"])).is_err());
     assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(5));
+}
+
+/// What becomes of the store's names, in order.
+#[derive(Debug, Default)]
+struct Names(Mutex<Vec<String>>);
+
+impl Watch for Names {
+    fn done(&self, step: Step<'_>) {
+        let (what, path) = match step {
+            Step::Link { to, .. } => ("page", to),
+            Step::RenameNew { to, .. } => ("blob", to),
+            _ => return,
+        };
+        let parts: Vec<_> = path.components().map(Component::as_os_str).filter_map(std::ffi::OsStr::to_str).collect();
+        if let [.., tree @ ("a" | "b"), "simple", project, _] = parts[..] {
+            self.0.lock().unwrap().push(format!("{what} {tree} {project}"));
+        } else if parts.contains(&"blobs") {
+            self.0.lock().unwrap().push(what.to_owned());
+        }
+    }
+}
+
+/// A mirror whose standby, `a`, lacks what its second sync changed.
+fn behind() -> (World, Arc<Script>) {
+    let (world, script) = synced();
+    script.publish("beta", Some(5), "1", &[("beta-1.tar.gz", b"beta 1")]);
+    world.sync(&script, &settings(&["Alpha", "beta"])).unwrap();
+    assert_eq!(std::fs::read_link(world.root().join("views/pypi/live")).unwrap(), Path::new("b"));
+    (world, script)
+}
+
+#[test]
+fn the_standby_catches_up_before_what_is_new_gets_its_name() {
+    let (world, script) = behind();
+    script.publish("beta", Some(7), "2", &[("beta-2.tar.gz", b"beta 2")]);
+    let names = Arc::new(Names::default());
+    let store = world.open_on(Disk::new().watched_by(names.clone())).unwrap();
+    sync_store(&store, &script, &settings(&["Alpha", "beta"])).unwrap();
+    let mut names = names.0.lock().unwrap().clone();
+    names.dedup();
+    let first = names.iter().position(|name| name == "blob").unwrap();
+    // Both came in with the second sync.
+    let mut before = names[..first].to_vec();
+    before.sort();
+    before.dedup();
+    assert_eq!(before, ["page a alpha", "page a beta"]);
+    assert_eq!(names[first..], ["blob", "page a beta"]);
+    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(7));
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+}
+
+#[test]
+fn a_standby_is_left_alone_where_nothing_is_new_or_readers_may_be_in_it() {
+    let (world, script) = behind();
+    let store = world.open();
+    let has = || store.recorded(store.twin(&mirror(), Slot::A).unwrap().base.unwrap()).unwrap().snapshot.label;
+    let before = has();
+    assert_eq!(before.serial, serial(5));
+    let selected = settings(&["Alpha", "beta"]);
+    sync_store(&store, &script, &selected).unwrap();
+    assert_eq!(has(), before, "nothing is new");
+    script.publish("beta", Some(7), "2", &[("beta-2.tar.gz", b"beta 2"), ("beta-2.zip", b"beta 2 zip")]);
+    script.files(&url("beta-2.zip"), [Body::Fail(status(404))]);
+    let drain = Duration::from_secs(3600);
+    assert!(sync_store(&store, &script, &Settings { drain, ..selected.clone() }).is_err());
+    assert_eq!(has(), before, "readers may be in it");
+    assert!(sync_store(&store, &script, &selected).is_err());
+    assert_eq!(has().serial, serial(6), "there is something new, though not all of it can be had");
+    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(6));
 }

@@ -61,6 +61,22 @@ fn an_incremental_publication() {
     at_every_step(&published(), &[Some(2), Some(3)], to(3), to(3), invariants::essence);
 }
 
+fn catch_up(store: &Arc<Store>) -> Outcome<()> {
+    let lock = store.lock_mirror(&mirror(), "now")?;
+    Ok(strandline_view::catch_up(store, &mirror(), &lock)?)
+}
+
+#[test]
+fn a_standby_that_catches_up() {
+    at_every_step(&published(), &[Some(2)], catch_up, to(3), invariants::essence);
+}
+
+#[test]
+fn a_standby_that_catches_up_after_an_interrupted_publication() {
+    let next = |store: &Arc<Store>| catch_up(store).and_then(|()| to(3)(store)).and_then(|()| catch_up(store));
+    at_every_step(&published(), &[Some(2), Some(3)], to(3), next, invariants::essence);
+}
+
 #[test]
 fn the_second_publication_makes_the_other_tree() {
     let old = World::new();

@@ -11,7 +11,7 @@ use strandline_store::gc::{self, Keep};
 
 use crate::invariants;
 use crate::outage::Outage;
-use crate::world::{Outcome, State, World, publish, state, sync, time};
+use crate::world::{Outcome, State, World, mirror, project, publish, state, sync, time};
 
 fn states() -> [State; 3] {
     [
@@ -40,7 +40,7 @@ fn with(count: usize) -> World {
 fn bring(number: u64) -> impl Fn(&Arc<Store>) -> Outcome<()> {
     let state = states()[usize::try_from(number).unwrap() - 1].clone();
     move |store| {
-        let there = store.latest_verified(&crate::world::mirror())?;
+        let there = store.latest_verified(&mirror())?;
         if there.is_none_or(|there| there.snapshot.label.serial.get() < number) {
             crate::world::record(store, number, &state)?;
         }
@@ -57,6 +57,18 @@ fn essence(root: &Path) -> BTreeMap<String, String> {
 
 fn back_to(number: u64) -> impl Fn(&Arc<Store>) -> Outcome<()> {
     move |store| publish(store, number, true).map(drop)
+}
+
+fn catch_up(store: &Arc<Store>) -> Outcome<()> {
+    let lock = store.lock_mirror(&mirror(), "now")?;
+    Ok(strandline_view::catch_up(store, &mirror(), &lock)?)
+}
+
+/// Records and publishes the second state with another project: what else the second one brought has to be there already.
+fn go_on(store: &Arc<Store>) -> Outcome<()> {
+    let mut state = states()[1].clone();
+    state.extend([project("gamma", "one", &[])]);
+    sync(store, 3, &state).map(drop)
 }
 
 fn collect(store: &Arc<Store>) -> Outcome<()> {
@@ -86,6 +98,11 @@ fn a_rollback() {
 }
 
 #[test]
+fn a_standby_that_catches_up() {
+    Outage::of(&with(2), &[Some(2)], &catch_up, &go_on, &essence).everywhere();
+}
+
+#[test]
 fn a_collection() {
     Outage::of(&with(3), &[Some(3)], &collect, &collect, &essence).everywhere();
 }
@@ -112,6 +129,7 @@ fn no_sync_may_be_left_out() {
     Outage::of(&with(1), &[Some(1), Some(2)], &act, &act, &essence).without_each_sync(&mut noticed);
     let act = bring(3);
     Outage::of(&with(2), &[Some(2), Some(3)], &act, &act, &essence).without_each_sync(&mut noticed);
+    Outage::of(&with(2), &[Some(2)], &catch_up, &go_on, &essence).without_each_sync(&mut noticed);
     for number in [1, 2] {
         let act = back_to(number);
         Outage::of(&with(3), &[Some(3), Some(number)], &act, &act, &essence).without_each_sync(&mut noticed);

@@ -1,7 +1,7 @@
 //! What a publication does and leaves alone: a test for each promise of `src/lib.rs`, and for what makes it cheap.
 #![expect(clippy::disallowed_methods, reason = "tests move and damage stores behind the program's back")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -129,6 +129,59 @@ fn going_back_to_what_was_published_before_is_a_switch_alone() {
     }
     invariants::check(&world.root(), &store, &mirror());
     invariants::check_at_rest(&world.root(), &store, &mirror());
+}
+
+fn catch_up(store: &Store) {
+    let lock = store.lock_mirror(&mirror(), "now").unwrap();
+    strandline_view::catch_up(store, &mirror(), &lock).unwrap();
+}
+
+/// The pages of the projects in a tree.
+fn pages(world: &World, tree: &str) -> BTreeMap<String, String> {
+    let mut pages = invariants::everything(&world.view().join(tree).join("simple"));
+    pages.retain(|path, what| path.contains('/') && what != "/");
+    pages
+}
+
+#[test]
+fn a_standby_that_has_caught_up_lacks_only_what_is_new() {
+    let world = World::new();
+    let store = world.open();
+    catch_up(&store);
+    assert_eq!(store.view_state(&mirror()).unwrap(), None, "nothing is published, and nothing was done");
+    sync(&store, 1, &first()).unwrap();
+    sync(&store, 2, &second()).unwrap();
+    assert_ne!(pages(&world, "a"), pages(&world, "b"));
+    catch_up(&store);
+    assert_eq!(pages(&world, "a"), pages(&world, "b"));
+    assert_eq!(served(&world), expected(2, &second(), &[("Alpha", 2), ("gamma", 1)]), "readers see what they saw");
+    invariants::check(&world.root(), &store, &mirror());
+
+    let disk = Disk::counting();
+    let counted = world.open_on(disk.clone()).unwrap();
+    let opened = disk.steps();
+    catch_up(&counted);
+    assert_eq!(disk.steps(), opened, "once is enough");
+
+    let mut third = second();
+    third.extend([project("delta", "one", &[])]);
+    assert_eq!(sync(&store, 3, &third).unwrap(), Published { slot: Slot::A, projects: 1 });
+    assert_eq!(served(&world), expected(3, &third, &[("Alpha", 2), ("delta", 3), ("gamma", 1)]));
+    invariants::check(&world.root(), &store, &mirror());
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+}
+
+#[test]
+fn after_a_rollback_the_standby_keeps_what_may_be_resumed() {
+    let world = World::new();
+    let store = world.open();
+    sync(&store, 1, &first()).unwrap();
+    sync(&store, 2, &second()).unwrap();
+    publish(&store, 1, true).unwrap();
+    let before = invariants::essence(&world.root());
+    catch_up(&store);
+    assert_eq!(invariants::essence(&world.root()), before);
+    assert_eq!(publish(&store, 2, false).unwrap(), Published { slot: Slot::B, projects: 0 });
 }
 
 #[test]
