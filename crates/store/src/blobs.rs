@@ -325,6 +325,15 @@ impl Intake {
         incoming.finish()
     }
 
+    /// Has the places and rows of blobs looked up side by side, so that settling them need not wait for each. In a store that
+    /// has next to nothing yet, there is nothing to wait for.
+    pub fn look_ahead(&self, staged: &[Staged]) {
+        let places: Vec<_> = staged.iter().map(|staged| self.store.blob_path(staged.blake3)).collect();
+        strandline_durable::look_ahead(&places);
+        let digests: Vec<_> = staged.iter().map(|staged| (staged.blake3, staged.sha256)).collect();
+        self.store.look_ahead_at_blobs(&digests);
+    }
+
     /// Makes all of them durable and records them; returns the blobs in the same order.
     pub fn settle(&self, mut staged: Vec<Staged>) -> Result<Vec<Blob>, StoreError> {
         let disk = &self.store.disk;
@@ -347,8 +356,6 @@ impl Intake {
             }
             disk.set_time(&staged.file.path, mtime)?;
         }
-        let places: Vec<_> = staged.iter().map(|staged| self.store.blob_path(staged.blake3)).collect();
-        strandline_durable::look_ahead(&places);
         let all_at_once = staged.len() > WORTH_A_SYNCFS;
         if all_at_once {
             disk.sync_file_system(&self.store.root)?;
@@ -362,7 +369,8 @@ impl Intake {
         let _placing = self.store.hold_deletions()?;
         // A directory that is there may have been made a moment ago, by a process that has not synced it yet.
         let mut directories = BTreeSet::from([self.store.root.join("blobs")]);
-        for (Staged { file, .. }, path) in staged.iter_mut().zip(places) {
+        for Staged { file, blake3, .. } in &mut staged {
+            let path = self.store.blob_path(*blake3);
             let directory = path.parent().expect("a blob's path has a parent").to_owned();
             if !directories.contains(&directory) {
                 disk.create_directory(&directory)?;
@@ -483,23 +491,13 @@ impl Store {
 
     /// The blob with this name, if the catalog has it.
     pub fn find_blob_row(&self, blake3: Blake3) -> Result<Option<Blob>, StoreError> {
-        Ok(self.blob_rows([blake3])?.pop().flatten())
+        Ok(self.blob_rows(&[blake3])?.pop().flatten())
     }
 
     /// As [`find_blob_row`](Self::find_blob_row), for many at once, in the same order.
-    pub(crate) fn blob_rows(&self, wanted: impl IntoIterator<Item = Blake3>) -> Result<Vec<Option<Blob>>, StoreError> {
-        self.reading(|bodies| {
-            let find = || {
-                let mut statement = bodies.connection.prepare_cached(
-                    "SELECT blake3, sha256, size, mtime FROM blob WHERE blake3 = ?1 AND deleting = 0",
-                )?;
-                wanted
-                    .into_iter()
-                    .map(|blake3| statement.query_row([blake3.as_bytes()], blob).optional())
-                    .collect::<rusqlite::Result<_>>()
-            };
-            find().map_err(self.sql())
-        })
+    pub(crate) fn blob_rows(&self, wanted: &[Blake3]) -> Result<Vec<Option<Blob>>, StoreError> {
+        let query = "SELECT blake3, sha256, size, mtime FROM blob WHERE blake3 = ?1 AND deleting = 0";
+        self.look_up(query, wanted, |statement, blake3| statement.query_row([blake3.as_bytes()], blob).optional())
     }
 
     /// The mirrors for which temporary files are there: of syncs that run, or that a crash, a power failure or an error

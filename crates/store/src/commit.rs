@@ -123,12 +123,18 @@ impl Store {
                 });
                 leaves.insert(name, leaf);
             }
-            bodies.write_all(&units.into_iter().collect::<Vec<_>>())?;
             let root = base.as_ref().map(|base| base.snapshot.tree);
+            let write = |new: BTreeMap<Blake3, Vec<u8>>| {
+                if root.is_some() {
+                    self.look_ahead_at_bodies(&new.keys().copied().collect::<Vec<_>>());
+                }
+                bodies.write_all(&new.into_iter().collect::<Vec<_>>())
+            };
+            write(units)?;
             // A first snapshot's list is read from its tree: there can be a million lines.
             let changed = if root.is_some() { leaves.clone() } else { BTreeMap::new() };
             let trie::Updated { root: new_root, count, nodes } = trie::update(&Remembered(&bodies), root, leaves)?;
-            bodies.write_all(&nodes.into_iter().collect::<Vec<_>>())?;
+            write(nodes)?;
             let mirror_row: i64 = transaction
                 .query_row(
                     "INSERT INTO mirror (name, upstream) VALUES (?1, ?2)
@@ -254,7 +260,7 @@ impl Store {
     /// Looks whether the blobs of units are in the catalog and on the disk, with the right sizes.
     fn check_units(&self, snapshot: &Snapshot, units: &[Unit]) -> Result<(), VerifyError> {
         let entries: Vec<_> = units.iter().flat_map(Unit::entries).collect();
-        let rows = self.blob_rows(entries.iter().map(|entry| entry.blob))?;
+        let rows = self.blob_rows(&entries.iter().map(|entry| entry.blob).collect::<Vec<_>>())?;
         let look = |(entry, row): (&Entry, Option<Blob>)| {
             let wrong = |problem: String| VerifyError::Blob {
                 mirror: snapshot.mirror.clone(),

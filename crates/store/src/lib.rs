@@ -20,6 +20,7 @@ pub mod gc;
 mod limit;
 mod listing;
 mod mirrors;
+mod readers;
 mod rebuild;
 mod removal;
 mod repair;
@@ -36,6 +37,8 @@ use rusqlite::Connection;
 use strandline_durable::{Disk, DiskError, Lock, LockError};
 use strandline_model::trie::Memory;
 use strandline_model::{BadBody, Blake3, MirrorName};
+
+use crate::readers::Readers;
 
 pub use blobs::{Blob, Incoming, Intake, Manner, ReceiveError, Staged};
 pub use bodies::Differences;
@@ -57,6 +60,8 @@ pub use withdrawal::{Order, Withdrawal, WithdrawnFile};
 pub struct Store {
     root: PathBuf,
     disk: Disk,
+    /// Before the catalog, for so they are dropped: whoever closes it last copies the log back, and they cannot.
+    readers: Readers,
     catalog: Mutex<Connection>,
     /// Nodes of trees that were read a moment ago.
     memory: Mutex<Memory>,
@@ -169,7 +174,13 @@ impl Store {
     /// Opens a store whose catalog is made if there is none; not where the store is `occupied`.
     fn open_catalog(root: &Path, disk: Disk, occupied: bool) -> Result<Self, StoreError> {
         let catalog = catalog::open(&root.join(CATALOG), &disk, occupied)?;
-        let store = Self { root: root.to_owned(), disk, catalog: Mutex::new(catalog), memory: Mutex::default() };
+        let store = Self {
+            root: root.to_owned(),
+            disk,
+            readers: Readers::default(),
+            catalog: Mutex::new(catalog),
+            memory: Mutex::default(),
+        };
         gc::finish(&store)?;
         Ok(store)
     }

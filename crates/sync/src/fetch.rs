@@ -557,6 +557,9 @@ impl<S: Source> Fetcher<S> {
     /// Makes everything durable that was staged.
     fn settle(&self) -> Result<(), StoreError> {
         let (rest, _) = std::mem::take(&mut *self.staged.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.base.is_some() {
+            self.intake.look_ahead(&rest);
+        }
         self.intake.settle(rest).map(drop)
     }
 

@@ -1,0 +1,133 @@
+//! Looking up many rows of the catalog at once.
+//!
+//! Rows are found by digests, so those that are looked up together lie apart. At the size of PyPI few of their pages are in
+//! memory, and SQLite waits for one after the other. Over many connections they are waited for together.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rayon::prelude::*;
+use rusqlite::{CachedStatement, Connection, OpenFlags};
+use strandline_durable::wide;
+use strandline_model::{Blake3, Sha256};
+
+use crate::{CATALOG, Store, StoreError};
+
+/// How many keys are looked up over one connection in one turn, which takes locks of files.
+const TOGETHER: usize = 16;
+
+/// Connections that only read and are not in use. They are opened when they are needed.
+#[derive(Debug, Default)]
+pub(crate) struct Readers(Mutex<Vec<Connection>>);
+
+impl Store {
+    /// What a query says of each key, in the order of the keys. It sees what is committed.
+    pub(crate) fn look_up<K: Sync, T: Send>(
+        &self,
+        query: &str,
+        keys: &[K],
+        one: impl Fn(&mut CachedStatement<'_>, &K) -> rusqlite::Result<T> + Sync,
+    ) -> Result<Vec<T>, StoreError> {
+        let some = |connection: &mut Connection, keys: &[K]| {
+            let transaction = connection.transaction()?;
+            let mut statement = transaction.prepare_cached(query)?;
+            keys.iter().map(|key| one(&mut statement, key)).collect::<rusqlite::Result<Vec<_>>>()
+        };
+        if keys.len() <= TOGETHER {
+            return some(&mut self.connection(), keys).map_err(self.sql());
+        }
+        let parts = wide(|| {
+            let parts = keys.par_chunks(TOGETHER).map(|keys| self.with_reader(|reader| some(reader, keys)));
+            parts.collect::<rusqlite::Result<Vec<_>>>()
+        });
+        Ok(parts.map_err(self.sql())?.into_iter().flatten().collect())
+    }
+
+    /// Has the rows of bodies looked up, so that whoever writes them need not wait for each. May be called in a transaction: it
+    /// uses other connections than that.
+    pub(crate) fn look_ahead_at_bodies(&self, ids: &[Blake3]) {
+        self.look_ahead("SELECT 1 FROM body WHERE id = ?1", ids, Blake3::as_bytes);
+    }
+
+    /// The same for blobs, by both of their digests.
+    pub(crate) fn look_ahead_at_blobs(&self, blobs: &[(Blake3, Sha256)]) {
+        self.look_ahead("SELECT 1 FROM blob WHERE blake3 = ?1", blobs, |(blake3, _)| blake3.as_bytes());
+        self.look_ahead("SELECT 1 FROM blob WHERE sha256 = ?1", blobs, |(_, sha256)| sha256.as_bytes());
+    }
+
+    fn look_ahead<K: Sync>(&self, query: &str, keys: &[K], digest: impl Fn(&K) -> &[u8; 32] + Sync) {
+        // Fewer would be looked up over the one connection that is to use them.
+        if keys.len() > TOGETHER {
+            let found = self.look_up(query, keys, |statement, key| statement.exists([digest(key)]));
+            if let Err(error) = found {
+                tracing::debug!(%error, "rows are not looked up ahead");
+            }
+        }
+    }
+
+    fn with_reader<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        let idle = || self.readers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = idle().pop();
+        let mut reader = free.map_or_else(|| self.open_reader(), Ok)?;
+        let done = work(&mut reader);
+        idle().push(reader);
+        done
+    }
+
+    fn open_reader(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(self.root.join(CATALOG), flags)?;
+        reader.busy_timeout(Duration::from_secs(60))?;
+        // In KiB: the pages are in the kernel's memory, and there are many connections.
+        reader.pragma_update(None, "cache_size", -512)?;
+        Ok(reader)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use strandline_durable::Disk;
+
+    use super::*;
+    use crate::bodies::Bodies;
+
+    #[test]
+    fn answers_come_in_the_order_of_the_keys() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), Disk::new()).unwrap();
+        for count in [0, 1, 16, 17, 1_000] {
+            let keys: Vec<i64> = (0..count).rev().collect();
+            let found = store.look_up("SELECT ?1 * 2", &keys, |statement, key| {
+                statement.query_row([key], |row| row.get::<_, i64>(0))
+            });
+            assert_eq!(found.unwrap(), keys.iter().map(|key| key * 2).collect::<Vec<_>>());
+        }
+        let none = store.look_up("SELECT 1 FROM nowhere", &[1; 40], |statement, _| statement.exists([]));
+        assert!(matches!(none, Err(StoreError::Catalog { .. })), "{none:?}");
+        drop(store);
+        assert!(!directory.path().join("catalog.db-wal").exists(), "the last to close it copies the log back");
+    }
+
+    #[test]
+    fn a_transaction_may_look_ahead_and_sees_what_it_wrote_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), Disk::new()).unwrap();
+        let all: Vec<_> = (0_u8..40).map(|number| (Blake3::of(&[number]), vec![number])).collect();
+        let ids: Vec<_> = all.iter().map(|(id, _)| *id).collect();
+        let there = || {
+            let query = "SELECT 1 FROM body WHERE id = ?1";
+            let found = store.look_up(query, &ids, |statement, id| statement.exists([id.as_bytes()]));
+            found.unwrap().into_iter().filter(|there| *there).count()
+        };
+        store
+            .transaction(|transaction| {
+                let bodies = Bodies { store: &store, connection: transaction };
+                store.look_ahead_at_bodies(&ids);
+                bodies.write_all(&all)?;
+                assert_eq!(there(), 0, "nothing is committed yet");
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+        assert_eq!(there(), 40);
+    }
+}
