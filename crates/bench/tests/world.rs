@@ -80,8 +80,8 @@ fn a_sync_writes_for_what_changed() -> Done<()> {
     Ok(())
 }
 
-/// Another program that writes much into the catalog's log when a file comes in, and how long the catalog's own file is then and
-/// when the view is switched.
+/// Another program that writes much into the catalog's log when the first blob gets its name, and how long the catalog's own file
+/// is then and when the view is switched.
 #[derive(Debug)]
 struct Log {
     catalog: PathBuf,
@@ -92,9 +92,8 @@ impl Watch for Log {
     fn done(&self, step: Step<'_>) {
         let mut lengths = self.lengths.lock().expect("nobody panics with it");
         let length = || fs::metadata(&self.catalog).expect("the catalog is there").len();
-        let comes_in = |path: &Path| path.components().any(|part| part.as_os_str() == "incoming");
         match step {
-            Step::CreateFile { path } if lengths.is_empty() && comes_in(path) => {
+            Step::RenameNew { .. } if lengths.is_empty() => {
                 let sql = rusqlite::Connection::open(&self.catalog).expect("it is a catalog");
                 let much = "PRAGMA wal_autocheckpoint = 0; CREATE TABLE much (bytes BLOB);
                             INSERT INTO much VALUES (zeroblob(8000000))";
@@ -116,8 +115,8 @@ fn what_a_sync_commits_is_copied_out_of_the_log_after_its_switch() -> Done<()> {
     let store = Arc::new(Store::open(directory.path(), Disk::new().watched_by(log.clone()))?);
     sync_store(Arc::clone(&store), 3, 16)?;
     let lengths = log.lengths.lock().expect("nobody panics with it").clone();
-    let [fetching, switching] = lengths[..] else { return Err(format!("{lengths:?}").into()) };
-    assert_eq!(switching, fetching, "no commit before the switch copies it");
+    let [fetched, switching] = lengths[..] else { return Err(format!("{lengths:?}").into()) };
+    assert_eq!(switching, fetched, "no commit before the switch copies it");
     assert!(fs::metadata(catalog)?.len() > switching, "one after it does");
     drop(store);
     Ok(())
