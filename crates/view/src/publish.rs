@@ -1,22 +1,23 @@
 //! From a verified snapshot to what readers see.
 //!
-//! The order, each step durable before the next, but for the first, which is with the third:
+//! The order, each step durable before the next:
 //!
-//! 1. The pool gets the files that the new snapshot names.
-//! 2. The catalog says that the standby is being changed, from what to what.
-//! 3. The standby is changed, by the difference only, and synced, with the pool.
-//! 4. The catalog says that the standby is the live tree now ([`Store::record_switch`]).
-//! 5. `live` is renamed; its directory is synced.
+//! 1. The catalog says that the standby is being changed, from what to what.
+//! 2. The standby is changed, by the difference only. Meanwhile the pool gets the files that the new snapshot names. Both are
+//!    synced.
+//! 3. The catalog says that the standby is the live tree now ([`Store::record_switch`]).
+//! 4. `live` is renamed; its directory is synced.
 //!
-//! Where the standby has the snapshot already, there is nothing to do for 2 and 3 but to sync the pool.
+//! Where the standby has the snapshot already, only the pool is left to be changed before 3.
 //!
-//! A crash after 4 leaves `live` one step behind the catalog; [`repair`] makes that step.
+//! A crash after 3 leaves `live` one step behind the catalog; [`repair`] makes that step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use rayon::prelude::*;
@@ -138,8 +139,7 @@ pub fn publish(
         None => Slot::A,
     };
 
-    let pool = link_files(store, verified)?;
-    let projects = bring_up(store, verified, standby, pool, lists, lock)?;
+    let projects = bring_up(store, verified, standby, || link_files(store, verified), lists, lock)?;
 
     let state = ViewState {
         slot: standby,
@@ -160,12 +160,12 @@ fn gone_back_to(store: &Store, before: ViewState, now: Blake3) -> Result<Option<
 }
 
 /// Brings a tree that is not live to a snapshot, all but the record that it is there, and syncs it with the directories that
-/// were `touched` before; returns how many projects it needed to have changed.
+/// `beside` touches, which is done meanwhile; returns how many projects it needed to have changed.
 pub(crate) fn bring_up(
     store: &Store,
     verified: &Verified,
     slot: Slot,
-    touched: Touched,
+    beside: impl FnOnce() -> Result<Touched, ViewError> + Send,
     lists: &dyn RootLists,
     lock: &MirrorLock,
 ) -> Result<usize, ViewError> {
@@ -175,12 +175,12 @@ pub(crate) fn bring_up(
     let twin = store.twin(mirror, slot)?;
     if twin == (Twin { base: Some(verified.id()), target: None }) && has_lists(&view.join(slot.as_str()), snapshot) {
         // As it mostly has what an operator goes back to: what was published before.
-        sync_all(store, &view, touched)?;
+        sync_all(store, &view, beside()?)?;
         return Ok(0);
     }
     let base = finish_pages(store, mirror, slot, twin)?;
     store.record_twin(mirror, slot, Twin { base, target: Some(verified.id()) }, lock)?;
-    update(store, &view.join(slot.as_str()), base, snapshot, touched, lists)
+    update(store, &view.join(slot.as_str()), base, snapshot, beside, lists)
 }
 
 /// Brings the pages of the standby to what readers see, but not its lists, so that the next publication has less to change: the
@@ -314,20 +314,26 @@ fn update(
     tree: &Path,
     base: Option<Blake3>,
     target: &Snapshot,
-    mut touched: Touched,
+    beside: impl FnOnce() -> Result<Touched, ViewError> + Send,
     lists: &dyn RootLists,
 ) -> Result<usize, ViewError> {
+    let mut touched = Touched::default();
     begin_tree(store, tree, base, &mut touched)?;
-    // In a large mirror the lists are tens of megabytes, which have to come to the disk whole: that is waited for beside the pages.
-    let (changed, listed) = std::thread::scope(|scope| {
-        let listing = scope.spawn(|| write_lists(store, tree, target, lists));
+    // In a large mirror the lists are tens of megabytes, which have to come to the disk whole, and the pool's directories lie as
+    // far apart as the pages': all that is waited for together.
+    let changed = std::thread::scope(|scope| {
+        let (listing, beside) = (scope.spawn(|| write_lists(store, tree, target, lists)), scope.spawn(beside));
         let changed = update_pages(store, tree, base, target, &mut touched);
-        (changed, listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    });
-    let changed = changed?;
-    listed?;
+        touched.extend(joined(beside)?.0);
+        joined(listing)?;
+        changed
+    })?;
     sync_all(store, tree, touched)?;
     Ok(changed)
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Makes sure that a tree is there, an empty one if it has no `base`; adds to `touched` which directories are to be synced.

@@ -42,7 +42,7 @@ pub fn follow_withdrawal(
     let twin = store.twin(mirror, standby).map_err(ViewError::from)?;
     for held in [twin.base, twin.target].into_iter().flatten() {
         if store.served(held).map_err(ViewError::from)? != held {
-            bring_up(store, &verified, standby, Touched::default(), lists, lock)?;
+            bring_up(store, &verified, standby, || Ok(Touched::default()), lists, lock)?;
             let whole = Twin { base: Some(verified.id()), target: None };
             store.record_twin(mirror, standby, whole, lock).map_err(ViewError::from)?;
             break;
