@@ -10,5 +10,6 @@ mod manifest;
 mod migrations;
 mod rebuild;
 mod recheck;
+mod reserve;
 mod sharing;
 mod world;
