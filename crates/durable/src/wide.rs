@@ -18,7 +18,7 @@ static POOL: LazyLock<Result<ThreadPool, ThreadPoolBuildError>> = LazyLock::new(
 });
 
 /// Does work whose parallel iterators (rayon's) wait for the disk more than they compute: on as many threads as a disk answers
-/// requests, instead of as many as there are cores. Such work takes no lock: whoever waits for it may have one.
+/// requests, instead of as many as there are cores. Such work waits for no lock that whoever waits for it may have.
 pub fn wide<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     match &*POOL {
         Ok(pool) => pool.install(work),

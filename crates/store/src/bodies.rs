@@ -6,9 +6,10 @@ use std::sync::{Arc, PoisonError};
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use rayon::prelude::*;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _};
 use strandline_model::{Blake3, Leaf, Node, ProjectName, Snapshot, Unit, trie};
 
+use crate::readers::TOGETHER;
 use crate::{Store, StoreError};
 
 /// Reads bodies over a connection; every body is re-hashed, so what comes back is what was asked for.
@@ -25,12 +26,8 @@ impl Bodies<'_> {
     /// A body as the catalog has it.
     fn stored(&self, id: Blake3) -> Result<Deflated, StoreError> {
         self.connection
-            .prepare_cached("SELECT size, deflated FROM body WHERE id = ?1")
-            .and_then(|mut statement| {
-                statement
-                    .query_row([id.as_bytes()], |row| Ok(Deflated { size: row.get(0)?, bytes: row.get(1)? }))
-                    .optional()
-            })
+            .prepare_cached(STORED)
+            .and_then(|mut statement| statement.query_row([id.as_bytes()], deflated).optional())
             .map_err(self.store.sql())?
             .ok_or_else(|| StoreError::Damaged { id, problem: "is missing".to_owned() })
     }
@@ -40,28 +37,22 @@ impl Bodies<'_> {
         self.each(ids, |id, bytes| Unit::from_bytes(bytes).map_err(|problem| StoreError::damaged(id, &problem)))
     }
 
-    /// Reads bodies one after the other, and unpacks, checks and parses those that are there on all cores meanwhile.
-    fn each<T: Send>(
+    /// Reads, unpacks, checks and parses bodies, many of them at once.
+    pub(crate) fn each<T: Send>(
         &self,
         ids: &[Blake3],
         parse: impl Fn(Blake3, &[u8]) -> Result<T, StoreError> + Sync,
     ) -> Vec<Result<T, StoreError>> {
-        /// How many are handed over together: to wake another core takes about as long as a body does.
-        const TOGETHER: usize = 16;
-        let mut parsed: Vec<_> = ids.iter().map(|_| None).collect();
-        let parse = &parse;
-        rayon::in_place_scope(|scope| {
-            for (ids, parsed) in ids.chunks(TOGETHER).zip(parsed.chunks_mut(TOGETHER)) {
-                let stored: Vec<_> = ids.iter().map(|id| (*id, self.stored(*id))).collect();
-                scope.spawn(move |_| {
-                    for ((id, stored), parsed) in stored.into_iter().zip(parsed) {
-                        let opened = stored.and_then(|stored| opened(id, &stored));
-                        *parsed = Some(opened.and_then(|bytes| parse(id, &bytes)));
-                    }
-                });
-            }
-        });
-        parsed.into_iter().map(|parsed| parsed.expect("every chunk was parsed")).collect()
+        let whole = |id: Blake3, stored: &Deflated| opened(id, stored).and_then(|bytes| parse(id, &bytes));
+        let aside = |statement: &mut CachedStatement<'_>, id: &Blake3| {
+            Ok(statement.query_row([id.as_bytes()], deflated).optional()?.map(|stored| whole(*id, &stored)))
+        };
+        let found = (ids.len() > TOGETHER).then(|| self.store.look_up_aside(STORED, ids, aside).ok()).flatten();
+        let found = found.unwrap_or_else(|| ids.iter().map(|_| None).collect());
+        // What was not found so may be of this transaction, or gone since it began; and what is wrong with one is not wrong with
+        // all.
+        let own = |id: Blake3| self.stored(id).and_then(|stored| whole(id, &stored));
+        ids.iter().zip(found).map(|(id, found)| found.unwrap_or_else(|| own(*id))).collect()
     }
 
     pub(crate) fn has(&self, id: Blake3) -> Result<bool, StoreError> {
@@ -107,6 +98,12 @@ impl Bodies<'_> {
     pub(crate) fn snapshot(&self, id: Blake3) -> Result<Snapshot, StoreError> {
         Snapshot::from_bytes(&self.read(id)?).map_err(|problem| StoreError::damaged(id, &problem))
     }
+}
+
+const STORED: &str = "SELECT size, deflated FROM body WHERE id = ?1";
+
+fn deflated(row: &rusqlite::Row<'_>) -> rusqlite::Result<Deflated> {
+    Ok(Deflated { size: row.get(0)?, bytes: row.get(1)? })
 }
 
 /// A body as the catalog has it.

@@ -13,38 +13,55 @@ use strandline_model::{Blake3, Sha256};
 
 use crate::{CATALOG, Store, StoreError};
 
-/// How many keys are looked up over one connection in one turn, which takes locks of files.
-const TOGETHER: usize = 16;
+/// How many keys are looked up over one connection in one turn, which takes locks of files. So many, or fewer, are not worth more
+/// connections than one.
+pub(crate) const TOGETHER: usize = 16;
 
 /// Connections that only read and are not in use. They are opened when they are needed.
 #[derive(Debug, Default)]
 pub(crate) struct Readers(Mutex<Vec<Connection>>);
 
+/// What a query says of each key, in their order.
+fn each<K, T>(
+    connection: &mut Connection,
+    query: &str,
+    keys: &[K],
+    one: impl Fn(&mut CachedStatement<'_>, &K) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    let transaction = connection.transaction()?;
+    let mut statement = transaction.prepare_cached(query)?;
+    keys.iter().map(|key| one(&mut statement, key)).collect()
+}
+
 impl Store {
-    /// What a query says of each key, in the order of the keys. It sees what is committed.
+    /// What a query says of each key, in the order of the keys.
     pub(crate) fn look_up<K: Sync, T: Send>(
         &self,
         query: &str,
         keys: &[K],
         one: impl Fn(&mut CachedStatement<'_>, &K) -> rusqlite::Result<T> + Sync,
     ) -> Result<Vec<T>, StoreError> {
-        let some = |connection: &mut Connection, keys: &[K]| {
-            let transaction = connection.transaction()?;
-            let mut statement = transaction.prepare_cached(query)?;
-            keys.iter().map(|key| one(&mut statement, key)).collect::<rusqlite::Result<Vec<_>>>()
+        let found = if keys.len() > TOGETHER {
+            self.look_up_aside(query, keys, one)
+        } else {
+            each(&mut self.connection(), query, keys, one)
         };
-        if keys.len() <= TOGETHER {
-            return some(&mut self.connection(), keys).map_err(self.sql());
-        }
-        let parts = wide(|| {
-            let parts = keys.par_chunks(TOGETHER).map(|keys| self.with_reader(|reader| some(reader, keys)));
-            parts.collect::<rusqlite::Result<Vec<_>>>()
-        });
-        Ok(parts.map_err(self.sql())?.into_iter().flatten().collect())
+        found.map_err(self.sql())
     }
 
-    /// Has the rows of bodies looked up, so that whoever writes them need not wait for each. May be called in a transaction: it
-    /// uses other connections than that.
+    /// The same over connections that only read, also in a transaction. Sees what is committed.
+    pub(crate) fn look_up_aside<K: Sync, T: Send>(
+        &self,
+        query: &str,
+        keys: &[K],
+        one: impl Fn(&mut CachedStatement<'_>, &K) -> rusqlite::Result<T> + Sync,
+    ) -> rusqlite::Result<Vec<T>> {
+        let some = |keys| self.with_reader(|reader| each(reader, query, keys, &one));
+        let found: rusqlite::Result<Vec<_>> = wide(|| keys.par_chunks(TOGETHER).map(some).collect());
+        Ok(found?.into_iter().flatten().collect())
+    }
+
+    /// Has the rows of bodies looked up, so that whoever writes them need not wait for each; also in a transaction.
     pub(crate) fn look_ahead_at_bodies(&self, ids: &[Blake3]) {
         self.look_ahead("SELECT 1 FROM body WHERE id = ?1", ids, Blake3::as_bytes);
     }
@@ -56,12 +73,10 @@ impl Store {
     }
 
     fn look_ahead<K: Sync>(&self, query: &str, keys: &[K], digest: impl Fn(&K) -> &[u8; 32] + Sync) {
-        // Fewer would be looked up over the one connection that is to use them.
-        if keys.len() > TOGETHER {
-            let found = self.look_up(query, keys, |statement, key| statement.exists([digest(key)]));
-            if let Err(error) = found {
-                tracing::debug!(%error, "rows are not looked up ahead");
-            }
+        if keys.len() > TOGETHER
+            && let Err(error) = self.look_up_aside(query, keys, |statement, key| statement.exists([digest(key)]))
+        {
+            tracing::debug!(%error, "rows are not looked up ahead");
         }
     }
 
@@ -125,6 +140,8 @@ mod tests {
                 store.look_ahead_at_bodies(&ids);
                 bodies.write_all(&all)?;
                 assert_eq!(there(), 0, "nothing is committed yet");
+                let own = bodies.each(&ids, |_, bytes| Ok(bytes.to_vec())).into_iter().map(Result::unwrap);
+                assert!(own.eq(all.iter().map(|(_, bytes)| bytes.clone())), "the transaction sees its own");
                 Ok::<_, StoreError>(())
             })
             .unwrap();
