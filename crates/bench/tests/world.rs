@@ -118,6 +118,7 @@ fn what_a_sync_commits_is_copied_out_of_the_log_after_its_switch() -> Done<()> {
     let [fetched, switching] = lengths[..] else { return Err(format!("{lengths:?}").into()) };
     assert_eq!(switching, fetched, "no commit before the switch copies it");
     assert!(fs::metadata(catalog)?.len() > switching, "one after it does");
+    // Whoever closes the catalog last copies it, too.
     drop(store);
     Ok(())
 }

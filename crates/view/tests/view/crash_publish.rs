@@ -8,7 +8,7 @@ use strandline_store::Store;
 
 use crate::crash::at_every_step;
 use crate::invariants;
-use crate::world::{Outcome, State, World, mirror, publish, record, state, sync};
+use crate::world::{Outcome, State, World, catch_up, mirror, publish, record, state, sync};
 
 fn first() -> State {
     state(&[
@@ -61,14 +61,9 @@ fn an_incremental_publication() {
     at_every_step(&published(), &[Some(2), Some(3)], to(3), to(3), invariants::essence);
 }
 
-fn catch_up(store: &Arc<Store>) -> Outcome<()> {
-    let lock = store.lock_mirror(&mirror(), "now")?;
-    Ok(strandline_view::catch_up(store, &mirror(), &lock)?)
-}
-
 #[test]
 fn a_standby_that_catches_up() {
-    at_every_step(&published(), &[Some(2)], catch_up, to(3), invariants::essence);
+    at_every_step(&published(), &[Some(2)], |store| catch_up(store), to(3), invariants::essence);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use strandline_store::gc::{self, Keep};
 
 use crate::invariants;
 use crate::outage::Outage;
-use crate::world::{Outcome, State, World, mirror, project, publish, state, sync, time};
+use crate::world::{Outcome, State, World, catch_up, mirror, project, publish, state, sync, time};
 
 fn states() -> [State; 3] {
     [
@@ -59,11 +59,6 @@ fn back_to(number: u64) -> impl Fn(&Arc<Store>) -> Outcome<()> {
     move |store| publish(store, number, true).map(drop)
 }
 
-fn catch_up(store: &Arc<Store>) -> Outcome<()> {
-    let lock = store.lock_mirror(&mirror(), "now")?;
-    Ok(strandline_view::catch_up(store, &mirror(), &lock)?)
-}
-
 /// Records and publishes the second state with another project: what else the second one brought has to be there already.
 fn go_on(store: &Arc<Store>) -> Outcome<()> {
     let mut state = states()[1].clone();
@@ -99,7 +94,7 @@ fn a_rollback() {
 
 #[test]
 fn a_standby_that_catches_up() {
-    Outage::of(&with(2), &[Some(2)], &catch_up, &go_on, &essence).everywhere();
+    Outage::of(&with(2), &[Some(2)], &|store| catch_up(store), &go_on, &essence).everywhere();
 }
 
 #[test]
@@ -129,7 +124,7 @@ fn no_sync_may_be_left_out() {
     Outage::of(&with(1), &[Some(1), Some(2)], &act, &act, &essence).without_each_sync(&mut noticed);
     let act = bring(3);
     Outage::of(&with(2), &[Some(2), Some(3)], &act, &act, &essence).without_each_sync(&mut noticed);
-    Outage::of(&with(2), &[Some(2)], &catch_up, &go_on, &essence).without_each_sync(&mut noticed);
+    Outage::of(&with(2), &[Some(2)], &|store| catch_up(store), &go_on, &essence).without_each_sync(&mut noticed);
     for number in [1, 2] {
         let act = back_to(number);
         Outage::of(&with(3), &[Some(3), Some(number)], &act, &act, &essence).without_each_sync(&mut noticed);

@@ -16,7 +16,8 @@ use strandline_view::{ListedProject, Published, RootLists, ViewError};
 
 use crate::invariants;
 use crate::world::{
-    Lists, State, World, commit, expected, mirror, path, project, publish, record, serial, served, state, sync, time,
+    Lists, State, World, catch_up, commit, expected, mirror, path, project, publish, record, serial, served, state,
+    sync, time,
 };
 
 fn first() -> State {
@@ -131,11 +132,6 @@ fn going_back_to_what_was_published_before_is_a_switch_alone() {
     invariants::check_at_rest(&world.root(), &store, &mirror());
 }
 
-fn catch_up(store: &Store) {
-    let lock = store.lock_mirror(&mirror(), "now").unwrap();
-    strandline_view::catch_up(store, &mirror(), &lock).unwrap();
-}
-
 /// The pages of the projects in a tree.
 fn pages(world: &World, tree: &str) -> BTreeMap<String, String> {
     let mut pages = invariants::everything(&world.view().join(tree).join("simple"));
@@ -147,12 +143,12 @@ fn pages(world: &World, tree: &str) -> BTreeMap<String, String> {
 fn a_standby_that_has_caught_up_lacks_only_what_is_new() {
     let world = World::new();
     let store = world.open();
-    catch_up(&store);
+    catch_up(&store).unwrap();
     assert_eq!(store.view_state(&mirror()).unwrap(), None, "nothing is published, and nothing was done");
     sync(&store, 1, &first()).unwrap();
     sync(&store, 2, &second()).unwrap();
     assert_ne!(pages(&world, "a"), pages(&world, "b"));
-    catch_up(&store);
+    catch_up(&store).unwrap();
     assert_eq!(pages(&world, "a"), pages(&world, "b"));
     assert_eq!(served(&world), expected(2, &second(), &[("Alpha", 2), ("gamma", 1)]), "readers see what they saw");
     invariants::check(&world.root(), &store, &mirror());
@@ -160,7 +156,7 @@ fn a_standby_that_has_caught_up_lacks_only_what_is_new() {
     let disk = Disk::counting();
     let counted = world.open_on(disk.clone()).unwrap();
     let opened = disk.steps();
-    catch_up(&counted);
+    catch_up(&counted).unwrap();
     assert_eq!(disk.steps(), opened, "once is enough");
 
     let mut third = second();
@@ -179,7 +175,7 @@ fn after_a_rollback_the_standby_keeps_what_may_be_resumed() {
     sync(&store, 2, &second()).unwrap();
     publish(&store, 1, true).unwrap();
     let before = invariants::essence(&world.root());
-    catch_up(&store);
+    catch_up(&store).unwrap();
     assert_eq!(invariants::essence(&world.root()), before);
     assert_eq!(publish(&store, 2, false).unwrap(), Published { slot: Slot::B, projects: 0 });
 }

@@ -192,6 +192,12 @@ pub(crate) fn sync(store: &Arc<Store>, number: u64, state: &State) -> Outcome<Pu
     publish(store, number, false)
 }
 
+/// Brings the standby to what readers see, as a sync does while it fetches.
+pub(crate) fn catch_up(store: &Store) -> Outcome<()> {
+    let lock = store.lock_mirror(&mirror(), "now")?;
+    Ok(strandline_view::catch_up(store, &mirror(), &lock)?)
+}
+
 /// The files that readers see below `simple/`, with their bytes.
 pub(crate) fn served(world: &World) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
