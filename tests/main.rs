@@ -23,6 +23,7 @@ mod race;
 mod repair;
 mod server;
 mod sharing;
+mod snapshot_ids;
 mod tools;
 mod truth;
 mod up;

@@ -1,0 +1,224 @@
+//! A snapshot's id depends on what upstream says and on the time, and on nothing else: a scripted history of 200 events,
+//! synced seven times, gives the ids that stand here, in every version of the program that writes this format.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use strandline_durable::Disk;
+use strandline_model::{DisplayName, ProjectName, Serial, Timestamp, TreePath, UpstreamUrl};
+use strandline_pypi::{Index, PypiLists, Settings as Asking};
+use strandline_store::Store;
+use strandline_sync::record::{ListedFile, Record};
+use strandline_sync::source::{Answer, BadRecord, Event, Rendered, Source, SourceError, Validator, Way};
+use strandline_sync::{Clock, Context, Method, Outcome, Progress, Selection, Settings};
+use strandline_testkit::{Fault, Generator, On, Rule, Upstream, Weights, history};
+
+use crate::truth::equals_upstream;
+use crate::world::{World, text};
+
+/// The events of the whole history.
+const EVENTS: usize = 200;
+
+/// Where nothing stands in the way, a slow machine is no reason for another snapshot.
+const UNHURRIED: Duration = Duration::from_secs(60);
+
+/// An index that snapshots name by a URL without this machine's port.
+#[derive(Debug)]
+struct Renamed {
+    index: Index,
+    name: UpstreamUrl,
+}
+
+impl Source for Renamed {
+    fn upstream(&self) -> &UpstreamUrl {
+        &self.name
+    }
+
+    async fn page(
+        &self,
+        project: &ProjectName,
+        validator: Option<&Validator>,
+        way: Way,
+    ) -> Result<Answer, SourceError> {
+        self.index.page(project, validator, way).await
+    }
+
+    fn file(
+        &self,
+        url: &str,
+    ) -> impl Future<Output = Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin, SourceError>> + Send
+    {
+        self.index.file(url)
+    }
+
+    async fn last_serial(&self) -> Result<Serial, SourceError> {
+        self.index.last_serial().await
+    }
+
+    async fn events_since(&self, since: Serial) -> Result<Vec<Event>, SourceError> {
+        self.index.events_since(since).await
+    }
+
+    async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+        self.index.projects().await
+    }
+
+    fn file_paths(&self, file: &ListedFile) -> [TreePath; 2] {
+        self.index.file_paths(file)
+    }
+
+    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
+        self.index.is_of_release(project, filename, version)
+    }
+
+    fn render(&self, record: &Record) -> Vec<Rendered> {
+        self.index.render(record)
+    }
+
+    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
+        self.index.read_record(bytes)
+    }
+}
+
+/// Every kind of event, the rare ones more often than they come.
+fn weights() -> Weights {
+    Weights {
+        release: 100,
+        file: 80,
+        create: 80,
+        role: 20,
+        yank: 40,
+        unyank: 30,
+        remove_file: 30,
+        remove_release: 30,
+        remove_project: 60,
+        quarantine: 30,
+        clear_quarantine: 30,
+        quarantine_release: 20,
+        clear_release_quarantine: 20,
+        archive: 20,
+        unarchive: 10,
+        pair: 20,
+        burst: 0,
+    }
+}
+
+/// Lets the world move until it has this many events.
+fn move_to(upstream: &Upstream, generator: &mut Generator, events: usize) {
+    let mut world = upstream.world();
+    while world.events().count() + 10 < events {
+        generator.step(&mut world);
+    }
+    while world.events().count() < events {
+        world.role("pair-base", "add Owner bob");
+    }
+}
+
+/// Syncs; what stands in the way is waited for this long.
+fn sync(world: &World, patience: Duration) -> Outcome {
+    let upstream = &world.upstream;
+    let index = Index::new(Asking::new(upstream.simple_url().parse().unwrap())).unwrap();
+    let source = Renamed { index, name: "https://index.example/simple/".parse().unwrap() };
+    let settings = Settings {
+        method: Some(Method::Changelog),
+        drain: Duration::ZERO,
+        hold_after: Duration::ZERO,
+        cut_timeout: patience,
+        part_after: patience,
+        ..Settings::new("pypi".parse().unwrap(), Selection::Everything)
+    };
+    let context = Context {
+        store: Arc::new(Store::open(&world.path("store"), Disk::new()).unwrap()),
+        source: Arc::new(source),
+        settings: Arc::new(settings),
+        progress: Arc::new(Progress::default()),
+    };
+    let now = Timestamp::from_seconds(i64::try_from(upstream.now_ms() / 1000).unwrap()).unwrap();
+    let clock: Clock = Arc::new(move || now);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(strandline_sync::sync(&context, &PypiLists, &clock)).unwrap()
+}
+
+/// The history: seven syncs, eight days apart, so that the sweep asks for every page again each time.
+fn played() -> World {
+    let (mut index, mut generator) = history(24, 8, 0, weights());
+    index.set_holes(0.1, 16);
+    let world = World::new(index, "");
+    let upstream = &world.upstream;
+    upstream.set_manual_clock(0);
+    let pause = Duration::from_hours(8 * 24);
+    for (number, events) in [60, 90, 110, 140, 160, EVENTS].into_iter().enumerate() {
+        upstream.advance(pause);
+        upstream.world().release("late.file", &format!("1.{number}"));
+        move_to(upstream, &mut generator, events);
+        // Longer than a sync waits for an event at a missing serial.
+        upstream.advance(Duration::from_hours(1));
+        let gone = (number == 3).then(|| {
+            let newest = upstream.world().project("late.file").unwrap().files.last().unwrap().url_path.clone();
+            upstream.fault(Rule::new(On::Path(newest), Fault::Gone))
+        });
+        let patience = if gone.is_some() { Duration::from_secs(5) } else { UNHURRIED };
+        assert_eq!(sync(&world, patience).held.len(), gone.iter().count(), "sync {number}");
+        upstream.clear_faults();
+    }
+    // No event says so: the serial stays, and the snapshot is a further revision of it.
+    upstream.world().archive("late.file");
+    upstream.advance(pause);
+    sync(&world, UNHURRIED);
+    world
+}
+
+/// Requires that the history has everything that a snapshot can depend on.
+fn is_rich(upstream: &Upstream) {
+    let index = upstream.world();
+    assert_eq!(index.events().count(), EVENTS);
+    assert!(index.serial() > EVENTS as u64, "serials are missing");
+    let actions: BTreeSet<_> = index.events().map(|event| event.action.as_str()).collect();
+    for kind in [
+        "add Owner",
+        "add py3 file",
+        "add source file",
+        "create",
+        "new release",
+        "project quarantine cleared",
+        "project quarantined",
+        "release quarantine cleared",
+        "release quarantined",
+        "remove file",
+        "remove project",
+        "remove release",
+        "unyank release",
+        "yank release",
+    ] {
+        assert!(actions.iter().any(|action| action.starts_with(kind)), "nothing like `{kind}` happens");
+    }
+    let created = |name: &str| index.events_of(name).filter(|event| event.action == "create").count();
+    assert!(index.state().keys().any(|name| created(name) > 1), "no project is created anew");
+}
+
+#[test]
+fn a_scripted_history_gives_the_same_ids_as_ever() {
+    let elsewhere = std::thread::spawn(played);
+    let (world, elsewhere) = (played(), elsewhere.join().unwrap());
+    assert_ne!(world.upstream.address(), elsewhere.upstream.address());
+    is_rich(&world.upstream);
+    equals_upstream(&world);
+    assert_eq!(world.log(), elsewhere.log(), "where upstream is, and when the test runs, is in no snapshot");
+    assert_eq!(world.done(&["show", "pypi"]), elsewhere.done(&["show", "pypi"]));
+
+    let ids: Vec<_> = world.log().iter().map(|line| (text(&line["serial"]), text(&line["id"]))).collect();
+    let expected = [
+        ("237.2", "fec321eb6524e29ff55bb69b6219a2a7fe9856a7e34db7ca2840ed13b0e9acfb"),
+        ("237", "362d9c396ccf55d91bdfa6522a4d9138d681e0cd7c74190eb2641681af22bf20"),
+        ("189", "b5f798a05fc9731ebb19b2c094ef7154f22ca32de3c858a4e61135325ff11200"),
+        ("163", "7f1366ae0781833483eb5309e1001307aaebb51902f9a06844e8dbce7c47042e"),
+        ("125", "da0245e3c71a92bdc08bb844c5028f2dbc2dabcf37b1aacef416b2f48be5ef46"),
+        ("104", "43e7814327c6f0fa012168064bf2444880d1aaa55b21fcdc288ab5c31b3b7fec"),
+        ("68", "7edcd49442ad0749dc6b85596641ac4f0a4b7bc4677b504bcde78dc6396cab17"),
+    ];
+    assert_eq!(ids, expected.map(|(label, id)| (label.to_owned(), id.to_owned())));
+    assert_eq!(world.tree(), "a3ca3478ad9c645b8b5a3eaf4744c125e564d1ffcadbacc09a9402d4cf5d2fdd");
+}
