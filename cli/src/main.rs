@@ -6,6 +6,7 @@ mod arguments;
 mod commands;
 mod config;
 mod console;
+mod exit;
 mod report;
 
 use std::process::ExitCode;

@@ -1,10 +1,9 @@
-//! Exit codes, and errors in words.
+//! Errors in words, and how the program ends because of them.
 
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 use std::iter::successors;
-use std::process::ExitCode;
 
 use strandline_durable::{DiskError, LockError};
 use strandline_model::{HoldReason, InvalidName};
@@ -17,33 +16,7 @@ use strandline_view::ViewError;
 
 use crate::commands::purge::NothingToWithdraw;
 use crate::config::ConfigError;
-
-/// How the program ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Exit {
-    /// Done.
-    Done,
-    /// Published, with held projects.
-    Held,
-    /// Nothing published: upstream was not consistent.
-    Inconsistent,
-    /// Usage or configuration.
-    Usage,
-    /// Failed.
-    Failed,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Done => 0,
-            Exit::Failed => 1,
-            Exit::Usage => 2,
-            Exit::Inconsistent => 3,
-            Exit::Held => 4,
-        })
-    }
-}
+use crate::exit::Exit;
 
 /// Why a project is held, for an operator.
 pub(crate) fn in_words(reason: HoldReason) -> &'static str {

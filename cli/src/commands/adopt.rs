@@ -14,7 +14,7 @@ use strandline_sync::{Progress, Settings};
 use super::{clock, open, say};
 use crate::config::Config;
 use crate::console::Shown;
-use crate::report::Exit;
+use crate::exit::Exit;
 
 /// What `adopt` was told.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,8 @@ use strandline_store::{MirrorUsage, Recorded, SelectError, Store, StoreError};
 
 use super::{clock, open, purge, say};
 use crate::config::Config;
-use crate::report::{Exit, in_words};
+use crate::exit::Exit;
+use crate::report::in_words;
 
 /// How every mirror stands, and the store.
 #[expect(clippy::too_many_lines, reason = "a line for each fact")]

@@ -9,7 +9,7 @@ use strandline_store::{SelectError, reserve};
 
 use super::{clock, keep_reserve, open, say};
 use crate::config::Config;
-use crate::report::Exit;
+use crate::exit::Exit;
 
 /// Publishes an earlier snapshot and lets syncs only record; without a serial, publishes the newest again.
 pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Option<&str>) -> anyhow::Result<Exit> {

@@ -6,6 +6,7 @@ mod maintain;
 pub(crate) mod purge;
 mod serve;
 mod sync;
+mod up;
 mod verify;
 
 use std::path::Path;
@@ -19,7 +20,7 @@ use strandline_sync::Clock;
 
 use crate::arguments::{Arguments, Command, MirrorCommand};
 use crate::config::{self, Config};
-use crate::report::Exit;
+use crate::exit::Exit;
 
 /// Runs the command that was given.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
@@ -37,7 +38,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             }
             let config = read()?;
             config.require_projects(&projects)?;
-            sync::up(&config, listen, every).await
+            up::up(&config, listen, every).await
         }
         Command::Init { mirror, upstream, projects } => {
             let path = Config::new_path(config.as_deref());

@@ -14,7 +14,7 @@ use strandline_sync::purge::{Busy, Done, Pages as _, Purge};
 
 use super::{clock, open, say};
 use crate::config::Config;
-use crate::report::Exit;
+use crate::exit::Exit;
 
 /// What is to be withdrawn.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{open, say, sync};
+use super::{open, say};
 use crate::config::Config;
-use crate::report::Exit;
+use crate::exit::Exit;
 
 /// A server that runs beside whatever else the program does.
 pub(crate) struct Running {
@@ -52,9 +52,19 @@ impl Running {
 pub(crate) async fn serve(config: &Config, listen: SocketAddr) -> anyhow::Result<Exit> {
     let server = start(config, listen).await?;
     tracing::info!("serving on http://{}/; Ctrl-C ends", server.address);
-    sync::stop().await?;
+    stop().await?;
     server.stop().await?;
     Ok(Exit::Done)
+}
+
+/// Waits for Ctrl-C or a request to terminate.
+pub(crate) async fn stop() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .context("cannot listen for SIGTERM")?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot listen for Ctrl-C"),
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 /// Prints a configuration for nginx.

@@ -1,21 +1,19 @@
-//! `sync` and `up`.
+//! `sync`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use anyhow::Context as _;
 use indicatif::HumanBytes;
 use strandline_model::MirrorName;
 use strandline_pypi::{Index, PypiLists};
 use strandline_store::Store;
 use strandline_sync::{Context, Outcome, Progress, Settings};
 
-use super::{clock, keep_reserve, open, say, serve};
+use super::{clock, keep_reserve, open};
 use crate::config::{Config, Mirror};
 use crate::console::Shown;
-use crate::report::{self, Exit};
+use crate::exit::Exit;
+use crate::report;
 
 /// Syncs the mirrors one after the other; one that fails does not stop the others.
 pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName], wait: bool) -> anyhow::Result<Exit> {
@@ -25,7 +23,13 @@ pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName], wait: bool) ->
     Ok(sync_all(config, &store, &mirrors, wait).await)
 }
 
-async fn sync_all(config: &Config, store: &Arc<Store>, mirrors: &[(&MirrorName, &Mirror)], wait: bool) -> Exit {
+/// Syncs these mirrors of an open store; the worst of their ends is that of all.
+pub(crate) async fn sync_all(
+    config: &Config,
+    store: &Arc<Store>,
+    mirrors: &[(&MirrorName, &Mirror)],
+    wait: bool,
+) -> Exit {
     let mut worst = Exit::Done;
     for (name, mirror) in mirrors {
         let settings = Settings { wait, min_free: config.min_free, ..mirror.settings(name) };
@@ -92,57 +96,4 @@ fn tell(mirror: &MirrorName, outcome: &Outcome, progress: &Progress) {
             "{mirror}: rolled back, so serial {label} is recorded and not published; `strandline rollback {mirror} --resume` publishes it"
         );
     }
-}
-
-/// Serves, syncs, says what to try, and syncs again until Ctrl-C.
-pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> anyhow::Result<Exit> {
-    let mirrors = config.mirrors(&[])?;
-    let store = Arc::new(open(&config.store)?);
-    keep_reserve(&store);
-    let server = serve::start(config, listen).await?;
-    let address = server.address;
-
-    let work = async {
-        let exit = sync_all(config, &store, &mirrors, false).await;
-        let mut any = false;
-        for (name, mirror) in &mirrors {
-            if store.view_state(name)?.is_some() {
-                any = true;
-                say!("{}", pip_line(address, name, mirror));
-            }
-        }
-        if !any {
-            return Ok(exit);
-        }
-        tracing::info!("serving on http://{address}/, syncing every {} s; Ctrl-C ends", every.as_secs());
-        loop {
-            tokio::time::sleep(every).await;
-            sync_all(config, &store, &mirrors, false).await;
-        }
-    };
-    let done: anyhow::Result<Exit> = tokio::select! {
-        done = work => done,
-        stopped = stop() => stopped.map(|()| {
-            tracing::info!("stopped; what was published stays, what was under way is begun again by the next sync");
-            Exit::Done
-        }),
-    };
-    server.stop().await?;
-    done
-}
-
-/// Waits for Ctrl-C or a request to terminate.
-pub(crate) async fn stop() -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .context("cannot listen for SIGTERM")?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot listen for Ctrl-C"),
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
-/// The command with which to try a mirror.
-fn pip_line(address: SocketAddr, mirror: &MirrorName, configured: &Mirror) -> String {
-    let project = configured.first_project().map_or("PROJECT", |name| name.as_str());
-    format!("pip install --index-url http://{address}/{mirror}/simple/ {project}")
 }

@@ -14,7 +14,7 @@ use strandline_sync::{Context, Progress, Settings};
 
 use super::{clock, open, say};
 use crate::config::{Bytes, Config, Mirror, Seconds, Share};
-use crate::report::Exit;
+use crate::exit::Exit;
 
 /// How often damage is looked for again after a repair: what is put right may show what lay behind it.
 const ROUNDS: usize = 3;

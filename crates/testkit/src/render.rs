@@ -173,11 +173,6 @@ pub(crate) fn percent_decode(path: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Bytes in hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The answer to `changelog_since_serial`.
 pub(crate) fn rpc_events(events: &[Event]) -> Bytes {
     let mut rows = String::new();

@@ -409,8 +409,9 @@ impl World {
     }
 }
 
+/// The digest in hex.
 fn sha256(bytes: &[u8]) -> String {
-    crate::render::hex(&Sha256::digest(bytes))
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A duration in whole milliseconds.
