@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use strandline_durable::Disk;
-use strandline_model::Timestamp;
+use strandline_model::{Timestamp, with_causes};
 use strandline_store::Store;
 use strandline_sync::Clock;
 
@@ -97,7 +97,7 @@ fn open(path: &Path) -> anyhow::Result<Store> {
             }
         }
         // Who only looks may have no right to write.
-        Err(error) => tracing::warn!("the views could not be looked at: {:#}", anyhow::Error::from(error)),
+        Err(error) => tracing::warn!("the views could not be looked at: {}", with_causes(&error)),
     }
     Ok(purge::resume(store))
 }
@@ -106,7 +106,7 @@ fn open(path: &Path) -> anyhow::Result<Store> {
 fn keep_reserve(store: &Store) {
     if let Err(error) = strandline_store::reserve::keep(store.root(), store.disk()) {
         // Also where the file system cannot set room aside: the program works without.
-        tracing::debug!("no room is kept back for a full disk: {:#}", anyhow::Error::from(error));
+        tracing::debug!("no room is kept back for a full disk: {}", with_causes(&error));
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! No I/O, no clock, no async here. The format is described in `docs/format.md`.
 
+mod causes;
 mod digest;
 mod name;
 mod path;
@@ -19,6 +20,7 @@ mod time;
 pub mod trie;
 mod unit;
 
+pub use causes::with_causes;
 pub use digest::{Blake3, ClaimedSha256, DigestMismatch, Hasher, InvalidDigest, Sha256};
 pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
 pub use path::{InvalidPath, TreePath};

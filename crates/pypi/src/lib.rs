@@ -34,7 +34,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use reqwest::StatusCode;
-use strandline_model::{DisplayName, ProjectName, Serial, TreePath, UpstreamUrl};
+use strandline_model::{DisplayName, ProjectName, Serial, TreePath, UpstreamUrl, with_causes};
 use strandline_sync::purge::Pages;
 use strandline_sync::record::{ListedFile, Page, Record};
 use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Source, SourceError, Validator, Way};
@@ -145,19 +145,9 @@ impl Index {
         let origin = connect_to.and_then(|address| Guard::new(&url, Some(address), proxies));
         let limits = Limits { page: max_page_size, file: max_file_size, connections, idle: idle_timeout };
         let client = Client::new(url.clone(), credentials, guard, origin, limits)
-            .map_err(|error| SettingsError::Client(chain(&error)))?;
+            .map_err(|error| SettingsError::Client(with_causes(&error)))?;
         Ok(Self { upstream, url, client, has_json: AtomicBool::new(false) })
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 /// Whether an index can be at this URL.

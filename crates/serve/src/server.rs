@@ -10,6 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT, HOST};
 use axum::http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use axum::serve::ListenerExt as _;
+use strandline_model::with_causes;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -60,13 +61,7 @@ async fn answer(State(site): State<Arc<Site>>, request: Request) -> Response<Bod
     let answer = match respond(site, &parts.method, parts.uri.path(), parts.uri.query(), &parts.headers).await {
         Ok(answer) => answer,
         Err(error) => {
-            let mut why = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(error) = source {
-                why = format!("{why}: {error}");
-                source = error.source();
-            }
-            tracing::error!(path = parts.uri.path(), why, "cannot answer");
+            tracing::error!(path = parts.uri.path(), why = with_causes(&error), "cannot answer");
             reply::plain(StatusCode::INTERNAL_SERVER_ERROR, "the server cannot read its store; its log says why")
         }
     };
