@@ -189,6 +189,56 @@ fn what_was_asked_for_is_on_stdout() {
     assert!(snapshot.starts_with(&format!("id {}\nstrandline-snapshot 1\n", text(&first["id"]))), "{snapshot}");
 }
 
+/// The keys of a JSON object.
+#[track_caller]
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn status_has_every_key_whatever_is_known() {
+    let mut index = Index::new();
+    index.upload("six", &wheel("six", "1.0", 1));
+    let world = World::new(index, "source = \"warehouse\"");
+    let status = || serde_json::from_str::<Value>(&world.done(&["status", "--json"])).unwrap();
+    let of_a_mirror = [
+        "held",
+        "lag",
+        "last_sync",
+        "mirror",
+        "missed_late_event",
+        "projects",
+        "published",
+        "published_since",
+        "recorded",
+        "rolled_back",
+        "size",
+        "snapshots",
+        "upstream",
+        "withdrawal_unfinished",
+        "withdrawn",
+    ];
+
+    let before = status();
+    let (mirror, store) = (&before["mirrors"][0], &before["store"]);
+    assert_eq!((keys(&before), keys(mirror)), (vec!["mirrors", "store"], of_a_mirror.to_vec()));
+    assert_eq!(keys(store), ["free_bytes", "free_inodes", "size"]);
+    for key in ["lag", "last_sync", "projects", "published", "published_since", "recorded", "size", "upstream"] {
+        assert_eq!(mirror[key], Value::Null, "{key}");
+    }
+    assert_eq!(store["size"], Value::Null);
+
+    world.done(&["sync"]);
+    world.done(&["gc"]);
+    let after = status();
+    let (mirror, store) = (&after["mirrors"][0], &after["store"]);
+    assert_eq!(keys(mirror), of_a_mirror);
+    assert_eq!(keys(&mirror["last_sync"]), ["failure", "rounds", "time"]);
+    assert_eq!(mirror["lag"], json!({ "seconds": 0, "serials": 0 }));
+    assert_eq!(keys(&mirror["size"]), ["bytes", "own_bytes"]);
+    assert_eq!(keys(&store["size"]), ["as_of", "bytes", "saved_bytes"]);
+}
+
 #[test]
 fn quiet_says_only_what_went_wrong() {
     let mut index = Index::new();

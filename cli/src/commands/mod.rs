@@ -3,8 +3,10 @@
 mod adopt;
 mod inspect;
 mod maintain;
+mod mirror_status;
 pub(crate) mod purge;
 mod serve;
+mod status;
 mod sync;
 mod up;
 mod verify;
@@ -48,7 +50,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         }
         Command::Sync { mirrors, wait } => sync::sync(&read()?, &mirrors, wait).await,
         Command::Serve { listen } => serve::serve(&read()?, listen).await,
-        Command::Status { json } => inspect::status(&read()?, json),
+        Command::Status { json } => status::status(&read()?, json),
         Command::Log { mirror, json } => inspect::log(&read()?, &mirror, json),
         Command::Diff { mirror, before, after, json } => inspect::diff(&read()?, &mirror, &before, &after, json),
         Command::Show { raw: Some(id), .. } => inspect::raw(&read()?, id),

@@ -1,0 +1,139 @@
+//! How mirrors and the store stand, as values. Each form of output is made from these and asks the store nothing.
+
+use serde::{Serialize, Serializer};
+use strandline_model::{Held, Label, MirrorName, Timestamp, UpstreamUrl};
+use strandline_store::{Store, Usage, Withdrawal};
+
+use super::purge;
+
+/// How a mirror stands. As JSON, each field is a key of the same name; what is not known is null.
+#[derive(Debug, Serialize)]
+pub(crate) struct MirrorStatus {
+    pub(crate) mirror: MirrorName,
+    pub(crate) upstream: Option<UpstreamUrl>,
+    /// The snapshot that readers see.
+    pub(crate) published: Option<Label>,
+    /// When `live` was switched to it.
+    pub(crate) published_since: Option<Timestamp>,
+    /// The newest verified snapshot; `None` where the mirror was never synced.
+    pub(crate) recorded: Option<Label>,
+    /// How many projects the newest snapshot has.
+    pub(crate) projects: Option<u64>,
+    /// How many snapshots are kept.
+    pub(crate) snapshots: usize,
+    /// How many of them lack an event that came to light late.
+    pub(crate) missed_late_event: usize,
+    /// Whether syncs record and do not publish.
+    pub(crate) rolled_back: bool,
+    /// What is withdrawn from the mirror now.
+    #[serde(serialize_with = "as_json")]
+    pub(crate) withdrawn: Vec<Withdrawal>,
+    /// Whether a withdrawal is not done everywhere yet.
+    pub(crate) withdrawal_unfinished: bool,
+    pub(crate) last_sync: Option<LastSync>,
+    /// How far the newest snapshot is behind upstream's log, as of the last sync: the log is not asked here.
+    pub(crate) lag: Option<Lag>,
+    pub(crate) held: Vec<Held>,
+    /// As the last `gc` found it.
+    pub(crate) size: Option<MirrorSize>,
+}
+
+/// How the last sync went.
+#[derive(Debug, Serialize)]
+pub(crate) struct LastSync {
+    pub(crate) time: Timestamp,
+    /// Why it published nothing, if so.
+    pub(crate) failure: Option<String>,
+    /// How many rounds of pages and log it took, where there is a log.
+    pub(crate) rounds: Option<u32>,
+}
+
+/// How far a mirror is behind.
+#[derive(Debug, Serialize)]
+pub(crate) struct Lag {
+    pub(crate) serials: u64,
+    pub(crate) seconds: u64,
+}
+
+/// How much a mirror's snapshots name.
+#[derive(Debug, Serialize)]
+pub(crate) struct MirrorSize {
+    pub(crate) bytes: u64,
+    /// What no other mirror names.
+    pub(crate) own_bytes: u64,
+}
+
+/// How the store as a whole stands.
+#[derive(Debug, Serialize)]
+pub(crate) struct StoreStatus {
+    pub(crate) free_bytes: u64,
+    pub(crate) free_inodes: Option<u64>,
+    /// As the last `gc` found it.
+    pub(crate) size: Option<StoreSize>,
+}
+
+/// How much the store holds.
+#[derive(Debug, Serialize)]
+pub(crate) struct StoreSize {
+    pub(crate) bytes: u64,
+    /// How much more it would be if mirrors shared nothing.
+    pub(crate) saved_bytes: u64,
+    pub(crate) as_of: Timestamp,
+}
+
+impl MirrorStatus {
+    /// Asks the store how a mirror stands.
+    pub(crate) fn of(store: &Store, mirror: &MirrorName, usage: Option<&Usage>) -> anyhow::Result<Self> {
+        let latest = store.latest_verified(mirror)?.map(|latest| latest.snapshot);
+        let state = store.view_state(mirror)?;
+        let published = state.map(|state| store.recorded(state.snapshot)).transpose()?;
+        let last = store.last_sync(mirror)?;
+        let kept = store.snapshots(mirror)?;
+        let lag = last.as_ref().zip(latest.as_ref()).and_then(|(last, latest)| {
+            let cut = last.cut?;
+            Some(Lag {
+                serials: cut.head.get().saturating_sub(latest.label.serial.get()),
+                seconds: cut.behind.map_or(0, |behind| last.time.since(behind).as_secs()),
+            })
+        });
+        Ok(Self {
+            mirror: mirror.clone(),
+            upstream: latest.as_ref().map(|latest| latest.upstream.clone()),
+            published: published.map(|published| published.snapshot.label),
+            published_since: state.map(|state| state.switched),
+            recorded: latest.as_ref().map(|latest| latest.label),
+            projects: latest.as_ref().map(|latest| latest.units),
+            snapshots: kept.len(),
+            missed_late_event: kept.iter().filter(|kept| kept.missed).count(),
+            rolled_back: state.is_some_and(|state| state.frozen),
+            withdrawn: purge::in_force(store, mirror)?,
+            withdrawal_unfinished: store.purging()?.contains(mirror),
+            last_sync: last.map(|last| LastSync {
+                time: last.time,
+                failure: last.failure,
+                rounds: last.cut.map(|cut| cut.rounds),
+            }),
+            lag,
+            held: latest.map(|latest| latest.held).unwrap_or_default(),
+            size: usage
+                .and_then(|usage| usage.mirrors.get(mirror))
+                .map(|size| MirrorSize { bytes: size.bytes, own_bytes: size.own }),
+        })
+    }
+}
+
+impl StoreStatus {
+    /// Asks the store, and its file system, how it stands.
+    pub(crate) fn of(store: &Store, usage: Option<&Usage>) -> anyhow::Result<Self> {
+        let free = store.disk().free(store.root())?;
+        let size = usage.map(|usage| {
+            let named: u64 = usage.mirrors.values().map(|mirror| mirror.bytes).sum();
+            StoreSize { bytes: usage.bytes, saved_bytes: named.saturating_sub(usage.bytes), as_of: usage.time }
+        });
+        Ok(Self { free_bytes: free.bytes, free_inodes: free.inodes, size })
+    }
+}
+
+fn as_json<S: Serializer>(withdrawn: &[Withdrawal], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(withdrawn.iter().map(purge::as_json))
+}

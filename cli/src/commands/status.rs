@@ -1,0 +1,117 @@
+//! `status`.
+
+use indicatif::HumanBytes;
+use serde_json::json;
+use strandline_model::Timestamp;
+use strandline_store::Store;
+
+use super::mirror_status::{Lag, MirrorSize, MirrorStatus, StoreStatus};
+use super::{clock, open, purge, say};
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::report::in_words;
+
+/// How every mirror stands, and the store.
+pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
+    let store = open(&config.store)?;
+    let now = clock()();
+    let usage = store.usage()?;
+    let mut exit = Exit::Done;
+    let mut mirrors = Vec::new();
+    for (name, _) in config.mirrors(&[])? {
+        let mirror = MirrorStatus::of(&store, name, usage.as_ref())?;
+        if !mirror.held.is_empty() {
+            exit = Exit::Held;
+        }
+        if json {
+            mirrors.push(mirror);
+        } else {
+            tell_mirror(&mirror, now)?;
+        }
+    }
+    let whole = StoreStatus::of(&store, usage.as_ref())?;
+    if json {
+        say!("{}", serde_json::to_string_pretty(&json!({ "mirrors": mirrors, "store": whole }))?);
+    } else {
+        tell_store(&store, &whole)?;
+    }
+    Ok(exit)
+}
+
+/// A line for each fact that is worth one.
+fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> anyhow::Result<()> {
+    let MirrorStatus { mirror, snapshots, missed_late_event, .. } = status;
+    say!("{mirror}");
+    let (Some(upstream), Some(recorded), Some(projects)) = (&status.upstream, status.recorded, status.projects) else {
+        say!("  never synced; `strandline sync {mirror}` begins");
+        return Ok(());
+    };
+    say!("  upstream   {upstream}");
+    match (status.published, status.published_since) {
+        (Some(published), Some(since)) => say!("  published  serial {published} since {since}"),
+        _ => say!("  published  nothing yet"),
+    }
+    if status.rolled_back {
+        say!(
+            "  ROLLED BACK: syncs record and do not publish; newest is serial {recorded}; `strandline rollback {mirror} --resume` ends this"
+        );
+    }
+    say!("  projects   {projects}");
+    match missed_late_event {
+        0 => say!("  kept       {snapshots} snapshots"),
+        1 => say!("  kept       {snapshots} snapshots; 1 of them lacks an event that came to light late"),
+        missed => say!("  kept       {snapshots} snapshots; {missed} of them lack an event that came to light late"),
+    }
+    for withdrawal in &status.withdrawn {
+        say!("  withdrawn  {}", purge::in_words(withdrawal));
+    }
+    if status.withdrawal_unfinished {
+        say!("  WITHDRAWAL UNFINISHED: whoever is at work on the mirror finishes it, or the next command");
+    }
+    if let Some(MirrorSize { bytes, own_bytes }) = status.size {
+        say!("  size       {}, of which {} are in no other mirror", HumanBytes(bytes), HumanBytes(own_bytes));
+    }
+    tell_last_sync(status, now)?;
+    for held in &status.held {
+        say!(
+            "  held       {}: {} ({}), at serial {}, needs {}, since {}",
+            held.name,
+            in_words(held.reason),
+            held.reason,
+            held.at,
+            held.needs,
+            held.since
+        );
+    }
+    Ok(())
+}
+
+fn tell_last_sync(status: &MirrorStatus, now: Timestamp) -> anyhow::Result<()> {
+    let Some(last) = &status.last_sync else {
+        say!("  last sync  unknown");
+        return Ok(());
+    };
+    match &last.failure {
+        Some(failure) => say!("  last sync  {} FAILED: {failure}", last.time),
+        None => say!("  last sync  {} ({} s ago), in order", last.time, now.since(last.time).as_secs()),
+    }
+    if let (Some(Lag { serials, seconds }), Some(rounds)) = (&status.lag, last.rounds) {
+        say!("  behind     {serials} serials, {seconds} s, after {rounds} rounds");
+    }
+    Ok(())
+}
+
+fn tell_store(store: &Store, StoreStatus { free_bytes, size, .. }: &StoreStatus) -> anyhow::Result<()> {
+    say!("store {}", store.root().display());
+    match size {
+        Some(size) => say!(
+            "  size       {} as of {}; it would be {} more if mirrors shared nothing",
+            HumanBytes(size.bytes),
+            size.as_of,
+            HumanBytes(size.saved_bytes)
+        ),
+        None => say!("  size       `strandline gc` finds out"),
+    }
+    say!("  free       {}", HumanBytes(*free_bytes));
+    Ok(())
+}
