@@ -131,7 +131,7 @@ fn sync(world: &World, patience: Duration) -> Outcome {
         ..Settings::new("pypi".parse().unwrap(), Selection::Everything)
     };
     let context = Context {
-        store: Arc::new(Store::open(&world.path("store"), Disk::new()).unwrap()),
+        store: Store::open(&world.path("store"), Disk::new()).unwrap(),
         source: Arc::new(source),
         settings: Arc::new(settings),
         progress: Arc::new(Progress::default()),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use strandline_durable::{Disk, DiskError};
 use strandline_model::{DisplayName, MirrorName};
+use strandline_store::Access;
 use strandline_store::gc::Keep;
 use strandline_sync::{Method, OnBroken, Selection, Settings};
 use toml::Spanned;
@@ -381,7 +382,9 @@ impl Mirror {
         if let Some(Seconds(drain)) = self.drain {
             settings.drain = drain;
         }
-        settings.private = self.private;
+        if self.private {
+            settings.access = Access::Private;
+        }
         settings
     }
 }

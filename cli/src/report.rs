@@ -6,7 +6,7 @@ use std::io;
 use std::iter::successors;
 
 use strandline_durable::{DiskError, LockError};
-use strandline_model::{HoldReason, InvalidName};
+use strandline_model::{HoldReason, InvalidAt, InvalidName};
 use strandline_pypi::{NoDefault, NoTree, SettingsError};
 use strandline_store::{ReceiveError, SelectError, StoreError, VerifyError};
 use strandline_sync::adopt::AdoptError;
@@ -85,8 +85,12 @@ fn judge(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
             let hint = "What was taken is here, the rest is as it was; `strandline adopt` again goes on from there.";
             return (Exit::Failed, Some(hint));
         }
-        if let Some(SelectError::Unknown { .. } | SelectError::Superseded { .. }) = cause.downcast_ref() {
+        if cause.downcast_ref().is_some_and(|error| !matches!(error, SelectError::Store(_))) || cause.is::<InvalidAt>()
+        {
             return (Exit::Usage, None);
+        }
+        if let Some(StoreError::Older { .. }) = cause.downcast_ref() {
+            return (Exit::Usage, Some("Nothing was changed."));
         }
         if cause.is::<NothingToWithdraw>() {
             return (Exit::Usage, Some("Nothing was done."));

@@ -30,7 +30,7 @@ pub(crate) fn adopt(config: &Config, name: &MirrorName, directory: &Path, option
     let (_, mirror) = config.mirrors(std::slice::from_ref(name))?[0];
     let settings = Settings { min_free: config.min_free, ..mirror.settings(name) };
     let tree = WebTree::open(directory, mirror.max_page_size())?;
-    let store = Arc::new(open(&config.store)?);
+    let store = open(&config.store)?;
     let progress = Arc::new(Progress::default());
     let shown = Shown::new(name, progress.clone());
     // A reader that has gone away does not stop the work; the last line finds it gone, too.

@@ -8,7 +8,7 @@ use strandline_model::trie::Change;
 use strandline_model::{Blake3, DisplayName, Leaf, MirrorName, Snapshot, Unit};
 use strandline_store::{Recorded, SelectError, Store, StoreError};
 
-use super::{open, purge, say};
+use super::{known, open, purge, say};
 use crate::config::Config;
 use crate::exit::Exit;
 
@@ -16,10 +16,12 @@ use crate::exit::Exit;
 pub(crate) fn log(config: &Config, mirror: &MirrorName, json: bool) -> anyhow::Result<Exit> {
     config.mirrors(std::slice::from_ref(mirror))?;
     let store = open(&config.store)?;
-    let live = store.view_state(mirror)?.map(|state| state.snapshot);
+    // A mirror that was never synced has nothing to list.
+    let Some(kept) = store.mirror(mirror)? else { return Ok(Exit::Done) };
+    let live = kept.view_state()?.map(|state| state.snapshot);
     let pins = store.pins()?;
-    let superseded = store.superseded(mirror)?;
-    for Recorded { id, snapshot, verified, missed } in store.snapshots(mirror)? {
+    let superseded = kept.superseded()?;
+    for Recorded { id, snapshot, verified, missed } in kept.snapshots()? {
         let (published, pinned) = (live == Some(id), pins.contains(&id));
         let Snapshot { label, time, units, held, .. } = &snapshot;
         let instead = superseded.get(&id).map(|new| store.recorded(*new)).transpose()?;
@@ -63,7 +65,8 @@ pub(crate) fn diff(
 ) -> anyhow::Result<Exit> {
     config.mirrors(std::slice::from_ref(mirror))?;
     let store = open(&config.store)?;
-    let (before, after) = (store.select(mirror, before)?, store.select(mirror, after)?);
+    let kept = known(&store, mirror)?;
+    let (before, after) = (kept.select(before.parse()?)?, kept.select(after.parse()?)?);
     for changes in store.diff(Some(&before.snapshot), Some(&after.snapshot))?.chunks(TOGETHER) {
         tell_differences(&store, changes, json)?;
     }
@@ -125,11 +128,12 @@ pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>)
     };
     config.mirrors(std::slice::from_ref(&mirror))?;
     let store = open(&config.store)?;
+    let kept = known(&store, &mirror)?;
     let recorded = match wanted {
-        Some(wanted) => store.select(&mirror, wanted)?,
-        None => match store.view_state(&mirror)? {
+        Some(wanted) => kept.select(wanted.parse()?)?,
+        None => match kept.view_state()? {
             Some(state) => store.recorded(state.snapshot)?,
-            None => return Err(SelectError::Unknown { mirror, wanted: "that is published".to_owned() }.into()),
+            None => return Err(SelectError::NothingPublished { mirror }.into()),
         },
     };
     let Recorded { id, snapshot, .. } = recorded;

@@ -5,39 +5,36 @@ use strandline_durable::Disk;
 use strandline_model::MirrorName;
 use strandline_pypi::PypiLists;
 use strandline_store::gc::{self, Collected};
-use strandline_store::{SelectError, reserve};
+use strandline_store::{SelectError, Wait, reserve};
 
-use super::{clock, keep_reserve, open, say};
+use super::{clock, keep_reserve, known, open, say};
 use crate::config::Config;
 use crate::exit::Exit;
 
 /// Publishes an earlier snapshot and lets syncs only record; without a serial, publishes the newest again.
 pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Option<&str>) -> anyhow::Result<Exit> {
     let (_, configured) = config.mirrors(std::slice::from_ref(mirror))?[0];
-    let store = open(&config.store)?;
-    let now = clock();
-    let lock = store.lock_mirror(mirror, &now().to_string())?;
+    let (store, now) = (open(&config.store)?, clock());
+    known(&store, mirror)?;
+    let locked = store.lock(mirror, Wait::Never, now())?;
     let recorded = match serial {
         Some("previous") => {
-            let previous = store.view_state(mirror)?.and_then(|state| state.previous);
-            let unknown =
-                || SelectError::Unknown { mirror: mirror.clone(), wanted: "that was published before".to_owned() };
-            store.recorded(previous.ok_or_else(unknown)?)?
+            let previous = locked.view_state()?.and_then(|state| state.previous);
+            let nothing = || SelectError::NothingBefore { mirror: mirror.clone() };
+            store.recorded(previous.ok_or_else(nothing)?)?
         }
-        Some(serial) => store.select_served(mirror, serial)?,
-        None => store
-            .latest_verified(mirror)?
-            .ok_or_else(|| SelectError::Unknown { mirror: mirror.clone(), wanted: "at all".to_owned() })?,
+        Some(serial) => locked.select_served(serial.parse()?)?,
+        None => locked.latest_verified()?.ok_or_else(|| SelectError::NoSnapshot { mirror: mirror.clone() })?,
     };
-    let state = store.view_state(mirror)?;
+    let state = locked.view_state()?;
     let present = state.map(|state| store.recorded(state.snapshot)).transpose()?;
-    let verified = store.verified(recorded, present.as_ref().map(|present| &present.snapshot))?;
+    let verified = locked.verified(recorded, present.as_ref().map(|present| &present.snapshot))?;
     let label = verified.snapshot().label;
     if state.is_none_or(|state| state.snapshot != verified.id()) {
         let drain = configured.settings(mirror).drain;
         tokio::time::sleep(strandline_view::undrained(state, drain, now())).await;
     }
-    strandline_view::publish(&store, &verified, &PypiLists, serial.is_some(), now(), &lock)?;
+    strandline_view::publish(&locked, &verified, &PypiLists, serial.is_some(), now())?;
     if serial.is_some() {
         tracing::warn!(
             "{mirror}: published serial {label}; syncs record and do not publish until `strandline rollback {mirror} --resume`"
@@ -51,9 +48,10 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
 /// Keeps a snapshot, whatever retention says.
 pub(crate) fn pin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow::Result<Exit> {
     let store = open(&config.store)?;
-    let recorded = store.select_served(mirror, serial)?;
+    let kept = known(&store, mirror)?;
+    let recorded = kept.select_served(serial.parse()?)?;
     let label = recorded.snapshot.label;
-    if store.pin(recorded.id, clock()())? {
+    if kept.pin(recorded.id, clock()())? {
         tracing::info!("{mirror}: serial {label} is kept until `strandline unpin {mirror} {label}`");
     } else {
         tracing::info!("{mirror}: serial {label} is pinned already");
@@ -64,9 +62,10 @@ pub(crate) fn pin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow:
 /// Leaves a snapshot to retention again.
 pub(crate) fn unpin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow::Result<Exit> {
     let store = open(&config.store)?;
-    let recorded = store.select(mirror, serial)?;
+    let kept = known(&store, mirror)?;
+    let recorded = kept.select(serial.parse()?)?;
     let label = recorded.snapshot.label;
-    if store.unpin(recorded.id)? {
+    if kept.unpin(recorded.id)? {
         tracing::info!("{mirror}: retention decides about serial {label} again");
     } else {
         tracing::info!("{mirror}: serial {label} is not pinned");
@@ -77,10 +76,8 @@ pub(crate) fn unpin(config: &Config, mirror: &MirrorName, serial: &str) -> anyho
 /// Removes a mirror from the store.
 pub(crate) fn remove_mirror(config: &Config, mirror: &MirrorName) -> anyhow::Result<Exit> {
     let store = open(&config.store)?;
-    let lock = store.lock_mirror(mirror, &clock()().to_string())?;
-    if !store.remove_mirror(mirror, &lock)? {
-        return Err(SelectError::Unknown { mirror: mirror.clone(), wanted: "at all".to_owned() }.into());
-    }
+    known(&store, mirror)?;
+    store.lock(mirror, Wait::Never, clock()())?.remove()?;
     tracing::info!("removed mirror `{mirror}`; `strandline gc` frees what no other mirror has");
     if config.mirrors(std::slice::from_ref(mirror)).is_ok() {
         tracing::warn!("`{}` still has it: the next sync begins it anew", config.path.display());
@@ -94,10 +91,14 @@ pub(crate) fn gc(config: &Config, dry: bool) -> anyhow::Result<Exit> {
         tracing::info!("the disk is full: room that was kept back for this is used");
     }
     let store = open(&config.store)?;
-    let collected = gc::collect(&store, |mirror| config.keep(mirror), config.grace, clock()(), dry)?;
-    if !dry {
+    let keep = |mirror: &MirrorName| config.keep(mirror);
+    let collected = if dry {
+        gc::plan(&store, keep, config.grace, clock()())?.outcome()
+    } else {
+        let collected = gc::collect(&store, keep, config.grace, clock()())?;
         keep_reserve(&store);
-    }
+        collected
+    };
     let Collected { snapshots, bodies, condemned, condemned_bytes, deleted, deleted_bytes, in_use, links } = collected;
     let (drop, delete) = if dry { ("would drop", "would delete") } else { ("dropped", "deleted") };
     for (mirror, label) in &snapshots {

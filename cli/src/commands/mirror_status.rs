@@ -1,5 +1,7 @@
 //! How mirrors and the store stand, as values. Each form of output is made from these and asks the store nothing.
 
+use std::sync::Arc;
+
 use serde::{Serialize, Serializer};
 use strandline_model::{Held, Label, MirrorName, Timestamp, UpstreamUrl};
 use strandline_store::{Store, Usage, Withdrawal};
@@ -83,12 +85,14 @@ pub(crate) struct StoreSize {
 
 impl MirrorStatus {
     /// Asks the store how a mirror stands.
-    pub(crate) fn of(store: &Store, mirror: &MirrorName, usage: Option<&Usage>) -> anyhow::Result<Self> {
-        let latest = store.latest_verified(mirror)?.map(|latest| latest.snapshot);
-        let state = store.view_state(mirror)?;
+    pub(crate) fn of(store: &Arc<Store>, mirror: &MirrorName, usage: Option<&Usage>) -> anyhow::Result<Self> {
+        let (mut latest, mut state, mut last, mut kept) = (None, None, None, Vec::new());
+        // The store has no row of a mirror that no process has ever locked.
+        if let Some(mirror) = store.mirror(mirror)? {
+            latest = mirror.latest_verified()?.map(|latest| latest.snapshot);
+            (state, last, kept) = (mirror.view_state()?, mirror.last_sync()?, mirror.snapshots()?);
+        }
         let published = state.map(|state| store.recorded(state.snapshot)).transpose()?;
-        let last = store.last_sync(mirror)?;
-        let kept = store.snapshots(mirror)?;
         let lag = last.as_ref().zip(latest.as_ref()).and_then(|(last, latest)| {
             let cut = last.cut?;
             Some(Lag {

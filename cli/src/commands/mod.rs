@@ -16,9 +16,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use strandline_durable::Disk;
-use strandline_model::{Timestamp, with_causes};
-use strandline_store::Store;
+use strandline_model::{MirrorName, Timestamp, with_causes};
+use strandline_store::{Mirror, SelectError, Store, Wait};
 use strandline_sync::Clock;
+use strandline_view::ViewError;
 
 use crate::arguments::{Arguments, Command, MirrorCommand};
 use crate::config::{self, Config};
@@ -48,7 +49,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             tracing::info!("wrote {}; `strandline sync` syncs once, `strandline up` syncs and serves", path.display());
             Ok(Exit::Done)
         }
-        Command::Sync { mirrors, wait } => sync::sync(&read()?, &mirrors, wait).await,
+        Command::Sync { mirrors, wait } => {
+            sync::sync(&read()?, &mirrors, if wait { Wait::UntilFree } else { Wait::Never }).await
+        }
         Command::Serve { listen } => serve::serve(&read()?, listen).await,
         Command::Status { json } => status::status(&read()?, json),
         Command::Log { mirror, json } => inspect::log(&read()?, &mirror, json),
@@ -89,19 +92,25 @@ fn clock() -> Clock {
 }
 
 /// Opens the store, and finishes what a crash left.
-fn open(path: &Path) -> anyhow::Result<Store> {
+fn open(path: &Path) -> anyhow::Result<Arc<Store>> {
     let store =
         Store::open(path, Disk::new()).with_context(|| format!("cannot open the store `{}`", path.display()))?;
-    match strandline_view::recover(&store, &clock()().to_string()) {
+    match store.finish().map_err(ViewError::from).and_then(|()| strandline_view::recover(&store, clock()())) {
         Ok(mirrors) => {
             for mirror in mirrors {
                 tracing::warn!("{mirror}: `live` did not point to what the catalog says, and does now");
             }
         }
-        // Who only looks may have no right to write.
+        // A user who only looks may have no right to write.
         Err(error) => tracing::warn!("the views could not be looked at: {}", with_causes(&error)),
     }
-    Ok(purge::resume(store))
+    purge::resume(&store);
+    Ok(store)
+}
+
+/// A mirror that the store has.
+fn known(store: &Arc<Store>, name: &MirrorName) -> anyhow::Result<Mirror> {
+    Ok(store.mirror(name)?.ok_or_else(|| SelectError::NoSnapshot { mirror: name.clone() })?)
 }
 
 /// Keeps some room back for the `gc` that a full disk needs.

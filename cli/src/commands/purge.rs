@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use strandline_durable::LockError;
 use strandline_model::{ClaimedSha256, DisplayName, MirrorName, ProjectName};
 use strandline_pypi::{PypiLists, PypiPages};
-use strandline_store::{MirrorLock, Order, Store, Withdrawal, WithdrawnFile};
+use strandline_store::{Locked, Mirror, Order, Store, Wait, Withdrawal, WithdrawnFile};
 use strandline_sync::purge::{Busy, Done, Pages as _, Purge};
 
 use super::{clock, open, say};
@@ -74,12 +74,12 @@ pub(crate) fn purge(
     scope: Option<MirrorName>,
     reason: Option<String>,
 ) -> anyhow::Result<Exit> {
-    let store = Arc::new(open(&config.store)?);
+    let store = open(&config.store)?;
     let mirrors = in_scope(config, &store, scope.as_ref())?;
     let purge = Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() };
     let found = match what {
-        What::File(sha256) => purge.file(&mirrors, *sha256)?,
-        What::Release(project, version) => purge.files_of_release(&mirrors, project, version)?,
+        What::File(sha256) => purge.file(&known_in(&store, &mirrors)?, *sha256)?,
+        What::Release(project, version) => purge.files_of_release(&known_in(&store, &mirrors)?, project, version)?,
     };
     let mut files: BTreeSet<_> = found.files.values().cloned().collect();
     let unclear = found.unclear.iter().map(String::as_str).collect::<Vec<_>>().join("`, `");
@@ -133,7 +133,7 @@ pub(crate) fn undo(
     scope: Option<MirrorName>,
     reason: Option<String>,
 ) -> anyhow::Result<Exit> {
-    let store = Arc::new(open(&config.store)?);
+    let store = open(&config.store)?;
     let mirrors = in_scope(config, &store, scope.as_ref())?;
     let files: Vec<_> = withdrawn_files(&store, what, &mirrors)?.into_iter().collect();
     if files.is_empty() {
@@ -143,11 +143,10 @@ pub(crate) fn undo(
     let tell =
         |mirror: &MirrorName, error: &LockError| tracing::warn!("{mirror}: waiting until this has ended: {error}");
     Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() }.finish(Busy::Wait(&tell))?;
-    let since = clock()().to_string();
-    let locks: Vec<MirrorLock> =
-        mirrors.iter().map(|mirror| store.wait_for_mirror(mirror, &since)).collect::<Result<_, _>>()?;
+    let locked: Vec<Locked> =
+        mirrors.iter().map(|mirror| store.lock(mirror, Wait::UntilFree, clock()())).collect::<Result<_, _>>()?;
     let order = Order { scope, time: clock()(), who: who(), reason };
-    store.let_back(&order, &files, &locks)?;
+    store.let_back(&order, &files, &locked)?;
     for file in &files {
         say!("let back {}", of_file(file));
     }
@@ -170,11 +169,10 @@ pub(crate) fn list(config: &Config, json: bool) -> anyhow::Result<Exit> {
 }
 
 /// Finishes what a withdrawal left half done that was interrupted. What others are at work on, they see to.
-pub(crate) fn resume(store: Store) -> Store {
-    let store = Arc::new(store);
+pub(crate) fn resume(store: &Arc<Store>) {
     let finished = store.is_purging().map_err(anyhow::Error::from).and_then(|is_purging| {
         if is_purging {
-            let purge = Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() };
+            let purge = Purge { store, pages: &PypiPages, lists: &PypiLists, now: clock()() };
             for purged in purge.finish(Busy::Leave)?.mirrors {
                 tracing::warn!("{}: finished a withdrawal that was interrupted", purged.mirror);
             }
@@ -182,15 +180,14 @@ pub(crate) fn resume(store: Store) -> Store {
         Ok(())
     });
     if let Err(error) = finished {
-        // Who only looks may have no right to write.
+        // A user who only looks may have no right to write.
         tracing::warn!("a withdrawal is not finished: {error:#}");
     }
-    Arc::into_inner(store).expect("nothing else has it")
 }
 
 /// What is withdrawn from a mirror now, each by the newest word on it.
 pub(crate) fn in_force(store: &Store, mirror: &MirrorName) -> anyhow::Result<Vec<Withdrawal>> {
-    let mut now = store.withdrawn(mirror)?;
+    let mut now = store.withdrawn_from(mirror)?;
     let mut found = Vec::new();
     for withdrawal in store.withdrawals()?.into_iter().rev() {
         let about = withdrawal.order.scope.as_ref().is_none_or(|scope| scope == mirror);
@@ -224,8 +221,8 @@ fn of_file(file: &WithdrawnFile) -> String {
 }
 
 /// The mirrors that something is about: those of the store and of the configuration.
-fn in_scope(config: &Config, store: &Store, scope: Option<&MirrorName>) -> anyhow::Result<Vec<MirrorName>> {
-    let mut all: BTreeSet<_> = store.mirrors()?.into_iter().map(|row| row.name).collect();
+fn in_scope(config: &Config, store: &Arc<Store>, scope: Option<&MirrorName>) -> anyhow::Result<Vec<MirrorName>> {
+    let mut all: BTreeSet<_> = store.mirrors()?.iter().map(|mirror| mirror.name().clone()).collect();
     all.extend(config.mirrors(&[])?.into_iter().map(|(name, _)| name.clone()));
     match scope {
         None => Ok(all.into_iter().collect()),
@@ -234,11 +231,18 @@ fn in_scope(config: &Config, store: &Store, scope: Option<&MirrorName>) -> anyho
     }
 }
 
+/// Those of the mirrors that the store has.
+fn known_in(store: &Arc<Store>, names: &[MirrorName]) -> anyhow::Result<Vec<Mirror>> {
+    let mut mirrors = store.mirrors()?;
+    mirrors.retain(|mirror| names.contains(mirror.name()));
+    Ok(mirrors)
+}
+
 /// The files that are meant and are withdrawn from one of the mirrors.
 fn withdrawn_files(store: &Store, what: &What, mirrors: &[MirrorName]) -> anyhow::Result<BTreeSet<WithdrawnFile>> {
     let mut now = BTreeSet::new();
     for mirror in mirrors {
-        now.append(&mut store.withdrawn(mirror)?);
+        now.append(&mut store.withdrawn_from(mirror)?);
     }
     let mut found = BTreeSet::new();
     for withdrawal in store.withdrawals()? {

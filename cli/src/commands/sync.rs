@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use indicatif::HumanBytes;
 use strandline_model::MirrorName;
 use strandline_pypi::{Index, PypiLists};
-use strandline_store::Store;
+use strandline_store::{Store, Wait};
 use strandline_sync::{Context, Outcome, Progress, Settings};
 
 use super::{clock, keep_reserve, open};
@@ -16,9 +16,9 @@ use crate::exit::Exit;
 use crate::report;
 
 /// Syncs the mirrors one after the other; one that fails does not stop the others.
-pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName], wait: bool) -> anyhow::Result<Exit> {
+pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName], wait: Wait) -> anyhow::Result<Exit> {
     let mirrors = config.mirrors(mirrors)?;
-    let store = Arc::new(open(&config.store)?);
+    let store = open(&config.store)?;
     keep_reserve(&store);
     Ok(sync_all(config, &store, &mirrors, wait).await)
 }
@@ -28,7 +28,7 @@ pub(crate) async fn sync_all(
     config: &Config,
     store: &Arc<Store>,
     mirrors: &[(&MirrorName, &Mirror)],
-    wait: bool,
+    wait: Wait,
 ) -> Exit {
     let mut worst = Exit::Done;
     for (name, mirror) in mirrors {

@@ -1,10 +1,10 @@
 //! `up`: to serve and to sync, until Ctrl-C.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_model::MirrorName;
+use strandline_store::Wait;
 
 use super::sync::sync_all;
 use super::{keep_reserve, open, say, serve};
@@ -14,16 +14,16 @@ use crate::exit::Exit;
 /// Serves, syncs, says what to try, and syncs again until Ctrl-C.
 pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> anyhow::Result<Exit> {
     let mirrors = config.mirrors(&[])?;
-    let store = Arc::new(open(&config.store)?);
+    let store = open(&config.store)?;
     keep_reserve(&store);
     let server = serve::start(config, listen).await?;
     let address = server.address;
 
     let work = async {
-        let exit = sync_all(config, &store, &mirrors, false).await;
+        let exit = sync_all(config, &store, &mirrors, Wait::Never).await;
         let mut any = false;
         for (name, mirror) in &mirrors {
-            if store.view_state(name)?.is_some() {
+            if store.mirror(name)?.map(|mirror| mirror.view_state()).transpose()?.flatten().is_some() {
                 any = true;
                 say!("{}", pip_line(address, name, mirror));
             }
@@ -34,7 +34,7 @@ pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> 
         tracing::info!("serving on http://{address}/, syncing every {} s; Ctrl-C ends", every.as_secs());
         loop {
             tokio::time::sleep(every).await;
-            sync_all(config, &store, &mirrors, false).await;
+            sync_all(config, &store, &mirrors, Wait::Never).await;
         }
     };
     let done: anyhow::Result<Exit> = tokio::select! {

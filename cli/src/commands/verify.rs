@@ -1,6 +1,5 @@
 //! `verify` and `rebuild`: what is damaged, and how it is put right.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -8,8 +7,8 @@ use indicatif::HumanBytes;
 use strandline_durable::Disk;
 use strandline_model::MirrorName;
 use strandline_pypi::{Index, PypiLists};
-use strandline_store::verify::{Damage, Data, Report, damaged_pages, verify_data};
-use strandline_store::{Limiter, Rebuild, Store, StoreError};
+use strandline_store::verify::{Damage, Data, Report, damaged_pages, verify as store_verify};
+use strandline_store::{Access, Limiter, Rebuild, Store, StoreError};
 use strandline_sync::{Context, Progress, Settings};
 
 use super::{clock, open, say};
@@ -37,12 +36,11 @@ pub(crate) async fn verify(
 ) -> anyhow::Result<Exit> {
     let named: Vec<_> = mirror.cloned().into_iter().collect();
     let configured = config.mirrors(&named)?;
-    let store = Arc::new(opened(config)?);
-    let mut mirrors: BTreeSet<_> = configured.iter().map(|(name, _)| (*name).clone()).collect();
-    if mirror.is_none() {
-        mirrors.extend(store.mirrors()?.into_iter().map(|row| row.name));
+    let store = opened(config)?;
+    let mut mirrors = store.mirrors()?;
+    if let Some(name) = mirror {
+        mirrors.retain(|mirror| mirror.name() == name);
     }
-    let mirrors: Vec<_> = mirrors.into_iter().collect();
 
     let limiter = which.and_then(|which| which.limit).map(|Bytes(limit)| Limiter::new(limit));
     let data = which.map(|Which { max_age, sample, restart, .. }| Data {
@@ -53,13 +51,13 @@ pub(crate) async fn verify(
         limiter: limiter.as_ref(),
         ..Data::default()
     });
-    let report = tokio::task::block_in_place(|| verify_data(&store, &mirrors, data.as_ref(), &|_| {}))?;
+    let report = tokio::task::block_in_place(|| store_verify(&store, &mirrors, data.as_ref(), &|_| {}))?;
     let mut wrong = report.damage.len();
     for damage in &report.damage {
         say!("{damage}");
     }
     for mirror in &mirrors {
-        for broken in strandline_view::look(&store, mirror, which.is_some())? {
+        for broken in strandline_view::look(mirror, which.is_some())? {
             wrong += 1;
             say!("{broken}");
         }
@@ -76,7 +74,7 @@ pub(crate) async fn verify(
 }
 
 /// Opens the store; where SQLite cannot read the catalog, says which pages are damaged.
-fn opened(config: &Config) -> anyhow::Result<Store> {
+fn opened(config: &Config) -> anyhow::Result<Arc<Store>> {
     let store = open(&config.store);
     if let Err(error) = &store
         && error.chain().any(|cause| cause.downcast_ref().is_some_and(StoreError::is_corruption))
@@ -110,14 +108,14 @@ fn tell(report: &Report, data: bool) {
 async fn put_right(
     store: &Arc<Store>,
     configured: &[(&MirrorName, &Mirror)],
-    mirrors: &[MirrorName],
+    mirrors: &[strandline_store::Mirror],
     mut damage: Vec<Damage>,
     data: bool,
 ) -> anyhow::Result<Exit> {
     let mut contexts = Vec::new();
     for (name, mirror) in configured {
         // A mirror that was never synced has nothing to repair.
-        if store.mirror(name)?.is_some() {
+        if mirrors.iter().any(|known| known.name() == *name) {
             contexts.push(Context {
                 store: store.clone(),
                 source: Arc::new(Index::new(mirror.index(mirror.upstream()?))?),
@@ -136,15 +134,16 @@ async fn put_right(
         repaired += done.repaired.len();
         left.extend(done.left);
         views = done.views;
-        let again = tokio::task::block_in_place(|| strandline_store::verify::verify(store, mirrors, false, &|_| {}))?;
+        let again = tokio::task::block_in_place(|| store_verify(store, mirrors, None, &|_| {}))?;
         damage = again.damage.into_iter().filter(|damage| !seen.contains(damage)).collect();
         if damage.is_empty() {
             break;
         }
     }
     left.extend(damage.iter().map(ToString::to_string).chain(views));
-    for mirror in mirrors.iter().filter(|mirror| !contexts.iter().any(|known| known.settings.mirror == **mirror)) {
-        left.extend(strandline_view::look(store, mirror, data)?.iter().map(ToString::to_string));
+    for mirror in mirrors.iter().filter(|mirror| !contexts.iter().any(|known| known.settings.mirror == *mirror.name()))
+    {
+        left.extend(strandline_view::look(mirror, data)?.iter().map(ToString::to_string));
     }
     for line in &left {
         say!("not repaired: {line}");
@@ -170,17 +169,19 @@ pub(crate) fn rebuild(config: &Config) -> anyhow::Result<Exit> {
         );
     }
     let now = clock()();
-    let public = sources.iter().all(|(_, settings, _)| !settings.private);
-    let (rebuild, found) = Rebuild::begin(&config.store, Disk::new(), public, &now.to_string())
+    let is_public = sources.iter().all(|(_, settings, _)| settings.access == Access::Public);
+    let access = if is_public { Access::Public } else { Access::Private };
+    let (rebuild, found) = Rebuild::begin(&config.store, Disk::new(), access, now)
         .with_context(|| format!("cannot rebuild the catalog of the store `{}`", config.store.display()))?;
     for path in &found.aside {
         say!("moved aside to {}", path.display());
     }
     say!("{} blobs ({}) are what their names say", found.blobs, HumanBytes(found.bytes));
     let mut incomplete = false;
-    for (mirror, lock) in rebuild.mirrors() {
+    for locked in rebuild.mirrors() {
+        let mirror = locked.name();
         let Some((_, settings, index)) = sources.iter().find(|(name, ..)| *name == mirror) else { continue };
-        let done = strandline_sync::rebuild::rebuild(&rebuild, index, settings, &PypiLists, now, lock)
+        let done = strandline_sync::rebuild::rebuild(&rebuild, index, settings, &PypiLists, now, locked)
             .with_context(|| format!("mirror `{mirror}` was not rebuilt; `strandline rebuild` begins anew"))?;
         match done {
             Some(done) => {

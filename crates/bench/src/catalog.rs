@@ -1,14 +1,13 @@
 //! A catalog of any size, with nothing on the disk beside it: for what looks at the catalog alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 use rusqlite::Connection;
 use strandline_durable::Disk;
-use strandline_model::{Blake3, DisplayName, Entry, Leaf, MirrorName, Serial, Sha256, Timestamp, Unit};
-use strandline_store::{Draft, DraftUnit, MirrorLock, SeenPage, Store};
+use strandline_model::{Blake3, DisplayName, Entry, Leaf, Serial, Sha256, Timestamp, Unit};
+use strandline_store::{Conclusion, Draft, DraftUnit, Locked, SeenPage, Store, Wait};
 
 use crate::bare::Failure;
 
@@ -37,10 +36,9 @@ fn unit(number: u64, files: Range<u64>) -> Result<DraftUnit, Failure> {
 /// Fills a new store with two snapshots of so many units of so many files, each of which has its row and no bytes. The second
 /// one lacks the first file of 3,000 units, or of all if there are fewer, which lie apart.
 pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
-    let mirror: MirrorName = "pypi".parse()?;
     let now = Timestamp::from_seconds(1_767_268_800)?;
-    let store = Arc::new(Store::open(directory, Disk::new())?);
-    let lock = store.lock_mirror(&mirror, "now")?;
+    let store = Store::open(directory, Disk::new())?;
+    let mirror = store.lock(&"pypi".parse()?, Wait::Never, now)?;
     let mut leaves = Vec::new();
     let mut blobs: Vec<(Blake3, Sha256)> = Vec::new();
     for begin in (0..units).step_by(usize::try_from(AT_ONCE)?) {
@@ -52,13 +50,12 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
             leaves.push(Leaf { unit: id, serial, name, display });
             pages.push(SeenPage { unit, serial, tag: None });
         }
-        store.record_seen(&mirror, &pages, &lock)?;
+        mirror.record_seen(&pages)?;
     }
     blobs.sort_unstable();
     insert(&directory.join("catalog.db"), &blobs)?;
     drop(blobs);
     let first = Draft {
-        mirror: mirror.clone(),
         base: None,
         serial: Serial::try_from(units)?,
         time: now,
@@ -68,10 +65,10 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
         stored: leaves,
         held: Vec::new(),
         missing: None,
+        conclusion: Some(Conclusion::default()),
     };
     let (upstream, selection) = (first.upstream.clone(), first.selection);
-    record(&store, directory, first, &lock)?;
-    store.forget_seen(&mirror, &BTreeSet::new(), &lock)?;
+    record(&mirror, directory, first)?;
 
     let apart = usize::try_from((units / CHANGED).max(1))?;
     let changed = (0..units).step_by(apart).zip(1..=CHANGED);
@@ -81,15 +78,15 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
     });
     let changes: BTreeMap<_, _> = changes.collect::<Result<_, Failure>>()?;
     let serial = Serial::try_from(units + u64::try_from(changes.len())?)?;
-    let base = store.latest_verified(&mirror)?;
-    let (stored, held, missing) = (Vec::new(), Vec::new(), None);
-    let second = Draft { mirror, base, serial, time: now, upstream, selection, changes, stored, held, missing };
-    record(&store, directory, second, &lock)
+    let base = mirror.latest_verified()?;
+    let (stored, held, missing, conclusion) = (Vec::new(), Vec::new(), None, None);
+    let second = Draft { base, serial, time: now, upstream, selection, changes, stored, held, missing, conclusion };
+    record(&mirror, directory, second)
 }
 
 /// Commits a snapshot and notes that it is verified: its files are not there, so it cannot pass as that in the usual way.
-fn record(store: &Store, directory: &Path, draft: Draft, lock: &MirrorLock) -> Result<(), Failure> {
-    drop(store.commit(draft, lock, |_, _| Vec::new())?);
+fn record(mirror: &Locked, directory: &Path, draft: Draft) -> Result<(), Failure> {
+    drop(mirror.commit(draft, |_, _| Vec::new())?);
     Connection::open(directory.join("catalog.db"))?.execute("UPDATE snapshot SET verified = 1", [])?;
     Ok(())
 }

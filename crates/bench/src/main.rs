@@ -18,7 +18,7 @@ use strandline_bench::{ScaleWorld, catalog};
 use strandline_durable::{Disk, Step, Watch};
 use strandline_model::{MirrorName, Serial, Snapshot, Timestamp};
 use strandline_pypi::PypiLists;
-use strandline_store::Store;
+use strandline_store::{Mirror, Store};
 use strandline_sync::source::Source as _;
 use strandline_sync::{Context, Method, Progress, Selection, Settings};
 
@@ -66,8 +66,11 @@ fn sync(
 ) -> Result<(), Failure> {
     let mirror: MirrorName = "pypi".parse()?;
     let switch = Arc::new(Switch::default());
-    let store = Arc::new(Store::open(directory, Disk::new().watched_by(switch.clone()))?);
-    let stands = store.latest_verified(&mirror)?.map(|base| base.snapshot.label.serial.get());
+    let store = Store::open(directory, Disk::new().watched_by(switch.clone()))?;
+    let stands = match store.mirror(&mirror)? {
+        Some(mirror) => mirror.latest_verified()?.map(|base| base.snapshot.label.serial.get()),
+        None => None,
+    };
     let world = Arc::new(world(stands.map_or(0, |serial| serial - projects) + events)?);
     let settings = Settings {
         method: Some(Method::Changelog),
@@ -85,8 +88,9 @@ fn sync(
     let (wall, cpu) = (begin.elapsed(), bare::cpu()? - cpu);
     let behind = switch.time().ok_or("nothing was published")?.duration_since(world.last_byte());
     let base = stands.and_then(|serial| Serial::try_from(serial).ok());
-    let base = base.map(|serial| context.store.at_serial(&context.settings.mirror, serial)).transpose()?.flatten();
-    let snapshot = context.store.latest_verified(&context.settings.mirror)?.expect("it was synced").snapshot;
+    let mirror = context.store.mirror(&context.settings.mirror)?.expect("it was synced");
+    let base = base.map(|serial| mirror.at_serial(serial)).transpose()?.flatten();
+    let snapshot = mirror.latest_verified()?.expect("it was synced").snapshot;
     let mut entries = 0;
     if let Some(base) = base {
         for leaf in
@@ -96,7 +100,7 @@ fn sync(
         }
     }
     let memory = bare::peak_memory()?;
-    let lists = lists(&context.store, &snapshot, directory)?;
+    let lists = lists(&mirror, &snapshot, directory)?;
     let answer = serde_json::json!({
         "serial": outcome.label.to_string(),
         "projects": outcome.projects,
@@ -133,21 +137,21 @@ impl Watch for Switch {
 }
 
 /// How long the root lists of a snapshot take: from the catalog to files that are synced.
-fn lists(store: &Store, snapshot: &Snapshot, directory: &Path) -> Result<Duration, Failure> {
+fn lists(mirror: &Mirror, snapshot: &Snapshot, directory: &Path) -> Result<Duration, Failure> {
     let bytes: u64 = snapshot.lists.iter().map(|list| list.size).sum();
     let begin = Instant::now();
-    let projects = store.listed(snapshot)?;
+    let projects = mirror.listed(snapshot)?;
     drop(strandline_view::root_lists(&PypiLists, snapshot.label.serial, projects));
     // The lists are two, one of them with two names.
     let place = directory.join("incoming/measured");
-    let mut file = store.disk().create_file(&place)?;
+    let mut file = mirror.store().disk().create_file(&place)?;
     let zeros = vec![0; 1 << 20];
     for _ in 0..(bytes * 2 / 3).div_ceil(1 << 20) {
         file.write(&zeros)?;
     }
     file.sync()?;
     let took = begin.elapsed();
-    store.disk().remove_file(&place)?;
+    mirror.store().disk().remove_file(&place)?;
     Ok(took)
 }
 

@@ -11,7 +11,7 @@ use strandline_bench::{ScaleWorld, bare, catalog};
 use strandline_durable::{Disk, Step, Watch};
 use strandline_model::{Blake3, MirrorName, Timestamp};
 use strandline_pypi::PypiLists;
-use strandline_store::{Store, gc};
+use strandline_store::{Mirror, Store, gc};
 use strandline_sync::{Context, Method, Outcome, Progress, Selection, Settings};
 
 const PROJECTS: u64 = 60;
@@ -19,17 +19,17 @@ const PROJECTS: u64 = 60;
 type Done<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Syncs the store to the world after `events` events; returns what it did, and how many files were fetched.
-fn sync(directory: &Path, events: u64, checkpoint_every: usize) -> Done<(Outcome, u64)> {
-    sync_store(Arc::new(Store::open(directory, Disk::new())?), events, checkpoint_every)
+fn sync(directory: &Path, events: u64, park_every: usize) -> Done<(Outcome, u64)> {
+    sync_store(Store::open(directory, Disk::new())?, events, park_every)
 }
 
 /// The same for a store that is open.
-fn sync_store(store: Arc<Store>, events: u64, checkpoint_every: usize) -> Done<(Outcome, u64)> {
+fn sync_store(store: Arc<Store>, events: u64, park_every: usize) -> Done<(Outcome, u64)> {
     let mirror: MirrorName = "pypi".parse()?;
     let settings = Settings {
         method: Some(Method::Changelog),
         drain: Duration::ZERO,
-        checkpoint_every,
+        park_every,
         ..Settings::new(mirror, Selection::Everything)
     };
     let world = ScaleWorld::new("http://127.0.0.1:9/simple/".parse()?, PROJECTS, 2, 100, events)?;
@@ -42,9 +42,14 @@ fn sync_store(store: Arc<Store>, events: u64, checkpoint_every: usize) -> Done<(
     Ok((outcome, progress.files_done.load(Ordering::Relaxed)))
 }
 
+/// The mirror of a store that was synced.
+fn pypi(store: &Arc<Store>) -> Done<Mirror> {
+    Ok(store.mirror(&"pypi".parse()?)?.ok_or("no mirror")?)
+}
+
 fn tree(directory: &Path) -> Done<Blake3> {
     let store = Store::open(directory, Disk::new())?;
-    Ok(store.latest_verified(&"pypi".parse()?)?.ok_or("no snapshot")?.snapshot.tree)
+    Ok(pypi(&store)?.latest_verified()?.ok_or("no snapshot")?.snapshot.tree)
 }
 
 fn served(directory: &Path, path: &str) -> Done<String> {
@@ -73,8 +78,9 @@ fn a_sync_writes_for_what_changed() -> Done<()> {
     assert_eq!((outcome.changed, files), (2, 3));
     // The lists are those of the tree, which a store that has lost its index of them reads anew.
     let store = Store::open(directory.path(), Disk::new())?;
-    let snapshot = store.latest_verified(&"pypi".parse()?)?.ok_or("no snapshot")?.snapshot;
-    assert_eq!(store.listed(&snapshot)?, store.leaves(&snapshot)?);
+    let mirror = pypi(&store)?;
+    let snapshot = mirror.latest_verified()?.ok_or("no snapshot")?.snapshot;
+    assert_eq!(mirror.listed(&snapshot)?, store.leaves(&snapshot)?);
     let (again, files) = sync(directory.path(), 3, 16)?;
     assert_eq!((again.changed, files, again.before), (0, 0, Some(again.label)));
     Ok(())
@@ -112,7 +118,7 @@ fn what_a_sync_commits_is_copied_out_of_the_log_after_its_switch() -> Done<()> {
     sync(directory.path(), 0, 16)?;
     let catalog = directory.path().join("catalog.db");
     let log = Arc::new(Log { catalog: catalog.clone(), lengths: Mutex::default() });
-    let store = Arc::new(Store::open(directory.path(), Disk::new().watched_by(log.clone()))?);
+    let store = Store::open(directory.path(), Disk::new().watched_by(log.clone()))?;
     sync_store(Arc::clone(&store), 3, 16)?;
     let lengths = log.lengths.lock().expect("nobody panics with it").clone();
     let [fetched, switching] = lengths[..] else { return Err(format!("{lengths:?}").into()) };
@@ -129,8 +135,8 @@ fn a_catalog_alone_is_enough_for_gc() -> Done<()> {
     catalog::fill(directory.path(), 50, 4)?;
     let store = Store::open(directory.path(), Disk::new())?;
     let now = Timestamp::from_seconds(1_777_777_777)?;
-    let collected = gc::collect(&store, |_| gc::Keep::default(), Duration::ZERO, now, true)?;
-    assert_eq!(collected, gc::Collected::default());
+    let plan = gc::plan(&store, |_| gc::Keep::default(), Duration::ZERO, now)?;
+    assert_eq!(plan.outcome(), gc::Collected::default());
     Ok(())
 }
 

@@ -128,20 +128,15 @@ impl Blake3 {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of everything that a reader gives, which is read by way of `buffer`: whoever reads many small files needs
+    /// The digest of everything that a reader gives, which is read by way of `buffer`: a caller that reads many small files needs
     /// no new one for each.
-    pub fn of_reader(mut reader: impl io::Read, buffer: &mut [u8]) -> io::Result<Self> {
+    pub fn of_reader(reader: impl io::Read, buffer: &mut [u8]) -> io::Result<Self> {
         let mut hasher = blake3::Hasher::new();
-        loop {
-            match reader.read(buffer) {
-                Ok(0) => return Ok(Self(*hasher.finalize().as_bytes())),
-                Ok(count) => {
-                    hasher.update(&buffer[..count]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        read_chunks(reader, buffer, |bytes| {
+            hasher.update(bytes);
+            Ok::<_, io::Error>(())
+        })?;
+        Ok(Self(*hasher.finalize().as_bytes()))
     }
 
     /// Takes what the catalog stored as a BLAKE3.
@@ -199,6 +194,22 @@ impl<'de> Deserialize<'de> for ClaimedSha256 {
     }
 }
 
+/// Passes everything that a reader gives on, a buffer at a time; a read that a signal interrupted is made again.
+pub fn read_chunks<E: From<io::Error>>(
+    mut reader: impl io::Read,
+    buffer: &mut [u8],
+    mut each: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    loop {
+        match reader.read(buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => each(buffer.get(..count).unwrap_or_default())?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Computes BLAKE3, SHA-256 and the size in one pass over a stream.
 #[derive(Debug, Clone, Default)]
 pub struct Hasher {
@@ -208,6 +219,16 @@ pub struct Hasher {
 }
 
 impl Hasher {
+    /// The digests and the size of everything that a reader gives.
+    pub fn of_reader(reader: impl io::Read) -> io::Result<(Blake3, Sha256, u64)> {
+        let mut hasher = Self::default();
+        read_chunks(reader, &mut vec![0; 256 << 10], |bytes| {
+            hasher.update(bytes);
+            Ok::<_, io::Error>(())
+        })?;
+        Ok(hasher.finish())
+    }
+
     /// Takes the next bytes of the stream.
     pub fn update(&mut self, bytes: &[u8]) {
         self.blake3.update(bytes);

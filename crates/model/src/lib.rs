@@ -5,10 +5,11 @@
 //! 1. A value of these types is valid: every constructor that takes text checks it.
 //! 2. The same content has the same bytes, whatever the history, so it has the same id
 //!    (`tests/trie.rs`); the bytes are plain text that `b3sum` can check (`tests/format.rs`).
-//! 3. A digest that somebody *claimed* is another type than one that was *computed*.
+//! 3. A digest that was *claimed* is another type than one that was *computed*.
 //!
 //! No I/O, no clock, no async here. The format is described in `docs/format.md`.
 
+mod at;
 mod causes;
 mod digest;
 mod name;
@@ -20,8 +21,9 @@ mod time;
 pub mod trie;
 mod unit;
 
+pub use at::{At, InvalidAt};
 pub use causes::with_causes;
-pub use digest::{Blake3, ClaimedSha256, DigestMismatch, Hasher, InvalidDigest, Sha256};
+pub use digest::{Blake3, ClaimedSha256, DigestMismatch, Hasher, InvalidDigest, Sha256, read_chunks};
 pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
 pub use path::{InvalidPath, TreePath};
 pub use serial::{InvalidSerial, Label, Serial};

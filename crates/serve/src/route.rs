@@ -3,7 +3,7 @@
 //! What always holds: a path is decoded once, by segments, so that an encoded `/` or `..` is a name with such
 //! characters, which nothing has; and what comes out is made of checked names only. Tested below.
 
-use strandline_model::{MirrorName, ProjectName, TreePath};
+use strandline_model::{At, MirrorName, ProjectName, TreePath};
 
 /// What a path asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub(crate) enum Route {
 pub(crate) struct Place {
     /// The mirror.
     pub(crate) mirror: MirrorName,
-    /// The snapshot as the client writes it; `None` is the published one.
-    pub(crate) at: Option<String>,
+    /// The snapshot; `None` is the published one.
+    pub(crate) at: Option<At>,
 }
 
 impl Place {
@@ -61,10 +61,10 @@ pub(crate) fn route(path: &str) -> Route {
     {
         // These characters are in serials and times, and stand in a path as they are.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".:+-".contains(&byte);
-        if wanted.is_empty() || wanted.len() > 40 || !wanted.bytes().all(plain) {
-            return Route::Nothing("after `@` stands a serial (31234567, 31234567.2) or a date (2026-11-23)");
+        match wanted.parse() {
+            Ok(wanted_at) if wanted.len() <= 40 && wanted.bytes().all(plain) => (at, rest) = (Some(wanted_at), more),
+            _ => return Route::Nothing("after `@` stands a serial (31234567, 31234567.2) or a date (2026-11-23)"),
         }
-        (at, rest) = (Some(wanted.to_owned()), more);
     }
     let place = Place { mirror, at };
     match rest {

@@ -3,14 +3,15 @@
 //! What always holds: which snapshot is published is asked of the catalog for each request; what is kept is only what
 //! has a digest for a name, so it is never old.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use strandline_durable::{Disk, DiskError};
-use strandline_model::{Blake3, Entry, Label, MirrorName, ProjectName, RootList, Serial, TreePath, Unit};
-use strandline_store::{Recorded, SelectError, Store, StoreError};
+use strandline_model::{At, Blake3, Entry, MirrorName, ProjectName, RootList, Serial, TreePath, Unit};
+use strandline_store::{Mirror, Recorded, SelectError, Store, StoreError, ViewState};
 use strandline_view::{ListedProject, RootLists};
 
 use crate::accept::Form;
@@ -34,12 +35,12 @@ const LISTS: usize = 256 << 20;
 
 /// What is served: the mirrors of one store.
 pub struct Site {
-    /// For the one question that each request asks. It is answered in microseconds, so nobody waits for it elsewhere.
-    watchers: Vec<Store>,
-    readers: Vec<Store>,
+    /// For the one question that each request asks. It is answered in microseconds, so no thread is handed it to wait for.
+    watchers: Vec<Watcher>,
+    readers: Vec<Arc<Store>>,
     next: AtomicUsize,
     /// For lists, which take long to make: requests for anything else do not wait for them.
-    list_reader: Mutex<Store>,
+    list_reader: Mutex<Arc<Store>>,
     lists: Arc<dyn RootLists>,
     snapshots: Cache<Blake3, Arc<Recorded>>,
     projects: Cache<(Blake3, ProjectName), Arc<Project>>,
@@ -90,11 +91,11 @@ struct List {
 #[derive(Clone, Copy)]
 enum Reach<'a> {
     Memory,
-    Store(&'a Store),
+    Store(&'a Arc<Store>),
 }
 
 impl<'a> Reach<'a> {
-    fn store(self) -> Result<&'a Store, Stopped> {
+    fn store(self) -> Result<&'a Arc<Store>, Stopped> {
         match self {
             Self::Memory => Err(Stopped::NotInMemory),
             Self::Store(store) => Ok(store),
@@ -114,12 +115,42 @@ impl From<StoreError> for Stopped {
     }
 }
 
+/// A connection that tells what mirrors publish.
+struct Watcher {
+    store: Arc<Store>,
+    /// The mirrors that were asked for, so that not each request looks for their rows.
+    mirrors: Mutex<HashMap<MirrorName, Mirror>>,
+}
+
+impl Watcher {
+    fn new(store: Arc<Store>) -> Self {
+        Self { store, mirrors: Mutex::default() }
+    }
+
+    /// What a mirror publishes; `None` if nothing.
+    fn view_state(&self, name: &MirrorName) -> Result<Option<ViewState>, StoreError> {
+        let mirrors = || self.mirrors.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = mirrors().get(name).cloned();
+        if let Some(state) = known.map(|mirror| mirror.view_state()).transpose()?.flatten() {
+            return Ok(Some(state));
+        }
+        // It may have been removed and be another one by now.
+        let Some(mirror) = self.store.mirror(name)? else {
+            mirrors().remove(name);
+            return Ok(None);
+        };
+        let state = mirror.view_state()?;
+        mirrors().insert(name.clone(), mirror);
+        Ok(state)
+    }
+}
+
 impl Site {
     /// Opens the store at `root`, several times over. `lists` writes the lists of all projects.
     pub fn open(root: &Path, lists: Arc<dyn RootLists>) -> Result<Self, StoreError> {
         let open = || Store::open(root, Disk::new());
         Ok(Self {
-            watchers: (0..WATCHERS).map(|_| open()).collect::<Result<_, _>>()?,
+            watchers: (0..WATCHERS).map(|_| open().map(Watcher::new)).collect::<Result<_, _>>()?,
             readers: (0..READERS).map(|_| open()).collect::<Result<_, _>>()?,
             next: AtomicUsize::new(0),
             list_reader: Mutex::new(open()?),
@@ -153,7 +184,7 @@ impl Site {
     }
 
     /// A connection that is not likely to be in use.
-    fn watcher(&self) -> &Store {
+    fn watcher(&self) -> &Watcher {
         &self.watchers[self.next.fetch_add(1, Ordering::Relaxed) % self.watchers.len()]
     }
 
@@ -168,10 +199,10 @@ impl Site {
 
     fn home(&self, host: Option<&str>, reach: Reach<'_>) -> Result<Found, Stopped> {
         let mut lines = Vec::new();
-        for row in reach.store()?.mirrors()? {
-            if let Some(published) = self.published(&row.name, reach)? {
+        for mirror in reach.store()?.mirrors()? {
+            if let Some(published) = self.published(mirror.name(), reach)? {
                 let (label, projects) = (published.snapshot.label.to_string(), published.snapshot.units);
-                lines.push(home::Line { mirror: row.name, projects, label });
+                lines.push(home::Line { mirror: mirror.name().clone(), projects, label });
             }
         }
         let page = home::page(&lines, host);
@@ -243,7 +274,8 @@ impl Site {
         // From a blob rather than from the pool, so that a download that was cut off by the switch goes on under the
         // same tag. Retention may have dropped that snapshot, and a withdrawal may have replaced it.
         if let Some(before) = state.previous.and_then(|id| store.recorded(id).ok())
-            && let Some(before) = store.at_serial(&place.mirror, before.snapshot.label.serial)?
+            && let Some(mirror) = store.mirror(&place.mirror)?
+            && let Some(before) = mirror.at_serial(before.snapshot.label.serial)?
             && let Some(found) = self.named(&before, path, reach)?
         {
             return Ok(found);
@@ -261,7 +293,7 @@ impl Site {
             };
             if let Some(entry) = project.as_ref().and_then(|project| project.unit.entry(path.as_str())) {
                 // From the moment on in which that is recorded, whatever page still lists it.
-                if self.watcher().is_withdrawn(&recorded.snapshot.mirror, entry.sha256)? {
+                if self.watcher().store.is_withdrawn_from(&recorded.snapshot.mirror, entry.sha256)? {
                     return Ok(Some(Err(Missing(format!(
                         "`{}` was withdrawn from mirror `{}`",
                         path.file_name(),
@@ -283,16 +315,13 @@ impl Site {
     /// The snapshot that a client means.
     fn snapshot(&self, place: &Place, reach: Reach<'_>) -> Result<Result<Arc<Recorded>, Missing>, Stopped> {
         let Place { mirror, at } = place;
-        let Some(wanted) = at else {
-            let unknown = || Missing(format!("there is no mirror `{mirror}`, or it has published nothing yet"));
-            return Ok(self.published(mirror, reach)?.ok_or_else(unknown));
-        };
-        match reach.store()?.select_served(mirror, wanted) {
+        let unknown = || Missing(format!("there is no mirror `{mirror}`, or it has published nothing yet"));
+        let Some(at) = at else { return Ok(self.published(mirror, reach)?.ok_or_else(unknown)) };
+        let Some(mirror) = reach.store()?.mirror(mirror)? else { return Ok(Err(unknown())) };
+        match mirror.select_served(*at) {
             Ok(recorded) => Ok(Ok(Arc::new(recorded))),
             Err(SelectError::Store(error)) => Err(error.into()),
-            Err(unknown @ (SelectError::Unknown { .. } | SelectError::Superseded { .. })) => {
-                Ok(Err(Missing(unknown.to_string())))
-            }
+            Err(unknown) => Ok(Err(Missing(unknown.to_string()))),
         }
     }
 
@@ -373,10 +402,10 @@ impl Site {
 }
 
 fn page_freshness(place: &Place) -> Freshness {
-    match &place.at {
+    match place.at {
+        Some(At::Serial(_) | At::Label(_)) => Freshness::Minute,
         // A date means another snapshot as soon as there is a newer one on that day.
-        Some(at) if at.parse::<Label>().is_ok() => Freshness::Minute,
-        _ => Freshness::Ask,
+        Some(At::Time(_) | At::Day(_)) | None => Freshness::Ask,
     }
 }
 

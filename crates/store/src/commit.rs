@@ -1,7 +1,7 @@
 //! Committing a manifest, and reading it back.
 //!
-//! [`Store::commit`] writes a snapshot and the bodies that its tree has and its parent's does not, in one
-//! transaction. [`Store::verify`] then reads the new rows again, re-hashes them, and looks whether every blob that
+//! [`Locked::commit`] writes a snapshot and the bodies that its tree has and its parent's does not, in one
+//! transaction. [`Locked::verify`] then reads the new rows again, re-hashes them, and looks whether every blob that
 //! they name is there; only what it returns can be built into a view. What was not verified is never the base of
 //! another snapshot.
 
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 
 use rayon::prelude::*;
-use rusqlite::OptionalExtension as _;
+use rusqlite::{Connection, Transaction};
 use strandline_durable::{DiskError, wide};
 use strandline_model::{
     Blake3, DisplayName, Entry, Held, Label, Leaf, MirrorName, ProjectName, RootList, Serial, Snapshot, Timestamp,
@@ -17,13 +17,12 @@ use strandline_model::{
 };
 
 use crate::bodies::{Bodies, Remembered};
-use crate::{Blob, MirrorLock, Recorded, Store, StoreError};
+use crate::rows::blake3;
+use crate::{Blob, Conclusion, Locked, Recorded, Store, StoreError};
 
 /// What is to become a snapshot.
 #[derive(Debug)]
 pub struct Draft {
-    /// Of which mirror.
-    pub mirror: MirrorName,
     /// The verified snapshot that it starts from.
     pub base: Option<Recorded>,
     /// Upstream's serial.
@@ -43,6 +42,8 @@ pub struct Draft {
     /// Serials up to `serial` that upstream's log did not show, as far back as an event is believed to come to light late;
     /// `None` where the log was not read: then what was recorded stays.
     pub missing: Option<Vec<Serial>>,
+    /// What becomes of what a sync remembered on the way; `None` where no sync made this.
+    pub conclusion: Option<Conclusion>,
 }
 
 /// A project of a draft.
@@ -61,8 +62,8 @@ pub struct DraftUnit {
 #[must_use = "a committed snapshot is not verified, and not published"]
 pub struct Committed(Recorded);
 
-/// A snapshot whose new rows were read back and whose blobs are all there. Only [`Store::verify`] and
-/// [`Store::verified`] make one.
+/// A snapshot whose new rows were read back and whose blobs are all there. Only [`Locked::verify`] and
+/// [`Locked::verified`] make one.
 #[derive(Debug, Clone)]
 pub struct Verified(Recorded);
 
@@ -100,64 +101,35 @@ pub enum VerifyError {
     Store(#[from] StoreError),
 }
 
-impl Store {
+impl Locked {
     /// Commits a snapshot: everything of it or, on an error, nothing. `lists` derives the digests of the root lists
     /// from all projects, sorted by name. Its label is the serial, with the next free revision.
     pub fn commit(
         &self,
         draft: Draft,
-        _lock: &MirrorLock,
         lists: impl FnOnce(Serial, Vec<Leaf>) -> Vec<RootList>,
     ) -> Result<Committed, StoreError> {
-        let Draft { mirror, base, serial, time, upstream, selection, changes, stored, held, missing } = draft;
-        self.transaction(|transaction| {
-            let bodies = Bodies { store: self, connection: transaction };
-            let mut leaves: BTreeMap<_, _> = stored.into_iter().map(|leaf| (leaf.name.clone(), Some(leaf))).collect();
-            let mut units = BTreeMap::new();
-            for (name, change) in changes {
-                let leaf = change.map(|DraftUnit { unit, serial, display }| {
-                    let bytes = unit.to_bytes();
-                    let id = Blake3::of(&bytes);
-                    units.insert(id, bytes);
-                    Leaf { unit: id, serial, name: name.clone(), display }
-                });
-                leaves.insert(name, leaf);
-            }
-            let root = base.as_ref().map(|base| base.snapshot.tree);
-            let write = |new: BTreeMap<Blake3, Vec<u8>>| {
-                if root.is_some() {
-                    self.look_ahead_at_bodies(&new.keys().copied().collect::<Vec<_>>());
-                }
-                bodies.write_all(&new.into_iter().collect::<Vec<_>>())
-            };
-            write(units)?;
+        let Draft { base, serial, time, upstream, selection, changes, stored, held, missing, conclusion } = draft;
+        self.store.transaction(|transaction| {
+            let bodies = Bodies { store: &self.store, connection: transaction };
+            let (root, new) = (base.as_ref().map(|base| base.snapshot.tree), New::of(changes, stored));
+            write_new(&bodies, root.is_some(), new.units)?;
             // A first snapshot's list is read from its tree: there can be a million lines.
-            let changed = if root.is_some() { leaves.clone() } else { BTreeMap::new() };
-            let trie::Updated { root: new_root, count, nodes } = trie::update(&Remembered(&bodies), root, leaves)?;
-            write(nodes)?;
-            let mirror_row: i64 = transaction
-                .query_row(
-                    "INSERT INTO mirror (name, upstream) VALUES (?1, ?2)
-                     ON CONFLICT (name) DO UPDATE SET upstream = upstream RETURNING id",
-                    (mirror.as_str(), upstream.as_str()),
-                    |row| row.get(0),
-                )
-                .map_err(self.sql())?;
+            let changed = if root.is_some() { new.leaves.clone() } else { BTreeMap::new() };
+            let trie::Updated { root: tree, count, nodes } = trie::update(&Remembered(&bodies), root, new.leaves)?;
+            write_new(&bodies, root.is_some(), nodes)?;
+            self.record_upstream(transaction, &upstream)?;
             if let Some(missing) = missing {
-                self.replace_missing(transaction, &mirror, &missing)?;
+                self.replace_missing(transaction, &missing)?;
             }
-            let all = self.update_listing(transaction, &mirror, root, new_root, &changed)?;
-            let revision: u32 = transaction
-                .query_row(
-                    "SELECT coalesce(max(revision), 0) + 1 FROM snapshot WHERE mirror = ?1 AND serial = ?2",
-                    (mirror_row, serial.get()),
-                    |row| row.get(0),
-                )
-                .map_err(self.sql())?;
+            if let Some(conclusion) = conclusion {
+                self.write_conclusion(transaction, &conclusion)?;
+            }
+            let all = self.update_listing(transaction, root, tree, &changed)?;
             let snapshot = Snapshot {
-                mirror,
-                label: Label { serial, revision },
-                tree: new_root,
+                mirror: self.name.clone(),
+                label: Label { serial, revision: self.next_revision(transaction, serial)? },
+                tree,
                 units: count,
                 parent: base.map(|base| base.id),
                 time,
@@ -166,85 +138,116 @@ impl Store {
                 lists: lists(serial, all),
                 held,
             };
-            let bytes = snapshot.to_bytes();
-            let id = Blake3::of(&bytes);
-            bodies.write(id, &bytes)?;
-            transaction
-                .execute(
-                    "INSERT INTO snapshot (id, mirror, serial, revision, time) VALUES (?1, ?2, ?3, ?4, ?5)",
-                    (id.as_bytes(), mirror_row, serial.get(), revision, time.seconds()),
-                )
-                .map_err(self.sql())?;
+            let id = self.insert_snapshot(&bodies, &snapshot)?;
             Ok(Committed(Recorded { id, snapshot, verified: false, missed: false }))
         })
+    }
+
+    fn record_upstream(&self, transaction: &Transaction<'_>, upstream: &UpstreamUrl) -> Result<(), StoreError> {
+        let first = "UPDATE mirror SET upstream = ?2 WHERE id = ?1 AND upstream IS NULL";
+        transaction.execute(first, (self.number, upstream.as_str())).map(drop).map_err(self.store.sql())
+    }
+
+    fn next_revision(&self, connection: &Connection, serial: Serial) -> Result<u32, StoreError> {
+        let next = "SELECT coalesce(max(revision), 0) + 1 FROM snapshot WHERE mirror = ?1 AND serial = ?2";
+        connection.query_row(next, (self.number, serial.get()), |row| row.get(0)).map_err(self.store.sql())
+    }
+
+    fn insert_snapshot(&self, bodies: &Bodies<'_>, snapshot: &Snapshot) -> Result<Blake3, StoreError> {
+        let bytes = snapshot.to_bytes();
+        let id = Blake3::of(&bytes);
+        bodies.write(id, &bytes)?;
+        let Label { serial, revision } = snapshot.label;
+        let insert = "INSERT INTO snapshot (id, mirror, serial, revision, time) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let row = (id.as_bytes(), self.number, serial.get(), revision, snapshot.time.seconds());
+        bodies.connection.execute(insert, row).map_err(self.store.sql())?;
+        Ok(id)
     }
 
     /// Reads back what is new since the snapshot's parent: every node and unit is re-hashed, and every blob that a
     /// new unit names is looked at. Then the snapshot counts as verified.
     pub fn verify(&self, committed: Committed) -> Result<Verified, VerifyError> {
         let Recorded { id, snapshot, .. } = committed.0;
+        debug_assert_eq!(snapshot.mirror, self.name, "it was committed under this lock");
+        let store = &self.store;
         let snapshot = {
-            let connection = self.connection();
-            let bodies = Bodies { store: self, connection: &connection };
+            let connection = store.connection();
+            let bodies = Bodies { store, connection: &connection };
             let reread = bodies.snapshot(id)?;
             debug_assert_eq!(reread, snapshot, "the body has the id of the bytes that were committed");
             reread
         };
         let parent = match snapshot.parent {
             // A parent that retention dropped meanwhile cannot be compared with: then everything is read.
-            Some(parent) => self.recorded(parent).ok().filter(|parent| parent.verified),
+            Some(parent) => store.recorded(parent).ok().filter(|parent| parent.verified),
             None => None,
         };
-        self.check_difference(parent.as_ref().map(|parent| &parent.snapshot), &snapshot)?;
-        self.transaction(|transaction| {
-            transaction.execute("UPDATE snapshot SET verified = 1 WHERE id = ?1", [id.as_bytes()]).map_err(self.sql())
-        })?;
+        store.check_difference(parent.as_ref().map(|parent| &parent.snapshot), &snapshot)?;
+        store.execute("UPDATE snapshot SET verified = 1 WHERE id = ?1", [id.as_bytes()])?;
         Ok(Verified(Recorded { id, snapshot, verified: true, missed: false }))
     }
 
     /// Verifies what a crash left between a commit and its verification; what does not pass is dropped.
-    pub(crate) fn finish_commits(&self, mirror: &MirrorName, _lock: &MirrorLock) -> Result<(), StoreError> {
-        for id in self.unverified(mirror)? {
-            let checked = self.recorded(id).map_err(VerifyError::from).and_then(|found| self.verify(Committed(found)));
-            match checked {
+    pub(crate) fn finish_commits(&self) -> Result<(), StoreError> {
+        let unverified = "SELECT id FROM snapshot WHERE mirror = ?1 AND verified = 0 ORDER BY serial, revision";
+        for id in self.store.rows(unverified, [self.number], |row| blake3(row, 0))? {
+            let found = self.store.recorded(id).map_err(VerifyError::from);
+            match found.and_then(|found| self.verify(Committed(found))) {
                 Ok(verified) => {
-                    tracing::info!("serial {} of mirror `{mirror}` is verified now", verified.snapshot().label);
+                    tracing::info!("serial {} of mirror `{}` is verified now", verified.snapshot().label, self.name);
                 }
                 Err(VerifyError::Store(error)) if !matches!(error, StoreError::Damaged { .. }) => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "a snapshot that was never published is dropped");
-                    self.transaction(|transaction| {
-                        transaction
-                            .execute("DELETE FROM snapshot WHERE id = ?1 AND verified = 0", [id.as_bytes()])
-                            .map_err(self.sql())
-                    })?;
+                    self.store.execute("DELETE FROM snapshot WHERE id = ?1 AND verified = 0", [id.as_bytes()])?;
                 }
             }
         }
         Ok(())
     }
 
-    fn unverified(&self, mirror: &MirrorName) -> Result<Vec<Blake3>, StoreError> {
-        let ids: Vec<[u8; 32]> = self
-            .connection()
-            .prepare_cached(
-                "SELECT s.id FROM snapshot s JOIN mirror m ON m.id = s.mirror
-                 WHERE m.name = ?1 AND s.verified = 0 ORDER BY s.serial, s.revision",
-            )
-            .and_then(|mut statement| statement.query_map([mirror.as_str()], |row| row.get(0))?.collect())
-            .map_err(self.sql())?;
-        Ok(ids.into_iter().map(Blake3::from_stored).collect())
-    }
-
-    /// A retained snapshot that was verified once, if what it has and `present` has not is still there.
+    /// A retained snapshot of this mirror that was verified once, if what it has and `present` has not is still there.
     pub fn verified(&self, recorded: Recorded, present: Option<&Snapshot>) -> Result<Verified, VerifyError> {
         if !recorded.verified {
             return self.verify(Committed(recorded));
         }
-        self.check_difference(present, &recorded.snapshot)?;
+        self.store.check_difference(present, &recorded.snapshot)?;
         Ok(Verified(recorded))
     }
+}
 
+/// What a draft brings: how its projects are to be listed, and the bytes of units by their ids.
+struct New {
+    leaves: BTreeMap<ProjectName, Option<Leaf>>,
+    units: BTreeMap<Blake3, Vec<u8>>,
+}
+
+impl New {
+    fn of(changes: BTreeMap<ProjectName, Option<DraftUnit>>, stored: Vec<Leaf>) -> Self {
+        let mut leaves: BTreeMap<_, _> = stored.into_iter().map(|leaf| (leaf.name.clone(), Some(leaf))).collect();
+        let mut units = BTreeMap::new();
+        for (name, change) in changes {
+            let leaf = change.map(|DraftUnit { unit, serial, display }| {
+                let bytes = unit.to_bytes();
+                let id = Blake3::of(&bytes);
+                units.insert(id, bytes);
+                Leaf { unit: id, serial, name: name.clone(), display }
+            });
+            leaves.insert(name, leaf);
+        }
+        Self { leaves, units }
+    }
+}
+
+/// Stores bodies by their ids. In a catalog that has next to nothing yet, there is nothing to look up ahead.
+fn write_new(bodies: &Bodies<'_>, look_ahead: bool, new: BTreeMap<Blake3, Vec<u8>>) -> Result<(), StoreError> {
+    if look_ahead {
+        bodies.store.look_ahead_at_bodies(&new.keys().copied().collect::<Vec<_>>());
+    }
+    bodies.write_all(&new.into_iter().collect::<Vec<_>>())
+}
+
+impl Store {
     /// Checks every unit that a snapshot has and another one has not.
     fn check_difference(&self, present: Option<&Snapshot>, snapshot: &Snapshot) -> Result<(), VerifyError> {
         let mut differences = self.differences(present, Some(snapshot));
@@ -283,17 +286,5 @@ impl Store {
             }
         };
         wide(|| entries.into_par_iter().zip(rows).try_for_each(look))
-    }
-
-    /// The number of a mirror's row.
-    pub(crate) fn mirror_id(&self, connection: &rusqlite::Connection, mirror: &MirrorName) -> Result<i64, StoreError> {
-        connection
-            .query_row("SELECT id FROM mirror WHERE name = ?1", [mirror.as_str()], |row| row.get(0))
-            .optional()
-            .map_err(self.sql())?
-            .ok_or_else(|| StoreError::Foreign {
-                path: self.root.join(crate::CATALOG),
-                problem: format!("has no mirror `{mirror}`"),
-            })
     }
 }

@@ -10,28 +10,34 @@
 //!
 //! So writers go blob, row, manifest, view, and [`gc`] goes the other way. `tests/` has a test for each number.
 
-mod adopted;
+mod aside;
 mod blobs;
 mod bodies;
 mod catalog;
-mod checkpoint;
 mod commit;
 pub mod gc;
+mod intake;
 mod limit;
 mod listing;
-mod mirrors;
+mod locked;
+mod log_copy;
+mod mirror;
+mod naming;
+mod notes;
+mod pool;
 mod readers;
 mod rebuild;
 mod removal;
-mod repair;
 pub mod reserve;
-mod superseded;
+mod restore;
+mod rows;
+mod snapshots;
 mod twins;
 pub mod verify;
-mod withdrawal;
+mod withdrawals;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 use strandline_durable::{Disk, DiskError, Lock, LockError};
@@ -40,18 +46,20 @@ use strandline_model::{BadBody, Blake3, MirrorName};
 
 use crate::readers::Readers;
 
-pub use blobs::{Blob, Incoming, Intake, Manner, ReceiveError, Staged};
+pub use blobs::Blob;
 pub use bodies::Differences;
-pub use checkpoint::PostponedCheckpoint;
 pub use commit::{Committed, Draft, DraftUnit, Verified, VerifyError};
+pub use intake::{Access, Incoming, Intake, Manner, ReceiveError, Staged};
 pub use limit::{Limiter, Pace};
-pub use mirrors::{
-    CutReport, LastSync, MirrorRow, MirrorUsage, Recorded, SeenPage, SeenRow, SelectError, Usage, Validation,
-};
+pub use locked::{Locked, Wait};
+pub use log_copy::PostponedLogCopy;
+pub use mirror::{Mirror, MirrorUsage, Usage};
+pub use naming::{Naming, is_release_file};
+pub use notes::{Conclusion, CutReport, LastSync, SeenPage, SeenRow, Validation};
 pub use rebuild::{Rebuild, Rebuilt};
-pub use superseded::{Naming, is_release_file};
+pub use snapshots::{Recorded, SelectError};
 pub use twins::{Slot, Twin, ViewState};
-pub use withdrawal::{Order, Withdrawal, WithdrawnFile};
+pub use withdrawals::{Order, Withdrawal, WithdrawnFile};
 
 /// A store: a directory with the catalog, all blobs, and the views of its mirrors.
 ///
@@ -60,7 +68,8 @@ pub use withdrawal::{Order, Withdrawal, WithdrawnFile};
 pub struct Store {
     root: PathBuf,
     disk: Disk,
-    /// Before the catalog, for so they are dropped: whoever closes it last copies the log back, and they cannot.
+    /// Declared before `catalog`, because fields are dropped in order: the last connection to close copies the log back, and a
+    /// connection that only reads cannot.
     readers: Readers,
     catalog: Mutex<Connection>,
     /// Nodes of trees that were read a moment ago.
@@ -85,6 +94,19 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+    /// The catalog was written by a program that was never released. Nothing was changed.
+    #[error(
+        "the catalog `{}` has version {version}, and this program reads versions from {oldest} on: go on with the program that wrote it, or let `strandline rebuild` move it aside and make a new one of what is published, which loses earlier serials and pins",
+        path.display()
+    )]
+    Older {
+        /// The catalog.
+        path: PathBuf,
+        /// Its version.
+        version: i32,
+        /// The oldest version that is read.
+        oldest: i32,
     },
     /// There is no catalog, or one without a table, and there are blobs or views. Nothing was changed.
     #[error(
@@ -114,7 +136,7 @@ pub enum StoreError {
     /// The file system said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// Somebody else is at work.
+    /// Another process is at work.
     #[error(transparent)]
     Lock(#[from] LockError),
 }
@@ -144,15 +166,10 @@ impl StoreError {
     }
 }
 
-/// The right to change a mirror: one process has it.
-#[derive(Debug)]
-pub struct MirrorLock {
-    _mirror: Lock,
-}
-
 impl Store {
-    /// Opens the store at `root`; creates it if it is not there, and finishes what a crash left half done.
-    pub fn open(root: &Path, disk: Disk) -> Result<Self, StoreError> {
+    /// Opens the store at `root`; creates it if it is not there. What a crash left half done stays so until it is
+    /// [finished](Self::finish).
+    pub fn open(root: &Path, disk: Disk) -> Result<Arc<Self>, StoreError> {
         for directory in ["blobs", "incoming", "locks", "views"] {
             disk.create_directory(&root.join(directory))?;
         }
@@ -172,17 +189,22 @@ impl Store {
     }
 
     /// Opens a store whose catalog is made if there is none; not where the store is `occupied`.
-    fn open_catalog(root: &Path, disk: Disk, occupied: bool) -> Result<Self, StoreError> {
+    fn open_catalog(root: &Path, disk: Disk, occupied: bool) -> Result<Arc<Self>, StoreError> {
         let catalog = catalog::open(&root.join(CATALOG), &disk, occupied)?;
-        let store = Self {
+        Ok(Arc::new(Self {
             root: root.to_owned(),
             disk,
             readers: Readers::default(),
             catalog: Mutex::new(catalog),
             memory: Mutex::default(),
-        };
-        gc::finish(&store)?;
-        Ok(store)
+        }))
+    }
+
+    /// Finishes what processes left half done that died while they removed a mirror, took blobs in or deleted some. What belongs to
+    /// one mirror alone is finished by the process that locks it next.
+    pub fn finish(self: &Arc<Self>) -> Result<(), StoreError> {
+        self.finish_mirrors()?;
+        gc::finish(self)
     }
 
     /// Where it is.
@@ -200,31 +222,7 @@ impl Store {
         self.root.join("views").join(mirror.as_str())
     }
 
-    /// Takes the right to change a mirror, and finishes what whoever had it before left half done. `since` is the time now,
-    /// for others' error messages.
-    pub fn lock_mirror(&self, mirror: &MirrorName, since: &str) -> Result<MirrorLock, StoreError> {
-        let lock = Lock::take(&self.mirror_lock(mirror), &format!("mirror `{mirror}`"), since)?;
-        self.take_over(mirror, lock)
-    }
-
-    /// As [`lock_mirror`](Self::lock_mirror), but waits until the right can be had.
-    pub fn wait_for_mirror(&self, mirror: &MirrorName, since: &str) -> Result<MirrorLock, StoreError> {
-        let lock = Lock::wait(&self.mirror_lock(mirror), since)?;
-        self.take_over(mirror, lock)
-    }
-
-    fn mirror_lock(&self, mirror: &MirrorName) -> PathBuf {
-        self.root.join("locks").join(format!("mirror-{mirror}"))
-    }
-
-    fn take_over(&self, mirror: &MirrorName, lock: Lock) -> Result<MirrorLock, StoreError> {
-        let lock = MirrorLock { _mirror: lock };
-        self.finish_removal(mirror, &lock)?;
-        self.finish_commits(mirror, &lock)?;
-        Ok(lock)
-    }
-
-    /// As long as this is held, nothing is deleted: for whoever looks at what is there and goes by it.
+    /// As long as this is held, nothing is deleted: a caller looks at what is there and goes by it.
     pub fn hold_deletions(&self) -> Result<Lock, LockError> {
         Lock::share(&self.root.join("locks/deletion"))
     }
@@ -240,7 +238,15 @@ impl Store {
     }
 
     fn sql(&self) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
-        |source| StoreError::Catalog { path: self.root.join(CATALOG), source }
+        |source| {
+            let path = self.root.join(CATALOG);
+            match source {
+                rusqlite::Error::FromSqlConversionFailure(_, _, error) => {
+                    StoreError::Foreign { path, problem: format!("holds what it should not: {error}") }
+                }
+                source => StoreError::Catalog { path, source },
+            }
+        }
     }
 
     /// Runs `work` in one transaction that becomes durable as a whole, or not at all.

@@ -5,14 +5,16 @@
 //! which tree they are, and carry a sum over all of them; where either does not fit they are made anew from the tree. What
 //! another tree lists is found as the difference from this one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
-use rusqlite::{Connection, OptionalExtension as _};
-use strandline_model::{Blake3, Leaf, MirrorName, ProjectName, Serial, Snapshot, trie};
+use rusqlite::Connection;
+use strandline_model::{Blake3, Leaf, ProjectName, Snapshot, trie};
 
 use crate::bodies::{Bodies, Remembered};
-use crate::{Store, StoreError};
+use crate::rows::{blake3, parsed, parsed_or_null, row, rows, serial};
+use crate::{Locked, Mirror, StoreError};
 
 /// The sum over the digests of rows: whatever the order in which they came and went, the same rows have the same sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,191 +42,162 @@ impl Sum {
     }
 }
 
-impl Store {
-    /// All projects of a snapshot, sorted by name, for its root lists.
+impl Mirror {
+    /// All projects of a snapshot of the mirror, sorted by name, for its root lists.
     pub fn listed(&self, snapshot: &Snapshot) -> Result<Vec<Leaf>, StoreError> {
         {
-            let connection = self.connection();
-            if let Some((tree, leaves)) = self.read_listing(&connection, &snapshot.mirror)? {
+            let connection = self.store.connection();
+            if let Some((tree, leaves)) = self.read_listing(&connection)? {
                 if tree == snapshot.tree {
                     return Ok(leaves);
                 }
-                let bodies = Bodies { store: self, connection: &connection };
-                let mut changes = BTreeMap::new();
-                let compared = trie::diff(&Remembered(&bodies), Some(tree), Some(snapshot.tree), &mut |change| {
-                    changes.insert(change.name, change.after);
-                    Ok::<_, StoreError>(())
-                });
                 // The tree of these rows may be gone by now.
-                if compared.is_ok() {
+                if let Ok(changes) = self.relisted(&connection, tree, snapshot.tree) {
                     return Ok(overlaid(leaves, changes));
                 }
             }
         }
-        self.leaves(snapshot)
+        self.store.leaves(snapshot)
     }
 
-    /// The rows of a mirror and the tree that they are of, if they are whole.
-    fn read_listing(
+    /// What a tree lists differently from the tree `of`.
+    fn relisted(
         &self,
         connection: &Connection,
-        mirror: &MirrorName,
-    ) -> Result<Option<(Blake3, Vec<Leaf>)>, StoreError> {
-        let Some((number, tree, sum, units)) = self.listing_of(connection, mirror)? else { return Ok(None) };
+        of: Blake3,
+        tree: Blake3,
+    ) -> Result<BTreeMap<ProjectName, Option<Leaf>>, StoreError> {
+        let mut changes = BTreeMap::new();
+        let bodies = Bodies { store: &self.store, connection };
+        trie::diff(&Remembered(&bodies), Some(of), Some(tree), &mut |change| {
+            changes.insert(change.name, change.after);
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(changes)
+    }
+
+    /// The rows of the mirror and the tree that they are of, if they are whole.
+    fn read_listing(&self, connection: &Connection) -> Result<Option<(Blake3, Vec<Leaf>)>, StoreError> {
+        let Some((tree, sum, units)) = self.listing(connection)? else { return Ok(None) };
         let mut leaves = Vec::with_capacity(usize::try_from(units).unwrap_or(0).min(1 << 24));
-        let mut statement = connection
-            .prepare_cached("SELECT name, unit, serial, display FROM listed WHERE mirror = ?1 ORDER BY name")
-            .map_err(self.sql())?;
-        let mut rows = statement.query([number]).map_err(self.sql())?;
-        while let Some(row) = rows.next().map_err(self.sql())? {
-            leaves.push(self.listed_leaf(row)?);
-        }
+        let mut read = || {
+            let query = "SELECT name, unit, serial, display FROM listed WHERE mirror = ?1 ORDER BY name";
+            let mut statement = connection.prepare_cached(query)?;
+            let mut rows = statement.query([self.number])?;
+            while let Some(row) = rows.next()? {
+                leaves.push(listed_leaf(row)?);
+            }
+            Ok(())
+        };
+        read().map_err(self.store.sql())?;
         let found = leaves.par_iter().map(Sum::of).reduce(|| 0, u128::wrapping_add);
         Ok((Sum(found) == sum && leaves.len() as u64 == units).then_some((tree, leaves)))
     }
 
-    fn listed_leaf(&self, row: &rusqlite::Row<'_>) -> Result<Leaf, StoreError> {
-        let read = || {
-            let name = row.get_ref(0)?.as_str()?;
-            let display = row.get_ref(3)?.as_str_or_null()?;
-            Ok((name, row.get::<_, [u8; 32]>(1)?, row.get::<_, u64>(2)?, display.unwrap_or(name)))
-        };
-        let (name, unit, serial, display) = read().map_err(self.sql())?;
-        Ok(Leaf {
-            unit: Blake3::from_stored(unit),
-            serial: Serial::try_from(serial).map_err(|error| self.foreign(&error))?,
-            name: self.stored(name)?,
-            display: self.stored(display)?,
-        })
+    fn listing(&self, connection: &Connection) -> Result<Option<(Blake3, Sum, u64)>, StoreError> {
+        let query = "SELECT tree, sum, units FROM listing WHERE mirror = ?1";
+        let read = |row: &rusqlite::Row<'_>| Ok((blake3(row, 0)?, Sum(u128::from_le_bytes(row.get(1)?)), row.get(2)?));
+        row(connection, query, [self.number], read).map_err(self.store.sql())
     }
+}
 
-    fn listing_of(
-        &self,
-        connection: &Connection,
-        mirror: &MirrorName,
-    ) -> Result<Option<(i64, Blake3, Sum, u64)>, StoreError> {
-        connection
-            .prepare_cached(
-                "SELECT l.mirror, l.tree, l.sum, l.units FROM listing l JOIN mirror m ON m.id = l.mirror WHERE m.name = ?1",
-            )
-            .and_then(|mut statement| {
-                statement
-                    .query_row([mirror.as_str()], |row| {
-                        let sum = Sum(u128::from_le_bytes(row.get(2)?));
-                        Ok((row.get(0)?, Blake3::from_stored(row.get(1)?), sum, row.get(3)?))
-                    })
-                    .optional()
-            })
-            .map_err(self.sql())
-    }
-
-    /// Brings the rows of a mirror from the tree `base` to the tree `tree`, which lists `changes` differently; returns all that
+impl Locked {
+    /// Brings the rows of the mirror from the tree `base` to the tree `tree`, which lists `changes` differently; returns all that
     /// it lists, sorted by name.
     pub(crate) fn update_listing(
         &self,
         connection: &Connection,
-        mirror: &MirrorName,
         base: Option<Blake3>,
         tree: Blake3,
         changes: &BTreeMap<ProjectName, Option<Leaf>>,
     ) -> Result<Vec<Leaf>, StoreError> {
-        let number = self.mirror_id(connection, mirror)?;
-        let mut found = BTreeMap::new();
-        let rows = match self.listing_of(connection, mirror)? {
-            Some((_, of, sum, units)) if Some(of) == base => Some((sum, units, changes)),
-            // A revision of an earlier snapshot, or the first snapshot after one.
-            Some((_, of, sum, units)) => {
-                let bodies = Bodies { store: self, connection };
-                let compared = trie::diff(&Remembered(&bodies), Some(of), Some(tree), &mut |change| {
-                    found.insert(change.name, change.after);
-                    Ok::<_, StoreError>(())
-                });
-                // The tree of these rows may be gone by now.
-                compared.is_ok().then_some((sum, units, &found))
+        let found = match self.listing(connection)? {
+            Some((of, sum, units)) if Some(of) == base => Some((sum, units, Cow::Borrowed(changes))),
+            // A revision of an earlier snapshot, or the first snapshot after one. The tree of these rows may be gone by now.
+            Some((of, sum, units)) => {
+                self.relisted(connection, of, tree).ok().map(|found| (sum, units, Cow::Owned(found)))
             }
             None => None,
         };
-        if let Some((mut sum, mut units, changes)) = rows {
-            for (name, leaf) in changes {
-                if let Some(before) = self.take_listed(connection, number, name)? {
-                    sum.remove(&before);
-                    units = units.saturating_sub(1);
-                }
-                if let Some(leaf) = leaf {
-                    self.insert_listed(connection, number, leaf)?;
-                    sum.add(leaf);
-                    units += 1;
-                }
-            }
-            self.record_listing(connection, number, tree, sum, units)?;
-            if let Some((_, leaves)) = self.read_listing(connection, mirror)? {
+        if let Some((sum, units, changes)) = found {
+            self.change_listing(connection, tree, (sum, units), &changes).map_err(self.store.sql())?;
+            if let Some((_, leaves)) = self.read_listing(connection)? {
                 return Ok(leaves);
             }
-            tracing::warn!(%mirror, "the catalog's list of projects was not that of its tree, and is made anew");
+            tracing::warn!(
+                mirror = %self.name,
+                "the catalog's list of projects was not that of its tree, and is made anew"
+            );
         }
-        let bodies = Bodies { store: self, connection };
+        let bodies = Bodies { store: &self.store, connection };
         let mut leaves = Vec::new();
         trie::walk(&bodies, tree, &mut |leaf| {
             leaves.push(leaf);
             Ok::<_, StoreError>(())
         })?;
         leaves.sort_unstable();
-        connection.execute("DELETE FROM listed WHERE mirror = ?1", [number]).map_err(self.sql())?;
-        let mut sum = Sum::default();
-        for leaf in &leaves {
-            self.insert_listed(connection, number, leaf)?;
-            sum.add(leaf);
-        }
-        self.record_listing(connection, number, tree, sum, leaves.len() as u64)?;
+        self.replace_listing(connection, tree, &leaves).map_err(self.store.sql())?;
         Ok(leaves)
     }
 
-    fn take_listed(
+    /// Changes some rows, and what is said of all of them.
+    fn change_listing(
         &self,
         connection: &Connection,
-        mirror: i64,
-        name: &ProjectName,
-    ) -> Result<Option<Leaf>, StoreError> {
-        let mut statement = connection
-            .prepare_cached("DELETE FROM listed WHERE mirror = ?1 AND name = ?2 RETURNING name, unit, serial, display")
-            .map_err(self.sql())?;
-        let mut rows = statement.query((mirror, name.as_str())).map_err(self.sql())?;
-        let mut found = None;
-        // To the end: a statement that is left before it has deleted nothing.
-        while let Some(row) = rows.next().map_err(self.sql())? {
-            found = Some(self.listed_leaf(row)?);
-        }
-        Ok(found)
-    }
-
-    fn insert_listed(&self, connection: &Connection, mirror: i64, leaf: &Leaf) -> Result<(), StoreError> {
-        let display = Some(leaf.display.as_str()).filter(|display| *display != leaf.name.as_str());
-        connection
-            .prepare_cached("INSERT INTO listed (mirror, name, unit, serial, display) VALUES (?1, ?2, ?3, ?4, ?5)")
-            .and_then(|mut statement| {
-                statement.execute((mirror, leaf.name.as_str(), leaf.unit.as_bytes(), leaf.serial.get(), display))
-            })
-            .map(drop)
-            .map_err(self.sql())
-    }
-
-    fn record_listing(
-        &self,
-        connection: &Connection,
-        mirror: i64,
         tree: Blake3,
-        sum: Sum,
-        units: u64,
-    ) -> Result<(), StoreError> {
-        connection
-            .execute(
-                "INSERT INTO listing (mirror, tree, sum, units) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (mirror) DO UPDATE SET tree = excluded.tree, sum = excluded.sum, units = excluded.units",
-                (mirror, tree.as_bytes(), sum.0.to_le_bytes(), units),
-            )
-            .map(drop)
-            .map_err(self.sql())
+        (mut sum, mut units): (Sum, u64),
+        changes: &BTreeMap<ProjectName, Option<Leaf>>,
+    ) -> rusqlite::Result<()> {
+        for (name, leaf) in changes {
+            if let Some(before) = self.take_listed(connection, name)? {
+                sum.remove(&before);
+                units = units.saturating_sub(1);
+            }
+            if let Some(leaf) = leaf {
+                self.insert_listed(connection, leaf)?;
+                sum.add(leaf);
+                units += 1;
+            }
+        }
+        self.record_listing(connection, tree, sum, units)
     }
+
+    /// Replaces all rows.
+    fn replace_listing(&self, connection: &Connection, tree: Blake3, leaves: &[Leaf]) -> rusqlite::Result<()> {
+        connection.execute("DELETE FROM listed WHERE mirror = ?1", [self.number])?;
+        let mut sum = Sum::default();
+        for leaf in leaves {
+            self.insert_listed(connection, leaf)?;
+            sum.add(leaf);
+        }
+        self.record_listing(connection, tree, sum, leaves.len() as u64)
+    }
+
+    fn take_listed(&self, connection: &Connection, name: &ProjectName) -> rusqlite::Result<Option<Leaf>> {
+        let take = "DELETE FROM listed WHERE mirror = ?1 AND name = ?2 RETURNING name, unit, serial, display";
+        // To the end: a statement that is left before it has deleted nothing.
+        Ok(rows(connection, take, (self.number, name.as_str()), listed_leaf)?.pop())
+    }
+
+    fn insert_listed(&self, connection: &Connection, leaf: &Leaf) -> rusqlite::Result<()> {
+        let display = Some(leaf.display.as_str()).filter(|display| *display != leaf.name.as_str());
+        let insert = "INSERT INTO listed (mirror, name, unit, serial, display) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let row = (self.number, leaf.name.as_str(), leaf.unit.as_bytes(), leaf.serial.get(), display);
+        connection.prepare_cached(insert)?.execute(row).map(drop)
+    }
+
+    fn record_listing(&self, connection: &Connection, tree: Blake3, sum: Sum, units: u64) -> rusqlite::Result<()> {
+        let record = "INSERT INTO listing (mirror, tree, sum, units) VALUES (?1, ?2, ?3, ?4)
+            ON CONFLICT (mirror) DO UPDATE SET tree = excluded.tree, sum = excluded.sum, units = excluded.units";
+        connection.execute(record, (self.number, tree.as_bytes(), sum.0.to_le_bytes(), units)).map(drop)
+    }
+}
+
+/// Reads the columns name, unit, serial, display.
+fn listed_leaf(row: &rusqlite::Row<'_>) -> rusqlite::Result<Leaf> {
+    let name = parsed(row, 0)?;
+    let display = parsed_or_null(row, 3)?.map_or_else(|| parsed(row, 0), Ok)?;
+    Ok(Leaf { unit: blake3(row, 1)?, serial: serial(row, 2)?, name, display })
 }
 
 /// A sorted list with some of its lines changed.

@@ -4,8 +4,8 @@
 //! entry of a unit against the catalog's row; and every file that a row stands for, by its size. With the data, blobs are
 //! re-hashed too ([`Data`]).
 //!
-//! What is wrong is named: where, and which paths of which mirrors and serials need it. Whatever is dropped meanwhile is
-//! nobody's damage. Of each blob that is named, only eight bytes are kept in memory.
+//! What is wrong is named: where, and which paths of which mirrors and serials need it. What is dropped meanwhile is
+//! no damage. Of each blob that is named, only eight bytes are kept in memory.
 
 mod data;
 mod pages;
@@ -17,14 +17,15 @@ use std::io;
 use std::rc::Rc;
 
 use rayon::prelude::*;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 use strandline_durable::wide;
 use strandline_model::{
     Blake3, Entry, Label, MirrorName, Node, ProjectName, Sha256, Timestamp, TreePath, trie::Nodes as _,
 };
 
 use crate::bodies::Bodies;
-use crate::{Store, StoreError};
+use crate::rows::{blake3, row, sha256};
+use crate::{Mirror, Store, StoreError};
 
 pub use data::Data;
 pub use pages::damaged_pages;
@@ -213,21 +214,11 @@ struct Walk {
     damaged: HashMap<Blake3, String>,
 }
 
-/// Checks all retained snapshots of the mirrors; with `data`, also the bytes of all blobs. `read` is told, from any thread,
-/// how many bytes were read. Nothing is changed.
+/// Checks all retained snapshots of the mirrors; with `data`, also the bytes of blobs that it chooses. `read` is told, from any
+/// thread, how many bytes were read. Nothing is changed but what is recorded of the check.
 pub fn verify(
     store: &Store,
-    mirrors: &[MirrorName],
-    data: bool,
-    read: &(dyn Fn(u64) + Sync),
-) -> Result<Report, StoreError> {
-    verify_data(store, mirrors, data.then(Data::default).as_ref(), read)
-}
-
-/// The same, with a choice of which data to read.
-pub fn verify_data(
-    store: &Store,
-    mirrors: &[MirrorName],
+    mirrors: &[Mirror],
     data: Option<&Data<'_>>,
     read: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, StoreError> {
@@ -249,7 +240,7 @@ pub fn verify_data(
 
 fn contents(
     store: &Store,
-    mirrors: &[MirrorName],
+    mirrors: &[Mirror],
     data: Option<&Data<'_>>,
     read: &(dyn Fn(u64) + Sync),
     report: &mut Report,
@@ -257,8 +248,8 @@ fn contents(
     // What was withdrawn is a state and not damage: superseded snapshots are a record of what there was, and need no blobs.
     let (mut current, mut records) = (Vec::new(), Vec::new());
     for mirror in mirrors {
-        let superseded = store.superseded(mirror)?;
-        for (_, id) in store.labels(mirror)? {
+        let superseded = mirror.superseded()?;
+        for (_, id) in mirror.labels()? {
             report.snapshots += 1;
             if superseded.contains_key(&id) { records.push(id) } else { current.push(id) }
         }
@@ -356,16 +347,11 @@ fn look_at_files(store: &Store, named: &Named, broken: &mut Broken, report: &mut
     let (mut after, mut seen) = (Vec::new(), vec![false; named.short.len()]);
     loop {
         let read = |row: &rusqlite::Row<'_>| {
-            let (blake3, sha256) = (Blake3::from_stored(row.get(0)?), Sha256::from_stored(row.get(1)?));
-            Ok((Row { blake3, sha256, size: row.get(2)? }, row.get::<_, bool>(3)?))
+            Ok((Row { blake3: blake3(row, 0)?, sha256: sha256(row, 1)?, size: row.get(2)? }, row.get::<_, bool>(3)?))
         };
-        let rows: Vec<(Row, bool)> = store
-            .connection()
-            .prepare_cached(&format!(
-                "SELECT blake3, sha256, size, {PRESENT} FROM blob WHERE blake3 > ?1 ORDER BY blake3 LIMIT {BATCH}"
-            ))
-            .and_then(|mut statement| statement.query_map([&after], read)?.collect())
-            .map_err(store.sql())?;
+        let query =
+            format!("SELECT blake3, sha256, size, {PRESENT} FROM blob WHERE blake3 > ?1 ORDER BY blake3 LIMIT {BATCH}");
+        let rows: Vec<(Row, bool)> = store.rows(&query, [&after], read)?;
         let Some((last, _)) = rows.last() else { return Ok(seen.into_iter().all(|seen| seen)) };
         after = last.blake3.as_bytes().to_vec();
         let mut files = Vec::with_capacity(rows.len());
@@ -463,7 +449,7 @@ fn present<T>(body: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
 /// Adds to the report where what is broken is named by a snapshot that is there yet. What no snapshot names is no damage.
 fn name(
     store: &Store,
-    mirrors: &[MirrorName],
+    mirrors: &[Mirror],
     broken: &Broken,
     damaged: &HashMap<Blake3, String>,
     report: &mut Report,
@@ -472,8 +458,8 @@ fn name(
     // Asked again: what was withdrawn meanwhile is no damage.
     let mut superseded = BTreeMap::new();
     for mirror in mirrors {
-        superseded.extend(store.superseded(mirror)?);
-        labels.extend(store.labels(mirror)?.into_iter().map(|(label, id)| (mirror, label, id)));
+        superseded.extend(mirror.superseded()?);
+        labels.extend(mirror.labels()?.into_iter().map(|(label, id)| (mirror.name(), label, id)));
     }
     let connection = store.connection();
     let bodies = Bodies { store, connection: &connection };
@@ -515,36 +501,15 @@ fn name(
 }
 
 impl Store {
-    /// The labels and ids of a mirror's snapshots, read from their rows alone, so that a damaged body is no obstacle.
-    fn labels(&self, mirror: &MirrorName) -> Result<Vec<(Label, Blake3)>, StoreError> {
-        let rows: Vec<(u64, u32, [u8; 32])> = self
-            .connection()
-            .prepare_cached(
-                "SELECT s.serial, s.revision, s.id FROM snapshot s JOIN mirror m ON m.id = s.mirror
-                 WHERE m.name = ?1 ORDER BY s.serial, s.revision",
-            )
-            .and_then(|mut statement| {
-                statement.query_map([mirror.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
-            })
-            .map_err(self.sql())?;
-        rows.into_iter()
-            .map(|(serial, revision, id)| {
-                Ok((Label { serial: self.stored(&serial.to_string())?, revision }, Blake3::from_stored(id)))
-            })
-            .collect()
-    }
-
     /// What is wrong with the row of a blob, if anything.
     fn row_problem(&self, connection: &Connection, entry: &Entry) -> Result<Option<String>, StoreError> {
-        let row: Option<([u8; 32], u64)> = connection
-            .prepare_cached("SELECT sha256, size FROM blob WHERE blake3 = ?1")
-            .and_then(|mut statement| {
-                statement.query_row([entry.blob.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
-            })
-            .map_err(self.sql())?;
+        let query = "SELECT sha256, size FROM blob WHERE blake3 = ?1";
+        let row: Option<(Sha256, u64)> =
+            row(connection, query, [entry.blob.as_bytes()], |row| Ok((sha256(row, 0)?, row.get(1)?)))
+                .map_err(self.sql())?;
         Ok(match row {
             None => Some("is not in the catalog".to_owned()),
-            Some((sha256, size)) if sha256 != *entry.sha256.as_bytes() || size != entry.size => {
+            Some((sha256, size)) if sha256 != entry.sha256 || size != entry.size => {
                 Some("has another SHA-256 or size in the catalog".to_owned())
             }
             Some(_) => None,

@@ -6,7 +6,7 @@
 //!    say. Everything else is told, and left as it is.
 //! 2. The tree's pages are believed in nothing but that. What upstream's state is, the next sync finds out; it finds the
 //!    files here by their SHA-256, and fetches those that are not.
-//! 3. What was taken stays until a snapshot of the mirror has been made ([`Store::forget_adopted`]).
+//! 3. What was taken stays until a snapshot of the mirror has been made ([`Conclusion::held`](strandline_store::Conclusion::held)).
 //! 4. Interrupted at any point, it can be done again: what is here already is not read again.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use rayon::prelude::*;
 use strandline_durable::DiskError;
 use strandline_model::{Blake3, ClaimedSha256, Entry, ProjectName, TreePath, Unit};
-use strandline_store::{Blob, Intake, Manner, MirrorLock, ReceiveError, Staged, Store, StoreError};
+use strandline_store::{Blob, Intake, Locked, Manner, ReceiveError, Staged, Store, StoreError};
 
 use crate::progress::Progress;
 use crate::{Clock, Settings, SyncError, require_room};
@@ -206,16 +206,11 @@ pub fn adopt(
     clock: &Clock,
     tell: &mut dyn FnMut(&Finding),
 ) -> Result<Adopted, AdoptError> {
-    let (mirror, since) = (&settings.mirror, clock().to_string());
-    let lock = if settings.wait { store.wait_for_mirror(mirror, &since) } else { store.lock_mirror(mirror, &since) }?;
-    let intake = if settings.private {
-        Intake::open_private(store.clone(), mirror, &lock)?
-    } else {
-        Intake::open(store.clone(), mirror, &lock)?
-    };
-    let withdrawn = store.withdrawn(mirror)?;
+    let mirror = store.lock(&settings.mirror, settings.wait, clock())?;
+    let intake = Intake::open(&mirror, settings.access)?;
+    let withdrawn = mirror.withdrawn()?;
     let (done, named) = (Adopted::default(), Vec::new());
-    let mut adoption = Adoption { store, settings, tree, link, progress, intake, lock, done, withdrawn, named };
+    let mut adoption = Adoption { store, settings, tree, link, progress, intake, mirror, done, withdrawn, named };
     let mut odd = Vec::new();
     let projects = tree.projects(&mut |finding| odd.push(finding)).map_err(AdoptError::Tree)?;
     for finding in &odd {
@@ -238,7 +233,7 @@ struct Adoption<'a, T> {
     link: bool,
     progress: &'a Progress,
     intake: Intake,
-    lock: MirrorLock,
+    mirror: Locked,
     done: Adopted,
     /// What was withdrawn from the mirror: it does not come back by this way.
     withdrawn: BTreeSet<ClaimedSha256>,
@@ -321,7 +316,7 @@ impl<T: Tree> Adoption<'_, T> {
             .filter(|(_, entries)| !entries.is_empty())
             .map(|((name, _), entries)| Unit::new(name.clone(), entries).expect("each path was wanted once"))
             .collect();
-        Ok(self.store.record_adopted(&self.settings.mirror, &units, &self.lock)?)
+        Ok(self.mirror.record_adopted(&units)?)
     }
 
     /// Takes files on all cores and makes them durable.
@@ -346,7 +341,7 @@ impl<T: Tree> Adoption<'_, T> {
                 Taken::Nothing => done.push((*index, Err(None))),
             }
         }
-        for ((index, manner), blob) in places.into_iter().zip(self.intake.settle(staged)?) {
+        for ((index, manner), blob) in places.into_iter().zip(self.intake.land(staged)?) {
             self.done.count(manner, blob.size);
             done.push((index, Ok(blob)));
         }

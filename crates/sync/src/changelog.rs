@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_model::{DisplayName, Held, HoldReason, Leaf, ProjectName, Serial, Timestamp};
-use strandline_store::{CutReport, MirrorLock, Recorded, SeenPage};
+use strandline_store::{CutReport, Recorded, SeenPage};
 use tokio::time::Instant;
 
 use crate::cut::{self, Base, Log, Project, Rule, Seen, State};
@@ -89,7 +89,6 @@ struct Following<'a, S> {
     parked: BTreeMap<ProjectName, Leaf>,
     dropped: Vec<ProjectName>,
     absent: Vec<ProjectName>,
-    lock: &'a MirrorLock,
 }
 
 /// Finds the best serial beyond the base at which every selected project is determined.
@@ -97,13 +96,12 @@ pub async fn follow<S: Source>(
     fetcher: &Arc<Fetcher<S>>,
     base: Option<&Recorded>,
     clock: &Clock,
-    lock: &MirrorLock,
     aim: &mut Aim,
 ) -> Result<Cut, SyncError> {
     let settings = &fetcher.settings;
     aim.unfinished = false;
     let begun = before(clock(), settings.settle);
-    let mut following = Following::begin(fetcher, base, lock).await?;
+    let mut following = Following::begin(fetcher, base).await?;
     following.sure = following.log.without_holes(following.from, begun);
     following.gather().await?;
     // What a first sync has asked for already is asked for again only where it stands in the way.
@@ -147,7 +145,7 @@ pub async fn follow<S: Source>(
         let mut found = following.cut(target, &holding);
         // Nobody is held before patience has ended; but where a broken project stops everything, it stops a part, too.
         if (late || freezes) && !found.in_the_way.is_empty() {
-            let broken = following.broken(&found.in_the_way, clock(), lock)?;
+            let broken = following.broken(&found.in_the_way, clock())?;
             if freezes && !broken.is_empty() && (late || found.serial.is_some_and(|serial| serial > following.from)) {
                 following.remember_after(following.from)?;
                 return Err(following.inconsistent(&found.in_the_way, round));
@@ -168,14 +166,14 @@ pub async fn follow<S: Source>(
         let is_part = base.is_some() && progress && waiting_since.elapsed() >= settings.part_after;
         if late || (nothing_in_the_way && !waits_for_hole) || (moved_on && progress) || is_part {
             if nothing_in_the_way {
-                fetcher.store.note_trouble(&settings.mirror, &BTreeSet::new(), clock(), lock)?;
+                fetcher.mirror.note_trouble(&BTreeSet::new(), clock())?;
             }
             let later = following.remember_after(found.serial.unwrap_or(following.from))?;
             let Some(serial) = found.serial else { return Err(following.inconsistent(&found.in_the_way, round)) };
             let inconsistent = following.inconsistent(&found.in_the_way, round);
             let cut = Cut { later, ..following.conclude(serial, found.states, &holding, round)? };
             if let Some(last) = swept {
-                fetcher.store.record_recheck(&settings.mirror, last.as_str(), clock())?;
+                fetcher.mirror.record_sweep(last.as_str(), clock())?;
             }
             if !nothing_in_the_way {
                 let unchanged = base.is_some_and(|base| {
@@ -273,11 +271,7 @@ impl<'a, S: Source> Following<'a, S> {
     }
 
     /// Reads the log since the base, and finds out which projects it and the configuration are about.
-    async fn begin(
-        fetcher: &'a Arc<Fetcher<S>>,
-        base: Option<&'a Recorded>,
-        lock: &'a MirrorLock,
-    ) -> Result<Self, SyncError> {
+    async fn begin(fetcher: &'a Arc<Fetcher<S>>, base: Option<&'a Recorded>) -> Result<Self, SyncError> {
         let from = base.map_or(Serial::ZERO, |base| base.snapshot.label.serial);
         let (dropped, absent) = (Vec::new(), Vec::new());
         let mut following = Self {
@@ -292,7 +286,6 @@ impl<'a, S: Source> Following<'a, S> {
             parked: BTreeMap::new(),
             dropped,
             absent,
-            lock,
         };
         match base {
             Some(base) => following.begin_from(base).await?,
@@ -316,7 +309,7 @@ impl<'a, S: Source> Following<'a, S> {
         }
         // What was let back is not in the base, and no event says so.
         let mut unlisted = Vec::new();
-        for name in fetcher.store.to_reread(&settings.mirror)? {
+        for name in fetcher.mirror.to_reread()? {
             match fetcher.base_leaf(&name)? {
                 Some(leaf) => {
                     unknown.entry(name).or_insert(leaf.serial);
@@ -343,7 +336,7 @@ impl<'a, S: Source> Following<'a, S> {
         for (name, late) in self.came_late(&events)? {
             let needs = unknown.entry(name.clone()).or_insert(late);
             *needs = late.max(*needs);
-            let marked = fetcher.store.mark_missed(&settings.mirror, late, self.lock)?;
+            let marked = fetcher.mirror.mark_missed(late)?;
             if marked > 0 {
                 tracing::warn!(
                     "an event of `{name}` came to light late, with serial {late}: {marked} snapshots from {late} on lack it and are marked"
@@ -368,14 +361,14 @@ impl<'a, S: Source> Following<'a, S> {
 
     /// Takes the pages into account that earlier syncs saw and no snapshot shows.
     fn recall(&mut self) -> Result<(), SyncError> {
-        let Fetcher { store, settings, .. } = &**self.fetcher;
+        let mirror = &self.fetcher.mirror;
         let mut seen = Vec::new();
         if self.base.is_some() {
-            seen = store.seen(&settings.mirror)?;
+            seen = mirror.seen()?;
         } else {
             // Most of what a first sync remembers is parked.
             for name in self.projects.keys() {
-                seen.append(&mut store.seen_of(&settings.mirror, name)?);
+                seen.append(&mut mirror.seen_of(name)?);
             }
         }
         for SeenPage { unit, serial, tag } in seen {
@@ -440,8 +433,8 @@ impl<'a, S: Source> Following<'a, S> {
     /// Projects with an event that the log had not shown when the base was made, although its serial is one that the base
     /// claims; each with the greatest such serial.
     fn came_late(&self, events: &[Event]) -> Result<BTreeMap<ProjectName, Serial>, SyncError> {
-        let Fetcher { store, settings, .. } = &**self.fetcher;
-        let missing = store.missing_serials(&settings.mirror)?;
+        let Fetcher { mirror, settings, .. } = &**self.fetcher;
+        let missing = mirror.missing_serials()?;
         let mut late = BTreeMap::new();
         for event in events.iter().filter(|event| event.serial <= self.from && missing.contains(&event.serial)) {
             let name = event.project.normalise();
@@ -457,7 +450,7 @@ impl<'a, S: Source> Following<'a, S> {
     /// they have no event. Returns the last project of the turn, if it was anybody's.
     async fn sweep(&mut self, now: Timestamp) -> Result<Option<ProjectName>, SyncError> {
         let (Some(base), settings) = (self.base, &self.fetcher.settings) else { return Ok(None) };
-        let (last, since) = self.fetcher.store.recheck(&settings.mirror, now)?;
+        let (last, since) = self.fetcher.mirror.sweep(now)?;
         let part = now.since(since).as_secs_f64() / settings.recheck.as_secs_f64().max(1.0);
         #[expect(
             clippy::cast_possible_truncation,
@@ -564,11 +557,10 @@ impl<'a, S: Source> Following<'a, S> {
         &self,
         in_the_way: &BTreeMap<ProjectName, cut::Obstacle>,
         now: Timestamp,
-        lock: &MirrorLock,
     ) -> Result<BTreeMap<ProjectName, Held>, SyncError> {
         let settings = &self.fetcher.settings;
         let names = in_the_way.keys().cloned().collect();
-        let noted = self.fetcher.store.note_trouble(&settings.mirror, &names, now, lock)?;
+        let noted = self.fetcher.mirror.note_trouble(&names, now)?;
         let mut broken = BTreeMap::new();
         for (name, obstacle) in in_the_way {
             let event = self.log.of(name).iter().find(|change| change.serial >= obstacle.since);

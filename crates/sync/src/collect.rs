@@ -43,7 +43,7 @@ enum Look {
 pub async fn collect<S: Source>(fetcher: &Arc<Fetcher<S>>, base: Option<&Recorded>) -> Result<Cut, SyncError> {
     let mut known = BTreeMap::new();
     // A project with a file that was let back lacks it in the base.
-    let reread = fetcher.store.to_reread(&fetcher.settings.mirror)?;
+    let reread = fetcher.mirror.to_reread()?;
     for project in selected(fetcher).await? {
         let leaf = fetcher.base_leaf(&project)?.filter(|_| !reread.contains(&project));
         let known_before = leaf.map_or(Known::Nothing, Known::Base);

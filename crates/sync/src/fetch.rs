@@ -16,7 +16,7 @@ use strandline_model::{
     Blake3, ClaimedSha256, DisplayName, Entry, HoldReason, Leaf, ProjectName, Serial, Sha256, TreePath, Unit,
 };
 use strandline_store::{
-    DraftUnit, Intake, MirrorLock, ReceiveError, Recorded, SeenPage, Staged, Store, StoreError, Validation,
+    DraftUnit, Intake, Locked, ReceiveError, Recorded, SeenPage, Staged, Store, StoreError, Validation,
 };
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::{JoinSet, block_in_place};
@@ -164,10 +164,12 @@ pub struct Fetcher<S> {
     pub(crate) settings: Arc<Settings>,
     pub(crate) progress: Arc<Progress>,
     base: Option<Recorded>,
-    /// What waits for its batch, and how many bytes that is. Before the intake, for so they are dropped: it looks whether any
-    /// is left.
+    /// What waits for its batch, and how many bytes that is. Declared before `intake`, because fields are dropped in order, and
+    /// dropping the intake checks that no staged blob is left.
     staged: Mutex<(Vec<Staged>, u64)>,
     pub(crate) intake: Intake,
+    /// Declared after `intake`, because the process that takes the lock next has an intake of its own.
+    pub(crate) mirror: Arc<Locked>,
     requests: Semaphore,
     /// Whether a file came in that was not here: then there is something new to publish.
     pub(crate) news: watch::Sender<bool>,
@@ -181,14 +183,11 @@ impl<S> fmt::Debug for Fetcher<S> {
 
 impl<S: Source> Fetcher<S> {
     /// Prepares to fetch what `base` does not have.
-    pub fn open(context: &Context<S>, base: Option<Recorded>, lock: &MirrorLock) -> Result<Arc<Self>, StoreError> {
+    pub fn open(context: &Context<S>, mirror: &Arc<Locked>, base: Option<Recorded>) -> Result<Arc<Self>, StoreError> {
         let Context { store, source, settings, progress } = context;
         Ok(Arc::new(Self {
-            intake: if settings.private {
-                Intake::open_private(store.clone(), &settings.mirror, lock)?
-            } else {
-                Intake::open(store.clone(), &settings.mirror, lock)?
-            },
+            intake: Intake::open(mirror, settings.access)?,
+            mirror: Arc::clone(mirror),
             store: store.clone(),
             source: source.clone(),
             settings: settings.clone(),
@@ -211,7 +210,7 @@ impl<S: Source> Fetcher<S> {
     /// With what to ask for a project's page, so that upstream may say that it is still the base's.
     pub fn base_validator(&self, project: &ProjectName, leaf: Option<&Leaf>) -> Result<Option<Validator>, StoreError> {
         let Some(leaf) = leaf else { return Ok(None) };
-        let tag = block_in_place(|| self.store.validator(&self.settings.mirror, project, leaf.unit))?;
+        let tag = block_in_place(|| self.mirror.validator(project, leaf.unit))?;
         Ok(tag.map(Validator))
     }
 
@@ -318,8 +317,7 @@ impl<S: Source> Fetcher<S> {
                 None => {
                     let blob = find(file.sha256).filter(|blob| file.size.is_none_or(|size| size == blob.size));
                     let [preferred, other] = self.source.file_paths(file);
-                    let there = strandline_view::pool_file(&self.store, &self.settings.mirror, &preferred)
-                        .map_err(StoreError::from)?;
+                    let there = strandline_view::pool_file(&self.mirror, &preferred).map_err(StoreError::from)?;
                     let free = there.is_none_or(|there| blob.is_some_and(|blob| (blob.size, blob.mtime) == there));
                     let path = if free { preferred } else { other };
                     match blob {
@@ -385,7 +383,7 @@ impl<S: Source> Fetcher<S> {
     }
 
     /// Makes what was fetched durable and remembers it for a later sync; returns how a snapshot would list it.
-    pub fn remember(&self, fetched: Vec<(ProjectName, Whole)>, lock: &MirrorLock) -> Result<Vec<Leaf>, SyncError> {
+    pub fn remember(&self, fetched: Vec<(ProjectName, Whole)>) -> Result<Vec<Leaf>, SyncError> {
         if fetched.is_empty() {
             return Ok(Vec::new());
         }
@@ -403,8 +401,8 @@ impl<S: Source> Fetcher<S> {
                 leaves.push(Leaf { unit: id, serial, name: project, display });
                 pages.push(SeenPage { unit, serial, tag: whole.validator.map(|Validator(tag)| tag) });
             }
-            self.settle()?;
-            self.store.record_seen(&self.settings.mirror, &pages, lock)?;
+            self.land()?;
+            self.mirror.record_seen(&pages)?;
             Ok(leaves)
         })
     }
@@ -522,7 +520,7 @@ impl<S: Source> Fetcher<S> {
             }
             std::mem::take(&mut *waiting).0
         };
-        block_in_place(|| self.intake.settle(full))?;
+        block_in_place(|| self.intake.land(full))?;
         Ok(())
     }
 
@@ -549,18 +547,18 @@ impl<S: Source> Fetcher<S> {
                 units.extend(unit);
                 validations.extend(validation);
             }
-            self.settle()?;
+            self.land()?;
             Ok((units, validations))
         })
     }
 
     /// Makes everything durable that was staged.
-    fn settle(&self) -> Result<(), StoreError> {
+    fn land(&self) -> Result<(), StoreError> {
         let (rest, _) = std::mem::take(&mut *self.staged.lock().unwrap_or_else(PoisonError::into_inner));
         if self.base.is_some() {
             self.intake.look_ahead(&rest);
         }
-        self.intake.settle(rest).map(drop)
+        self.intake.land(rest).map(drop)
     }
 
     /// Renders a project's pages into the store and lists everything it has.
@@ -609,7 +607,7 @@ impl<S: Source> Fetcher<S> {
                     let staged = self.intake.stage(&bytes).map_err(|source| FetchError::Store {
                         project: project.clone(),
                         filename: path.to_string(),
-                        source,
+                        source: source.into(),
                     })?;
                     let entry = staged.at(path);
                     self.stage(staged)?;

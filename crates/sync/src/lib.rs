@@ -27,8 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use strandline_model::{Held, Label, Leaf, MirrorName, ProjectName, Serial, Timestamp, UpstreamUrl};
-use strandline_store::{CutReport, Draft, LastSync, MirrorLock, Recorded, Store, StoreError, VerifyError};
+use strandline_model::{Held, Label, Leaf, MirrorName, ProjectName, Serial, Timestamp, UpstreamUrl, with_causes};
+use strandline_store::{Conclusion, CutReport, Draft, LastSync, Locked, Recorded, Store, StoreError, VerifyError};
 use strandline_view::{RootLists, ViewError};
 use tokio::task::{JoinSet, block_in_place};
 
@@ -209,27 +209,19 @@ pub struct Context<S> {
 /// Brings a mirror to upstream's state and publishes it. Needs a multi-threaded runtime: disk work is done in place.
 pub async fn sync<S: Source>(context: &Context<S>, lists: &dyn RootLists, clock: &Clock) -> Result<Outcome, SyncError> {
     let Context { store, settings, .. } = context;
-    let mirror = &settings.mirror;
-    let since = clock().to_string();
-    let lock = if settings.wait { store.wait_for_mirror(mirror, &since) } else { store.lock_mirror(mirror, &since) }?;
-    let done = locked(context, lists, clock, &Arc::new(lock)).await;
-    let failure = done.as_ref().err().map(|error| in_full(error));
+    let mirror = Arc::new(store.lock(&settings.mirror, settings.wait, clock())?);
+    let done = locked(context, lists, clock, &mirror).await;
+    let failure = done.as_ref().err().map(|error| with_causes(error));
     // What stopped the sync is worth more to the operator than that this could not be noted down.
     let cut = match &done {
         Ok(outcome) => outcome.cut,
         Err(SyncError::Inconsistent { cut, .. }) => *cut,
         Err(_) => None,
     };
-    if let Err(error) = store.record_sync(mirror, &LastSync { time: clock(), failure, cut }) {
+    if let Err(error) = mirror.record_sync(&LastSync { time: clock(), failure, cut }) {
         tracing::warn!(%error, "the outcome of the sync is not recorded");
     }
     done
-}
-
-/// What went wrong, and why, and why that: the last cause is the one that an operator needs.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A sync, in as many parts as it takes until it is where upstream was when it began.
@@ -237,12 +229,12 @@ async fn locked<S: Source>(
     context: &Context<S>,
     lists: &dyn RootLists,
     clock: &Clock,
-    lock: &Arc<MirrorLock>,
+    mirror: &Arc<Locked>,
 ) -> Result<Outcome, SyncError> {
     let mut aim = changelog::Aim::default();
-    let mut done = part(context, lists, clock, lock, &mut aim).await?;
+    let mut done = part(context, lists, clock, mirror, &mut aim).await?;
     while aim.unfinished {
-        match part(context, lists, clock, lock, &mut aim).await {
+        match part(context, lists, clock, mirror, &mut aim).await {
             Ok(next) => done = Outcome { before: done.before, changed: done.changed + next.changed, ..next },
             Err(rest @ SyncError::Inconsistent { .. }) => {
                 tracing::warn!("serial {} is as far as it got: {rest}", done.label);
@@ -258,51 +250,58 @@ async fn part<S: Source>(
     context: &Context<S>,
     lists: &dyn RootLists,
     clock: &Clock,
-    lock: &Arc<MirrorLock>,
+    mirror: &Arc<Locked>,
     aim: &mut changelog::Aim,
 ) -> Result<Outcome, SyncError> {
     let Context { store, source, settings, .. } = context;
-    let mirror = &settings.mirror;
-    if strandline_view::repair(store, mirror, lock)? {
-        tracing::warn!(%mirror, "finished a switch of the view that was interrupted");
+    if strandline_view::repair(mirror)? {
+        tracing::warn!(mirror = %mirror.name(), "finished a switch of the view that was interrupted");
     }
-    withdrawn::finish(context, lists, clock, lock)?;
-    let base = store.latest_verified(mirror)?;
-    require_same_upstream(context)?;
-    let reread = store.to_reread(mirror)?;
+    withdrawn::finish(context, lists, clock, mirror)?;
+    let base = mirror.latest_verified()?;
+    require_same_upstream(context, mirror)?;
+    let reread = mirror.to_reread()?;
 
-    let fetcher = Fetcher::open(context, base.clone(), lock)?;
-    let beside = catch_up_beside(&fetcher, clock, lock)?;
+    let fetcher = Fetcher::open(context, mirror, base.clone())?;
+    let beside = catch_up_beside(&fetcher, clock)?;
     let cut = match settings.method() {
         Method::Collect => collect::collect(&fetcher, base.as_ref()).await,
-        Method::Changelog => match changelog::follow(&fetcher, base.as_ref(), clock, lock, aim).await {
+        Method::Changelog => match changelog::follow(&fetcher, base.as_ref(), clock, aim).await {
             Err(SyncError::Upstream(error)) if settings.method.is_none() && error.problem == Problem::NoChangelog => {
                 collect::collect(&fetcher, base.as_ref()).await
             }
             cut => cut,
         },
     };
-    // Otherwise it has not begun.
+    // Where no file came in, the task is still waiting; dropping the set cancels it.
     if *fetcher.news.borrow() {
         beside.join_all().await;
     }
     let Cut { serial, counted, changes, stored, held, absent, report, later, missing } = cut?;
-    let _until_published = store.postpone_checkpoint()?;
+    let _until_published = store.postpone_log_copy()?;
     let (changes, validations) = fetcher.finish(serial, changes)?;
 
     let changed = changes.len() + stored.len();
-    let staging = strandline_view::Staging::new(store, mirror);
+    let staging = strandline_view::Staging::new(mirror);
     let serial = match &base {
         Some(base) if counted && changes.is_empty() => base.snapshot.label.serial,
         _ => serial,
     };
+    let conclusion = Conclusion {
+        validations,
+        keep_tags: base.is_none(),
+        later,
+        held: held.iter().map(|held| held.name.clone()).collect(),
+        reread,
+    };
     let verified = match base.clone() {
         Some(base) if changed == 0 && is_same(&base, serial, &held, settings) => {
-            store.verified(base.clone(), Some(&base.snapshot))?
+            let verified = mirror.verified(base.clone(), Some(&base.snapshot))?;
+            mirror.conclude(&conclusion)?;
+            verified
         }
         base => {
             let draft = Draft {
-                mirror: mirror.clone(),
                 base,
                 serial,
                 time: clock(),
@@ -312,36 +311,29 @@ async fn part<S: Source>(
                 stored,
                 held,
                 missing: Some(missing),
+                conclusion: Some(conclusion),
             };
-            let committed = store.commit(draft, lock, |serial, leaves| staging.root_lists(lists, serial, leaves))?;
-            store.verify(committed)?
+            let committed = mirror.commit(draft, |serial, leaves| staging.root_lists(lists, serial, leaves))?;
+            mirror.verify(committed)?
         }
     };
-    if base.is_none() {
-        store.keep_validators(mirror)?;
-    }
-    store.record_validators(mirror, &validations)?;
-    store.forget_seen(mirror, &later, lock)?;
-    let held = verified.snapshot().held.iter().map(|held| held.name.clone()).collect();
-    store.forget_adopted(mirror, &held, lock)?;
-    store.was_reread(mirror, &reread, lock)?;
     drop(fetcher);
     // Something may have been withdrawn since its file was fetched.
-    let verified = if withdrawn::finish(context, lists, clock, lock)? {
-        store.verified(store.recorded(store.served(verified.id())?)?, Some(verified.snapshot()))?
+    let verified = if withdrawn::finish(context, lists, clock, mirror)? {
+        mirror.verified(store.recorded(store.served(verified.id())?)?, Some(verified.snapshot()))?
     } else {
         verified
     };
 
-    let state = store.view_state(mirror)?;
+    let state = mirror.view_state()?;
     let published = !state.is_some_and(|state| state.frozen);
     if published {
         if state.is_none_or(|state| state.snapshot != verified.id()) {
             tokio::time::sleep(strandline_view::undrained(state, settings.drain, clock())).await;
         }
-        strandline_view::publish(store, &verified, lists, false, clock(), lock)?;
+        strandline_view::publish(mirror, &verified, lists, false, clock())?;
     } else {
-        strandline_view::stock_pool(store, &verified, lock)?;
+        strandline_view::stock_pool(mirror, &verified)?;
     }
     let snapshot = verified.snapshot();
     Ok(Outcome {
@@ -358,21 +350,17 @@ async fn part<S: Source>(
 
 /// Brings the standby to what readers see, as soon as a file has come in: the switch then waits for what this sync changes alone.
 /// Publishing does whatever is left of it, so a failure is of no consequence here.
-fn catch_up_beside<S: Source>(
-    fetcher: &Fetcher<S>,
-    clock: &Clock,
-    lock: &Arc<MirrorLock>,
-) -> Result<JoinSet<()>, StoreError> {
-    let Fetcher { store, settings, news, .. } = fetcher;
+fn catch_up_beside<S: Source>(fetcher: &Fetcher<S>, clock: &Clock) -> Result<JoinSet<()>, StoreError> {
+    let Fetcher { mirror, settings, news, .. } = fetcher;
     let mut beside = JoinSet::new();
     // Readers who are in it yet are not waited for.
-    if strandline_view::undrained(store.view_state(&settings.mirror)?, settings.drain, clock()).is_zero() {
-        let (store, settings, mut news, lock) = (store.clone(), settings.clone(), news.subscribe(), lock.clone());
+    if strandline_view::undrained(mirror.view_state()?, settings.drain, clock()).is_zero() {
+        let (mirror, mut news) = (mirror.clone(), news.subscribe());
         beside.spawn(async move {
             if news.wait_for(|news| *news).await.is_err() {
                 return;
             }
-            if let Err(error) = block_in_place(|| strandline_view::catch_up(&store, &settings.mirror, &lock)) {
+            if let Err(error) = block_in_place(|| strandline_view::catch_up(&mirror)) {
                 tracing::debug!(%error, "the standby is not brought up before it has to be");
             }
         });
@@ -405,11 +393,11 @@ fn require_room(store: &Store, settings: &Settings, needed: u64, files: u64) -> 
     }
 }
 
-fn require_same_upstream<S: Source>(context: &Context<S>) -> Result<(), SyncError> {
+fn require_same_upstream<S: Source>(context: &Context<S>, mirror: &Locked) -> Result<(), SyncError> {
     let configured = context.source.upstream();
-    match context.store.mirror(&context.settings.mirror)? {
-        Some(row) if row.upstream != *configured => {
-            Err(SyncError::OtherUpstream { mirror: row.name, recorded: row.upstream, configured: configured.clone() })
+    match mirror.upstream()? {
+        Some(recorded) if recorded != *configured => {
+            Err(SyncError::OtherUpstream { mirror: mirror.name().clone(), recorded, configured: configured.clone() })
         }
         _ => Ok(()),
     }

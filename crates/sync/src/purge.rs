@@ -21,8 +21,8 @@ use std::sync::Arc;
 use strandline_durable::LockError;
 use strandline_model::{Blake3, ClaimedSha256, Label, MirrorName, ProjectName, Serial, Timestamp, TreePath, Unit};
 use strandline_store::{
-    Draft, DraftUnit, Intake, MirrorLock, Naming, Order, ReceiveError, Recorded, Staged, Store, StoreError, Verified,
-    VerifyError, WithdrawnFile, is_release_file,
+    Access, Draft, DraftUnit, Intake, Locked, Mirror, Naming, Order, Recorded, Staged, Store, StoreError, Verified,
+    VerifyError, Wait, WithdrawnFile, is_release_file,
 };
 use strandline_view::{FollowError, RootLists, ViewError};
 
@@ -175,14 +175,14 @@ impl Purge<'_> {
     /// The files of a release, as the served snapshots of the mirrors list them.
     pub fn files_of_release(
         &self,
-        mirrors: &[MirrorName],
+        mirrors: &[Mirror],
         project: &ProjectName,
         version: &str,
     ) -> Result<Found, PurgeError> {
         let mut found = Found::default();
         for mirror in mirrors {
-            let superseded = self.store.superseded(mirror)?;
-            for recorded in self.store.snapshots(mirror)? {
+            let superseded = mirror.superseded()?;
+            for recorded in mirror.snapshots()? {
                 if superseded.contains_key(&recorded.id) {
                     continue;
                 }
@@ -191,7 +191,7 @@ impl Purge<'_> {
                 for entry in unit.entries().iter().filter(|entry| is_release_file(&unit, entry)) {
                     let name = entry.path.file_name();
                     match self.pages.is_of_release(project, name, version) {
-                        Some(true) => found.add(mirror, &unit, entry.sha256.into()),
+                        Some(true) => found.add(mirror.name(), &unit, entry.sha256.into()),
                         Some(false) => {}
                         None => {
                             found.unclear.insert(name.to_owned());
@@ -204,12 +204,12 @@ impl Purge<'_> {
     }
 
     /// The files with this SHA-256, as the served snapshots of the mirrors list them.
-    pub fn file(&self, mirrors: &[MirrorName], sha256: ClaimedSha256) -> Result<Found, PurgeError> {
+    pub fn file(&self, mirrors: &[Mirror], sha256: ClaimedSha256) -> Result<Found, PurgeError> {
         let mut found = Found::default();
         for mirror in mirrors {
-            for naming in self.store.naming(mirror, &BTreeSet::from([sha256]))? {
+            for naming in mirror.naming(&BTreeSet::from([sha256]))? {
                 for leaf in &naming.projects {
-                    found.add(mirror, &self.store.unit(leaf.unit)?, sha256);
+                    found.add(mirror.name(), &self.store.unit(leaf.unit)?, sha256);
                 }
             }
         }
@@ -222,7 +222,9 @@ impl Purge<'_> {
     pub fn withdraw(&self, order: &Order, files: &[WithdrawnFile], found: &Found) -> Result<usize, PurgeError> {
         let new = self.store.withdraw(order, files)?;
         for (mirror, paths) in &found.paths {
-            self.store.cut_links(mirror, paths)?;
+            if let Some(mirror) = self.store.mirror(mirror)? {
+                mirror.remove_links(paths)?;
+            }
         }
         Ok(new)
     }
@@ -233,40 +235,40 @@ impl Purge<'_> {
         if !self.store.is_purging()? {
             return Ok(done);
         }
-        self.store.forget_withdrawn_pages()?;
-        let since = self.now.to_string();
-        for mirror in self.store.purging()? {
-            let lock = match (self.store.lock_mirror(&mirror, &since), busy) {
+        for name in self.store.purging()? {
+            let Some(mirror) = self.store.mirror(&name)? else { continue };
+            let locked = match (self.store.lock(&name, Wait::Never, self.now), busy) {
                 (Err(StoreError::Lock(error @ LockError::Held { .. })), Busy::Wait(tell))
-                    if self.store.view_state(&mirror)?.is_some() =>
+                    if mirror.view_state()?.is_some() =>
                 {
-                    // Nobody gets it any more, whatever else they are at.
-                    self.cut(&mirror, &self.store.naming(&mirror, &self.store.withdrawn(&mirror)?)?)?;
-                    tell(&mirror, &error);
-                    self.store.wait_for_mirror(&mirror, &since)?
+                    // No reader gets it any more, whatever the other process is at.
+                    remove_links(&mirror, &mirror.naming(&mirror.withdrawn()?)?)?;
+                    tell(&name, &error);
+                    self.store.lock(&name, Wait::UntilFree, self.now)?
                 }
                 (Err(StoreError::Lock(LockError::Held { .. })), _) => {
-                    done.busy.push(mirror);
+                    done.busy.push(name);
                     continue;
                 }
-                (lock, _) => lock?,
+                (locked, _) => locked?,
             };
-            done.mirrors.push(self.mirror(&mirror, &lock)?);
+            done.mirrors.push(self.mirror(&locked)?);
         }
         done.deleted = self.store.delete_withdrawn(self.now)?;
         Ok(done)
     }
 
     /// Goes through one mirror.
-    pub fn mirror(&self, mirror: &MirrorName, lock: &MirrorLock) -> Result<Purged, PurgeError> {
-        let files = self.store.withdrawn(mirror)?;
-        let naming = self.store.naming(mirror, &files)?;
-        self.cut(mirror, &naming)?;
+    pub fn mirror(&self, mirror: &Locked) -> Result<Purged, PurgeError> {
+        mirror.forget_withdrawn_pages()?;
+        let files = mirror.withdrawn()?;
+        let naming = mirror.naming(&files)?;
+        remove_links(mirror, &naming)?;
         let mut revisions = Vec::new();
         if !naming.is_empty() {
             // Pages that are made here are for this mirror alone, whether or not what it brings is.
-            let intake = Intake::open_private(Arc::clone(self.store), mirror, lock)?;
-            let published = match self.store.view_state(mirror)? {
+            let intake = Intake::open(mirror, Access::Private)?;
+            let published = match mirror.view_state()? {
                 Some(state) => Some(self.store.recorded(state.snapshot)?.snapshot.label.serial),
                 None => None,
             };
@@ -274,36 +276,36 @@ impl Purge<'_> {
             serials.dedup();
             // What readers see comes first.
             serials.sort_by_key(|serial| (Some(*serial) != published, std::cmp::Reverse(*serial)));
-            let revising = Revising { purge: self, mirror, files: &files, intake, lock };
+            let revising = Revising { purge: self, mirror, files: &files, intake };
             for serial in serials {
                 let pairs = revising.serial(serial, &naming)?;
                 let ids: Vec<_> = pairs.iter().map(|(old, new)| (old.id, new.id())).collect();
-                self.store.supersede(&ids, lock)?;
+                mirror.supersede(&ids)?;
                 if Some(serial) == published {
-                    strandline_view::follow_withdrawal(self.store, mirror, self.lists, self.now, lock)?;
+                    strandline_view::follow_withdrawal(mirror, self.lists, self.now)?;
                 }
                 revisions.extend(pairs.iter().map(|(old, new)| (old.snapshot.label, new.snapshot().label)));
             }
             revisions.sort_unstable();
         }
-        strandline_view::follow_withdrawal(self.store, mirror, self.lists, self.now, lock)?;
-        self.store.purged(mirror, lock)?;
-        Ok(Purged { mirror: mirror.clone(), revisions })
+        strandline_view::follow_withdrawal(mirror, self.lists, self.now)?;
+        mirror.purged()?;
+        Ok(Purged { mirror: mirror.name().clone(), revisions })
     }
+}
 
-    /// Removes the links to what is withdrawn, and to its metadata, from a mirror's pool.
-    fn cut(&self, mirror: &MirrorName, naming: &[Naming]) -> Result<(), PurgeError> {
-        let files = self.store.withdrawn(mirror)?;
-        let units: BTreeSet<Blake3> = naming.iter().flat_map(|naming| &naming.projects).map(|leaf| leaf.unit).collect();
-        let mut paths = BTreeSet::new();
-        for unit in units {
-            paths.extend(withdrawn_paths(&self.store.unit(unit)?, &files));
-        }
-        if !paths.is_empty() {
-            self.store.cut_links(mirror, &paths)?;
-        }
-        Ok(())
+/// Removes the links to what is withdrawn, and to its metadata, from a mirror's pool.
+fn remove_links(mirror: &Mirror, naming: &[Naming]) -> Result<(), PurgeError> {
+    let files = mirror.withdrawn()?;
+    let units: BTreeSet<Blake3> = naming.iter().flat_map(|naming| &naming.projects).map(|leaf| leaf.unit).collect();
+    let mut paths = BTreeSet::new();
+    for unit in units {
+        paths.extend(withdrawn_paths(&mirror.store().unit(unit)?, &files));
     }
+    if !paths.is_empty() {
+        mirror.remove_links(&paths)?;
+    }
+    Ok(())
 }
 
 /// The paths of a unit that go: withdrawn files, and their metadata.
@@ -322,10 +324,9 @@ fn withdrawn_paths(unit: &Unit, files: &BTreeSet<ClaimedSha256>) -> BTreeSet<Tre
 /// Makes revisions of a mirror's snapshots.
 struct Revising<'a> {
     purge: &'a Purge<'a>,
-    mirror: &'a MirrorName,
+    mirror: &'a Locked,
     files: &'a BTreeSet<ClaimedSha256>,
     intake: Intake,
-    lock: &'a MirrorLock,
 }
 
 /// What a revision changes; `None` for a project that is left out.
@@ -334,9 +335,8 @@ type Changes = BTreeMap<ProjectName, Option<DraftUnit>>;
 impl Revising<'_> {
     /// Makes the revisions that one serial needs; returns which snapshots they take the place of.
     fn serial(&self, serial: Serial, naming: &[Naming]) -> Result<Vec<(Recorded, Verified)>, PurgeError> {
-        let store = self.purge.store;
-        let superseded = store.superseded(self.mirror)?;
-        let mut all = store.snapshots(self.mirror)?;
+        let superseded = self.mirror.superseded()?;
+        let mut all = self.mirror.snapshots()?;
         all.retain(|recorded| {
             recorded.snapshot.label.serial == serial && recorded.verified && !superseded.contains_key(&recorded.id)
         });
@@ -363,7 +363,7 @@ impl Revising<'_> {
                 None => continue,
             };
             let new = match found {
-                Some(found) => store.verified(found, Some(&old.snapshot))?,
+                Some(found) => self.mirror.verified(found, Some(&old.snapshot))?,
                 None => self.revise(old, changes)?,
             };
             pairs.push((old.clone(), new));
@@ -416,7 +416,6 @@ impl Revising<'_> {
     fn commit(&self, old: &Recorded, changes: Changes) -> Result<Verified, PurgeError> {
         let snapshot = &old.snapshot;
         let draft = Draft {
-            mirror: self.mirror.clone(),
             base: Some(old.clone()),
             serial: snapshot.label.serial,
             // Retention and dates take it for what it is: the state at that time.
@@ -427,12 +426,11 @@ impl Revising<'_> {
             stored: Vec::new(),
             held: snapshot.held.clone(),
             missing: None,
+            conclusion: None,
         };
         let lists = self.purge.lists;
-        let store = self.purge.store;
-        let committed =
-            store.commit(draft, self.lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;
-        Ok(store.verify(committed)?)
+        let root_lists = |serial, leaves| strandline_view::root_lists(lists, serial, leaves);
+        Ok(self.mirror.verify(self.mirror.commit(draft, root_lists)?)?)
     }
 
     /// The projects of a snapshot as they are without what is withdrawn.
@@ -442,7 +440,7 @@ impl Revising<'_> {
             let unit = self.purge.store.unit(leaf.unit)?;
             let removed = unit.entries().iter().filter(|entry| is_release_file(&unit, entry));
             let removed = removed.map(|entry| entry.sha256.into()).filter(|sha256| self.files.contains(sha256));
-            self.purge.store.note_left_out(self.mirror, &leaf.name, &removed.collect())?;
+            self.mirror.note_left_out(&leaf.name, &removed.collect())?;
             let unit = match self.record(&unit) {
                 Ok(record) => Some(self.without(&unit, record)?),
                 Err(error) => {
@@ -464,11 +462,11 @@ impl Revising<'_> {
     }
 
     fn leave_out(&self, label: Label, project: &ProjectName, error: &dyn std::error::Error) -> Result<(), PurgeError> {
-        let mirror = self.mirror;
+        let mirror = self.mirror.name();
         tracing::warn!(
             "{mirror}: the whole project `{project}` is left out of serial {label}, for it cannot be shown without what is withdrawn: {error}; the next sync reads it again"
         );
-        Ok(self.purge.store.note_reread(mirror, project)?)
+        Ok(self.mirror.note_reread(project)?)
     }
 
     /// The unit without what is withdrawn, with its pages made anew.
@@ -488,15 +486,9 @@ impl Revising<'_> {
         let mut entries: Vec<_> = unit.entries().iter().filter(|entry| !goes.contains(&entry.path)).cloned().collect();
         entries.retain(|entry| entry.path.first_segment() != "simple");
         let pages = self.purge.pages.render(&record);
-        let stage = |page: &Rendered| -> Result<Staged, PurgeError> {
-            self.intake.stage(&page.bytes).map_err(|error| match error {
-                ReceiveError::Disk(error) => StoreError::from(error).into(),
-                // Bytes in memory are as long as they are.
-                other => unreachable!("{other}"),
-            })
-        };
-        let staged = pages.iter().map(stage).collect::<Result<_, _>>()?;
-        let blobs = self.intake.settle(staged)?;
+        let stage = |page: &Rendered| self.intake.stage(&page.bytes).map_err(StoreError::from);
+        let staged = pages.iter().map(stage).collect::<Result<Vec<Staged>, _>>()?;
+        let blobs = self.intake.land(staged)?;
         entries.extend(pages.iter().zip(blobs).map(|(page, blob)| blob.at(page.path.clone())));
         Ok(Unit::new(unit.name().clone(), entries).expect("pages and files stand at different paths"))
     }

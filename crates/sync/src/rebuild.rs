@@ -8,8 +8,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use strandline_model::{Blake3, Label, MirrorName, ProjectName, Serial, Timestamp};
-use strandline_store::{Draft, DraftUnit, Intake, MirrorLock, Rebuild, ReceiveError, Staged, Store, StoreError};
+use strandline_model::{Blake3, Label, ProjectName, Serial, Timestamp};
+use strandline_store::{
+    Access, Draft, DraftUnit, Intake, Locked, Mirror, Rebuild, ReceiveError, Staged, Store, StoreError,
+};
 use strandline_view::{ListedProject, RootLists};
 
 use crate::record::Record;
@@ -35,38 +37,34 @@ pub fn rebuild<S: Source>(
     settings: &Settings,
     lists: &dyn RootLists,
     now: Timestamp,
-    lock: &MirrorLock,
+    mirror: &Locked,
 ) -> Result<Option<Found>, SyncError> {
-    let (store, mirror) = (&rebuild.store, &settings.mirror);
-    let Some((serial, listed)) = list(store, mirror, lists) else { return Ok(None) };
+    let store = mirror.store();
+    let Some((serial, listed)) = list(mirror, lists) else { return Ok(None) };
     let (mut units, mut lost, mut claimed) = (BTreeMap::new(), Vec::new(), Vec::new());
-    let intake = if settings.private {
-        Intake::open_private(store.clone(), mirror, lock)?
-    } else {
-        Intake::open(store.clone(), mirror, lock)?
-    };
-    let mut taking = Taking { intake, staged: Vec::new() };
+    let mut taking = Taking { intake: Intake::open(mirror, settings.access)?, staged: Vec::new() };
     for ListedProject { name, display, serial } in listed {
         let unit = match project(&mut taking, source, mirror, &name, serial)? {
             Ok(record) => {
-                taking.settle()?;
+                taking.land()?;
                 unit_of(store, source, &record)?.ok_or_else(|| "its record is not usable".to_owned())
             }
             Err(why) => Err(why),
         };
         match unit {
             Ok(unit) => {
-                claimed.extend(unit.entries().iter().map(|entry| entry.blob).filter(|_| !rebuild.is_public()));
+                claimed.extend(
+                    unit.entries().iter().map(|entry| entry.blob).filter(|_| rebuild.access() == Access::Private),
+                );
                 units.insert(name, Some(DraftUnit { unit, serial, display }));
             }
             Err(why) => lost.push((name, why)),
         }
     }
-    rebuild.claim(mirror, settings.private, claimed)?;
+    rebuild.claim(mirror, settings.access, claimed)?;
     let selection =
         if lost.is_empty() { settings.selection.digest() } else { Blake3::of(b"strandline-selection unknown\n") };
     let draft = Draft {
-        mirror: mirror.clone(),
         base: None,
         serial,
         time: now,
@@ -76,23 +74,24 @@ pub fn rebuild<S: Source>(
         stored: Vec::new(),
         held: Vec::new(),
         missing: None,
+        conclusion: None,
     };
-    let committed = store.commit(draft, lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;
-    let verified = store.verify(committed)?;
+    let committed = mirror.commit(draft, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;
+    let verified = mirror.verify(committed)?;
     let snapshot = verified.snapshot();
     for leaf in store.leaves(snapshot)? {
         // What the pool has at these paths may be what was damaged.
         let unit = store.unit(leaf.unit)?;
         let paths = unit.entries().iter().map(|entry| (entry.path.clone(), entry.blob));
-        strandline_view::restock(store, mirror, paths, lock)?;
+        strandline_view::restock(mirror, paths)?;
     }
-    strandline_view::publish(store, &verified, lists, false, now, lock)?;
+    strandline_view::publish(mirror, &verified, lists, false, now)?;
     Ok(Some(Found { label: snapshot.label, projects: snapshot.units, lost }))
 }
 
 /// The serial and the projects that the view shows.
-fn list(store: &Store, mirror: &MirrorName, lists: &dyn RootLists) -> Option<(Serial, Vec<ListedProject>)> {
-    let view = store.view_directory(mirror);
+fn list(mirror: &Mirror, lists: &dyn RootLists) -> Option<(Serial, Vec<ListedProject>)> {
+    let view = mirror.view_directory();
     // Where `live` is lost, it is not known which of the trees was: the later one is whole, or is about to be.
     let read = |tree: &str| {
         let mut paths = lists.paths().into_iter();
@@ -108,8 +107,8 @@ struct Taking {
 }
 
 impl Taking {
-    fn settle(&mut self) -> Result<(), StoreError> {
-        self.intake.settle(std::mem::take(&mut self.staged)).map(drop)
+    fn land(&mut self) -> Result<(), StoreError> {
+        self.intake.land(std::mem::take(&mut self.staged)).map(drop)
     }
 
     fn store(&self) -> &Arc<Store> {
@@ -121,12 +120,12 @@ impl Taking {
 fn project<S: Source>(
     taking: &mut Taking,
     source: &S,
-    mirror: &MirrorName,
+    mirror: &Mirror,
     name: &ProjectName,
     serial: Serial,
 ) -> Result<Result<Record, String>, SyncError> {
     let store = taking.store().clone();
-    let records = shown_records(&store, source, mirror, name).into_iter();
+    let records = shown_records(mirror, source, name).into_iter();
     let mut records = records.filter(|record| record.name == *name && record.serial == serial);
     let Some(record) = records.next() else {
         return Ok(Err(format!("the view has no record of it at serial {serial}")));
@@ -139,9 +138,8 @@ fn project<S: Source>(
         proven |= store.find_blob_row(blob)?.is_some();
     }
     if !proven {
-        let shown = |path| {
-            strandline_view::copies(&store, mirror, path).into_iter().filter_map(|path| std::fs::read(path).ok())
-        };
+        let shown =
+            |path| strandline_view::copies(mirror, path).into_iter().filter_map(|path| std::fs::read(path).ok());
         let html = pages.iter().filter(|page| !page.path.file_name().ends_with("json"));
         proven = html.into_iter().any(|page| shown(&page.path).any(|bytes| bytes == page.bytes));
     }
@@ -153,7 +151,7 @@ fn project<S: Source>(
             if store.blob_of(sha256)?.is_some() {
                 continue;
             }
-            let link = store.view_directory(mirror).join(path.as_str());
+            let link = mirror.view_directory().join(path.as_str());
             match taking.intake.stage_file(&link, sha256).map_err(disk)? {
                 Some(staged) => taking.staged.push(staged),
                 None if link.exists() => {
@@ -167,7 +165,7 @@ fn project<S: Source>(
     }
     for page in pages {
         if store.find_blob_row(Blake3::of(&page.bytes))?.is_none() {
-            let staged = taking.intake.stage(&page.bytes).map_err(disk)?;
+            let staged = taking.intake.stage(&page.bytes).map_err(StoreError::from)?;
             taking.staged.push(staged);
         }
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use strandline_model::{Blake3, Entry, Label, MirrorName, ProjectName, Sha256, TreePath, Unit};
 use strandline_store::verify::{Damage, Naming};
-use strandline_store::{Intake, MirrorLock, ReceiveError, Staged, Store, StoreError};
+use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Store, StoreError, Wait};
 use strandline_view::RootLists;
 use tokio::task::block_in_place;
 
@@ -45,9 +45,8 @@ struct Lost {
 /// A mirror at work on its repair.
 struct Worker<'a, S> {
     context: &'a Context<S>,
-    // Closed before the lock is free: whoever takes it next has an intake of its own.
     fetcher: Arc<Fetcher<S>>,
-    lock: MirrorLock,
+    mirror: Arc<Locked>,
 }
 
 /// Repairs what it can of what a check found, and the views of the mirrors. Waits for syncs that are running. With `data`,
@@ -63,9 +62,9 @@ pub async fn repair<S: Source>(
     let mut workers = Vec::new();
     for context in contexts {
         let Context { store, settings, .. } = context;
-        let lock = block_in_place(|| store.wait_for_mirror(&settings.mirror, &clock().to_string()))?;
-        let fetcher = block_in_place(|| Fetcher::open(context, None, &lock))?;
-        workers.push(Worker { context, fetcher, lock });
+        let mirror = Arc::new(block_in_place(|| store.lock(&settings.mirror, Wait::UntilFree, clock()))?);
+        let fetcher = block_in_place(|| Fetcher::open(context, &mirror, None))?;
+        workers.push(Worker { context, fetcher, mirror });
     }
     let mut lost = Vec::new();
     for damage in damage {
@@ -101,9 +100,9 @@ pub async fn repair<S: Source>(
             }
         }
     }
-    for Worker { context: Context { store, settings, .. }, lock, .. } in &workers {
+    for Worker { context: Context { store, settings, .. }, mirror, .. } in &workers {
         block_in_place(|| store.outrun_views())?;
-        let mended = block_in_place(|| strandline_view::mend(store, &settings.mirror, lists, data, lock))?;
+        let mended = block_in_place(|| strandline_view::mend(mirror, lists, data))?;
         done.repaired.extend(mended.mended.iter().map(|broken| format!("{broken}: put right")));
         done.views.extend(mended.left.iter().map(ToString::to_string));
         if mended.earlier > 0 {
@@ -130,13 +129,13 @@ fn restore_unit<S: Source>(
     project: &ProjectName,
     needed_by: &[(MirrorName, Label)],
 ) -> Result<bool, SyncError> {
-    for Worker { context: Context { store, source, settings, .. }, lock, .. } in workers {
-        if !needed_by.iter().any(|(mirror, _)| *mirror == settings.mirror) {
+    for Worker { context: Context { store, source, .. }, mirror, .. } in workers {
+        if !needed_by.iter().any(|(of, _)| of == mirror.name()) {
             continue;
         }
-        for record in shown_records(store, &**source, &settings.mirror, project) {
+        for record in shown_records(mirror, &**source, project) {
             if let Some(unit) = unit_of(store, &**source, &record)?
-                && store.restore_unit(id, &unit, lock)?
+                && mirror.restore_unit(id, &unit)?
             {
                 return Ok(true);
             }
@@ -154,7 +153,7 @@ fn leave_withdrawn<S: Source>(
 ) -> Result<(), StoreError> {
     let Some(Worker { context: Context { store, .. }, .. }) = workers.first() else { return Ok(()) };
     for naming in std::mem::take(named_by) {
-        if !store.is_withdrawn(&naming.mirror, sha256)? {
+        if !store.is_withdrawn_from(&naming.mirror, sha256)? {
             named_by.push(naming);
         }
     }
@@ -162,14 +161,9 @@ fn leave_withdrawn<S: Source>(
 }
 
 /// The records of a project that the trees of a view show, as far as they can be read.
-pub(crate) fn shown_records<S: Source>(
-    store: &Store,
-    source: &S,
-    mirror: &MirrorName,
-    project: &ProjectName,
-) -> Vec<Record> {
+pub(crate) fn shown_records<S: Source>(mirror: &Mirror, source: &S, project: &ProjectName) -> Vec<Record> {
     let Ok(path) = format!("simple/{project}/{RECORD}").parse() else { return Vec::new() };
-    let copies = strandline_view::copies(store, mirror, &path).into_iter();
+    let copies = strandline_view::copies(mirror, &path).into_iter();
     copies.filter_map(|path| source.read_record(&std::fs::read(path).ok()?).ok()).collect()
 }
 
@@ -213,10 +207,10 @@ async fn restore<S: Source>(workers: &[Worker<'_, S>], lost: &Lost) -> Result<Re
     let (staged, how) = found;
     block_in_place(|| {
         let (_, aside) = owner.fetcher.intake.restore(staged)?;
-        for Worker { context: Context { store, settings, .. }, lock, .. } in workers {
-            let of_mirror = lost.named_by.iter().filter(|naming| naming.mirror == settings.mirror);
+        for Worker { mirror, .. } in workers {
+            let of_mirror = lost.named_by.iter().filter(|naming| naming.mirror == *mirror.name());
             let paths: BTreeMap<_, _> = of_mirror.map(|naming| (naming.path.clone(), lost.blob)).collect();
-            strandline_view::restock(store, &settings.mirror, paths, lock)?;
+            strandline_view::restock(mirror, paths)?;
         }
         let aside = aside.map_or_else(String::new, |path| format!("; what was there is `{}` now", path.display()));
         Ok(Ok(format!("{how}{aside}")))
@@ -236,7 +230,8 @@ fn at_hand<S: Source>(owner: &Worker<'_, S>, lost: &Lost) -> Result<Option<Found
     }
     let mut seen = BTreeSet::new();
     for naming in &lost.named_by {
-        for path in strandline_view::copies(store, &naming.mirror, &naming.path) {
+        let Some(mirror) = store.mirror(&naming.mirror)? else { continue };
+        for path in strandline_view::copies(&mirror, &naming.path) {
             if seen.insert(path.clone())
                 && let Some(staged) = copy(&path)?
             {
@@ -269,7 +264,7 @@ fn is_page(path: &TreePath) -> bool {
 /// The page of a record that has the blob's bytes, if one has.
 fn rendered<S: Source>(source: &S, intake: &Intake, record: &Record, lost: &Lost) -> Result<Option<Staged>, SyncError> {
     let page = source.render(record).into_iter().find(|page| Blake3::of(&page.bytes) == lost.blob);
-    page.map(|page| intake.stage(&page.bytes).map_err(|error| not_stored(lost, error))).transpose()
+    page.map(|page| intake.stage(&page.bytes).map_err(|error| StoreError::from(error).into())).transpose()
 }
 
 fn not_stored(lost: &Lost, source: ReceiveError) -> SyncError {
@@ -297,8 +292,9 @@ async fn fetch<S: Source>(
 ) -> Result<Result<Found, String>, SyncError> {
     let mut why = Vec::new();
     let others = workers.iter().filter(|worker| {
-        // What a private mirror has is nobody else's business, not even its name.
-        worker.context.settings.mirror != owner.context.settings.mirror && !owner.context.settings.private
+        // What a private mirror has, not even its name, is told to no other upstream.
+        worker.context.settings.mirror != owner.context.settings.mirror
+            && owner.context.settings.access == Access::Public
     });
     let mut asked = BTreeSet::new();
     for worker in std::iter::once(owner).chain(others) {
@@ -364,9 +360,10 @@ fn url_of(naming: &Naming, lost: &Lost, page: &Page) -> Option<String> {
 }
 
 /// The record that a mirror made of upstream's page, if the page says yet what it said then: the digests tell.
-fn record_of(store: &Store, naming: &Naming, page: &Page) -> Result<Option<Record>, SyncError> {
+fn record_of(store: &Arc<Store>, naming: &Naming, page: &Page) -> Result<Option<Record>, SyncError> {
     let unit = store.unit(naming.unit)?;
-    let Some(recorded) = store.at_label(&naming.mirror, naming.label)? else { return Ok(None) };
+    let Some(mirror) = store.mirror(&naming.mirror)? else { return Ok(None) };
+    let Some(recorded) = mirror.at_label(naming.label)? else { return Ok(None) };
     let Some(leaf) = store.find(&recorded.snapshot, &naming.project)? else { return Ok(None) };
     let mut files = Vec::new();
     for listed in &page.files {

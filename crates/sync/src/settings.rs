@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use strandline_model::{Blake3, DisplayName, MirrorName, ProjectName};
+use strandline_store::{Access, Wait};
 
 /// Up to how many named projects are collected where the method is not given: two small requests for each are less
 /// than a log of everything.
@@ -25,7 +26,7 @@ pub struct Settings {
     pub connections: usize,
     /// How long a sync tries to find a consistent state before it gives up.
     pub cut_timeout: Duration,
-    /// How long the rest of the way to the log's head is waited for before the part that is determined is published.
+    /// After this long, the part that is determined is published, and the sync goes on to the log's head.
     pub part_after: Duration,
     /// How old the row after a missing serial has to be before the serial is believed to be a hole.
     pub settle: Duration,
@@ -41,12 +42,12 @@ pub struct Settings {
     pub drain: Duration,
     /// What a sync leaves free on the store's disk, in bytes.
     pub min_free: u64,
-    /// Whether a sync waits while another process has the mirror, instead of saying so.
-    pub wait: bool,
-    /// Whether what this mirror brings is for it alone: another mirror gets it only by bringing it itself.
-    pub private: bool,
-    /// How many pages of a first sync are fetched between two checkpoints.
-    pub checkpoint_every: usize,
+    /// What a sync does while another process has the mirror.
+    pub wait: Wait,
+    /// Which mirrors may use what this one brings.
+    pub access: Access,
+    /// How many pages of a first sync are fetched before they are parked.
+    pub park_every: usize,
     /// The pause before the first repetition of a request that failed; the next ones are longer.
     pub backoff: Duration,
 }
@@ -69,9 +70,9 @@ impl Settings {
             on_broken: OnBroken::Hold,
             drain: Duration::from_secs(5),
             min_free: 0,
-            wait: false,
-            private: false,
-            checkpoint_every: 1_000,
+            wait: Wait::Never,
+            access: Access::Public,
+            park_every: 1_000,
             backoff: Duration::from_millis(500),
         }
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use strandline_model::ProjectName;
-use strandline_store::MirrorLock;
+use strandline_store::Locked;
 use strandline_view::RootLists;
 use tokio::task::block_in_place;
 
@@ -18,12 +18,11 @@ pub(crate) fn finish<S: Source>(
     context: &Context<S>,
     lists: &dyn RootLists,
     clock: &Clock,
-    lock: &MirrorLock,
+    mirror: &Locked,
 ) -> Result<bool, SyncError> {
-    let Context { store, source, settings, .. } = context;
-    let mirror = &settings.mirror;
-    if !store.purging()?.contains(mirror) {
-        // Whoever went through the last mirror may have died before the bytes went.
+    let Context { store, source, .. } = context;
+    if !store.purging()?.contains(mirror.name()) {
+        // The process that went through the last mirror may have died before the bytes went.
         if store.is_purging()? {
             block_in_place(|| store.delete_withdrawn(clock()))?;
         }
@@ -31,10 +30,9 @@ pub(crate) fn finish<S: Source>(
     }
     let purge = Purge { store, pages: &**source, lists, now: clock() };
     block_in_place(|| {
-        store.forget_withdrawn_pages()?;
-        purge.mirror(mirror, lock)?;
+        purge.mirror(mirror)?;
         store.delete_withdrawn(clock())?;
-        tracing::warn!(%mirror, "carried out a withdrawal that was recorded and not done yet");
+        tracing::warn!(mirror = %mirror.name(), "carried out a withdrawal that was recorded and not done yet");
         Ok(true)
     })
 }
@@ -42,7 +40,7 @@ pub(crate) fn finish<S: Source>(
 impl<S: Source> Fetcher<S> {
     /// A page without what is withdrawn from the mirror.
     pub(crate) fn shown(&self, project: &ProjectName, mut page: Page) -> Result<Page, SyncError> {
-        let withdrawn = block_in_place(|| self.store.withdrawn(&self.settings.mirror))?;
+        let withdrawn = block_in_place(|| self.mirror.withdrawn())?;
         if !page.files.iter().any(|file| withdrawn.contains(&file.sha256)) {
             return Ok(page);
         }
@@ -54,7 +52,7 @@ impl<S: Source> Fetcher<S> {
         page.versions = self.versions_left(project, &page.versions, &names(&removed), &names(&left));
         page.files = left;
         let removed = removed.iter().map(|file| file.sha256).collect();
-        block_in_place(|| self.store.note_left_out(&self.settings.mirror, project, &removed))?;
+        block_in_place(|| self.mirror.note_left_out(project, &removed))?;
         Ok(page)
     }
 
@@ -64,7 +62,7 @@ impl<S: Source> Fetcher<S> {
         project: &ProjectName,
         content: &'a Content<Stored>,
     ) -> Result<Cow<'a, Content<Stored>>, SyncError> {
-        let withdrawn = self.store.withdrawn(&self.settings.mirror)?;
+        let withdrawn = self.mirror.withdrawn()?;
         let goes = |file: &crate::cut::File<Stored>| {
             file.content.as_ref().ok().map(Stored::sha256).filter(|sha256| withdrawn.contains(sha256))
         };
@@ -84,7 +82,7 @@ impl<S: Source> Fetcher<S> {
             stays
         });
         content.versions = self.versions_left(project, &content.versions, &gone, &left);
-        self.store.note_left_out(&self.settings.mirror, project, &removed)?;
+        self.mirror.note_left_out(project, &removed)?;
         Ok(Cow::Owned(content))
     }
 

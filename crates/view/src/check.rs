@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use strandline_durable::{DiskError, wide};
-use strandline_model::{Blake3, Entry, Hasher, MirrorName, Snapshot, TreePath, Unit};
-use strandline_store::{Slot, Store, StoreError, ViewState};
+use strandline_model::{Blake3, Entry, Snapshot, TreePath, Unit};
+use strandline_store::{Mirror, Slot, Store, StoreError, ViewState};
 
-use crate::publish::{PAGES, POOL, ViewError, stamp};
+use crate::publish::{Kind, PAGES, POOL, ViewError, children, stamp};
 
 /// How many units are looked at together.
 const UNITS: usize = 256;
@@ -49,22 +49,22 @@ impl fmt::Display for Broken {
 
 /// Looks at `live`, every page of the live tree, every root list, and the pool's file for every path that is
 /// published. Changes nothing.
-pub fn check(store: &Store, mirror: &MirrorName) -> Result<Vec<Broken>, ViewError> {
-    look(store, mirror, false)
+pub fn check(mirror: &Mirror) -> Result<Vec<Broken>, ViewError> {
+    look(mirror, false)
 }
 
 /// The same; with `data`, what is a copy of a blob and not a link to it is read, too.
-pub fn look(store: &Store, mirror: &MirrorName, data: bool) -> Result<Vec<Broken>, ViewError> {
+pub fn look(mirror: &Mirror, data: bool) -> Result<Vec<Broken>, ViewError> {
     let mut broken = Vec::new();
-    let Some(state) = store.view_state(mirror)? else { return Ok(broken) };
-    let view = store.view_directory(mirror);
+    let Some(state) = mirror.view_state()? else { return Ok(broken) };
+    let view = mirror.view_directory();
     let live = view.join("live");
     if !std::fs::read_link(&live).is_ok_and(|target| target == Path::new(state.slot.as_str())) {
         let problem = format!("does not point to `{}`; the next sync puts it right", state.slot);
         broken.push(Broken { path: live, problem, should_be: What::Live });
     }
-    let Some(snapshot) = published(store, state)? else { return Ok(broken) };
-    look_at_tree(store, mirror, state.slot, &snapshot, data, &mut |found| broken.push(found))?;
+    let Some(snapshot) = published(mirror.store(), state)? else { return Ok(broken) };
+    look_at_tree(mirror, state.slot, &snapshot, data, &mut |found| broken.push(found))?;
     Ok(broken)
 }
 
@@ -78,14 +78,13 @@ pub(crate) fn published(store: &Store, state: ViewState) -> Result<Option<Snapsh
 
 /// Tells `broken` of everything in a tree, and in the pool behind it, that is not as a snapshot says.
 pub(crate) fn look_at_tree(
-    store: &Store,
-    mirror: &MirrorName,
+    mirror: &Mirror,
     slot: Slot,
     snapshot: &Snapshot,
     data: bool,
     broken: &mut dyn FnMut(Broken),
 ) -> Result<(), ViewError> {
-    let view = store.view_directory(mirror);
+    let (store, view) = (mirror.store(), mirror.view_directory());
     let tree = view.join(slot.as_str());
     let place = |path: &TreePath| {
         if path.first_segment() == POOL { view.join(path.as_str()) } else { tree.join(path.as_str()) }
@@ -111,7 +110,7 @@ pub(crate) fn look_at_tree(
     };
     // What is served of a project that is not there, its pages alone would still offer.
     let pages = tree.join(PAGES);
-    for (name, path) in directories(&pages)? {
+    for (name, path) in children(&pages, Kind::Directory)? {
         if leaves.binary_search_by(|leaf| leaf.name.as_str().cmp(&name)).is_err() {
             let problem = "is of a project that the snapshot does not have".to_owned();
             broken(Broken { path, problem, should_be: What::Nothing });
@@ -148,42 +147,7 @@ fn wrong(store: &Store, path: &Path, entry: &Entry, data: bool) -> Result<Option
     Ok((!copy).then(|| format!("is not blob {}", entry.blob)))
 }
 
-/// The names and paths of the directories in a directory.
-fn directories(directory: &Path) -> Result<Vec<(String, PathBuf)>, DiskError> {
-    let list = || {
-        let mut found = Vec::new();
-        for child in std::fs::read_dir(directory)? {
-            let child = child?;
-            if child.file_type()?.is_dir() {
-                found.push((child.file_name().to_string_lossy().into_owned(), child.path()));
-            }
-        }
-        Ok::<_, io::Error>(found)
-    };
-    match list() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        found => found.map_err(|error| DiskError::new("list", directory, error)),
-    }
-}
-
 fn digest(path: &Path) -> Result<Blake3, DiskError> {
-    let read = || {
-        let mut hashing = Digest(Hasher::default());
-        io::copy(&mut io::BufReader::with_capacity(256 << 10, std::fs::File::open(path)?), &mut hashing)?;
-        Ok(hashing.0.finish().0)
-    };
+    let read = || Blake3::of_reader(std::fs::File::open(path)?, &mut vec![0; 256 << 10]);
     read().map_err(|source| DiskError::new("read", path, source))
-}
-
-struct Digest(Hasher);
-
-impl io::Write for Digest {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use strandline_durable::DiskError;
-use strandline_model::{Blake3, MirrorName, Snapshot, TreePath};
-use strandline_store::{MirrorLock, Store, StoreError, Twin};
+use strandline_model::{Blake3, Snapshot, TreePath};
+use strandline_store::{Locked, Mirror, StoreError, Twin};
 
 use crate::RootLists;
 use crate::check::{Broken, What, look, look_at_tree, published};
@@ -31,23 +31,17 @@ pub struct Mended {
 }
 
 /// Puts right what of a view is not as the catalog says.
-pub fn mend(
-    store: &Store,
-    mirror: &MirrorName,
-    lists: &dyn RootLists,
-    data: bool,
-    lock: &MirrorLock,
-) -> Result<Mended, ViewError> {
-    let mut done = Mended::default();
-    let Some(state) = store.view_state(mirror)? else { return Ok(done) };
-    let broken = look(store, mirror, data)?;
+pub fn mend(mirror: &Locked, lists: &dyn RootLists, data: bool) -> Result<Mended, ViewError> {
+    let (store, mut done) = (mirror.store(), Mended::default());
+    let Some(state) = mirror.view_state()? else { return Ok(done) };
+    let broken = look(mirror, data)?;
     let snapshot = published(store, state)?;
     if broken.iter().any(|broken| broken.should_be == What::Live) {
-        repair(store, mirror, lock)?;
+        repair(mirror)?;
     }
     let lost_lists = broken.iter().any(|broken| broken.should_be == What::List);
     let written = match &snapshot {
-        Some(snapshot) if lost_lists => mend_lists(store, mirror, &state.slot.to_string(), snapshot, lists),
+        Some(snapshot) if lost_lists => mend_lists(mirror, &state.slot.to_string(), snapshot, lists),
         _ => Ok(()),
     };
     let mut touched = Touched::default();
@@ -59,9 +53,7 @@ pub fn mend(
             What::Pool => {
                 store.disk().switch_link(&broken.path, &Path::new("..").join(POOL)).map_err(|error| in_words(&error))
             }
-            What::Blob(blob) => {
-                relink(store, mirror, blob, &broken.path, &mut touched).map_err(|error| in_words(&error))
-            }
+            What::Blob(blob) => relink(mirror, blob, &broken.path, &mut touched).map_err(|error| in_words(&error)),
         };
         touched.extend(broken.path.parent().map(Path::to_owned));
         match put_right {
@@ -71,21 +63,21 @@ pub fn mend(
             }
         }
     }
-    sync_all(store, &store.view_directory(mirror), touched)?;
+    sync_all(store, &mirror.view_directory(), touched)?;
     if let Some(snapshot) = &snapshot {
-        done.earlier = restock_earlier(store, mirror, snapshot, lock)?;
+        done.earlier = restock_earlier(mirror, snapshot)?;
     }
 
     // The standby is changed by differences only: what is lost in it would be missing after the next switch.
     let standby = state.slot.other();
-    let twin = store.twin(mirror, standby)?;
+    let twin = mirror.twin(standby)?;
     let base = twin.base.map(|base| store.recorded(base)).transpose();
     done.standby = match base {
         Ok(None) => false,
         Ok(Some(base)) if twin.target.is_none() => {
             let mut damaged = false;
             // A switch writes its lists anew, or reads them before it takes them as they are.
-            look_at_tree(store, mirror, standby, &base.snapshot, data, &mut |broken| {
+            look_at_tree(mirror, standby, &base.snapshot, data, &mut |broken| {
                 damaged |= broken.should_be != What::List;
             })?;
             damaged
@@ -93,26 +85,21 @@ pub fn mend(
         Ok(Some(_)) | Err(_) => true,
     };
     if done.standby {
-        store.record_twin(mirror, standby, Twin::default(), lock)?;
+        mirror.record_twin(standby, Twin::default())?;
     }
     Ok(done)
 }
 
 /// Makes paths of a mirror's pool lead to their blobs again. Paths whose blob is not there are left as they are.
-pub fn restock(
-    store: &Store,
-    mirror: &MirrorName,
-    paths: impl IntoIterator<Item = (TreePath, Blake3)>,
-    _lock: &MirrorLock,
-) -> Result<u64, ViewError> {
-    let view = store.view_directory(mirror);
+pub fn restock(mirror: &Locked, paths: impl IntoIterator<Item = (TreePath, Blake3)>) -> Result<u64, ViewError> {
+    let (store, view) = (mirror.store(), mirror.view_directory());
     let mut touched = Touched::default();
     let mut changed = 0;
     for (path, blob) in paths {
         let link = view.join(path.as_str());
         let found = stamp(&store.blob_path(blob))?;
         if path.first_segment() == POOL && found.is_some() && stamp(&link)? != found {
-            relink(store, mirror, blob, &link, &mut touched)?;
+            relink(mirror, blob, &link, &mut touched)?;
             touched.extend(link.parent().map(Path::to_owned));
             changed += 1;
         }
@@ -122,16 +109,12 @@ pub fn restock(
 }
 
 /// Does the same for all snapshots of a mirror that are not published.
-fn restock_earlier(
-    store: &Store,
-    mirror: &MirrorName,
-    published: &Snapshot,
-    lock: &MirrorLock,
-) -> Result<u64, ViewError> {
+fn restock_earlier(mirror: &Locked, published: &Snapshot) -> Result<u64, ViewError> {
+    let store = mirror.store();
     let damaged = |error: &StoreError| matches!(error, StoreError::Damaged { .. });
     let mut units = HashSet::new();
     // The store's own check names damaged bodies; what lies behind them is not known here.
-    let snapshots = match store.snapshots(mirror) {
+    let snapshots = match mirror.snapshots() {
         Err(error) if damaged(&error) => return Ok(0),
         snapshots => snapshots?,
     };
@@ -148,7 +131,7 @@ fn restock_earlier(
             unit => {
                 let unit = unit?;
                 let paths = unit.entries().iter().map(|entry| (entry.path.clone(), entry.blob));
-                changed += restock(store, mirror, paths, lock)?;
+                changed += restock(mirror, paths)?;
             }
         }
     }
@@ -156,8 +139,8 @@ fn restock_earlier(
 }
 
 /// Where in a mirror's view a path of a snapshot may stand: whichever of these is there may have the right bytes.
-pub fn copies(store: &Store, mirror: &MirrorName, path: &TreePath) -> Vec<PathBuf> {
-    let view = store.view_directory(mirror);
+pub fn copies(mirror: &Mirror, path: &TreePath) -> Vec<PathBuf> {
+    let view = mirror.view_directory();
     if path.first_segment() == POOL {
         vec![view.join(path.as_str())]
     } else {
@@ -166,18 +149,13 @@ pub fn copies(store: &Store, mirror: &MirrorName, path: &TreePath) -> Vec<PathBu
 }
 
 /// Puts a link to a blob in its place.
-fn relink(
-    store: &Store,
-    mirror: &MirrorName,
-    blob: Blake3,
-    link: &Path,
-    touched: &mut Touched,
-) -> Result<(), DiskError> {
+fn relink(mirror: &Locked, blob: Blake3, link: &Path, touched: &mut Touched) -> Result<(), DiskError> {
+    let store = mirror.store();
     let disk = store.disk();
     if let Some(directory) = link.parent() {
         disk.create_directory(directory)?;
         // Also what is there already: a process that died may have made it, and not come to sync it.
-        let view = store.view_directory(mirror);
+        let view = mirror.view_directory();
         touched.extend(directory.ancestors().take_while(|above| above.starts_with(&view)).map(Path::to_owned));
     }
     let mut next = link.as_os_str().to_owned();
@@ -192,15 +170,9 @@ fn relink(
 }
 
 /// Writes all root lists anew and puts them in their places.
-fn mend_lists(
-    store: &Store,
-    mirror: &MirrorName,
-    tree: &str,
-    snapshot: &Snapshot,
-    lists: &dyn RootLists,
-) -> Result<(), ViewError> {
-    let disk = store.disk();
-    let view = store.view_directory(mirror);
+fn mend_lists(mirror: &Locked, tree: &str, snapshot: &Snapshot, lists: &dyn RootLists) -> Result<(), ViewError> {
+    let disk = mirror.store().disk();
+    let view = mirror.view_directory();
     let scratch = view.join(SCRATCH);
     disk.remove_tree(&scratch)?;
     for list in &snapshot.lists {
@@ -208,7 +180,7 @@ fn mend_lists(
             disk.create_directory(tree.join(list.path.as_str()).parent().unwrap_or(tree))?;
         }
     }
-    write_lists(store, &scratch, snapshot, lists)?;
+    write_lists(mirror, &scratch, snapshot, lists)?;
     for list in &snapshot.lists {
         disk.rename(&scratch.join(list.path.as_str()), &view.join(tree).join(list.path.as_str()))?;
     }

@@ -5,7 +5,7 @@
 //! 1. The catalog says that the standby is being changed, from what to what.
 //! 2. The standby is changed, by the difference only. Meanwhile the pool gets the files that the new snapshot names. Both are
 //!    synced.
-//! 3. The catalog says that the standby is the live tree now ([`Store::record_switch`]).
+//! 3. The catalog says that the standby is the live tree now ([`Locked::record_switch`]).
 //! 4. `live` is renamed; its directory is synced.
 //!
 //! Where the standby has the snapshot already, only the pool is left to be changed before 3.
@@ -17,13 +17,15 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use rayon::prelude::*;
 use strandline_durable::{DiskError, LockError, look_ahead, wide};
 use strandline_model::{Blake3, MirrorName, ProjectName, Snapshot, Timestamp, TreePath, Unit};
-use strandline_store::{MirrorLock, Slot, Store, StoreError, Twin, Verified, ViewState};
+use strandline_store::{Locked, Mirror, Slot, Store, StoreError, Twin, Verified, ViewState, Wait};
+use walkdir::WalkDir;
 
 use crate::{ListedProject, RootLists, staging};
 
@@ -75,23 +77,23 @@ pub enum ViewError {
 }
 
 /// Makes `live` what the catalog says it is, if a crash came between the two. Returns whether it had to.
-pub fn repair(store: &Store, mirror: &MirrorName, _lock: &MirrorLock) -> Result<bool, ViewError> {
-    match misdirected(store, mirror)? {
-        Some(slot) => switch(store, mirror, slot).map(|()| true),
+pub fn repair(mirror: &Locked) -> Result<bool, ViewError> {
+    match misdirected(mirror)? {
+        Some(slot) => switch(mirror, slot).map(|()| true),
         None => Ok(false),
     }
 }
 
-/// Does the same for all mirrors that nobody is at work on; returns those where it had to. `since` is the time now.
-pub fn recover(store: &Store, since: &str) -> Result<Vec<MirrorName>, ViewError> {
+/// Does the same for all mirrors that no process is at work on; returns those where it had to.
+pub fn recover(store: &Arc<Store>, now: Timestamp) -> Result<Vec<MirrorName>, ViewError> {
     let mut recovered = Vec::new();
     for mirror in store.mirrors()? {
-        if misdirected(store, &mirror.name)?.is_none() {
+        if misdirected(&mirror)?.is_none() {
             continue;
         }
-        match store.lock_mirror(&mirror.name, since) {
-            Ok(lock) if repair(store, &mirror.name, &lock)? => recovered.push(mirror.name),
-            // Whoever has it is about to make that step.
+        match store.lock(mirror.name(), Wait::Never, now) {
+            Ok(locked) if repair(&locked)? => recovered.push(mirror.name().clone()),
+            // The process that has it is about to make that step.
             Ok(_) | Err(StoreError::Lock(LockError::Held { .. })) => {}
             Err(error) => return Err(error.into()),
         }
@@ -100,38 +102,35 @@ pub fn recover(store: &Store, since: &str) -> Result<Vec<MirrorName>, ViewError>
 }
 
 /// The tree that `live` should point to and does not.
-fn misdirected(store: &Store, mirror: &MirrorName) -> Result<Option<Slot>, ViewError> {
-    let Some(state) = store.view_state(mirror)? else { return Ok(None) };
-    let live = store.view_directory(mirror).join("live");
+fn misdirected(mirror: &Mirror) -> Result<Option<Slot>, ViewError> {
+    let Some(state) = mirror.view_state()? else { return Ok(None) };
+    let live = mirror.view_directory().join("live");
     let points = std::fs::read_link(&live).is_ok_and(|target| target == Path::new(state.slot.as_str()));
     Ok((!points).then_some(state.slot))
 }
 
-/// Makes a verified snapshot what readers see. `frozen` says whether syncs leave it so.
+/// Makes a verified snapshot of the mirror what readers see. `frozen` says whether syncs leave it so.
 ///
-/// The standby was live until the last switch, and readers may still be in it: whoever calls waits until
+/// The standby was live until the last switch, and readers may still be in it: the caller waits until
 /// `drain` has passed since then ([`undrained`] tells).
 pub fn publish(
-    store: &Store,
+    mirror: &Locked,
     verified: &Verified,
     lists: &dyn RootLists,
     frozen: bool,
     now: Timestamp,
-    lock: &MirrorLock,
 ) -> Result<Published, ViewError> {
-    let snapshot = verified.snapshot();
-    let mirror = &snapshot.mirror;
-    repair(store, mirror, lock)?;
-    let before = store.view_state(mirror)?;
+    repair(mirror)?;
+    let before = mirror.view_state()?;
+    let view = mirror.view_directory();
     if let Some(before) = before.filter(|before| before.snapshot == verified.id()) {
         if before.frozen != frozen {
-            store.freeze(mirror, frozen, lock)?;
+            mirror.freeze(frozen)?;
         }
-        // Whoever switched to it may have died right after the rename.
-        store.disk().sync_directory(&store.view_directory(mirror))?;
+        // The process that switched to it may have died right after the rename.
+        mirror.store().disk().sync_directory(&view)?;
         return Ok(Published { slot: before.slot, projects: 0 });
     }
-    let view = store.view_directory(mirror);
     let standby = match before {
         Some(state) => state.slot.other(),
         // After a rebuild of the catalog, readers are in a tree that it knows nothing of.
@@ -139,87 +138,78 @@ pub fn publish(
         None => Slot::A,
     };
 
-    let projects = bring_up(store, verified, standby, || link_files(store, verified), lists, lock)?;
+    let projects = bring_up(mirror, verified, standby, || link_files(mirror, verified), lists)?;
 
     let state = ViewState {
         slot: standby,
         snapshot: verified.id(),
-        previous: before.map(|before| gone_back_to(store, before, verified.id())).transpose()?.flatten(),
+        previous: before.map(|before| gone_back_to(mirror, before, verified.id())).transpose()?.flatten(),
         switched: now,
         frozen,
     };
-    store.record_switch(mirror, state, lock)?;
-    switch(store, mirror, standby)?;
+    mirror.record_switch(state)?;
+    switch(mirror, standby)?;
     Ok(Published { slot: standby, projects })
 }
 
 /// What an operator goes back to who wants what was published before: not what a withdrawal has just replaced.
-fn gone_back_to(store: &Store, before: ViewState, now: Blake3) -> Result<Option<Blake3>, ViewError> {
-    let served = store.served(before.snapshot)?;
+fn gone_back_to(mirror: &Mirror, before: ViewState, now: Blake3) -> Result<Option<Blake3>, ViewError> {
+    let served = mirror.store().served(before.snapshot)?;
     Ok(if served == now { before.previous } else { Some(served) })
 }
 
 /// Brings a tree that is not live to a snapshot, all but the record that it is there, and syncs it with the directories that
 /// `beside` touches, which is done meanwhile; returns how many projects it needed to have changed.
 pub(crate) fn bring_up(
-    store: &Store,
+    mirror: &Locked,
     verified: &Verified,
     slot: Slot,
     beside: impl FnOnce() -> Result<Touched, ViewError> + Send,
     lists: &dyn RootLists,
-    lock: &MirrorLock,
 ) -> Result<usize, ViewError> {
-    let snapshot = verified.snapshot();
-    let mirror = &snapshot.mirror;
-    let view = store.view_directory(mirror);
-    let twin = store.twin(mirror, slot)?;
+    let (snapshot, view) = (verified.snapshot(), mirror.view_directory());
+    let twin = mirror.twin(slot)?;
     if twin == (Twin { base: Some(verified.id()), target: None }) && has_lists(&view.join(slot.as_str()), snapshot) {
         // As it mostly has what an operator goes back to: what was published before.
-        sync_all(store, &view, beside()?)?;
+        sync_all(mirror.store(), &view, beside()?)?;
         return Ok(0);
     }
-    let base = finish_pages(store, mirror, slot, twin)?;
-    store.record_twin(mirror, slot, Twin { base, target: Some(verified.id()) }, lock)?;
-    update(store, &view.join(slot.as_str()), base, snapshot, beside, lists)
+    let base = finish_pages(mirror, slot, twin)?;
+    mirror.record_twin(slot, Twin { base, target: Some(verified.id()) })?;
+    update(mirror, &view.join(slot.as_str()), base, snapshot, beside, lists)
 }
 
 /// Brings the pages of the standby to what readers see, but not its lists, so that the next publication has less to change: the
 /// standby lacks what the last one changed. Does nothing where nothing is published, or an operator went back: what is published
 /// next may be what the standby has.
 ///
-/// As for [`publish`], whoever calls waits until readers have left the standby. After an error it may be half changed; the
+/// As for [`publish`], the caller waits until readers have left the standby. After an error it may be half changed; the
 /// catalog knows.
-pub fn catch_up(store: &Store, mirror: &MirrorName, lock: &MirrorLock) -> Result<(), ViewError> {
-    let Some(state) = store.view_state(mirror)?.filter(|state| !state.frozen) else { return Ok(()) };
+pub fn catch_up(mirror: &Locked) -> Result<(), ViewError> {
+    let Some(state) = mirror.view_state()?.filter(|state| !state.frozen) else { return Ok(()) };
     let slot = state.slot.other();
-    let (twin, caught_up) = (store.twin(mirror, slot)?, Twin { base: Some(state.snapshot), target: None });
+    let (twin, caught_up) = (mirror.twin(slot)?, Twin { base: Some(state.snapshot), target: None });
     if twin == caught_up {
         return Ok(());
     }
-    let live = store.recorded(state.snapshot)?;
-    let base = finish_pages(store, mirror, slot, twin)?;
-    store.record_twin(mirror, slot, Twin { base, target: Some(live.id) }, lock)?;
-    bring_pages(store, mirror, slot, base, &live.snapshot)?;
-    Ok(store.record_twin(mirror, slot, caught_up, lock)?)
+    let live = mirror.store().recorded(state.snapshot)?;
+    let base = finish_pages(mirror, slot, twin)?;
+    mirror.record_twin(slot, Twin { base, target: Some(live.id) })?;
+    bring_pages(mirror, slot, base, &live.snapshot)?;
+    Ok(mirror.record_twin(slot, caught_up)?)
 }
 
 /// Finishes the update of a tree that was interrupted, if one was: then its pages are those of one snapshot again, which is
 /// returned. Its lists are not needed, and may be what the update could not write.
-fn finish_pages(store: &Store, mirror: &MirrorName, slot: Slot, twin: Twin) -> Result<Option<Blake3>, ViewError> {
+fn finish_pages(mirror: &Locked, slot: Slot, twin: Twin) -> Result<Option<Blake3>, ViewError> {
     let Some(halfway) = twin.target else { return Ok(twin.base) };
-    bring_pages(store, mirror, slot, twin.base, &store.recorded(halfway)?.snapshot)?;
+    bring_pages(mirror, slot, twin.base, &mirror.store().recorded(halfway)?.snapshot)?;
     Ok(Some(halfway))
 }
 
 /// Brings the pages of a tree from `base` to `target`, and syncs them.
-fn bring_pages(
-    store: &Store,
-    mirror: &MirrorName,
-    slot: Slot,
-    base: Option<Blake3>,
-    target: &Snapshot,
-) -> Result<(), ViewError> {
-    let view = store.view_directory(mirror);
+fn bring_pages(mirror: &Locked, slot: Slot, base: Option<Blake3>, target: &Snapshot) -> Result<(), ViewError> {
+    let (store, view) = (mirror.store(), mirror.view_directory());
     let tree = view.join(slot.as_str());
     let mut touched = Touched::default();
     begin_tree(store, &tree, base, &mut touched)?;
@@ -227,7 +217,7 @@ fn bring_pages(
     sync_all(store, &view, touched)
 }
 
-/// How much longer nobody may touch the standby, if `drain` is how long a request may take.
+/// How much longer no process may touch the standby, if `drain` is how long a request may take.
 pub fn undrained(state: Option<ViewState>, drain: Duration, now: Timestamp) -> Duration {
     if drain.is_zero() {
         return drain;
@@ -237,8 +227,8 @@ pub fn undrained(state: Option<ViewState>, drain: Duration, now: Timestamp) -> D
     state.map_or(Duration::ZERO, |state| whole.saturating_sub(now.since(state.switched)))
 }
 
-fn switch(store: &Store, mirror: &MirrorName, slot: Slot) -> Result<(), ViewError> {
-    let view = store.view_directory(mirror);
+fn switch(mirror: &Locked, slot: Slot) -> Result<(), ViewError> {
+    let (store, view) = (mirror.store(), mirror.view_directory());
     store.disk().switch_link(&view.join("live"), Path::new(slot.as_str()))?;
     Ok(store.disk().sync_directory(&view)?)
 }
@@ -246,18 +236,19 @@ fn switch(store: &Store, mirror: &MirrorName, slot: Slot) -> Result<(), ViewErro
 /// Links every file that a verified snapshot names, and the published one does not, into the pool, and makes the
 /// links durable. Publishing does this, too; a snapshot that is only recorded gets it too, so that what is at a path
 /// of the pool tells which bytes that path means in every retained snapshot.
-pub fn stock_pool(store: &Store, verified: &Verified, _lock: &MirrorLock) -> Result<(), ViewError> {
-    let touched = link_files(store, verified)?;
-    sync_all(store, &store.view_directory(&verified.snapshot().mirror), touched)
+pub fn stock_pool(mirror: &Locked, verified: &Verified) -> Result<(), ViewError> {
+    let touched = link_files(mirror, verified)?;
+    sync_all(mirror.store(), &mirror.view_directory(), touched)
 }
 
 /// The part of [`stock_pool`] before the sync; returns which directories are to be synced.
-fn link_files(store: &Store, verified: &Verified) -> Result<Touched, ViewError> {
-    let (disk, snapshot) = (store.disk(), verified.snapshot());
+fn link_files(mirror: &Locked, verified: &Verified) -> Result<Touched, ViewError> {
+    let (store, snapshot) = (mirror.store(), verified.snapshot());
+    let disk = store.disk();
     // A link that is found here would otherwise be one that gc is about to remove.
     let _placing = store.hold_deletions().map_err(StoreError::from)?;
-    let view = store.view_directory(&snapshot.mirror);
-    let live = store.view_state(&snapshot.mirror)?.map(|state| store.recorded(state.snapshot)).transpose()?;
+    let view = mirror.view_directory();
+    let live = mirror.view_state()?.map(|state| store.recorded(state.snapshot)).transpose()?;
     let pool = view.join(POOL);
     disk.create_directory(&pool)?;
     let mut touched = Touched::default();
@@ -300,8 +291,8 @@ fn link_files(store: &Store, verified: &Verified) -> Result<Touched, ViewError> 
 
 /// The size and the time of modification of what the pool of a mirror has at a path, if it has anything: together they
 /// tell which blob it is.
-pub fn pool_file(store: &Store, mirror: &MirrorName, path: &TreePath) -> Result<Option<Stamp>, DiskError> {
-    stamp(&store.view_directory(mirror).join(path.as_str()))
+pub fn pool_file(mirror: &Mirror, path: &TreePath) -> Result<Option<Stamp>, DiskError> {
+    stamp(&mirror.view_directory().join(path.as_str()))
 }
 
 /// The size of a file and its time of modification in seconds since 1970: no two blobs of a store have the same.
@@ -310,19 +301,19 @@ pub type Stamp = (u64, u64);
 /// Brings a tree from `base` to `target` by the difference, and syncs it; returns how many projects differ. What is
 /// there may be anything between the two, so this may be repeated after a crash at any point of it.
 fn update(
-    store: &Store,
+    mirror: &Locked,
     tree: &Path,
     base: Option<Blake3>,
     target: &Snapshot,
     beside: impl FnOnce() -> Result<Touched, ViewError> + Send,
     lists: &dyn RootLists,
 ) -> Result<usize, ViewError> {
-    let mut touched = Touched::default();
+    let (store, mut touched) = (mirror.store(), Touched::default());
     begin_tree(store, tree, base, &mut touched)?;
     // In a large mirror the lists are tens of megabytes, which have to come to the disk whole, and the pool's directories lie as
     // far apart as the pages': all that is waited for together.
     let changed = std::thread::scope(|scope| {
-        let (listing, beside) = (scope.spawn(|| write_lists(store, tree, target, lists)), scope.spawn(beside));
+        let (listing, beside) = (scope.spawn(|| write_lists(mirror, tree, target, lists)), scope.spawn(beside));
         let changed = update_pages(store, tree, base, target, &mut touched);
         touched.extend(joined(beside)?.0);
         joined(listing)?;
@@ -393,8 +384,10 @@ fn update_project(
         .filter(|entry| entry.path.first_segment() == PAGES)
         .map(|entry| (entry.path.to_string(), store.blob_path(entry.blob)))
         .collect();
-    let there: BTreeMap<_, _> =
-        children(&directory)?.into_iter().map(|(name, path)| (format!("{PAGES}/{project}/{name}"), path)).collect();
+    let there: BTreeMap<_, _> = children(&directory, Kind::Anything)?
+        .into_iter()
+        .map(|(name, path)| (format!("{PAGES}/{project}/{name}"), path))
+        .collect();
     for (_, path) in there.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
         disk.remove_file(path)?;
     }
@@ -426,11 +419,12 @@ fn has_lists(tree: &Path, snapshot: &Snapshot) -> bool {
 
 /// Writes the root lists of `target`, and syncs them, all but their names. The files are new ones, with times of their own.
 pub(crate) fn write_lists(
-    store: &Store,
+    mirror: &Mirror,
     tree: &Path,
     target: &Snapshot,
     lists: &dyn RootLists,
 ) -> Result<(), ViewError> {
+    let store = mirror.store();
     let disk = store.disk();
     let first_mtime = store.allocate_mtimes(target.lists.len() as u64)?;
     let mut projects: Option<Vec<ListedProject>> = None;
@@ -442,12 +436,12 @@ pub(crate) fn write_lists(
             disk.link_or_copy(same, &path)?;
             continue;
         }
-        let mut file = match staging::take(store, &target.mirror, list, &path)? {
+        let mut file = match staging::take(mirror, list, &path)? {
             Some(file) => file,
             None => {
                 let projects = match &mut projects {
                     Some(projects) => projects,
-                    none => none.insert(store.listed(target)?.into_iter().map(ListedProject::from).collect()),
+                    none => none.insert(mirror.listed(target)?.into_iter().map(ListedProject::from).collect()),
                 };
                 let file = disk.create_file(&path)?;
                 let (digests, file) = staging::write(lists, &list.path, target.label.serial, projects, Some(file))?;
@@ -505,18 +499,23 @@ pub(crate) fn stamp(path: &Path) -> Result<Option<Stamp>, DiskError> {
     }
 }
 
-/// The names and paths in a directory; none if it is not there.
-pub(crate) fn children(directory: &Path) -> Result<Vec<(String, PathBuf)>, DiskError> {
-    let fail = |source| DiskError::new("list", directory, source);
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(fail(error)),
-    };
-    entries
-        .map(|entry| {
-            let entry = entry.map_err(fail)?;
-            Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))
-        })
-        .collect()
+/// What is looked for in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Anything,
+    Directory,
+}
+
+/// The names and paths of what is in a directory; none if it is not there. Links are not followed.
+pub(crate) fn children(directory: &Path, kind: Kind) -> Result<Vec<(String, PathBuf)>, DiskError> {
+    let mut found = Vec::new();
+    for entry in WalkDir::new(directory).min_depth(1).max_depth(1) {
+        match entry {
+            Ok(entry) if kind == Kind::Directory && !entry.file_type().is_dir() => {}
+            Ok(entry) => found.push((entry.file_name().to_string_lossy().into_owned(), entry.into_path())),
+            Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
+            Err(error) => return Err(DiskError::new("list", directory, error.into())),
+        }
+    }
+    Ok(found)
 }

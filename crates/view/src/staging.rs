@@ -9,8 +9,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use strandline_durable::{DiskError, NewFile};
-use strandline_model::{Blake3, Hasher, Leaf, MirrorName, RootList, Serial, Sha256, TreePath};
-use strandline_store::Store;
+use strandline_model::{Blake3, Hasher, Leaf, RootList, Serial, Sha256, TreePath};
+use strandline_store::{Locked, Mirror, Store};
 
 use crate::{ListedProject, RootLists, ViewError};
 
@@ -23,8 +23,8 @@ pub struct Staging<'a> {
 
 impl<'a> Staging<'a> {
     /// Prepares to stage the lists of a mirror.
-    pub fn new(store: &'a Store, mirror: &MirrorName) -> Self {
-        Self { store, directory: store.staged_lists(mirror) }
+    pub fn new(mirror: &'a Locked) -> Self {
+        Self { store: mirror.store(), directory: mirror.staged_lists() }
     }
 
     /// The digests of all root lists of a tree, each of which is written to a file that publishing will find. `leaves` are
@@ -121,21 +121,16 @@ pub(crate) fn write(
 }
 
 /// Moves a list that was staged to its place in a tree, if there is one and it is what it should be.
-pub(crate) fn take(
-    store: &Store,
-    mirror: &MirrorName,
-    list: &RootList,
-    path: &Path,
-) -> Result<Option<NewFile>, ViewError> {
-    let staged = store.staged_lists(mirror).join(list.blake3.to_string());
+pub(crate) fn take(mirror: &Mirror, list: &RootList, path: &Path) -> Result<Option<NewFile>, ViewError> {
+    let (disk, staged) = (mirror.store().disk(), mirror.staged_lists().join(list.blake3.to_string()));
     let Ok(file) = File::open(&staged) else { return Ok(None) };
     let found =
         Blake3::of_reader(file, &mut vec![0; 64 << 10]).map_err(|source| DiskError::new("read", &staged, source))?;
     if found != list.blake3 {
         return Ok(None);
     }
-    store.disk().rename(&staged, path)?;
-    Ok(Some(store.disk().reopen(path)?))
+    disk.rename(&staged, path)?;
+    Ok(Some(disk.reopen(path)?))
 }
 
 /// Hashes what is written, and passes it on to a file if there is one.

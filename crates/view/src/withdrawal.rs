@@ -1,11 +1,11 @@
 //! Showing at once what a withdrawal has left.
 //!
 //! What always holds, when [`follow_withdrawal`] has returned: neither tree has the pages of a snapshot that was superseded,
-//! and which serial readers see has not changed. Nobody waits for readers who may be in the standby: that it goes now is
+//! and which serial readers see has not changed. Readers who may be in the standby are not waited for: that it goes now is
 //! worth more than that a request which is under way ends in the tree in which it began.
 
-use strandline_model::{MirrorName, Timestamp};
-use strandline_store::{MirrorLock, Store, Twin, VerifyError};
+use strandline_model::Timestamp;
+use strandline_store::{Locked, Twin, VerifyError};
 
 use crate::publish::{Touched, bring_up, publish, repair};
 use crate::{RootLists, ViewError};
@@ -23,28 +23,23 @@ pub enum FollowError {
 
 /// Switches the view to what took the place of the snapshot that it shows, if something did, frozen or not as it was, and
 /// brings the other tree there too if it has pages that are not served any more.
-pub fn follow_withdrawal(
-    store: &Store,
-    mirror: &MirrorName,
-    lists: &dyn RootLists,
-    now: Timestamp,
-    lock: &MirrorLock,
-) -> Result<(), FollowError> {
-    repair(store, mirror, lock)?;
-    let Some(state) = store.view_state(mirror).map_err(ViewError::from)? else { return Ok(()) };
+pub fn follow_withdrawal(mirror: &Locked, lists: &dyn RootLists, now: Timestamp) -> Result<(), FollowError> {
+    repair(mirror)?;
+    let store = mirror.store();
+    let Some(state) = mirror.view_state().map_err(ViewError::from)? else { return Ok(()) };
     let served = store.served(state.snapshot).map_err(ViewError::from)?;
     let shown = store.recorded(state.snapshot).map_err(ViewError::from)?;
     let recorded = store.recorded(served).map_err(ViewError::from)?;
-    let verified = store.verified(recorded, Some(&shown.snapshot))?;
-    publish(store, &verified, lists, state.frozen, now, lock)?;
+    let verified = mirror.verified(recorded, Some(&shown.snapshot))?;
+    publish(mirror, &verified, lists, state.frozen, now)?;
 
-    let standby = store.view_state(mirror).map_err(ViewError::from)?.map_or(state.slot, |state| state.slot).other();
-    let twin = store.twin(mirror, standby).map_err(ViewError::from)?;
+    let standby = mirror.view_state().map_err(ViewError::from)?.map_or(state.slot, |state| state.slot).other();
+    let twin = mirror.twin(standby).map_err(ViewError::from)?;
     for held in [twin.base, twin.target].into_iter().flatten() {
         if store.served(held).map_err(ViewError::from)? != held {
-            bring_up(store, &verified, standby, || Ok(Touched::default()), lists, lock)?;
+            bring_up(mirror, &verified, standby, || Ok(Touched::default()), lists)?;
             let whole = Twin { base: Some(verified.id()), target: None };
-            store.record_twin(mirror, standby, whole, lock).map_err(ViewError::from)?;
+            mirror.record_twin(standby, whole).map_err(ViewError::from)?;
             break;
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use strandline_durable::Disk;
 use strandline_model::{Blake3, DisplayName, MirrorName, Serial, Timestamp, TreePath, Unit};
-use strandline_store::{Draft, DraftUnit, Intake, Slot, Store, ViewState};
+use strandline_store::{Access, Draft, DraftUnit, Intake, Slot, Store, ViewState, Wait};
 use strandline_view::{ListedProject, RootLists};
 use tempfile::TempDir;
 
@@ -74,7 +74,7 @@ impl World {
     /// A store whose path has what a configuration needs to quote.
     pub(crate) fn new() -> Outcome<Self> {
         let directory = tempfile::Builder::new().prefix("store $of \"a\\ ").tempdir()?;
-        let store = Arc::new(Store::open(directory.path(), Disk::new())?);
+        let store = Store::open(directory.path(), Disk::new())?;
         Ok(Self { directory, store, mirror: "pypi".parse()? })
     }
 
@@ -97,9 +97,10 @@ impl World {
 
     /// Commits the changes as a snapshot and switches to it. `None` removes a project.
     pub(crate) fn publish(&self, serial: u64, changes: Vec<(&str, Option<Vec<Content>>)>) -> Outcome<()> {
-        let lock = self.store.lock_mirror(&self.mirror, "now")?;
-        let intake = Intake::open(Arc::clone(&self.store), &self.mirror, &lock)?;
         let serial = Serial::try_from(serial)?;
+        let time = Timestamp::from_seconds(FIRST + 86_400 * i64::try_from(serial.get() - 10)?)?;
+        let locked = self.store.lock(&self.mirror, Wait::Never, time)?;
+        let intake = Intake::open(&locked, Access::Public)?;
         let mut units = BTreeMap::new();
         for (name, content) in changes {
             let display: DisplayName = name.parse()?;
@@ -107,7 +108,7 @@ impl World {
                 Some(content) => {
                     let (paths, bytes): (Vec<_>, Vec<_>) = content.into_iter().unzip();
                     let staged = bytes.iter().map(|bytes| intake.stage(bytes)).collect::<Result<_, _>>()?;
-                    let blobs = intake.settle(staged)?;
+                    let blobs = intake.land(staged)?;
                     let entries = blobs.iter().zip(paths).map(|(blob, path)| Ok(blob.at(path.parse()?)));
                     let unit = Unit::new(display.normalise(), entries.collect::<Outcome<_>>()?)?;
                     Some(DraftUnit { unit, serial, display: display.clone() })
@@ -116,10 +117,8 @@ impl World {
             };
             units.insert(display.normalise(), unit);
         }
-        let base = self.store.latest_verified(&self.mirror)?;
-        let time = Timestamp::from_seconds(FIRST + 86_400 * i64::try_from(serial.get() - 10)?)?;
+        let base = locked.latest_verified()?;
         let draft = Draft {
-            mirror: self.mirror.clone(),
             base,
             serial,
             time,
@@ -129,17 +128,17 @@ impl World {
             held: Vec::new(),
             missing: None,
             stored: Vec::new(),
+            conclusion: None,
         };
-        let committed =
-            self.store.commit(draft, &lock, |serial, leaves| strandline_view::root_lists(&Lists, serial, leaves))?;
-        let verified = self.store.verify(committed)?;
+        let committed = locked.commit(draft, |serial, leaves| strandline_view::root_lists(&Lists, serial, leaves))?;
+        let verified = locked.verify(committed)?;
 
-        let before = self.store.view_state(&self.mirror)?;
+        let before = locked.view_state()?;
         let slot = before.map_or(Slot::A, |state| state.slot.other());
         self.build(slot, verified.snapshot())?;
         let previous = before.map(|state| state.snapshot);
         let state = ViewState { slot, snapshot: verified.id(), previous, switched: time, frozen: false };
-        self.store.record_switch(&self.mirror, state, &lock)?;
+        locked.record_switch(state)?;
         let next = self.view().join("live.next");
         symlink(slot.as_str(), &next)?;
         Ok(fs::rename(next, self.view().join("live"))?)

@@ -5,15 +5,16 @@
 //! the same mirrors goes on under its number, and passes by what was recorded under it or later. What was found damaged is
 //! not recorded: the next check finds it again.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
 use rayon::prelude::*;
-use rusqlite::OptionalExtension as _;
-use strandline_model::{Blake3, MirrorName, Sha256, Timestamp};
+use strandline_model::{Blake3, Timestamp};
 
 use super::{Broken, Named, PRESENT, Report, Row};
-use crate::{Limiter, Store, StoreError};
+use crate::rows::{blake3, execute_each, sha256, time};
+use crate::{Limiter, Mirror, Store, StoreError};
 
 /// How many bytes are read before it is recorded that they were.
 const BATCH_BYTES: u64 = 256 << 20;
@@ -55,16 +56,15 @@ enum Place {
 /// Reads the blobs among `named` that are to be read; adds the damaged ones to `broken`.
 pub(super) fn check(
     store: &Store,
-    mirrors: &[MirrorName],
+    mirrors: &[Mirror],
     named: &Named,
     data: &Data<'_>,
     read: &(dyn Fn(u64) + Sync),
     report: &mut Report,
     broken: &mut Broken,
 ) -> Result<(), StoreError> {
-    let scope = mirrors.iter().map(MirrorName::as_str).collect::<Vec<_>>().join(" ");
     let whole = data.share.is_none() && data.max_age.is_none();
-    let number = begin(store, &scope, data, whole, report)?;
+    let number = begin(store, mirrors, data, whole, report)?;
     let oldest = match (data.now, data.max_age) {
         (Some(now), Some(age)) => now.seconds().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)),
         _ => i64::MAX,
@@ -110,9 +110,7 @@ pub(super) fn check(
         }
     }
     if whole && recording {
-        store.transaction(|transaction| {
-            transaction.execute("DELETE FROM data_check WHERE mirrors = ?1", [&scope]).map_err(store.sql())
-        })?;
+        store.execute("DELETE FROM data_check WHERE number = ?1", [number])?;
     }
     Ok(())
 }
@@ -123,25 +121,31 @@ fn share_of(count: u64, share: f64) -> u64 {
 }
 
 /// The number of this check: that of the one that it resumes, or a new one.
-fn begin(store: &Store, scope: &str, data: &Data<'_>, whole: bool, report: &mut Report) -> Result<i64, StoreError> {
+fn begin(
+    store: &Store,
+    mirrors: &[Mirror],
+    data: &Data<'_>,
+    whole: bool,
+    report: &mut Report,
+) -> Result<i64, StoreError> {
     let Some(now) = data.now else { return Ok(NOT_RECORDED) };
-    let unfinished: Option<(i64, i64)> = store
-        .connection()
-        .query_row("SELECT number, began FROM data_check WHERE mirrors = ?1", [scope], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .optional()
-        .map_err(store.sql())?;
-    if let Some((number, began)) = unfinished.filter(|_| whole && !data.restart) {
-        report.resumed = Some(store.stored_time(began)?);
+    let interrupted = if whole { unfinished(store, mirrors)? } else { None };
+    if let Some((number, began)) = interrupted.filter(|_| !data.restart) {
+        report.resumed = Some(began);
         return Ok(number);
     }
     let begun = store.transaction(|transaction| {
         let number = store.next_in_sequence(transaction)?;
         if whole {
-            transaction
-                .execute("INSERT OR REPLACE INTO data_check VALUES (?1, ?2, ?3)", (scope, number, now.seconds()))
-                .map_err(store.sql())?;
+            let record = || {
+                // The interrupted one is not resumed any more.
+                let forget = "DELETE FROM data_check WHERE number = ?1";
+                execute_each(transaction, forget, interrupted, |(number, _)| [number])?;
+                transaction.execute("INSERT INTO data_check VALUES (?1, ?2)", (number, now.seconds()))?;
+                let of = "INSERT INTO data_check_mirror VALUES (?1, ?2)";
+                execute_each(transaction, of, mirrors, |mirror| (number, mirror.number))
+            };
+            record().map_err(store.sql())?;
         }
         Ok::<_, StoreError>(number)
     });
@@ -154,6 +158,21 @@ fn begin(store: &Store, scope: &str, data: &Data<'_>, whole: bool, report: &mut 
         }
         begun => begun,
     }
+}
+
+/// The check of exactly these mirrors that was interrupted, and when it began.
+fn unfinished(store: &Store, mirrors: &[Mirror]) -> Result<Option<(i64, Timestamp)>, StoreError> {
+    let wanted: BTreeSet<i64> = mirrors.iter().map(|mirror| mirror.number).collect();
+    let checks = store.rows("SELECT number, began FROM data_check ORDER BY number DESC", [], |row| {
+        Ok((row.get(0)?, time(row, 1)?))
+    })?;
+    for (number, began) in checks {
+        let of = "SELECT mirror FROM data_check_mirror WHERE number = ?1";
+        if store.rows(of, [number], |row| row.get(0))?.into_iter().collect::<BTreeSet<i64>>() == wanted {
+            return Ok(Some((number, began)));
+        }
+    }
+    Ok(None)
 }
 
 /// The next blobs to read; `None` when there are no more.
@@ -195,12 +214,12 @@ fn next(
             let mut rows = statement.query(rusqlite::params_from_iter(values))?;
             while batch.len() < data.batch && bytes < BATCH_BYTES {
                 let Some(row) = rows.next()? else { return Ok(true) };
-                let blake3 = Blake3::from_stored(row.get(0)?);
+                let blake3 = blake3(row, 0)?;
                 *place = match place {
                     Place::Never(_) => Place::Never(Some(blake3)),
                     Place::Checked(..) => Place::Checked(row.get(3)?, Some(blake3)),
                 };
-                let row = Row { blake3, sha256: Sha256::from_stored(row.get(1)?), size: row.get(2)? };
+                let row = Row { blake3, sha256: sha256(row, 1)?, size: row.get(2)? };
                 if named.has(row) {
                     bytes += row.size;
                     batch.push(row);
@@ -224,15 +243,10 @@ fn next(
 fn record(store: &Store, right: &[Blake3], number: i64, now: Timestamp) -> Result<(), StoreError> {
     store.transaction(|transaction| {
         // One that was deleted meanwhile has no row.
-        let mut statement = transaction
-            .prepare_cached(
-                "INSERT INTO checked (blake3, number, time) SELECT blake3, ?2, ?3 FROM blob WHERE blake3 = ?1
-                 ON CONFLICT (blake3) DO UPDATE SET number = excluded.number, time = excluded.time",
-            )
-            .map_err(store.sql())?;
-        right
-            .iter()
-            .try_for_each(|blob| statement.execute((blob.as_bytes(), number, now.seconds())).map(drop))
+        let record = "INSERT INTO checked (blake3, number, time) SELECT blake3, ?2, ?3 FROM blob WHERE blake3 = ?1
+            ON CONFLICT (blake3) DO UPDATE SET number = excluded.number, time = excluded.time";
+        execute_each(transaction, record, right, |blob| (*blob.as_bytes(), number, now.seconds()))
+            .map(drop)
             .map_err(store.sql())
     })
 }

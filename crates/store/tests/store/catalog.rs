@@ -6,10 +6,11 @@ use std::fs;
 
 use rusqlite::Connection;
 use strandline_durable::{Disk, LockError};
-use strandline_model::{Blake3, Label};
-use strandline_store::{Draft, SelectError, Store, StoreError};
+use strandline_model::{At, Blake3, Label};
+use strandline_store::verify::Data;
+use strandline_store::{Draft, SelectError, Store, StoreError, Wait};
 
-use crate::world::{World, content, mirror, project, serial, time};
+use crate::world::{World, content, mirror, open, project, serial, time};
 
 fn recorded() -> World {
     let world = World::new();
@@ -51,7 +52,7 @@ fn what_is_immutable_cannot_be_changed() {
     sql.execute("UPDATE blob SET condemned = NULL", []).unwrap();
     sql.execute("UPDATE snapshot SET verified = 1", []).unwrap();
     drop(sql);
-    let report = strandline_store::verify::verify(&world.store, &[mirror("pypi")], true, &|_| {}).unwrap();
+    let report = world.verify(Some(&Data::default()));
     assert_eq!(report.damage, []);
 }
 
@@ -86,7 +87,7 @@ fn a_catalog_of_a_later_version_is_refused_and_left_alone() {
     world.sql().pragma_update(None, "user_version", -1).unwrap();
     assert!(foreign(&world).contains("has the unknown version -1"));
     world.sql().pragma_update(None, "user_version", version).unwrap();
-    assert_eq!(Store::open(&world.root(), Disk::new()).unwrap().snapshots(&mirror("pypi")).unwrap().len(), 1);
+    assert_eq!(open(&world.root()).mirror(&mirror("pypi")).unwrap().unwrap().snapshots().unwrap().len(), 1);
 }
 
 #[test]
@@ -116,7 +117,7 @@ fn a_crash_while_the_store_is_made() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("store");
         assert!(Store::open(&root, Disk::failing_at(n)).is_err());
-        assert_eq!(Store::open(&root, Disk::new()).unwrap().mirrors().unwrap(), []);
+        assert!(open(&root).mirrors().unwrap().is_empty());
     }
 }
 
@@ -127,14 +128,14 @@ fn a_mirror_has_one_writer() {
         StoreError::Lock(LockError::Held { what, holder, .. }) => (what, holder.process, holder.since),
         other => unreachable!("{other}"),
     };
-    let lock = world.store.lock_mirror(&mirror("pypi"), "2026-11-23T15:10:00Z").unwrap();
-    let other = Store::open(&world.root(), Disk::new()).unwrap();
-    let (what, process, since) = held(other.lock_mirror(&mirror("pypi"), "later").unwrap_err());
+    let lock = world.store.lock(&mirror("pypi"), Wait::Never, "2026-11-23T15:10:00Z".parse().unwrap()).unwrap();
+    let other = open(&world.root());
+    let (what, process, since) = held(other.lock(&mirror("pypi"), Wait::Never, time(0)).unwrap_err());
     assert_eq!((what.as_str(), since.as_str()), ("mirror `pypi`", "2026-11-23T15:10:00Z"));
     assert_eq!(process, std::process::id().to_string());
-    drop(other.lock_mirror(&mirror("another"), "later").unwrap());
+    drop(other.lock(&mirror("another"), Wait::Never, time(0)).unwrap());
     drop(lock);
-    drop(other.lock_mirror(&mirror("pypi"), "later").unwrap());
+    drop(other.lock(&mirror("pypi"), Wait::Never, time(0)).unwrap());
 }
 
 #[test]
@@ -145,29 +146,33 @@ fn a_snapshot_is_found_by_serial_label_and_date() {
         world.record("pypi", number, &[("six", Some(six(text)))]);
     }
     assert_eq!(world.labels("pypi"), ["86400", "5.2", "5"]);
-    let select =
-        |wanted: &str| world.store.select(&mirror("pypi"), wanted).map(|found| found.snapshot.label.to_string());
+    let select = |wanted: &str| {
+        world.mirror("pypi").select(wanted.parse().unwrap()).map(|found| found.snapshot.label.to_string())
+    };
     assert_eq!(select("5").unwrap(), "5.2", "the newest revision");
     assert_eq!(select("5.1").unwrap(), "5");
     assert_eq!(select(&time(5).to_string()).unwrap(), "5.2");
     assert_eq!(select(&time(86_399).to_string()).unwrap(), "5.2");
     assert_eq!(select(&time(86_400).to_string()[..10]).unwrap(), "86400", "a date is its end");
-    for unknown in ["6", "5.3", "5.0", "yesterday", "", "-1", &time(4).to_string()] {
+    for unknown in ["6", "5.3", &time(4).to_string()] {
         assert!(matches!(select(unknown), Err(SelectError::Unknown { .. })), "{unknown}");
     }
+    for nothing in ["5.0", "yesterday", "", "-1"] {
+        assert!(nothing.parse::<At>().is_err(), "{nothing}");
+    }
     let label = Label { serial: serial(5), revision: 1 };
-    let found = world.store.at_label(&mirror("pypi"), label).unwrap().unwrap();
+    let found = world.mirror("pypi").at_label(label).unwrap().unwrap();
     assert_eq!(world.store.recorded(found.id).unwrap(), found);
     assert_eq!(Blake3::of(&world.store.body(found.id).unwrap()), found.id, "anyone can check it");
     assert!(world.store.find(&found.snapshot, &project("none")).unwrap().is_none());
-    assert_eq!(world.store.latest(&mirror("none")).unwrap(), None);
+    assert!(world.store.mirror(&mirror("none")).unwrap().is_none());
 }
 
 /// Commits more than the log holds before it is copied back.
 fn commit_much(world: &World, name: &str) {
-    let missing = Some((0..300_000).map(serial).collect());
-    let committed = world.commit(Draft { missing, ..world.draft(name, 1_000_000, &[]) });
-    world.store.verify(committed).unwrap();
+    let missing = Some((0..700_000).map(serial).collect());
+    let committed = world.commit(name, Draft { missing, ..world.draft(name, 1_000_000, &[]) });
+    world.lock(name).verify(committed).unwrap();
 }
 
 #[test]
@@ -175,7 +180,7 @@ fn what_is_committed_is_copied_out_of_the_log_when_nobody_waits_for_it() {
     let world = recorded();
     let length = || fs::metadata(world.root().join("catalog.db")).unwrap().len();
     let before = length();
-    let until_published = world.store.postpone_checkpoint().unwrap();
+    let until_published = world.store.postpone_log_copy().unwrap();
     commit_much(&world, "one");
     assert_eq!(length(), before, "it is in the log alone");
     drop(until_published);

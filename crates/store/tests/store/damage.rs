@@ -5,10 +5,10 @@ use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use strandline_model::{Blake3, Sha256};
-use strandline_store::verify::{Damage, Report, verify};
+use strandline_store::verify::{Damage, Data, Report, verify};
 use strandline_store::{StoreError, Verified};
 
-use crate::world::{World, content, mirror, project};
+use crate::world::{World, content, project};
 
 /// Two snapshots: six and idna, then six anew. Both have idna's file.
 fn whole() -> (World, Verified) {
@@ -26,7 +26,7 @@ fn whole() -> (World, Verified) {
 }
 
 fn report(world: &World, data: bool) -> Report {
-    verify(&world.store, &[mirror("pypi")], data, &|_| {}).unwrap()
+    verify(&world.store, &[world.mirror("pypi")], data.then(Data::default).as_ref(), &|_| {}).unwrap()
 }
 
 /// The damage, as it is shown.
@@ -59,7 +59,7 @@ fn a_whole_store_has_nothing_to_report() {
         let count = |bytes| {
             hashed.fetch_add(bytes, Ordering::Relaxed);
         };
-        let report = verify(&world.store, &[mirror("pypi")], data, &count).unwrap();
+        let report = verify(&world.store, &[world.mirror("pypi")], data.then(Data::default).as_ref(), &count).unwrap();
         assert_eq!(report.damage, []);
         // Two snapshots, three units, a node for each tree; three pages and three files.
         assert_eq!((report.snapshots, report.bodies, report.blobs), (2, 5, 6));

@@ -9,16 +9,17 @@ use std::time::Duration;
 use proptest::prelude::*;
 use strandline_durable::{Disk, LockError};
 use strandline_model::{Blake3, Sha256, Timestamp};
-use strandline_store::gc::{Collected, Keep, collect};
-use strandline_store::{Intake, Slot, Store, StoreError, Twin, ViewState};
+use strandline_store::gc::{Collected, Keep, collect, plan};
+use strandline_store::verify::Data;
+use strandline_store::{Access, Intake, Slot, Store, StoreError, Twin, ViewState, Wait};
 
-use crate::world::{Content, World, content, mirror, project, time};
+use crate::world::{Content, World, content, mirror, open, open_on, project, time};
 
 const LAST_ONE: Keep = Keep { last: 1, daily: 0, weekly: 0 };
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn run(store: &Store, grace: Duration, now: Timestamp) -> Collected {
-    collect(store, |_| LAST_ONE, grace, now, false).unwrap()
+fn run(store: &Arc<Store>, grace: Duration, now: Timestamp) -> Collected {
+    collect(store, |_| LAST_ONE, grace, now).unwrap()
 }
 
 /// Which of the days, counted back from Wednesday 2026-11-25, are kept; several snapshots may be of one day.
@@ -62,7 +63,7 @@ fn what_nothing_names_goes_when_the_grace_is_over() {
     world.record("pypi", 2, &[("six", Some(content("six", "two", &["six-2.tar.gz"])))]);
     let size = (b"page of six: one".len() + b"bytes of six-1.tar.gz".len()) as u64;
 
-    let dry = collect(&world.store, |_| LAST_ONE, HOUR, time(0), true).unwrap();
+    let dry = plan(&world.store, |_| LAST_ONE, HOUR, time(0)).unwrap().outcome();
     assert_eq!(world.labels("pypi").len(), 2, "dry is only said");
     let first = run(&world.store, HOUR, time(0));
     assert_eq!(first, dry);
@@ -72,7 +73,7 @@ fn what_nothing_names_goes_when_the_grace_is_over() {
     assert_eq!(world.blobs().len(), 4);
 
     assert_eq!(run(&world.store, HOUR, time(3599)), Collected::default(), "not yet");
-    let dry = collect(&world.store, |_| LAST_ONE, HOUR, time(3600), true).unwrap();
+    let dry = plan(&world.store, |_| LAST_ONE, HOUR, time(3600)).unwrap().outcome();
     let last = run(&world.store, HOUR, time(3600));
     assert_eq!(last, dry);
     assert_eq!((last.condemned, last.deleted, last.deleted_bytes), (0, 2, size));
@@ -111,7 +112,7 @@ fn what_a_running_sync_has_found_or_brought_stays() {
     let intake = world.intake("another");
     let found = intake.find(sha256.into()).unwrap().unwrap();
     let staged = intake.stage(b"brought").unwrap();
-    let brought = intake.settle(vec![staged]).unwrap()[0];
+    let brought = intake.land(vec![staged]).unwrap()[0];
     let beside = run(&world.store, Duration::ZERO, time(0));
     assert_eq!((beside.snapshots.len(), beside.condemned, beside.deleted, beside.in_use), (1, 3, 0, 3));
     let unit = strandline_model::Unit::new(
@@ -123,13 +124,14 @@ fn what_a_running_sync_has_found_or_brought_stays() {
     );
     let mut draft = world.draft_of("another", 1, "other", unit.unwrap());
     draft.base = None;
-    let verified = world.store.verify(world.commit(draft)).unwrap();
+    let committed = world.commit("another", draft);
+    let verified = world.lock("another").verify(committed).unwrap();
     drop(intake);
 
     let after = run(&world.store, Duration::ZERO, time(0));
     assert_eq!((after.deleted, after.in_use), (1, 0), "the page of the first snapshot, which nobody has found");
     assert!(world.store.blob_path(found.blake3).exists() && world.store.blob_path(brought.blake3).exists());
-    world.store.verified(world.store.recorded(verified.id()).unwrap(), None).unwrap();
+    world.lock("another").verified(world.store.recorded(verified.id()).unwrap(), None).unwrap();
 }
 
 #[test]
@@ -137,13 +139,13 @@ fn what_a_sync_that_died_has_brought_goes() {
     let world = World::new();
     let intake = world.intake("pypi");
     let staged = intake.stage(b"brought").unwrap();
-    let brought = intake.settle(vec![staged]).unwrap()[0];
+    let brought = intake.land(vec![staged]).unwrap()[0];
     assert_eq!(run(&world.store, Duration::ZERO, time(0)).in_use, 1);
     drop(intake);
     // As if it had died: the row is there, and nobody has the lock.
-    world.sql().execute("INSERT INTO intake (mirror, began) VALUES ('pypi', 1)", []).unwrap();
+    world.sql().execute("INSERT INTO intake (mirror, began) SELECT id, 1 FROM mirror WHERE name = 'pypi'", []).unwrap();
     assert_eq!(run(&world.store, Duration::ZERO, time(0)).in_use, 1, "a process that has the store open does not look");
-    let store = Store::open(&world.root(), Disk::new()).unwrap();
+    let store = open(&world.root());
     assert_eq!(run(&store, Duration::ZERO, time(0)).deleted, 1);
     assert!(!world.store.blob_path(brought.blake3).exists());
 }
@@ -158,16 +160,16 @@ fn collections_and_syncs_beside_each_other_lose_nothing() {
             .map(|name| {
                 let world = &world;
                 scope.spawn(move || {
-                    let store = Arc::new(Store::open(&world.root(), Disk::new()).unwrap());
+                    let store = open(&world.root());
                     for number in 1..=40_u64 {
                         let text = (number % 3).to_string();
                         let files = [format!("six-{}.tar.gz", number % 5)];
                         let changes = [("six", Some(content("six", &text, &[&files[0]])))];
-                        let lock = store.lock_mirror(&mirror(name), "now").unwrap();
-                        let intake = Intake::open(store.clone(), &mirror(name), &lock).unwrap();
+                        let lock = store.lock(&mirror(name), Wait::Never, time(0)).unwrap();
+                        let intake = Intake::open(&lock, Access::Public).unwrap();
                         let draft = world.draft_on(&intake, name, number, &changes);
-                        let committed = store.commit(draft, &lock, |_, _| Vec::new()).unwrap();
-                        store.verify(committed).unwrap();
+                        let committed = lock.commit(draft, |_, _| Vec::new()).unwrap();
+                        lock.verify(committed).unwrap();
                     }
                 })
             })
@@ -177,8 +179,7 @@ fn collections_and_syncs_beside_each_other_lose_nothing() {
         }
     });
     run(&world.store, Duration::ZERO, time(0));
-    let mirrors = [mirror("other"), mirror("pypi")];
-    let report = strandline_store::verify::verify(&world.store, &mirrors, true, &|_| {}).unwrap();
+    let report = world.verify(Some(&Data::default()));
     assert_eq!((report.damage, report.snapshots), (vec![], 2));
     assert_eq!(world.blobs().len() as u64, report.blobs);
 }
@@ -187,9 +188,9 @@ fn collections_and_syncs_beside_each_other_lose_nothing() {
 fn a_second_collection_is_told_who_is_at_it() {
     let world = World::new();
     let _lock = strandline_durable::Lock::take(&world.root().join("locks/gc"), "it", "now").unwrap();
-    let refused = collect(&world.store, |_| LAST_ONE, HOUR, time(0), false);
+    let refused = collect(&world.store, |_| LAST_ONE, HOUR, time(0));
     assert!(matches!(refused, Err(StoreError::Lock(LockError::Held { .. }))), "{refused:?}");
-    collect(&world.store, |_| LAST_ONE, HOUR, time(0), true).unwrap();
+    plan(&world.store, |_| LAST_ONE, HOUR, time(0)).unwrap().outcome();
 }
 
 #[test]
@@ -200,9 +201,9 @@ fn what_readers_see_is_kept_whatever_retention_says() {
         .collect();
     let lock = world.lock("pypi");
     let state = ViewState { slot: Slot::A, snapshot: ids[1], previous: Some(ids[0]), switched: time(0), frozen: true };
-    world.store.record_switch(&mirror("pypi"), state, &lock).unwrap();
+    lock.record_switch(state).unwrap();
     let twin = Twin { base: Some(ids[2]), target: Some(ids[3]) };
-    world.store.record_twin(&mirror("pypi"), Slot::B, twin, &lock).unwrap();
+    lock.record_twin(Slot::B, twin).unwrap();
     drop(lock);
     run(&world.store, Duration::ZERO, time(0));
     assert_eq!(world.labels("pypi"), ["6", "4", "3", "2", "1"], "live, previous, both ends of the standby, the newest");
@@ -214,9 +215,9 @@ fn a_snapshot_that_was_never_verified_goes() {
     let world = World::new();
     world.record("pypi", 1, &[("six", Some(content("six", "one", &[])))]);
     let draft = world.draft("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
-    drop(world.commit(draft));
+    drop(world.commit("pypi", draft));
     let all = Keep { last: 99, daily: 99, weekly: 99 };
-    let collected = collect(&world.store, |_| all, Duration::ZERO, time(0), false).unwrap();
+    let collected = collect(&world.store, |_| all, Duration::ZERO, time(0)).unwrap();
     assert_eq!(collected.snapshots.len(), 1);
     assert_eq!(world.labels("pypi"), ["1"]);
     assert_eq!(world.blobs().len(), 1);
@@ -242,7 +243,7 @@ fn links_of_the_pool_leave_with_the_last_snapshot_that_names_them_and_the_grace(
     assert!(stays_at.exists() && returns_at.exists() && !goes_at.exists());
 
     world.record("pypi", 4, &[("six", None)]);
-    let dry = collect(&world.store, |_| LAST_ONE, Duration::ZERO, time(4000), true).unwrap();
+    let dry = plan(&world.store, |_| LAST_ONE, Duration::ZERO, time(4000)).unwrap().outcome();
     assert_eq!((dry.links, run(&world.store, Duration::ZERO, time(4000)).links), (2, 2));
     assert_eq!(fs::read_dir(pool.join("packages")).unwrap().count(), 0, "empty directories go, the pool's own stays");
     assert_eq!(world.blobs(), BTreeSet::new());
@@ -262,10 +263,10 @@ fn an_interrupted_deletion_is_finished_at_open() {
     assert_eq!(world.store.find_blob_row(there.blake3).unwrap(), None, "what is being deleted is not there any more");
 
     let lock = strandline_durable::Lock::take(&world.root().join("locks/gc"), "it", "now").unwrap();
-    drop(Store::open(&world.root(), Disk::new()).unwrap());
+    drop(open(&world.root()));
     assert_eq!(world.blobs().len(), 2, "not beside another collection");
     drop(lock);
-    drop(Store::open(&world.root(), Disk::new()).unwrap());
+    drop(open(&world.root()));
     assert_eq!(world.blobs().into_iter().collect::<Vec<_>>(), [Blake3::of(b"condemned only").to_string()]);
     let rows: i64 = world.sql().query_row("SELECT count(*) FROM blob", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, 1);
@@ -287,7 +288,7 @@ fn what_is_marked_for_deletion_can_come_in_again() {
         assert_eq!(modified, std::time::UNIX_EPOCH + Duration::from_secs(after.mtime));
         assert_eq!(after.mtime == before.mtime, !file_is_gone);
         assert_eq!(world.store.find_blob_row(after.blake3).unwrap(), Some(after));
-        drop(Store::open(&world.root(), Disk::new()).unwrap());
+        drop(open(&world.root()));
         assert_eq!(world.blobs().len(), 1);
     }
 }
@@ -367,20 +368,21 @@ proptest! {
                         continue;
                     }
                     (model.previous, model.live) = (model.live, Some(newest));
-                    let name = mirror(mirror_name(which));
-                    let id = world.store.latest_verified(&name).unwrap().unwrap().id;
-                    let before = world.store.view_state(&name).unwrap().map(|state| state.snapshot);
+                    let published = world.lock(mirror_name(which));
+                    let id = published.latest_verified().unwrap().unwrap().id;
+                    let before = published.view_state().unwrap().map(|state| state.snapshot);
                     let state = ViewState { slot: Slot::A, snapshot: id, previous: before, switched: time(now), frozen: false };
-                    world.store.record_switch(&name, state, &world.lock(name.as_str())).unwrap();
+                    published.record_switch(state).unwrap();
                 }
                 Step::Collect { last, minutes, dry } => {
                     now += minutes * 60;
                     let keep = Keep { last, daily: 0, weekly: 0 };
                     let before = world.blobs();
-                    let done = collect(&world.store, |_| keep, HOUR, time(now), dry).unwrap();
-                    if dry {
-                        prop_assert_eq!(world.blobs(), before);
-                    } else {
+                    let planned = plan(&world.store, |_| keep, HOUR, time(now)).unwrap().outcome();
+                    prop_assert_eq!(&world.blobs(), &before);
+                    if !dry {
+                        let done = collect(&world.store, |_| keep, HOUR, time(now)).unwrap();
+                        prop_assert_eq!(&done, &planned, "nothing was relied on meanwhile");
                         for model in models.values_mut() {
  model.retain(last);
  }
@@ -401,8 +403,7 @@ proptest! {
  }
         prop_assert_eq!(world.blobs(), named(&models));
         prop_assert_eq!(run(&world.store, Duration::ZERO, time(now)), Collected::default(), "once is enough");
-        let mirrors: Vec<_> = models.keys().map(|which| mirror(mirror_name(*which))).collect();
-        let report = strandline_store::verify::verify(&world.store, &mirrors, true, &|_| {}).unwrap();
+        let report = world.verify(Some(&Data::default()));
         prop_assert_eq!(report.damage, []);
         let (rows, bodies): (usize, u64) = {
             let sql = world.sql();
@@ -428,17 +429,18 @@ fn a_crash_at_every_step_of_a_collection() {
     };
     let counting = Disk::counting();
     let world = build();
-    run(&Store::open(&world.root(), counting.clone()).unwrap(), Duration::ZERO, time(0));
+    run(&open_on(&world.root(), counting.clone()).unwrap(), Duration::ZERO, time(0));
     let after = world.blobs();
     assert_eq!(after.len(), 2);
     for n in 1..=counting.steps() {
         let world = build();
-        let crashed = Store::open(&world.root(), Disk::failing_at(n)).map(Arc::new);
-        let crashed = crashed.and_then(|store| collect(&store, |_| LAST_ONE, Duration::ZERO, time(0), false));
+        let crashed = open_on(&world.root(), Disk::failing_at(n));
+        let crashed = crashed.and_then(|store| collect(&store, |_| LAST_ONE, Duration::ZERO, time(0)));
         assert!(crashed.is_err(), "step {n}");
-        let store = Store::open(&world.root(), Disk::new()).unwrap();
+        let store = open(&world.root());
         let whole = || {
-            let report = strandline_store::verify::verify(&store, &[mirror("pypi")], true, &|_| {}).unwrap();
+            let mirrors = store.mirrors().unwrap();
+            let report = strandline_store::verify::verify(&store, &mirrors, Some(&Data::default()), &|_| {}).unwrap();
             assert_eq!(report.damage, [], "step {n}");
         };
         whole();

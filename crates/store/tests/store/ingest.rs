@@ -10,9 +10,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use strandline_durable::Disk;
 use strandline_model::{Blake3, ClaimedSha256, Sha256};
-use strandline_store::{Blob, Intake, ReceiveError, Staged, Store};
+use strandline_store::{Access, Blob, Intake, ReceiveError, Staged, Store, Wait};
 
-use crate::world::{World, mirror};
+use crate::world::{World, mirror, open, open_on, time};
 
 fn claim(bytes: &[u8]) -> ClaimedSha256 {
     Sha256::of(bytes).into()
@@ -39,7 +39,7 @@ fn bytes_become_a_blob_under_their_own_name() {
     let intake = world.intake("pypi");
     let staged = receive(&intake, b"some bytes", Some(claim(b"some bytes")), Some(10), 10).unwrap();
     assert_eq!(world.blobs(), BTreeSet::new(), "not before it is durable");
-    let blob = intake.settle(vec![staged]).unwrap()[0];
+    let blob = intake.land(vec![staged]).unwrap()[0];
     assert_eq!((blob.blake3, blob.sha256, blob.size), (Blake3::of(b"some bytes"), Sha256::of(b"some bytes"), 10));
 
     let path = world.store.blob_path(blob.blake3);
@@ -72,7 +72,7 @@ fn what_is_not_what_was_claimed_leaves_nothing() {
     assert_eq!(wrong, format!("expected sha256 {}, got {}", Sha256::of(b"54321"), Sha256::of(b"12345")));
     // None of it stands in the way of the right bytes.
     let staged = receive(&intake, b"12345", Some(claim(b"12345")), Some(5), 5).unwrap();
-    assert_eq!(intake.settle(vec![staged]).unwrap()[0].size, 5);
+    assert_eq!(intake.land(vec![staged]).unwrap()[0].size, 5);
 }
 
 #[test]
@@ -94,55 +94,55 @@ fn the_same_bytes_are_stored_once() {
     let world = World::new();
     let intake = world.intake("pypi");
     let stage = |bytes: &[u8]| intake.stage(bytes).unwrap();
-    let blobs = intake.settle(vec![stage(b"one"), stage(b"two"), stage(b"one")]).unwrap();
+    let blobs = intake.land(vec![stage(b"one"), stage(b"two"), stage(b"one")]).unwrap();
     assert_eq!(blobs[0], blobs[2]);
     assert_ne!(blobs[0].mtime, blobs[1].mtime);
     let inode = fs::metadata(world.store.blob_path(blobs[0].blake3)).unwrap().ino();
-    let again = intake.settle(vec![stage(b"one")]).unwrap()[0];
+    let again = intake.land(vec![stage(b"one")]).unwrap()[0];
     assert_eq!(again, blobs[0], "with the time that it had");
     assert_eq!(fs::metadata(world.store.blob_path(again.blake3)).unwrap().ino(), inode, "views may link to it");
     assert_eq!((world.blobs().len(), world.incoming()), (2, 0));
     // Another mirror's bytes are shared.
     let other = world.intake("other");
     let staged = other.stage(b"two").unwrap();
-    assert_eq!(other.settle(vec![staged]).unwrap()[0], blobs[1]);
+    assert_eq!(other.land(vec![staged]).unwrap()[0], blobs[1]);
 }
 
 #[test]
 fn an_empty_batch_is_nothing() {
     let world = World::new();
-    assert_eq!(world.intake("pypi").settle(Vec::new()).unwrap(), []);
+    assert_eq!(world.intake("pypi").land(Vec::new()).unwrap(), []);
     assert_eq!(world.ingest(b"").size, 0);
 }
 
-/// A crash at every step of settling leaves no blob with a wrong name, and once the store is opened again, no file without
+/// A crash at every step of landing leaves no blob with a wrong name, and once the store is opened again, no file without
 /// a row and no row without a file.
 #[test]
 fn a_crash_at_every_step_of_a_batch() {
     for many in [3_u8, 20] {
-        let settle = |store: &Arc<Store>| -> Result<Vec<Blob>, Box<dyn std::error::Error>> {
-            let lock = store.lock_mirror(&mirror("pypi"), "now")?;
-            let intake = Intake::open(Arc::clone(store), &mirror("pypi"), &lock)?;
+        let land = |store: &Arc<Store>| -> Result<Vec<Blob>, Box<dyn std::error::Error>> {
+            let lock = store.lock(&mirror("pypi"), Wait::Never, time(0))?;
+            let intake = Intake::open(&lock, Access::Public)?;
             let staged = (0..many).map(|number| intake.stage(&[number; 100])).collect::<Result<_, _>>()?;
-            Ok(intake.settle(staged)?)
+            Ok(intake.land(staged)?)
         };
         let counting = Disk::counting();
         let world = World::new();
-        settle(&Arc::new(Store::open(&world.root(), counting.clone()).unwrap())).unwrap();
+        land(&open_on(&world.root(), counting.clone()).unwrap()).unwrap();
         for n in 1..=counting.steps() {
             let world = World::new();
-            let crashed = Store::open(&world.root(), Disk::failing_at(n)).map(Arc::new).map_err(Into::into);
-            let settled = crashed.and_then(|store| settle(&store)).is_ok();
+            let crashed = open_on(&world.root(), Disk::failing_at(n)).map_err(Into::into);
+            let landed = crashed.and_then(|store| land(&store)).is_ok();
             // The last two are the COMMIT that says that the intake is closed.
-            assert_eq!(settled, n + 1 >= counting.steps(), "step {n}");
+            assert_eq!(landed, n + 1 >= counting.steps(), "step {n}");
             for name in world.blobs() {
                 let blob: Blake3 = name.parse().unwrap();
                 assert_eq!(Blake3::of(&fs::read(world.store.blob_path(blob)).unwrap()), blob, "step {n}");
             }
-            drop(Store::open(&world.root(), Disk::new()).unwrap());
+            drop(open(&world.root()));
             let rows: u64 = world.sql().query_row("SELECT count(*) FROM blob", [], |row| row.get(0)).unwrap();
             assert_eq!((world.blobs().len() as u64, world.incoming()), (rows, 0), "step {n}");
-            let blobs = settle(&world.store).unwrap();
+            let blobs = land(&world.store).unwrap();
             assert_eq!((world.blobs().len(), world.incoming()), (usize::from(many), 0), "step {n}");
             let times: BTreeSet<_> = blobs.iter().map(|blob| blob.mtime).collect();
             assert_eq!(times.len(), usize::from(many), "step {n}");
@@ -162,7 +162,7 @@ fn a_file_of_another_size_under_the_name_is_not_adopted() {
     fs::write(&path, b"who").unwrap();
     let intake = world.intake("pypi");
     let staged = intake.stage(b"whole").unwrap();
-    let error = intake.settle(vec![staged]).unwrap_err();
+    let error = intake.land(vec![staged]).unwrap_err();
     assert!(error.to_string().contains("cannot use the blob"), "{error}");
     assert_eq!(world.intake("pypi").find(claim(b"whole")).unwrap(), None);
     assert!(world.store.read_blob(Blake3::of(b"whole")).is_err());
@@ -193,7 +193,7 @@ proptest! {
         let mut taken = BTreeSet::new();
         for (batch, others) in batches {
             let staged = batch.iter().map(|number| intake.stage(&number.to_be_bytes()).unwrap()).collect();
-            for (number, blob) in batch.iter().zip(intake.settle(staged).unwrap()) {
+            for (number, blob) in batch.iter().zip(intake.land(staged).unwrap()) {
                 prop_assert_eq!(*seen.entry(*number).or_insert(blob), blob, "a blob never changes");
             }
             let first = world.store.allocate_mtimes(others).unwrap();

@@ -12,4 +12,5 @@ mod rebuild;
 mod recheck;
 mod reserve;
 mod sharing;
+mod tables;
 mod world;

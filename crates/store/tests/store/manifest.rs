@@ -4,21 +4,26 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use strandline_durable::Disk;
 use strandline_model::{Blake3, ProjectName, Snapshot, trie::Change};
-use strandline_store::{Store, VerifyError};
+use strandline_store::{Store, VerifyError, Wait};
 
-use crate::world::{Content, World, content, mirror, project, serial};
+use crate::world::{Content, World, content, mirror, open_on, project, serial, time};
 
 /// What a tree should list: each project with the serial and the text of its last change.
 type Model = BTreeMap<ProjectName, (u64, u8)>;
 
-fn listed(store: &Store, snapshot: &Snapshot) -> BTreeMap<ProjectName, (u64, Blake3)> {
+fn listed(store: &Arc<Store>, snapshot: &Snapshot) -> BTreeMap<ProjectName, (u64, Blake3)> {
     let leaves = store.leaves(snapshot).unwrap();
     assert!(leaves.is_sorted_by(|a, b| a.name < b.name), "each once, sorted by name");
-    assert_eq!(store.listed(snapshot).unwrap(), leaves, "the list beside the tree says the same");
+    assert_eq!(
+        store.mirror(&snapshot.mirror).unwrap().unwrap().listed(snapshot).unwrap(),
+        leaves,
+        "the list beside the tree says the same"
+    );
     leaves.into_iter().map(|leaf| (leaf.name, (leaf.serial.get(), leaf.unit))).collect()
 }
 
@@ -50,12 +55,12 @@ fn a_list_that_is_not_the_trees_is_not_used() {
         let newest = world.snapshots("pypi")[0].snapshot.clone();
         assert_eq!(listed(&world.store, &newest).len(), 2, "{damage}");
         let draft = world.draft("pypi", 2, &[("alpha", text("c"))]);
-        let committed = world.store.commit(draft, &world.lock("pypi"), |_, leaves| {
+        let committed = world.lock("pypi").commit(draft, |_, leaves| {
             let serials: Vec<_> = leaves.iter().map(|leaf| (leaf.name.to_string(), leaf.serial.get())).collect();
             assert_eq!(serials, [("alpha".to_owned(), 2), ("beta".to_owned(), 1)], "{damage}");
             Vec::new()
         });
-        drop(world.store.verify(committed.unwrap()).unwrap());
+        drop(world.lock("pypi").verify(committed.unwrap()).unwrap());
         let all: i64 = world.sql().query_row("SELECT count(*) FROM listed", [], |row| row.get(0)).unwrap();
         assert_eq!(all, 2, "{damage}");
     }
@@ -88,15 +93,15 @@ proptest! {
             let changes: Vec<_> = changes.iter().map(|(name, content)| (name.as_str(), content.clone())).collect();
             let draft = world.draft("pypi", number, &changes);
             let parent = draft.base.as_ref().map(|base| base.id);
-            let committed = world.commit(draft);
+            let committed = world.commit("pypi", draft);
             *revisions.entry(number).or_default() += 1;
             if verify {
-                store.verify(committed).unwrap();
+                world.lock("pypi").verify(committed).unwrap();
             } else {
                 drop(committed);
                 drop(world.lock("pypi"));
             }
-            let verified = store.latest_verified(&mirror("pypi")).unwrap().unwrap();
+            let verified = store.mirror(&mirror("pypi")).unwrap().unwrap().latest_verified().unwrap().unwrap();
             let snapshot = &verified.snapshot;
             prop_assert_eq!(snapshot.label.revision, revisions[&number], "revisions count up");
             prop_assert_eq!(snapshot.parent, parent);
@@ -190,13 +195,13 @@ fn a_crash_at_every_step_of_commit_and_verify() {
     for n in 1..=5 {
         let (world, draft) = build();
         let disk = Disk::counting();
-        let opened = Store::open(&world.root(), disk.clone()).unwrap();
+        let opened = open_on(&world.root(), disk.clone()).unwrap();
         let at = disk.steps() + n;
         drop(opened);
-        let store = Store::open(&world.root(), Disk::failing_at(at)).unwrap();
-        let lock = store.lock_mirror(&mirror("pypi"), "now").unwrap();
-        let committed = store.commit(draft, &lock, |_, _| Vec::new());
-        let verified = committed.map_err(VerifyError::from).and_then(|committed| store.verify(committed));
+        let store = open_on(&world.root(), Disk::failing_at(at)).unwrap();
+        let lock = store.lock(&mirror("pypi"), Wait::Never, time(0)).unwrap();
+        let committed = lock.commit(draft, |_, _| Vec::new());
+        let verified = committed.map_err(VerifyError::from).and_then(|committed| lock.verify(committed));
         drop(lock);
         let snapshots = world.snapshots("pypi");
         let stands = |recorded: &strandline_store::Recorded| (recorded.snapshot.label.serial.get(), recorded.verified);
@@ -207,7 +212,7 @@ fn a_crash_at_every_step_of_commit_and_verify() {
             _ => assert_eq!(stands, [(2, true), (1, true)]),
         }
         assert_eq!(verified.is_ok(), n == 5);
-        let base = world.store.latest_verified(&mirror("pypi")).unwrap().unwrap();
+        let base = world.mirror("pypi").latest_verified().unwrap().unwrap();
         assert_eq!(base.snapshot.label.serial, serial(if n > 3 { 2 } else { 1 }));
         world.record("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
         assert_eq!(world.labels("pypi").len(), if n == 1 { 2 } else { 3 });
@@ -227,21 +232,21 @@ fn what_names_a_missing_or_short_blob_is_not_verified() {
         let world = World::new();
         world.record("pypi", 1, &[("idna", Some(content("idna", "one", &[])))]);
         let committed =
-            world.commit(world.draft("pypi", 2, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]));
+            world.commit("pypi", world.draft("pypi", 2, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]));
         damage(&world.store.blob_path(Blake3::of(b"bytes of six-1.tar.gz")));
-        let error = world.store.verify(committed).unwrap_err().to_string();
+        let error = world.lock("pypi").verify(committed).unwrap_err().to_string();
         assert!(error.starts_with("snapshot 2 of mirror `pypi` names `packages/00/11/six-1.tar.gz`"), "{error}");
         assert!(error.ends_with(problem), "{error}");
-        let base = world.store.latest_verified(&mirror("pypi")).unwrap().unwrap();
+        let base = world.mirror("pypi").latest_verified().unwrap().unwrap();
         assert_eq!(base.snapshot.label.serial, serial(1), "it is never a base");
 
         // A verified one whose blob was lost since is not published again either, unless what is there has it.
         let world = World::new();
         world.record("pypi", 1, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]);
         damage(&world.store.blob_path(Blake3::of(b"bytes of six-1.tar.gz")));
-        let recorded = world.store.latest_verified(&mirror("pypi")).unwrap().unwrap();
-        assert!(world.store.verified(recorded.clone(), None).is_err());
-        assert!(world.store.verified(recorded.clone(), Some(&recorded.snapshot)).is_ok());
+        let recorded = world.mirror("pypi").latest_verified().unwrap().unwrap();
+        assert!(world.lock("pypi").verified(recorded.clone(), None).is_err());
+        assert!(world.lock("pypi").verified(recorded.clone(), Some(&recorded.snapshot)).is_ok());
     }
 }
 
@@ -254,7 +259,7 @@ fn mirrors_do_not_mix() {
     assert_ne!(first.id(), second.id());
     assert_eq!(world.labels("pypi"), ["1"]);
     assert_eq!(world.labels("other"), ["9"]);
-    let names: Vec<_> = world.store.mirrors().unwrap().into_iter().map(|row| row.name.to_string()).collect();
+    let names: Vec<_> = world.store.mirrors().unwrap().into_iter().map(|mirror| mirror.name().to_string()).collect();
     assert_eq!(names, ["other", "pypi"]);
     assert_eq!(world.blobs().len(), 2, "equal bytes are stored once");
 }

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use strandline_durable::Disk;
 use strandline_model::{Blake3, Sha256};
-use strandline_store::{Rebuild, Store, StoreError};
+use strandline_store::{Access, Rebuild, Store, StoreError, Wait};
 
-use crate::world::{World, content, mirror};
+use crate::world::{World, content, mirror, open, time};
 
 fn world() -> World {
     let world = World::new();
@@ -71,7 +71,7 @@ fn all_blobs_get_their_rows_and_what_is_none_is_moved_aside() {
         .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(right.mtime))
         .unwrap();
 
-    let (rebuild, found) = Rebuild::begin(&root, Disk::new(), false, "now").unwrap();
+    let (rebuild, found) = Rebuild::begin(&root, Disk::new(), Access::Private, time(0)).unwrap();
     assert_eq!(found.blobs, blobs.len() as u64 - 1);
     let aside = root.join("damaged").join(broken.blake3.to_string());
     assert_eq!((found.aside, fs::read(&aside).unwrap()), (vec![aside], b"brokem".to_vec()));
@@ -87,17 +87,17 @@ fn all_blobs_get_their_rows_and_what_is_none_is_moved_aside() {
         assert_eq!(store.find_blob_row(blob).unwrap().unwrap().mtime, u64::try_from(mtime).unwrap());
         assert!(times.insert(u64::try_from(mtime).unwrap()), "{name}");
     }
-    assert_eq!(rebuild.mirrors().map(|(name, _)| name.clone()).collect::<Vec<_>>(), [mirror("pypi")]);
+    assert_eq!(rebuild.mirrors().iter().map(|mirror| mirror.name().clone()).collect::<Vec<_>>(), [mirror("pypi")]);
     // Nobody may use what nobody claims.
     let find = || {
-        let (_, lock) = rebuild.mirrors().next().unwrap();
-        let intake = strandline_store::Intake::open(store.clone(), &mirror("pypi"), lock).unwrap();
+        let intake = strandline_store::Intake::open(&rebuild.mirrors()[0], Access::Public).unwrap();
         intake.find(right.sha256.into()).unwrap().is_some()
     };
     assert!(!find());
-    rebuild.claim(&mirror("other"), true, [right.blake3]).unwrap();
+    let other = store.lock(&mirror("other"), Wait::Never, time(0)).unwrap();
+    rebuild.claim(&other, Access::Private, [right.blake3]).unwrap();
     assert!(!find(), "what another mirror has for itself");
-    rebuild.claim(&mirror("other"), false, [right.blake3]).unwrap();
+    rebuild.claim(&other, Access::Public, [right.blake3]).unwrap();
     assert!(find());
 }
 
@@ -111,23 +111,23 @@ fn a_whole_catalog_is_left_alone() {
     let (directory, store) = world.into_parts();
     drop(store);
     let root = directory.path().join("store");
-    let error = Rebuild::begin(&root, Disk::new(), true, "now").unwrap_err();
+    let error = Rebuild::begin(&root, Disk::new(), Access::Public, time(0)).unwrap_err();
     assert!(matches!(error, StoreError::Whole { .. }), "{error}");
-    assert_eq!(Store::open(&root, Disk::new()).unwrap().snapshots(&mirror("pypi")).unwrap().len(), 1);
+    assert_eq!(open(&root).mirror(&mirror("pypi")).unwrap().unwrap().snapshots().unwrap().len(), 1);
 }
 
 #[test]
 fn who_is_at_work_is_not_disturbed() {
     let world = world();
     let _lock = world.lock("pypi");
-    let error = Rebuild::begin(&world.root(), Disk::new(), true, "now").unwrap_err();
+    let error = Rebuild::begin(&world.root(), Disk::new(), Access::Public, time(0)).unwrap_err();
     assert!(matches!(error, StoreError::Lock(_)), "{error}");
 }
 
 #[test]
 fn a_rebuild_that_fails_at_any_step_is_begun_anew() {
     let run = |root: &Path, disk: Disk| -> Result<u64, StoreError> {
-        let (rebuild, found) = Rebuild::begin(root, disk, true, "now")?;
+        let (rebuild, found) = Rebuild::begin(root, disk, Access::Public, time(0))?;
         rebuild.finish()?;
         Ok(found.blobs)
     };
@@ -145,7 +145,8 @@ fn a_rebuild_that_fails_at_any_step_is_begun_anew() {
             Ok(_) => assert_eq!(n, counting.steps()),
             Err(other) => unreachable!("step {n}: {other}"),
         }
-        assert_eq!(Store::open(&root, Disk::new()).unwrap().mirrors().unwrap(), []);
+        let mirrors = open(&root).mirrors().unwrap();
+        assert!(mirrors.iter().all(|mirror| mirror.latest().unwrap().is_none()), "step {n}");
     }
 }
 

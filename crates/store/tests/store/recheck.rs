@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use strandline_store::verify::{Damage, Data, Report, damaged_pages, verify_data};
+use strandline_store::verify::{Damage, Data, Report, damaged_pages, verify};
 use strandline_store::{Limiter, Store};
 
 use crate::world::{World, content, mirror, time};
@@ -28,7 +28,7 @@ fn at(seconds: i64) -> Data<'static> {
 }
 
 fn check(world: &World, data: &Data<'_>) -> Report {
-    verify_data(&world.store, &[mirror("pypi")], Some(data), &|_| {}).unwrap()
+    verify(&world.store, &[world.mirror("pypi")], Some(data), &|_| {}).unwrap()
 }
 
 /// What was recorded of each blob: which check read it.
@@ -44,7 +44,7 @@ fn interrupt(world: &World, data: &Data<'_>, after: u64) {
     let read = |_| assert!(reads.fetch_add(1, Ordering::SeqCst) < after, "interrupted");
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let ended = catch_unwind(AssertUnwindSafe(|| verify_data(&world.store, &[mirror("pypi")], Some(data), &read)));
+    let ended = catch_unwind(AssertUnwindSafe(|| verify(&world.store, &[world.mirror("pypi")], Some(data), &read)));
     std::panic::set_hook(hook);
     assert!(ended.is_err(), "it was to be interrupted");
 }
@@ -136,7 +136,7 @@ fn only_what_the_mirror_names_is_read() {
     world.record("other", 1, &[("q", Some(content("q", "x", &["q-1.tar.gz"])))]);
     world.ingest(b"named by nothing");
     assert_eq!(check(&world, &at(0)).rehashed, 40);
-    let both = verify_data(&world.store, &[mirror("other"), mirror("pypi")], Some(&at(0)), &|_| {}).unwrap();
+    let both = world.verify(Some(&at(0)));
     assert_eq!(both.rehashed, 42);
 }
 
@@ -166,10 +166,10 @@ fn a_damaged_page_of_the_catalog() {
     for table in ["blob", "body", "snapshot", "checked"] {
         let world = world();
         spoil_page(&world, table);
-        // Whoever opens the store anew has no page of it in memory.
+        // A process that opens the store anew has no page of it in memory.
         let found = match Store::open(&world.root(), strandline_durable::Disk::new()) {
             Ok(store) => {
-                let report = verify_data(&store, &[mirror("pypi")], None, &|_| {}).unwrap();
+                let report = verify(&store, &[store.mirror(&mirror("pypi")).unwrap().unwrap()], None, &|_| {}).unwrap();
                 report.damage.iter().map(ToString::to_string).collect()
             }
             Err(error) => {

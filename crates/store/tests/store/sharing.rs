@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use strandline_model::{Blake3, Unit};
 use strandline_store::gc::{Keep, collect};
-use strandline_store::{Blob, Manner};
+use strandline_store::{Access, Blob, Conclusion, Manner};
 
-use crate::world::{World, mirror, project, time};
+use crate::world::{World, project, time};
 
 /// A file beside the store, in the same file system.
 fn foreign(world: &World, name: &str, bytes: &[u8]) -> PathBuf {
@@ -39,7 +39,7 @@ fn a_linked_file_becomes_the_blob_and_one_that_is_not_wanted_stays_as_it_was() {
     assert_eq!((stamp(&path), world.incoming()), (before, 0), "dropped, it is as it was");
 
     let (staged, _) = intake.share(&File::open(&path).unwrap(), &path, true).unwrap().unwrap();
-    let blob = intake.settle(vec![staged]).unwrap()[0];
+    let blob = intake.land(vec![staged]).unwrap()[0];
     let placed = world.store.blob_path(blob.blake3);
     if manner == Manner::Linked {
         assert_eq!(stamp(&path), stamp(&placed));
@@ -72,13 +72,13 @@ fn what_somebody_else_may_rely_on_is_not_linked() {
 fn adopt(world: &World, mirror_name: &str, name: &str) -> Blob {
     let path = foreign(world, &format!("file of {name}"), name.as_bytes());
     let lock = world.lock(mirror_name);
-    let intake = strandline_store::Intake::open(world.store.clone(), &mirror(mirror_name), &lock).unwrap();
+    let intake = strandline_store::Intake::open(&lock, Access::Public).unwrap();
     let (staged, _) = intake.share(&File::open(&path).unwrap(), &path, true).unwrap().unwrap();
-    let blob = intake.settle(vec![staged]).unwrap()[0];
+    let blob = intake.land(vec![staged]).unwrap()[0];
     let entry = blob.at(format!("packages/00/11/{name}-1.0.tar.gz").parse().unwrap());
     let unit = Unit::new(project(name), vec![entry]).unwrap();
     for _ in 0..2 {
-        world.store.record_adopted(&mirror(mirror_name), std::slice::from_ref(&unit), &lock).unwrap();
+        lock.record_adopted(std::slice::from_ref(&unit)).unwrap();
     }
     blob
 }
@@ -87,20 +87,20 @@ fn adopt(world: &World, mirror_name: &str, name: &str) -> Blob {
 fn what_was_adopted_stays_until_it_is_forgotten() {
     let world = World::new();
     let [six, idna, other] = [("pypi", "six"), ("pypi", "idna"), ("other", "attrs")].map(|(m, p)| adopt(&world, m, p));
-    let gc = || collect(&world.store, |_| Keep::default(), Duration::ZERO, time(0), false).unwrap().deleted;
+    let gc = || collect(&world.store, |_| Keep::default(), Duration::ZERO, time(0)).unwrap().deleted;
     assert_eq!(gc(), 0);
-    let names = |name: &str| world.store.adopted(&mirror(name)).unwrap();
+    let names = |name: &str| world.mirror(name).adopted().unwrap();
     assert_eq!(names("pypi"), BTreeSet::from([project("six"), project("idna")]));
 
     let forget = |except: &[&str]| {
-        let except = except.iter().map(|name| project(name)).collect();
-        world.store.forget_adopted(&mirror("pypi"), &except, &world.lock("pypi")).unwrap();
+        let held = except.iter().map(|name| project(name)).collect();
+        world.lock("pypi").conclude(&Conclusion { held, ..Conclusion::default() }).unwrap();
     };
     forget(&["idna", "unrelated"]);
     assert_eq!((gc(), world.blobs()), (1, BTreeSet::from([idna, other].map(|blob| blob.blake3.to_string()))));
     assert!(world.store.find_blob_row(six.blake3).unwrap().is_none());
     forget(&[]);
     assert_eq!((gc(), names("pypi")), (1, BTreeSet::new()));
-    world.store.remove_mirror(&mirror("other"), &world.lock("other")).unwrap();
+    world.lock("other").remove().unwrap();
     assert_eq!((gc(), world.blobs()), (1, BTreeSet::new()), "a mirror that goes takes it along");
 }

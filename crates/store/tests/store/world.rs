@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::Connection;
 use strandline_durable::Disk;
 use strandline_model::{Blake3, DisplayName, MirrorName, ProjectName, Serial, Timestamp, Unit};
-use strandline_store::{Blob, Committed, Draft, DraftUnit, Intake, MirrorLock, Recorded, Store, Verified};
+use strandline_store::verify::{Data, Report};
+use strandline_store::{
+    Access, Blob, Committed, Draft, DraftUnit, Intake, Locked, Mirror, Recorded, Store, StoreError, Verified, Wait,
+};
 use tempfile::TempDir;
 
 /// A project's paths and their bytes.
@@ -42,11 +45,23 @@ pub(crate) fn content(name: &str, text: &str, files: &[&str]) -> Content {
     files.chain([page]).collect()
 }
 
+/// Opens a store and finishes what a crash left, as the program does.
+pub(crate) fn open(root: &Path) -> Arc<Store> {
+    open_on(root, Disk::new()).unwrap()
+}
+
+/// The same on a disk that may fail.
+pub(crate) fn open_on(root: &Path, disk: Disk) -> Result<Arc<Store>, StoreError> {
+    let store = Store::open(root, disk)?;
+    store.finish()?;
+    Ok(store)
+}
+
 impl World {
     /// In memory where that can be had: the tests sync thousands of times, and no test loses power.
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let store = Arc::new(Store::open(&directory.path().join("store"), Disk::new()).unwrap());
+        let store = open(&directory.path().join("store"));
         Self { directory, store }
     }
 
@@ -64,18 +79,23 @@ impl World {
         Connection::open(self.root().join("catalog.db")).unwrap()
     }
 
-    pub(crate) fn lock(&self, name: &str) -> MirrorLock {
-        self.store.lock_mirror(&mirror(name), "now").unwrap()
+    pub(crate) fn lock(&self, name: &str) -> Locked {
+        self.store.lock(&mirror(name), Wait::Never, time(0)).unwrap()
+    }
+
+    /// A mirror that was locked before.
+    pub(crate) fn mirror(&self, name: &str) -> Mirror {
+        self.store.mirror(&mirror(name)).unwrap().unwrap()
     }
 
     pub(crate) fn intake(&self, name: &str) -> Intake {
-        Intake::open(Arc::clone(&self.store), &mirror(name), &self.lock(name)).unwrap()
+        Intake::open(&self.lock(name), Access::Public).unwrap()
     }
 
     pub(crate) fn ingest(&self, bytes: &[u8]) -> Blob {
         let intake = self.intake("pypi");
         let staged = intake.stage(bytes).unwrap();
-        intake.settle(vec![staged]).unwrap()[0]
+        intake.land(vec![staged]).unwrap()[0]
     }
 
     /// A draft on the newest verified snapshot. Each project's serial is the draft's.
@@ -96,7 +116,7 @@ impl World {
             let display: DisplayName = display.parse().unwrap();
             let unit = content.as_ref().map(|content| {
                 let staged = content.values().map(|bytes| intake.stage(bytes).unwrap()).collect();
-                let blobs = intake.settle(staged).unwrap();
+                let blobs = intake.land(staged).unwrap();
                 let entries = blobs.iter().zip(content.keys()).map(|(blob, path)| blob.at(path.parse().unwrap()));
                 let unit = Unit::new(display.normalise(), entries.collect()).unwrap();
                 DraftUnit { unit, serial: serial(number), display: display.clone() }
@@ -104,8 +124,7 @@ impl World {
             units.insert(display.normalise(), unit);
         }
         Draft {
-            mirror: mirror(name),
-            base: self.store.latest_verified(&mirror(name)).unwrap(),
+            base: self.mirror(name).latest_verified().unwrap(),
             serial: serial(number),
             time: time(i64::try_from(number).unwrap()),
             upstream: "https://index.example/simple/".parse().unwrap(),
@@ -113,6 +132,7 @@ impl World {
             changes: units,
             held: Vec::new(),
             missing: None,
+            conclusion: None,
             stored: Vec::new(),
         }
     }
@@ -125,15 +145,14 @@ impl World {
         Draft { changes, ..self.draft_on(&self.intake("nobody"), name, number, &[]) }
     }
 
-    pub(crate) fn commit(&self, draft: Draft) -> Committed {
-        let lock = self.lock(draft.mirror.as_str());
-        self.store.commit(draft, &lock, |_, _| Vec::new()).unwrap()
+    pub(crate) fn commit(&self, name: &str, draft: Draft) -> Committed {
+        self.lock(name).commit(draft, |_, _| Vec::new()).unwrap()
     }
 
     /// Commits and verifies.
     pub(crate) fn record(&self, name: &str, number: u64, changes: &[(&str, Option<Content>)]) -> Verified {
-        let committed = self.commit(self.draft(name, number, changes));
-        self.store.verify(committed).unwrap()
+        let committed = self.commit(name, self.draft(name, number, changes));
+        self.lock(name).verify(committed).unwrap()
     }
 
     pub(crate) fn labels(&self, name: &str) -> Vec<String> {
@@ -141,7 +160,7 @@ impl World {
     }
 
     pub(crate) fn snapshots(&self, name: &str) -> Vec<Recorded> {
-        self.store.snapshots(&mirror(name)).unwrap()
+        self.store.mirror(&mirror(name)).unwrap().map_or_else(Vec::new, |mirror| mirror.snapshots().unwrap())
     }
 
     /// The names of all files below `blobs/`.
@@ -155,6 +174,11 @@ impl World {
             }
         }
         found
+    }
+
+    /// Checks all mirrors, and the data of all blobs if it is asked for.
+    pub(crate) fn verify(&self, data: Option<&Data<'_>>) -> Report {
+        strandline_store::verify::verify(&self.store, &self.store.mirrors().unwrap(), data, &|_| {}).unwrap()
     }
 
     /// How many temporary files there are.

@@ -56,7 +56,7 @@ impl<S: Source> Following<'_, S> {
     /// the log may not go back so far.
     fn recall_parked(&mut self) -> Result<(), SyncError> {
         let mut rows: BTreeMap<ProjectName, (SeenRow, bool)> = BTreeMap::new();
-        for row in self.fetcher.store.seen_rows(&self.fetcher.settings.mirror)? {
+        for row in self.fetcher.mirror.seen_rows()? {
             rows.entry(row.project.clone()).and_modify(|(_, alone)| *alone = false).or_insert((row, true));
         }
         for (name, (row, alone)) in rows {
@@ -86,7 +86,7 @@ impl<S: Source> Following<'_, S> {
         &mut self,
         running: &mut JoinSet<Result<(ProjectName, Asked), SyncError>>,
     ) -> Result<(), SyncError> {
-        let every = self.fetcher.settings.checkpoint_every.max(1);
+        let every = self.fetcher.settings.park_every.max(1);
         self.fetcher.progress.projects.fetch_add(self.waiting.len() as u64, Ordering::Relaxed);
         let (mut whole, mut files) = (BTreeSet::new(), 0);
         loop {

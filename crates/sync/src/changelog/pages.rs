@@ -104,7 +104,7 @@ impl<S: Source> Following<'_, S> {
             }
         }
         pages.reverse();
-        self.fetcher.remember(pages, self.lock)
+        self.fetcher.remember(pages)
     }
 
     /// Remembers all pages of the projects that have events after a serial; returns those projects.

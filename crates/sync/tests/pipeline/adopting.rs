@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::crash::at_every_step;
 use crate::invariants;
 use crate::script::{Script, name, url};
-use crate::world::{Outcome, World, mirror, now, settings, sync_store};
+use crate::world::{Outcome, World, known, lock, mirror, now, settings, sync_store};
 
 /// A tree with some files in it, and what its pages say.
 struct Written {
@@ -151,7 +151,7 @@ fn what_is_right_is_taken_and_the_next_sync_fetches_the_rest() {
 
     // Nothing is published by it, nothing asked, and gc leaves it alone.
     assert_eq!((world.labels().len(), world.incoming(), script.asked()), (0, 0, Vec::new()));
-    let gc = || collect(&world.open(), |_| Keep::default(), Duration::ZERO, now(), false).unwrap().deleted;
+    let gc = || collect(&world.open(), |_| Keep::default(), Duration::ZERO, now()).unwrap().deleted;
     assert_eq!(gc(), 0);
 
     // Done again, it finds the same and changes nothing.
@@ -166,7 +166,7 @@ fn what_is_right_is_taken_and_the_next_sync_fetches_the_rest() {
     let expected = ["alpha-2.tar.gz", "alpha-1.zip", "beta-1.tar.gz"].map(|file| format!("file {}", url(file)));
     assert_eq!(fetched, BTreeSet::from(expected));
     assert_eq!(world.served(path("beta-1.zip").as_str()).unwrap().as_bytes(), ONE);
-    assert_eq!(world.open().adopted(&mirror()).unwrap(), BTreeSet::new(), "the snapshot says now what is needed");
+    assert_eq!(world.mirror().adopted().unwrap(), BTreeSet::new(), "the snapshot says now what is needed");
     invariants::check(&world.root(), &world.open(), &mirror());
     invariants::check_at_rest(&world.root(), &world.open(), &mirror());
 }
@@ -209,10 +209,10 @@ fn what_is_withdrawn_does_not_come_back_by_a_tree() {
 fn a_second_process_is_told_who_has_the_mirror() {
     let world = World::new();
     let store = world.open();
-    let lock = store.lock_mirror(&mirror(), "now").unwrap();
+    let locked = lock(&store);
     let error = adopt_with(&world.open(), &settings(NAMES), &tree()).unwrap_err();
     assert!(matches!(error, AdoptError::Store(StoreError::Lock(_))), "{error:?}");
-    drop(lock);
+    drop(locked);
     adopt_with(&world.open(), &settings(NAMES), &tree()).unwrap();
 }
 
@@ -237,8 +237,8 @@ fn copies_leave_free_what_is_to_stay_free() {
 fn essence(root: &Path) -> BTreeMap<String, String> {
     let mut found = invariants::everything(&root.join("blobs"));
     let store = Store::open(root, Disk::new()).unwrap();
-    found.insert("adopted".to_owned(), format!("{:?}", store.adopted(&mirror()).unwrap()));
-    if let Some(latest) = store.latest_verified(&mirror()).unwrap() {
+    found.insert("adopted".to_owned(), format!("{:?}", known(&store, &mirror()).adopted().unwrap()));
+    if let Some(latest) = known(&store, &mirror()).latest_verified().unwrap() {
         found.insert("tree".to_owned(), latest.snapshot.tree.to_string());
         found.extend(invariants::everything(&root.join("views/pypi/live").canonicalize().unwrap()));
         found.extend(invariants::everything(&root.join("views/pypi/packages")));

@@ -114,12 +114,12 @@ fn a_page_that_keeps_changing_is_named_and_nothing_is_published() {
     let names = in_the_way(world.sync(&script, &impatient(&["Alpha", "beta"])));
     assert_eq!(names.into_iter().collect::<Vec<_>>(), [(name("alpha"), "its page keeps changing".to_owned())]);
     assert_eq!(invariants::essence(&world.root()), before);
-    let last = world.open().last_sync(&mirror()).unwrap().unwrap();
+    let last = world.mirror().last_sync().unwrap().unwrap();
     assert_eq!(last.failure.unwrap(), "upstream was not consistent: alpha: its page keeps changing");
 
     script.pages("Alpha", [then(100)]);
     assert_eq!(world.sync(&script, &impatient(&["Alpha", "beta"])).unwrap().label, at(100));
-    assert_eq!(world.open().last_sync(&mirror()).unwrap().unwrap().failure, None);
+    assert_eq!(world.mirror().last_sync().unwrap().unwrap().failure, None);
 }
 
 /// Patience is for what changes: bringing a mirror its first files may take as long as it takes.

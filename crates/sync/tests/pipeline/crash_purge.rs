@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use strandline_durable::Disk;
 use strandline_model::{Blake3, MirrorName};
-use strandline_store::{Store, verify};
+use strandline_store::{
+    Store,
+    verify::{self, Data},
+};
 
 use crate::invariants;
 use crate::purge::{EVIL, first, resume, second, third, withdraw};
-use crate::world::{Lists, Outcome, World, mirror, now, settings, sync_store};
+use crate::world::{Lists, Outcome, World, known, lock, mirror, now, settings, sync_store};
 
 const NAMES: &[&str] = &["Alpha", "beta"];
 
@@ -25,12 +28,12 @@ fn old() -> World {
     for script in [first(), second(), third()] {
         sync_store(&store, &script, &settings(NAMES)).unwrap();
     }
-    let pinned = store.select(&mirror(), "5").unwrap();
-    store.pin(pinned.id, now()).unwrap();
-    let lock = store.lock_mirror(&mirror(), "now").unwrap();
-    let back = store.verified(store.select(&mirror(), "7").unwrap(), None).unwrap();
-    strandline_view::publish(&store, &back, &Lists, true, now(), &lock).unwrap();
-    drop(lock);
+    let locked = lock(&store);
+    let pinned = locked.select("5".parse().unwrap()).unwrap();
+    locked.pin(pinned.id, now()).unwrap();
+    let back = locked.verified(locked.select("7".parse().unwrap()).unwrap(), None).unwrap();
+    strandline_view::publish(&locked, &back, &Lists, true, now()).unwrap();
+    drop(locked);
     let others = strandline_sync::Settings { mirror: other(), ..settings(&["Alpha"]) };
     sync_store(&store, &first(), &others).unwrap();
     drop(store);
@@ -43,18 +46,19 @@ fn act(store: &Arc<Store>) -> Outcome<()> {
 
 /// Every snapshot names what is there, but for what is withdrawn; every published page shows one of the serials that were
 /// published before.
-fn check(store: &Store, step: u64) {
-    let withdrawn = store.withdrawn(&mirror()).unwrap();
-    for mirror in [mirror(), other()] {
-        let report = verify::verify(store, std::slice::from_ref(&mirror), true, &|_| {}).unwrap();
+fn check(store: &Arc<Store>, step: u64) {
+    let withdrawn = known(store, &mirror()).withdrawn().unwrap();
+    for name in [mirror(), other()] {
+        let mirror = known(store, &name);
+        let report = verify::verify(store, std::slice::from_ref(&mirror), Some(&Data::default()), &|_| {}).unwrap();
         assert_eq!(report.damage, [], "step {step}");
-        let state = store.view_state(&mirror).unwrap().unwrap();
+        let state = mirror.view_state().unwrap().unwrap();
         let shown = store.recorded(state.snapshot).unwrap().snapshot;
-        let serial = if mirror == other() { 3 } else { 7 };
+        let serial = if name == other() { 3 } else { 7 };
         assert_eq!(shown.label.serial.get(), serial, "step {step}");
-        assert_eq!(state.frozen, mirror != other(), "step {step}");
+        assert_eq!(state.frozen, name != other(), "step {step}");
         // All that the view lacks is what is withdrawn.
-        for broken in strandline_view::check(store, &mirror).unwrap() {
+        for broken in strandline_view::check(&mirror).unwrap() {
             let text = broken.to_string();
             let is_withdrawn = text.contains("alpha-2.tar.gz is missing") && !withdrawn.is_empty();
             assert!(is_withdrawn || text.contains("does not point to"), "step {step}: {text}");
@@ -113,7 +117,7 @@ fn essence(world: &World) -> std::collections::BTreeMap<String, String> {
     found.retain(|path, _| !path.starts_with("incoming/"));
     let store = world.open();
     for mirror in [mirror(), other()] {
-        let superseded = store.superseded(&mirror).unwrap();
+        let superseded = known(&store, &mirror).superseded().unwrap();
         for (old, new) in superseded {
             found.insert(format!("{old} of {mirror}"), new.to_string());
         }

@@ -12,7 +12,7 @@ use strandline_sync::{Method, Settings};
 use crate::crash::at_every_step;
 use crate::invariants;
 use crate::script::{Script, event};
-use crate::world::{Outcome, World, mirror, settings, sync_store};
+use crate::world::{Outcome, World, known, mirror, settings, sync_store};
 
 pub(crate) const NAMES: &[&str] = &["Alpha", "beta", "gamma"];
 
@@ -62,8 +62,9 @@ pub(crate) fn essence(root: &Path) -> BTreeMap<String, String> {
     found.extend(invariants::everything(&live));
     found.extend(invariants::everything(&root.join("views/pypi/packages")));
     let store = Store::open(root, Disk::new()).unwrap();
-    let latest = store.latest_verified(&mirror()).unwrap().unwrap();
-    let published = store.view_state(&mirror()).unwrap().unwrap();
+    let mirror = known(&store, &mirror());
+    let latest = mirror.latest_verified().unwrap().unwrap();
+    let published = mirror.view_state().unwrap().unwrap();
     assert_eq!(published.snapshot, latest.id);
     found.insert("tree".to_owned(), latest.snapshot.tree.to_string());
     found.insert("serial".to_owned(), latest.snapshot.label.serial.to_string());

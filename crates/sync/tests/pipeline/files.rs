@@ -33,7 +33,7 @@ fn fails(world: &World, script: &Arc<Script>, settings: &Settings) -> FetchError
     let error = world.sync(script, settings).unwrap_err();
     assert_eq!(invariants::essence(&world.root()), before, "the store and the view stand where they stood");
     assert_eq!(world.incoming(), 0, "no temporary file is left");
-    let last = world.open().last_sync(&mirror()).unwrap().unwrap();
+    let last = world.mirror().last_sync().unwrap().unwrap();
     let why = error.source().map(|source| format!(": {source}")).unwrap_or_default();
     assert_eq!(last.failure, Some(format!("{error}{why}")));
     let SyncError::Fetch(error) = error else { unreachable!("{error}") };

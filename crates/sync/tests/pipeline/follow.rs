@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_model::{HoldReason, Timestamp};
+use strandline_store::{Conclusion, Validation};
 use strandline_sync::source::Event;
 use strandline_sync::{Method, OnBroken, Selection, Settings, SyncError};
 
 use crate::invariants;
 use crate::script::{Reply, Script, event, name, page, status};
-use crate::world::{World, in_the_way, mirror, now, settings, sync_store_at};
+use crate::world::{World, in_the_way, lock, mirror, now, settings, sync_store_at};
 
 const NAMES: &[&str] = &["Alpha", "beta"];
 
@@ -155,7 +156,7 @@ fn a_stale_page_delays_the_serials_from_its_own_event_on() {
     let names = in_the_way(world.sync(&script, &once(NAMES)));
     assert_eq!(names.keys().collect::<Vec<_>>(), [&name("alpha")]);
     assert_eq!(invariants::essence(&world.root()), before);
-    assert!(world.open().last_sync(&mirror()).unwrap().unwrap().failure.unwrap().contains("alpha"));
+    assert!(world.mirror().last_sync().unwrap().unwrap().failure.unwrap().contains("alpha"));
 
     script.publish("Alpha", Some(9), "2", &[ALPHA_1, ALPHA_2]);
     assert_eq!(world.sync(&script, &once(NAMES)).unwrap().label.to_string(), "10");
@@ -209,7 +210,7 @@ fn what_a_page_showed_is_remembered_until_a_snapshot_does() {
     script.log([event(12, "beta", "remove project")]);
     assert_eq!(world.sync(&script, &once(NAMES)).unwrap().label.to_string(), "12");
     assert_eq!(world.version("alpha").as_deref(), Some("1"));
-    assert_eq!(world.open().seen(&mirror()).unwrap(), []);
+    assert_eq!(world.mirror().seen().unwrap(), []);
     stands(&world, 12);
 }
 
@@ -341,7 +342,7 @@ fn how_far_behind_a_mirror_is_that_gets_nowhere_is_recorded() {
     let (world, script) = synced();
     script.log([upload(8, "alpha-2.tar.gz"), event(12, "other", "new release")]);
     in_the_way(world.sync(&script, &once(NAMES)));
-    let cut = world.open().last_sync(&mirror()).unwrap().unwrap().cut.unwrap();
+    let cut = world.mirror().last_sync().unwrap().unwrap().cut.unwrap();
     assert_eq!((cut.head.get(), cut.rounds), (12, 1));
     assert_eq!(cut.behind, Some(event(8, "Alpha", "").time));
 }
@@ -354,7 +355,7 @@ fn an_event_that_came_late_is_noticed_whatever_its_project_is() {
     assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "10");
     let everything = Settings { selection: Selection::Everything, ..following(NAMES) };
     assert_eq!(world.sync(&script, &everything).unwrap().label.to_string(), "10.2");
-    assert!(world.open().snapshots(&mirror()).unwrap().iter().all(|snapshot| !snapshot.missed));
+    assert!(world.mirror().snapshots().unwrap().iter().all(|snapshot| !snapshot.missed));
 
     script.publish("late", Some(8), "1", &[]);
     script.publish("beta", Some(11), "3", &[BETA_2]);
@@ -363,7 +364,7 @@ fn an_event_that_came_late_is_noticed_whatever_its_project_is() {
     let done = world.sync(&script, &everything).unwrap();
     assert_eq!((done.label.to_string().as_str(), done.changed), ("11", 2));
     assert_eq!(world.list(), "11 Alpha:5 beta:11 late:8 other:6");
-    let missed: Vec<_> = world.open().snapshots(&mirror()).unwrap().iter().map(|snapshot| snapshot.missed).collect();
+    let missed: Vec<_> = world.mirror().snapshots().unwrap().iter().map(|snapshot| snapshot.missed).collect();
     assert_eq!(missed, [false, true, true, false]);
 
     // Once.
@@ -394,7 +395,7 @@ fn a_page_of_an_interrupted_first_sync_is_read_again_if_the_log_does_not_go_back
     script.pages("beta", [Reply::Page(page("beta", Some(6), "2", &[BETA_2]), None)]);
     script.files(&crate::script::url(BETA_2.0), [crate::script::Body::Fail(status(404))]);
     script.log([event(5, "Alpha", "new release"), event(6, "beta", "new release")]);
-    let stops = Settings { checkpoint_every: 1, ..once(NAMES) };
+    let stops = Settings { park_every: 1, ..once(NAMES) };
     let names = in_the_way(world.sync(&script, &stops));
     assert_eq!(names.keys().collect::<Vec<_>>(), [&name("beta")]);
 
@@ -447,8 +448,9 @@ fn entity_tags_may_be_lost() {
     script.log([event(8, "Alpha", "new release")]);
     assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "8");
     let unit = strandline_model::Blake3::of(b"of another page");
-    let lost = strandline_store::Validation { project: name("alpha"), unit, tag: "\"7\"".to_owned() };
-    world.open().record_validators(&mirror(), &[lost]).unwrap();
+    let lost = Validation { project: name("alpha"), unit, tag: "\"7\"".to_owned() };
+    let lost = Conclusion { validations: vec![lost], ..Conclusion::default() };
+    lock(&world.open()).conclude(&lost).unwrap();
     script.pages("Alpha", [Reply::Page(page("Alpha", Some(9), "3", &[ALPHA_1]), Some("\"9\""))]);
     script.log([event(9, "Alpha", "new release")]);
     script.asked();
@@ -510,7 +512,7 @@ fn a_first_sync_that_was_interrupted_goes_on_where_it_was() {
     script.publish("gamma", Some(7), "1", &[]);
     let begins = |number, project| event(number, project, "new release");
     script.log([begins(5, "Alpha"), begins(6, "beta"), begins(7, "gamma")]);
-    let stops = Settings { checkpoint_every: 2, ..following(THREE) };
+    let stops = Settings { park_every: 2, ..following(THREE) };
     let steps = {
         let copy = world.copy();
         let disk = strandline_durable::Disk::counting();

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use strandline_model::{Blake3, MirrorName, Sha256, Timestamp};
 use strandline_store::gc::{self, Keep};
-use strandline_store::{Slot, Store, verify};
+use strandline_store::{Locked, Slot, Store, Wait, verify};
 use strandline_sync::Settings;
 use strandline_sync::record::{MirroredFile, Record, Status};
 use strandline_sync::source::Source as _;
@@ -18,7 +18,7 @@ use strandline_sync::source::Source as _;
 use crate::invariants;
 use crate::purge::{let_back, withdraw};
 use crate::script::{Script, listed, name, serial};
-use crate::world::{Lists, World, now, settings, sync_store_at};
+use crate::world::{Lists, World, known, now, settings, sync_store_at};
 
 /// All files that there can be: their bytes, the same in each project and mirror.
 const BYTES: [&[u8]; 5] = [b"zero", b"one", b"two", b"three", b"four"];
@@ -360,6 +360,10 @@ impl Run {
         Timestamp::from_seconds(self.now).unwrap()
     }
 
+    fn lock(&self, at: usize) -> Locked {
+        self.store.lock(&mirror(at), Wait::Never, self.time()).unwrap()
+    }
+
     fn sync(&mut self, at: usize) {
         let Some((serial, files)) = self.model.mirrors[at].upstream else { return };
         let script = Script::new();
@@ -375,10 +379,10 @@ impl Run {
     }
 
     fn publish(&mut self, at: usize, place: Place, frozen: bool) {
-        let lock = self.store.lock_mirror(&mirror(at), "now").unwrap();
-        let recorded = self.store.select_served(&mirror(at), &label(place)).unwrap();
-        let verified = self.store.verified(recorded, None).unwrap();
-        strandline_view::publish(&self.store, &verified, &Lists, frozen, self.time(), &lock).unwrap();
+        let locked = self.lock(at);
+        let recorded = locked.select_served(label(place).parse().unwrap()).unwrap();
+        let verified = locked.verified(recorded, None).unwrap();
+        strandline_view::publish(&locked, &verified, &Lists, frozen, self.time()).unwrap();
         self.model.mirrors[at].publish(place, frozen);
     }
 
@@ -408,8 +412,9 @@ impl Run {
             Act::Pin(at, index) | Act::Unpin(at, index) => {
                 if let Some(place) = which(&self.model, *at, index) {
                     let pin = matches!(act, Act::Pin(..));
-                    let id = self.store.select_served(&mirror(*at), &label(place)).unwrap().id;
-                    let changed = if pin { self.store.pin(id, self.time()) } else { self.store.unpin(id) }.unwrap();
+                    let mirror = known(&self.store, &mirror(*at));
+                    let id = mirror.select_served(label(place).parse().unwrap()).unwrap().id;
+                    let changed = if pin { mirror.pin(id, self.time()) } else { mirror.unpin(id) }.unwrap();
                     let shot = self.model.mirrors[*at].shots.get_mut(&place).unwrap();
                     assert_eq!(changed, shot.pinned != pin);
                     shot.pinned = pin;
@@ -418,7 +423,7 @@ impl Run {
             Act::Collect(last, over) => {
                 self.now += if *over { 7200 } else { 0 };
                 let keep = Keep { last: *last, daily: 0, weekly: 0 };
-                gc::collect(&self.store, |_| keep, GRACE, self.time(), false).unwrap();
+                gc::collect(&self.store, |_| keep, GRACE, self.time()).unwrap();
                 self.model.collect(*last, self.now);
             }
             Act::Purge(scope, file) => {
@@ -430,8 +435,9 @@ impl Run {
                 self.model.note(*scope, *file, true);
             }
             Act::Remove(at) => {
-                let lock = self.store.lock_mirror(&mirror(*at), "now").unwrap();
-                let found = self.store.remove_mirror(&mirror(*at), &lock).unwrap();
+                let found = self.store.mirror(&mirror(*at)).unwrap().is_some();
+                self.lock(*at).remove().unwrap();
+                assert!(self.store.mirror(&mirror(*at)).unwrap().is_none());
                 let old = std::mem::take(&mut self.model.mirrors[*at]);
                 assert_eq!(found, !old.shots.is_empty());
                 self.model.mirrors[*at].upstream = old.upstream;
@@ -458,10 +464,15 @@ impl Run {
         let pins = store.pins().unwrap();
         for (at, expected) in model.mirrors.iter().enumerate() {
             let name = mirror(at);
-            let superseded = store.superseded(&name).unwrap();
+            let Some(known) = store.mirror(&name).unwrap() else {
+                assert!(expected.shots.is_empty(), "snapshots of {name}");
+                assert!(!world.root().join("views").join(MIRRORS[at]).exists(), "{name}");
+                continue;
+            };
+            let superseded = known.superseded().unwrap();
             let mut kept = BTreeMap::new();
             let mut places = BTreeMap::new();
-            for recorded in store.snapshots(&name).unwrap() {
+            for recorded in known.snapshots().unwrap() {
                 let place = (recorded.snapshot.label.serial.get(), recorded.snapshot.label.revision);
                 places.insert(recorded.id, place);
                 kept.insert(place, (pins.contains(&recorded.id), superseded.get(&recorded.id).copied()));
@@ -472,12 +483,12 @@ impl Run {
                 expected.shots.iter().map(|(place, shot)| (*place, (shot.pinned, shot.replacement))).collect();
             assert_eq!(kept, should, "snapshots of {name}");
 
-            let state = store.view_state(&name).unwrap();
+            let state = known.view_state().unwrap();
             let view = world.root().join("views").join(MIRRORS[at]);
             assert_eq!(state.map(|state| places[&state.snapshot]), expected.live, "{name}");
             assert_eq!(state.and_then(|state| state.previous).map(|id| places[&id]), expected.previous, "{name}");
             assert_eq!(state.is_some_and(|state| state.frozen), expected.frozen, "{name}");
-            let twins = [Slot::A, Slot::B].map(|slot| store.twin(&name, slot).unwrap().base.map(|id| places[&id]));
+            let twins = [Slot::A, Slot::B].map(|slot| known.twin(slot).unwrap().base.map(|id| places[&id]));
             assert_eq!(twins, expected.twins, "{name}");
             let Some(live) = expected.live else {
                 assert!(!view.exists(), "{name}");
@@ -493,9 +504,9 @@ impl Run {
             let links: BTreeSet<_> =
                 links.into_iter().filter(|(_, what)| what != "/").map(|(path, _)| format!("packages/{path}")).collect();
             assert_eq!(links, expected.links, "links of {name}");
-            let report = verify::verify(store, std::slice::from_ref(&name), false, &|_| {}).unwrap();
+            let report = verify::verify(store, std::slice::from_ref(&known), None, &|_| {}).unwrap();
             assert_eq!(report.damage, [], "{name}");
-            assert_eq!(strandline_view::check(store, &name).unwrap(), [], "{name}");
+            assert_eq!(strandline_view::check(&known).unwrap(), [], "{name}");
         }
     }
 }

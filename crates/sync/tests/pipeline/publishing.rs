@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use strandline_durable::{Disk, LockError, Step, Watch};
-use strandline_store::{Slot, StoreError};
+use strandline_store::{Slot, StoreError, Wait};
 use strandline_sync::{Settings, SyncError};
 
 use crate::invariants;
 use crate::script::{Body, Script, serial, status, url};
-use crate::world::{Lists, World, mirror, now, settings, sync_store};
+use crate::world::{Lists, World, known, lock, mirror, now, settings, sync_store};
 
 fn synced() -> (World, Arc<Script>) {
     let (world, script) = (World::new(), Arc::new(Script::new()));
@@ -25,11 +25,11 @@ fn a_frozen_mirror_records_and_does_not_publish() {
     let (world, script) = synced();
     world.sync(&script, &settings(&["Alpha"])).unwrap();
     let store = world.open();
-    let lock = store.lock_mirror(&mirror(), "now").unwrap();
-    let back = store.at_serial(&mirror(), serial(5)).unwrap().unwrap();
-    let back = store.verified(back, None).unwrap();
-    strandline_view::publish(&store, &back, &Lists, true, now(), &lock).unwrap();
-    drop(lock);
+    let locked = lock(&store);
+    let back = locked.at_serial(serial(5)).unwrap().unwrap();
+    let back = locked.verified(back, None).unwrap();
+    strandline_view::publish(&locked, &back, &Lists, true, now()).unwrap();
+    drop(locked);
 
     script.publish("Alpha", Some(7), "3", &[("alpha-3.tar.gz", b"alpha 3")]);
     for _ in 0..2 {
@@ -40,9 +40,7 @@ fn a_frozen_mirror_records_and_does_not_publish() {
     assert_eq!(world.labels(), ["7", "6", "5"]);
     assert_eq!(world.served("packages/aa/bb/cc/alpha-3.tar.gz").unwrap(), "alpha 3", "its path is taken already");
 
-    let lock = store.lock_mirror(&mirror(), "now").unwrap();
-    store.freeze(&mirror(), false, &lock).unwrap();
-    drop(lock);
+    lock(&store).freeze(false).unwrap();
     let done = sync_store(&store, &script, &settings(&["Alpha"])).unwrap();
     assert_eq!((done.changed, done.published), (0, true));
     assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(7));
@@ -73,10 +71,10 @@ fn a_second_sync_of_a_mirror_is_told_who_is_at_work() {
     let (world, script) = synced();
     script.asked();
     let store = world.open();
-    let lock = store.lock_mirror(&mirror(), "ten o'clock").unwrap();
+    let lock = store.lock(&mirror(), Wait::Never, "2026-01-01T10:00:00Z".parse().unwrap()).unwrap();
     let error = world.sync(&script, &settings(&["Alpha"])).unwrap_err();
     let held = matches!(&error, SyncError::Store(StoreError::Lock(LockError::Held { holder, .. }))
-        if holder.since == "ten o'clock" && holder.process == std::process::id().to_string());
+        if holder.since == "2026-01-01T10:00:00Z" && holder.process == std::process::id().to_string());
     assert!(held, "{error}");
     assert_eq!(script.asked(), [""; 0]);
     let other = Settings { mirror: "other".parse().unwrap(), ..settings(&["Alpha"]) };
@@ -162,7 +160,7 @@ fn the_standby_catches_up_before_what_is_new_gets_its_name() {
 fn a_standby_is_left_alone_where_nothing_is_new_or_readers_may_be_in_it() {
     let (world, script) = behind();
     let store = world.open();
-    let has = || store.recorded(store.twin(&mirror(), Slot::A).unwrap().base.unwrap()).unwrap().snapshot.label;
+    let has = || store.recorded(known(&store, &mirror()).twin(Slot::A).unwrap().base.unwrap()).unwrap().snapshot.label;
     let before = has();
     assert_eq!(before.serial, serial(5));
     let selected = settings(&["Alpha", "beta"]);

@@ -10,13 +10,16 @@ use std::time::Duration;
 
 use strandline_model::{Blake3, ClaimedSha256, Label, MirrorName, Sha256, Timestamp};
 use strandline_store::gc::{self, Keep};
-use strandline_store::{Order, Slot, Store, WithdrawnFile, verify};
+use strandline_store::{
+    Mirror, Order, Slot, Store, Wait, WithdrawnFile,
+    verify::{self, Data},
+};
 use strandline_sync::purge::{Busy, Done, Purge};
 use strandline_sync::{Method, Settings, repair};
 
 use crate::invariants;
 use crate::script::{Script, event, name, url};
-use crate::world::{Lists, Outcome, World, context, mirror, now, settings, sync_store};
+use crate::world::{Lists, Outcome, World, context, known, lock, mirror, now, settings, sync_store};
 
 pub(crate) const EVIL: &[u8] = b"evil";
 
@@ -36,8 +39,8 @@ fn purge_of<'a>(store: &'a Arc<Store>, script: &'a Script) -> Purge<'a> {
 pub(crate) fn withdraw(store: &Arc<Store>, scope: Option<&MirrorName>, bytes: &[u8]) -> Outcome<Done> {
     let script = Script::new();
     let purge = purge_of(store, &script);
-    let all = store.mirrors()?.into_iter().map(|row| row.name);
-    let mirrors: Vec<_> = all.filter(|name| scope.is_none_or(|scope| scope == name)).collect();
+    let mut mirrors = store.mirrors()?;
+    mirrors.retain(|mirror| scope.is_none_or(|scope| scope == mirror.name()));
     let found = purge.file(&mirrors, sha256(bytes))?;
     let unnamed = WithdrawnFile { sha256: sha256(bytes), name: None };
     let file = found.files.get(&sha256(bytes)).cloned().unwrap_or(unnamed);
@@ -51,10 +54,10 @@ pub(crate) fn resume(store: &Arc<Store>) -> Outcome<Done> {
 }
 
 pub(crate) fn let_back(store: &Arc<Store>, scope: Option<&MirrorName>, bytes: &[u8]) -> Outcome<usize> {
-    let locks =
-        store.mirrors()?.into_iter().map(|row| store.lock_mirror(&row.name, "now")).collect::<Result<Vec<_>, _>>()?;
+    let lock = |mirror: Mirror| store.lock(mirror.name(), Wait::Never, now());
+    let locked = store.mirrors()?.into_iter().map(lock).collect::<Result<Vec<_>, _>>()?;
     let file = WithdrawnFile { sha256: sha256(bytes), name: None };
-    Ok(store.let_back(&order(scope), &[file], &locks)?)
+    Ok(store.let_back(&order(scope), &[file], &locked)?)
 }
 
 const NAMES: &[&str] = &["Alpha", "beta"];
@@ -113,9 +116,8 @@ fn label(text: &str) -> Label {
     text.parse().unwrap()
 }
 
-fn damage(store: &Store) -> Vec<verify::Damage> {
-    let mirrors: Vec<_> = store.mirrors().unwrap().into_iter().map(|row| row.name).collect();
-    verify::verify(store, &mirrors, true, &|_| {}).unwrap().damage
+fn damage(store: &Arc<Store>) -> Vec<verify::Damage> {
+    verify::verify(store, &store.mirrors().unwrap(), Some(&Data::default()), &|_| {}).unwrap().damage
 }
 
 #[test]
@@ -130,7 +132,7 @@ fn what_is_withdrawn_beside_a_check_is_no_damage() {
             withdraw(&world.open(), None, EVIL).unwrap();
         }
     };
-    let report = verify::verify(&store, &[mirror()], true, &read).unwrap();
+    let report = verify::verify(&store, &[known(&store, &mirror())], Some(&Data::default()), &read).unwrap();
     assert!(once.into_inner());
     assert_eq!(report.damage, []);
 }
@@ -163,7 +165,7 @@ fn a_repair_does_not_bring_back_what_was_withdrawn_after_the_check() {
 fn it_is_gone_from_everything_that_is_served() {
     let world = world();
     let store = world.open();
-    let old = store.at_label(&mirror(), label("7")).unwrap().unwrap();
+    let old = known(&store, &mirror()).at_label(label("7")).unwrap().unwrap();
     let done = withdraw(&store, None, EVIL).unwrap();
     assert_eq!(done.deleted, 1);
     assert_eq!(done.mirrors[0].revisions, [(label("5"), label("5.2")), (label("7"), label("7.2"))]);
@@ -173,21 +175,21 @@ fn it_is_gone_from_everything_that_is_served() {
     assert_eq!(holding(&world, "alpha-2"), [] as [PathBuf; 0], "neither tree lists it");
     assert_eq!(world.version("alpha").as_deref(), Some("1"), "a release without files is not listed either");
 
-    let state = store.view_state(&mirror()).unwrap().unwrap();
+    let state = known(&store, &mirror()).view_state().unwrap().unwrap();
     let published = store.recorded(state.snapshot).unwrap();
     assert_eq!(published.snapshot.label, label("7.2"));
     assert_eq!(published.snapshot.parent, Some(old.id));
     assert_eq!((published.snapshot.time, &published.snapshot.held), (old.snapshot.time, &old.snapshot.held));
     assert_eq!(store.recorded(state.previous.unwrap()).unwrap().snapshot.label, label("5.2"));
     for slot in [Slot::A, Slot::B] {
-        assert_eq!(store.twin(&mirror(), slot).unwrap().base, Some(published.id));
+        assert_eq!(known(&store, &mirror()).twin(slot).unwrap().base, Some(published.id));
     }
     // The old manifest says what there was, and is not served.
     let alpha = store.find(&old.snapshot, &name("alpha")).unwrap().unwrap();
     assert!(store.unit(alpha.unit).unwrap().entries().iter().any(|entry| entry.blob == Blake3::of(EVIL)));
-    assert_eq!(store.select_served(&mirror(), "7").unwrap().id, published.id);
-    assert_eq!(store.select_served(&mirror(), "2026-12-31").unwrap().id, published.id);
-    let error = store.select_served(&mirror(), "7.1").unwrap_err().to_string();
+    assert_eq!(known(&store, &mirror()).select_served("7".parse().unwrap()).unwrap().id, published.id);
+    assert_eq!(known(&store, &mirror()).select_served("2026-12-31".parse().unwrap()).unwrap().id, published.id);
+    let error = known(&store, &mirror()).select_served("7.1".parse().unwrap()).unwrap_err().to_string();
     assert!(error.contains("7.2 is what is left of it"), "{error}");
     assert_eq!(damage(&store), []);
     invariants::check_at_rest(&world.root(), &store, &mirror());
@@ -250,9 +252,9 @@ fn no_sync_brings_it_back_until_it_is_let_back() {
     }
 }
 
-fn collect(store: &Store) {
+fn collect(store: &Arc<Store>) {
     let later = Timestamp::from_seconds(now().seconds() + 100).unwrap();
-    gc::collect(store, |_| Keep::default(), Duration::ZERO, later, false).unwrap();
+    gc::collect(store, |_| Keep::default(), Duration::ZERO, later).unwrap();
 }
 
 #[test]
@@ -268,7 +270,7 @@ fn another_mirror_keeps_what_was_withdrawn_from_one() {
     assert_eq!(pool(&world, "other"), ["alpha-1.tar.gz", "alpha-2.tar.gz"]);
     assert!(store.blob_path(Blake3::of(EVIL)).exists());
     sync_store(&store, &first(), &others).unwrap();
-    assert_eq!(store.latest(&other).unwrap().unwrap().snapshot.label, label("3"));
+    assert_eq!(known(&store, &other).latest().unwrap().unwrap().snapshot.label, label("3"));
     assert_eq!(damage(&store), []);
 
     let done = withdraw(&store, None, EVIL).unwrap();
@@ -287,16 +289,16 @@ fn another_mirror_keeps_what_was_withdrawn_from_one() {
 fn a_pin_and_a_view_that_was_rolled_back_go_over_to_the_revision() {
     let world = world();
     let store = world.open();
-    let old = store.at_serial(&mirror(), label("5").serial).unwrap().unwrap();
-    store.pin(old.id, now()).unwrap();
-    let lock = store.lock_mirror(&mirror(), "now").unwrap();
-    let verified = store.verified(old.clone(), None).unwrap();
-    strandline_view::publish(&store, &verified, &Lists, true, now(), &lock).unwrap();
-    drop(lock);
+    let old = known(&store, &mirror()).at_serial(label("5").serial).unwrap().unwrap();
+    let locked = lock(&store);
+    locked.pin(old.id, now()).unwrap();
+    let verified = locked.verified(old.clone(), None).unwrap();
+    strandline_view::publish(&locked, &verified, &Lists, true, now()).unwrap();
+    drop(locked);
 
     withdraw(&store, None, EVIL).unwrap();
-    let state = store.view_state(&mirror()).unwrap().unwrap();
-    let new = store.at_label(&mirror(), label("5.2")).unwrap().unwrap();
+    let state = known(&store, &mirror()).view_state().unwrap().unwrap();
+    let new = known(&store, &mirror()).at_label(label("5.2")).unwrap().unwrap();
     assert_eq!((state.snapshot, state.frozen), (new.id, true));
     assert_eq!(store.recorded(state.previous.unwrap()).unwrap().snapshot.label, label("7.2"));
     assert_eq!(store.pins().unwrap(), BTreeSet::from([new.id]));
@@ -304,22 +306,22 @@ fn a_pin_and_a_view_that_was_rolled_back_go_over_to_the_revision() {
 
     // Retention keeps the record with what took its place, and drops both together.
     let keep = Keep { last: 1, daily: 0, weekly: 0 };
-    gc::collect(&store, |_| keep, Duration::ZERO, now(), false).unwrap();
+    gc::collect(&store, |_| keep, Duration::ZERO, now()).unwrap();
     assert_eq!(world.labels(), ["7.2", "7", "5.2", "5"]);
     assert!(!store.blob_path(Blake3::of(EVIL)).exists());
     assert_eq!(damage(&store), []);
-    store.unpin(new.id).unwrap();
+    known(&store, &mirror()).unpin(new.id).unwrap();
     world.sync(&third(), &settings(NAMES)).unwrap();
-    let lock = store.lock_mirror(&mirror(), "now").unwrap();
+    let locked = lock(&store);
     for _ in 0..2 {
         for serial in ["7", "9"] {
-            let recorded = store.select_served(&mirror(), serial).unwrap();
-            let verified = store.verified(recorded, None).unwrap();
-            strandline_view::publish(&store, &verified, &Lists, false, now(), &lock).unwrap();
+            let recorded = locked.select_served(serial.parse().unwrap()).unwrap();
+            let verified = locked.verified(recorded, None).unwrap();
+            strandline_view::publish(&locked, &verified, &Lists, false, now()).unwrap();
         }
     }
-    drop(lock);
-    gc::collect(&store, |_| keep, Duration::ZERO, now(), false).unwrap();
+    drop(locked);
+    gc::collect(&store, |_| keep, Duration::ZERO, now()).unwrap();
     assert_eq!(world.labels(), ["9", "7.2", "7"]);
     assert_eq!(damage(&store), []);
 }
@@ -336,7 +338,7 @@ fn the_newest_revision_of_a_serial_stays_the_newest() {
     withdraw(&store, None, EVIL).unwrap();
     assert_eq!(world.labels(), ["7.4", "7.3", "7.2", "7"]);
     assert_eq!(world.latest().snapshot.tree, tree);
-    let state = store.view_state(&mirror()).unwrap().unwrap();
+    let state = known(&store, &mirror()).view_state().unwrap().unwrap();
     assert_eq!(state.snapshot, world.latest().id);
     assert_eq!(damage(&store), []);
     world.sync(&second(), &settings(&["beta"])).unwrap();
@@ -381,10 +383,10 @@ fn what_is_not_here_yet_can_be_withdrawn_too() {
 fn a_sync_finishes_what_it_stood_in_the_way_of() {
     let world = world();
     let store = world.open();
-    let lock = store.lock_mirror(&mirror(), "now").unwrap();
+    let locked = lock(&store);
     let done = withdraw(&store, None, EVIL).unwrap();
     assert_eq!((done.busy, done.deleted), (vec![mirror()], 0));
-    drop(lock);
+    drop(locked);
     world.sync(&second(), &settings(NAMES)).unwrap();
     assert_eq!(world.labels(), ["7.2", "7", "5.2", "5"]);
     assert!(!store.blob_path(Blake3::of(EVIL)).exists());
@@ -398,7 +400,8 @@ fn the_files_of_a_release() {
     let store = world.open();
     let script = Script::new();
     let purge = purge_of(&store, &script);
-    let of_release = |project, version| purge.files_of_release(&[mirror()], &name(project), version).unwrap();
+    let mirrors = [known(&store, &mirror())];
+    let of_release = |project, version| purge.files_of_release(&mirrors, &name(project), version).unwrap();
     let file = WithdrawnFile { sha256: sha256(EVIL), name: Some((name("alpha"), "alpha-2.tar.gz".to_owned())) };
     let found = of_release("alpha", "2");
     assert_eq!((found.files.into_values().collect::<Vec<_>>(), found.unclear.len()), (vec![file], 0));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use strandline_durable::Disk;
 use strandline_model::{DisplayName, Leaf, MirrorName, ProjectName, Serial, Timestamp, TreePath};
-use strandline_store::{Recorded, Store};
+use strandline_store::{Locked, Mirror, Recorded, Store, Wait};
 use strandline_sync::{Context, Method, Outcome as Synced, Progress, Selection, Settings, SyncError};
 use strandline_view::{ListedProject, RootLists};
 use tempfile::TempDir;
@@ -47,6 +47,16 @@ pub(crate) fn mirror() -> MirrorName {
 /// The time of every sync, unless a test says otherwise.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_seconds(1_767_268_800).unwrap()
+}
+
+/// A mirror of a store, which was locked before.
+pub(crate) fn known(store: &Arc<Store>, name: &MirrorName) -> Mirror {
+    store.mirror(name).unwrap().unwrap()
+}
+
+/// The mirror of a store, with the right to change it.
+pub(crate) fn lock(store: &Arc<Store>) -> Locked {
+    store.lock(&mirror(), Wait::Never, now()).unwrap()
 }
 
 /// One request at a time, so that everything has its order; pauses that nobody notices; patience that does not end.
@@ -115,8 +125,16 @@ impl World {
         self.open_on(Disk::new()).unwrap()
     }
 
+    /// Opens the store and finishes what a crash left, as the program does.
     pub(crate) fn open_on(&self, disk: Disk) -> Outcome<Arc<Store>> {
-        Ok(Arc::new(Store::open(&self.root(), disk)?))
+        let store = Store::open(&self.root(), disk)?;
+        store.finish()?;
+        Ok(store)
+    }
+
+    /// The mirror, which was locked before.
+    pub(crate) fn mirror(&self) -> Mirror {
+        known(&self.open(), &mirror())
     }
 
     /// The same store once more. Nobody has it open.
@@ -134,11 +152,11 @@ impl World {
 
     /// All snapshots, the newest first, as their labels.
     pub(crate) fn labels(&self) -> Vec<String> {
-        self.open().snapshots(&mirror()).unwrap().iter().map(|recorded| recorded.snapshot.label.to_string()).collect()
+        self.mirror().snapshots().unwrap().iter().map(|recorded| recorded.snapshot.label.to_string()).collect()
     }
 
     pub(crate) fn latest(&self) -> Recorded {
-        self.open().latest_verified(&mirror()).unwrap().unwrap()
+        self.mirror().latest_verified().unwrap().unwrap()
     }
 
     pub(crate) fn leaf(&self, project: &str) -> Option<Leaf> {

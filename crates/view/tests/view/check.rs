@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use strandline_view::check;
 
-use crate::world::{World, mirror, record, state, sync};
+use crate::world::{World, lock, of, record, state, sync};
 
 fn published() -> World {
     let world = World::new();
@@ -22,7 +22,7 @@ fn found(damage: impl Fn(PathBuf)) -> Vec<String> {
     let world = published();
     damage(world.view());
     let store = world.open();
-    let found = check(&store, &mirror()).unwrap();
+    let found = check(&of(&store)).unwrap();
     let prefix = format!("{}/", world.view().display());
     found.iter().map(|broken| broken.to_string().replacen(&prefix, "", 1)).collect()
 }
@@ -37,7 +37,7 @@ fn a_whole_view_has_nothing_to_report() {
     assert_eq!(found(drop), [""; 0]);
     let world = World::new();
     record(&world.open(), 1, &state(&[("Alpha", "one", &[])])).unwrap();
-    assert_eq!(check(&world.open(), &mirror()).unwrap(), [], "nothing is published yet");
+    assert_eq!(check(&lock(&world.open()).unwrap()).unwrap(), [], "nothing is published yet");
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn live_points_elsewhere_and_the_repair_puts_it_right() {
     let world = published();
     wrong(world.view());
     let store = world.open();
-    let lock = store.lock_mirror(&mirror(), "now").unwrap();
-    assert!(strandline_view::repair(&store, &mirror(), &lock).unwrap());
-    assert_eq!(check(&store, &mirror()).unwrap(), []);
+    let locked = lock(&store).unwrap();
+    assert!(strandline_view::repair(&locked).unwrap());
+    assert_eq!(check(&of(&store)).unwrap(), []);
 }

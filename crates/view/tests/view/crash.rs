@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use strandline_durable::Disk;
-use strandline_store::Store;
+use strandline_store::{Store, Wait};
 
 use crate::invariants;
 use crate::world::{Outcome, World, mirror};
@@ -41,16 +41,22 @@ pub(crate) fn at_every_step(
         let shown = invariants::check(&world.root(), &store, &mirror());
         assert!(seen.contains(&shown), "{what} shows {shown:?}");
         assert!(done.is_err() || seen.last() == Some(&shown), "{what} went by without a word");
-        let lock = store.lock_mirror(&mirror(), "now").unwrap();
-        let repaired = strandline_view::repair(&store, &mirror(), &lock).unwrap();
+        let lock = store.lock(&mirror(), Wait::Never, "2026-01-01T12:00:00Z".parse().unwrap()).unwrap();
+        let repaired = strandline_view::repair(&lock).unwrap();
         let after = invariants::check(&world.root(), &store, &mirror());
-        let stands = store.view_state(&mirror()).unwrap().map(|state| store.recorded(state.snapshot).unwrap());
+        let stands = store
+            .mirror(&mirror())
+            .unwrap()
+            .unwrap()
+            .view_state()
+            .unwrap()
+            .map(|state| store.recorded(state.snapshot).unwrap());
         let stands = stands.map(|recorded| recorded.snapshot.label.serial.get());
         assert_eq!(after, stands, "invariant 6: {what}: `live` is what the catalog says");
         assert_eq!(repaired, shown != after, "{what}");
         let place = |shown: &Option<u64>| seen.iter().position(|seen| seen == shown);
         assert!(place(&after) >= place(&shown), "{what}: what readers saw was taken back");
-        assert!(!strandline_view::repair(&store, &mirror(), &lock).unwrap(), "once is enough");
+        assert!(!strandline_view::repair(&lock).unwrap(), "once is enough");
         drop(lock);
 
         next(&store).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use strandline_model::{Blake3, Timestamp};
 use strandline_store::gc::{self, Collected, Keep};
-use strandline_store::{Store, StoreError};
+use strandline_store::{Store, StoreError, Wait};
 
 use crate::crash::at_every_step;
 use crate::invariants;
@@ -34,25 +34,33 @@ fn old() -> World {
     sync(&store, 4, &state(&[("Alpha", "four", &[("alpha-3.tar.gz", "alpha 3")])])).unwrap();
 
     let other = "other".parse().unwrap();
-    let lock = store.lock_mirror(&other, "now").unwrap();
+    let lock = store.lock(&other, Wait::Never, time(0)).unwrap();
     let shared = state(&[("Else", "one", &[("else-1.tar.gz", "shared")])]);
-    let committed = commit(&store, &lock, &other, &Lists, 1, &shared).unwrap();
-    store.verify(committed).unwrap();
+    let committed = commit(&lock, &Lists, 1, &shared).unwrap();
+    lock.verify(committed).unwrap();
     drop(lock);
     drop(store);
     world
 }
 
-fn collect(store: &Store, grace: Duration, now: Timestamp) -> Result<Collected, StoreError> {
-    gc::collect(store, |_| Keep { last: 1, daily: 0, weekly: 0 }, grace, now, false)
+fn collect(store: &Arc<Store>, grace: Duration, now: Timestamp) -> Result<Collected, StoreError> {
+    gc::collect(store, |_| Keep { last: 1, daily: 0, weekly: 0 }, grace, now)
 }
 
 fn at_once(store: &Arc<Store>) -> Outcome<()> {
     Ok(collect(store, Duration::ZERO, time(10)).map(drop)?)
 }
 
-fn labels(store: &Store) -> Vec<u64> {
-    store.snapshots(&mirror()).unwrap().iter().map(|recorded| recorded.snapshot.label.serial.get()).collect()
+fn labels(store: &Arc<Store>) -> Vec<u64> {
+    store
+        .mirror(&mirror())
+        .unwrap()
+        .unwrap()
+        .snapshots()
+        .unwrap()
+        .iter()
+        .map(|recorded| recorded.snapshot.label.serial.get())
+        .collect()
 }
 
 fn pool(world: &World) -> Vec<String> {

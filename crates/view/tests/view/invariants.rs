@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use strandline_durable::{Disk, LockError};
 use strandline_model::{Blake3, MirrorName, Sha256, Snapshot};
-use strandline_store::{Store, StoreError, verify};
+use strandline_store::{Recorded, Store, StoreError, Wait, verify};
 
 /// Everything below a directory, by path: `→ TARGET` for a link, the BLAKE3 of a file's bytes, `/` for a directory.
 pub(crate) fn everything(root: &Path) -> BTreeMap<String, String> {
@@ -40,12 +41,12 @@ pub(crate) fn essence(root: &Path) -> BTreeMap<String, String> {
     found.retain(|path, _| path.starts_with("blobs/") || path.starts_with("views/") || path.starts_with("incoming/"));
     let store = Store::open(root, Disk::new()).unwrap();
     for mirror in store.mirrors().unwrap() {
-        let name = &mirror.name;
-        found.insert(format!("{name} view"), format!("{:?}", store.view_state(name).unwrap()));
+        let name = mirror.name();
+        found.insert(format!("{name} view"), format!("{:?}", mirror.view_state().unwrap()));
         for slot in [strandline_store::Slot::A, strandline_store::Slot::B] {
-            found.insert(format!("{name} twin {slot}"), format!("{:?}", store.twin(name, slot).unwrap()));
+            found.insert(format!("{name} twin {slot}"), format!("{:?}", mirror.twin(slot).unwrap()));
         }
-        for recorded in store.snapshots(name).unwrap() {
+        for recorded in mirror.snapshots().unwrap() {
             let label = recorded.snapshot.label;
             found.insert(format!("{name}@{label}"), format!("{} {}", recorded.id, recorded.verified));
         }
@@ -61,7 +62,7 @@ pub(crate) fn assert_equal(is: &BTreeMap<String, String>, should: &BTreeMap<Stri
 }
 
 /// Checks all of them; returns the serial that readers of the mirror see, if they see any.
-pub(crate) fn check(root: &Path, store: &Store, mirror: &MirrorName) -> Option<u64> {
+pub(crate) fn check(root: &Path, store: &Arc<Store>, mirror: &MirrorName) -> Option<u64> {
     let all = everything(root);
     blobs_are_their_names(root, &all);
     let whole = snapshots_are_whole(root, store, mirror);
@@ -88,14 +89,20 @@ pub(crate) fn blobs_are_their_names(root: &Path, all: &BTreeMap<String, String>)
     }
 }
 
+/// The snapshots of a mirror that are served. What was withdrawn from is kept as a record only.
+fn served(store: &Arc<Store>, mirror: &MirrorName) -> Vec<Recorded> {
+    let Some(mirror) = store.mirror(mirror).unwrap() else { return Vec::new() };
+    let superseded = mirror.superseded().unwrap();
+    let mut snapshots = mirror.snapshots().unwrap();
+    snapshots.retain(|recorded| !superseded.contains_key(&recorded.id));
+    snapshots
+}
+
 /// 2. A committed snapshot names only durable blobs, and never changes: what is in it is what its id says, and its blobs
 ///    are there, whole.
-fn snapshots_are_whole(root: &Path, store: &Store, mirror: &MirrorName) -> Vec<Whole> {
+fn snapshots_are_whole(root: &Path, store: &Arc<Store>, mirror: &MirrorName) -> Vec<Whole> {
     let mut whole = Vec::new();
-    // What was withdrawn from is kept as a record only.
-    let superseded = store.superseded(mirror).unwrap();
-    let snapshots = store.snapshots(mirror).unwrap();
-    for recorded in snapshots.into_iter().filter(|recorded| !superseded.contains_key(&recorded.id)) {
+    for recorded in served(store, mirror) {
         assert_eq!(Blake3::of(&recorded.snapshot.to_bytes()), recorded.id, "invariant 2: a snapshot changed");
         let files = check_snapshot(root, store, &recorded.snapshot);
         if recorded.verified {
@@ -107,9 +114,9 @@ fn snapshots_are_whole(root: &Path, store: &Store, mirror: &MirrorName) -> Vec<W
 
 /// 4. A page that a client got from `live` names only files that stay fetchable. Readers have the page of what is shown
 ///    now, and may still have one of what was shown before.
-fn files_are_fetchable(root: &Path, store: &Store, mirror: &MirrorName, whole: &[Whole], shown: u64) {
+fn files_are_fetchable(root: &Path, store: &Arc<Store>, mirror: &MirrorName, whole: &[Whole], shown: u64) {
     let live = root.join("views").join(mirror.as_str()).join("live");
-    let state = store.view_state(mirror).unwrap();
+    let state = store.mirror(mirror).unwrap().and_then(|mirror| mirror.view_state().unwrap());
     for (snapshot, files) in whole {
         let id = Blake3::of(&snapshot.to_bytes());
         let published = state.is_some_and(|state| id == state.snapshot || Some(id) == state.previous);
@@ -125,10 +132,8 @@ fn files_are_fetchable(root: &Path, store: &Store, mirror: &MirrorName, whole: &
 
 /// 5. A blob is deleted only after no retained snapshot names it, or it is withdrawn: it has its row, and the row does not say
 ///    that it goes.
-fn nothing_named_is_on_its_way_out(store: &Store, mirror: &MirrorName) {
-    let superseded = store.superseded(mirror).unwrap();
-    let snapshots = store.snapshots(mirror).unwrap();
-    for recorded in snapshots.into_iter().filter(|recorded| !superseded.contains_key(&recorded.id)) {
+fn nothing_named_is_on_its_way_out(store: &Arc<Store>, mirror: &MirrorName) {
+    for recorded in served(store, mirror) {
         for leaf in store.leaves(&recorded.snapshot).unwrap() {
             for entry in store.unit(leaf.unit).unwrap().entries() {
                 let row = store.find_blob_row(entry.blob).unwrap().map(|blob| (blob.sha256, blob.size));
@@ -140,9 +145,10 @@ fn nothing_named_is_on_its_way_out(store: &Store, mirror: &MirrorName) {
 
 /// 6. After any crash, opening the store finishes or undoes what was under way: there is nothing left to do for whoever
 ///    opens it next, and nothing is coming in.
-fn opening_leaves_nothing_to_do(root: &Path, all: &BTreeMap<String, String>) -> Store {
+fn opening_leaves_nothing_to_do(root: &Path, all: &BTreeMap<String, String>) -> Arc<Store> {
     let counting = Disk::counting();
     let again = Store::open(root, counting.clone()).unwrap();
+    again.finish().unwrap();
     assert_eq!(counting.steps(), 0, "invariant 6: opening the store once more does something");
     for (path, what) in all.iter().filter(|(path, _)| path.starts_with("incoming/")) {
         assert_eq!(what, "/", "invariant 6: `{path}` is left over");
@@ -183,20 +189,21 @@ fn names_are_ours(all: &BTreeMap<String, String>) {
 }
 
 /// 8. Two processes on one store never corrupt it: the second says who has the mirror; and a lock that nobody holds is free.
-fn one_process_at_a_time(stores: [&Store; 2], mirror: &MirrorName) {
+fn one_process_at_a_time(stores: [&Arc<Store>; 2], mirror: &MirrorName) {
     // Whoever checks may have the lock.
-    let [first, second] = stores.map(|store| match store.lock_mirror(mirror, "now") {
-        Ok(lock) => Ok(lock),
-        Err(StoreError::Lock(LockError::Held { holder, .. })) => Err((holder.process, holder.since)),
-        Err(error) => unreachable!("invariant 8: {error}"),
-    });
-    let here = Err((std::process::id().to_string(), "now".to_owned()));
+    let [first, second] =
+        stores.map(|store| match store.lock(mirror, Wait::Never, "2026-01-01T12:00:00Z".parse().unwrap()) {
+            Ok(lock) => Ok(lock),
+            Err(StoreError::Lock(LockError::Held { holder, .. })) => Err((holder.process, holder.since)),
+            Err(error) => unreachable!("invariant 8: {error}"),
+        });
+    let here = Err((std::process::id().to_string(), "2026-01-01T12:00:00Z".to_owned()));
     assert_eq!(second.map(drop), here, "invariant 8: the second says who has the mirror");
     assert!(first.is_ok() || first.map(drop) == here, "invariant 8: nobody has it who is gone");
 }
 
 /// Checks that what a snapshot names is there; returns its paths with their digests, those of the lists too.
-fn check_snapshot(root: &Path, store: &Store, snapshot: &Snapshot) -> BTreeMap<String, Sha256> {
+fn check_snapshot(root: &Path, store: &Arc<Store>, snapshot: &Snapshot) -> BTreeMap<String, Sha256> {
     let mut files: BTreeMap<_, _> = snapshot.lists.iter().map(|list| (list.path.to_string(), list.sha256)).collect();
     let leaves = store.leaves(snapshot).unwrap();
     assert_eq!(leaves.len() as u64, snapshot.units);
@@ -276,10 +283,13 @@ fn check_times(root: &Path, mirror: &MirrorName, all: &BTreeMap<String, String>)
 }
 
 /// Nothing is damaged, by the program's own word too, and nothing temporary is left.
-pub(crate) fn check_at_rest(root: &Path, store: &Store, mirror: &MirrorName) {
-    let report = verify::verify(store, std::slice::from_ref(mirror), true, &|_| {}).unwrap();
-    assert_eq!(report.damage, []);
-    assert_eq!(strandline_view::check(store, mirror).unwrap(), []);
+pub(crate) fn check_at_rest(root: &Path, store: &Arc<Store>, mirror: &MirrorName) {
+    if let Some(mirror) = store.mirror(mirror).unwrap() {
+        let data = verify::Data::default();
+        let report = verify::verify(store, std::slice::from_ref(&mirror), Some(&data), &|_| {}).unwrap();
+        assert_eq!(report.damage, []);
+        assert_eq!(strandline_view::check(&mirror).unwrap(), []);
+    }
     for (path, what) in everything(root) {
         assert!(!path.contains("live.next") && !path.contains("/.copy-"), "`{path}` is left over");
         assert!(!path.starts_with("incoming/") || what == "/", "`{path}` is left over");

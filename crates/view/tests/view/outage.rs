@@ -127,10 +127,16 @@ impl<'a> Outage<'a> {
         assert!(self.seen.contains(&shown), "{what}: shows {shown:?}");
         let ended = steps == self.power.steps();
         assert!(!ended || self.seen.last() == Some(&shown), "{what}: shows {shown:?}, and the operation had ended");
-        let recovered = strandline_view::recover(&store, "now").unwrap();
+        let recovered = strandline_view::recover(&store, "2026-01-01T12:00:00Z".parse().unwrap()).unwrap();
         assert!(!ended || recovered.is_empty(), "{what}: the operation had ended");
         let after = invariants::check(&world.root(), &store, &mirror());
-        let stands = store.view_state(&mirror()).unwrap().map(|state| store.recorded(state.snapshot).unwrap());
+        let stands = store
+            .mirror(&mirror())
+            .unwrap()
+            .unwrap()
+            .view_state()
+            .unwrap()
+            .map(|state| store.recorded(state.snapshot).unwrap());
         let stands = stands.map(|recorded| recorded.snapshot.label.serial.get());
         assert_eq!(after, stands, "invariant 6: {what}: `live` is what the catalog says");
 

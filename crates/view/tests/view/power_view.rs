@@ -11,7 +11,7 @@ use strandline_store::gc::{self, Keep};
 
 use crate::invariants;
 use crate::outage::Outage;
-use crate::world::{Outcome, State, World, catch_up, mirror, project, publish, state, sync, time};
+use crate::world::{Outcome, State, World, catch_up, lock, project, publish, state, sync, time};
 
 fn states() -> [State; 3] {
     [
@@ -40,7 +40,7 @@ fn with(count: usize) -> World {
 fn bring(number: u64) -> impl Fn(&Arc<Store>) -> Outcome<()> {
     let state = states()[usize::try_from(number).unwrap() - 1].clone();
     move |store| {
-        let there = store.latest_verified(&mirror())?;
+        let there = lock(store)?.latest_verified()?;
         if there.is_none_or(|there| there.snapshot.label.serial.get() < number) {
             crate::world::record(store, number, &state)?;
         }
@@ -68,7 +68,7 @@ fn go_on(store: &Arc<Store>) -> Outcome<()> {
 
 fn collect(store: &Arc<Store>) -> Outcome<()> {
     let keep = Keep { last: 1, daily: 0, weekly: 0 };
-    Ok(gc::collect(store, |_| keep, Duration::ZERO, time(10), false).map(drop)?)
+    Ok(gc::collect(store, |_| keep, Duration::ZERO, time(10)).map(drop)?)
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -16,8 +17,8 @@ use strandline_view::{ListedProject, Published, RootLists, ViewError};
 
 use crate::invariants;
 use crate::world::{
-    Lists, State, World, catch_up, commit, expected, mirror, path, project, publish, record, serial, served, state,
-    sync, time,
+    Lists, State, World, catch_up, commit, expected, lock, mirror, of, path, project, publish, record, serial, served,
+    state, sync, time,
 };
 
 fn first() -> State {
@@ -95,15 +96,15 @@ fn a_rollback_shows_the_old_state_and_stays_until_it_is_resumed() {
     sync(&store, 2, &second()).unwrap();
     publish(&store, 1, true).unwrap();
     assert_eq!(served(&world), expected(1, &first(), &[("Alpha", 1), ("beta", 1), ("gamma", 1)]));
-    let state = store.view_state(&mirror()).unwrap().unwrap();
+    let state = of(&store).view_state().unwrap().unwrap();
     assert!(state.frozen);
-    assert_eq!(state.previous, Some(store.at_serial(&mirror(), serial(2)).unwrap().unwrap().id));
+    assert_eq!(state.previous, Some(of(&store).at_serial(serial(2)).unwrap().unwrap().id));
     // The files of what was shown before stay: a client may have its page.
     invariants::check(&world.root(), &store, &mirror());
     invariants::check_at_rest(&world.root(), &store, &mirror());
 
     publish(&store, 1, false).unwrap();
-    assert!(!store.view_state(&mirror()).unwrap().unwrap().frozen, "the same snapshot, resumed");
+    assert!(!of(&store).view_state().unwrap().unwrap().frozen, "the same snapshot, resumed");
     publish(&store, 2, false).unwrap();
     assert_eq!(served(&world), expected(2, &second(), &[("Alpha", 2), ("gamma", 1)]));
 }
@@ -144,7 +145,7 @@ fn a_standby_that_has_caught_up_lacks_only_what_is_new() {
     let world = World::new();
     let store = world.open();
     catch_up(&store).unwrap();
-    assert_eq!(store.view_state(&mirror()).unwrap(), None, "nothing is published, and nothing was done");
+    assert_eq!(of(&store).view_state().unwrap(), None, "nothing is published, and nothing was done");
     sync(&store, 1, &first()).unwrap();
     sync(&store, 2, &second()).unwrap();
     assert_ne!(pages(&world, "a"), pages(&world, "b"));
@@ -234,11 +235,11 @@ impl RootLists for Otherwise {
 fn lists_of_another_version_are_not_published_and_do_not_stand_in_the_way() {
     let world = World::new();
     let store = world.open();
-    let lock = store.lock_mirror(&mirror(), "now").unwrap();
-    let old = commit(&store, &lock, &mirror(), &Otherwise, 1, &first()).unwrap();
-    let old = store.verify(old).unwrap();
-    strandline_view::publish(&store, &old, &Otherwise, false, time(1), &lock).unwrap();
-    drop(lock);
+    let locked = lock(&store).unwrap();
+    let old = commit(&locked, &Otherwise, 1, &first()).unwrap();
+    let old = locked.verify(old).unwrap();
+    strandline_view::publish(&locked, &old, &Otherwise, false, time(1)).unwrap();
+    drop(locked);
     sync(&store, 2, &second()).unwrap();
 
     sync(&store, 3, &first()).unwrap();
@@ -266,10 +267,10 @@ fn a_path_of_the_pool_never_changes_its_meaning() {
     assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(1), "readers see what they saw");
     assert_eq!(fs::read(world.view().join(at)).unwrap(), b"as it was");
 
-    let stamp = strandline_view::pool_file(&store, &mirror(), &path(at)).unwrap();
+    let stamp = strandline_view::pool_file(&of(&store), &path(at)).unwrap();
     let blob = store.find_blob_row(Blake3::of(b"as it was")).unwrap().unwrap();
     assert_eq!(stamp, Some((blob.size, blob.mtime)), "by which a sync tells what is there");
-    assert_eq!(strandline_view::pool_file(&store, &mirror(), &path("packages/none")).unwrap(), None);
+    assert_eq!(strandline_view::pool_file(&of(&store), &path("packages/none")).unwrap(), None);
 }
 
 #[test]
@@ -278,8 +279,8 @@ fn what_is_only_recorded_is_in_the_pool_too() {
     let store = world.open();
     sync(&store, 1, &first()).unwrap();
     let verified = record(&store, 2, &second()).unwrap();
-    let lock = store.lock_mirror(&mirror(), "now").unwrap();
-    strandline_view::stock_pool(&store, &verified, &lock).unwrap();
+    let locked = lock(&store).unwrap();
+    strandline_view::stock_pool(&locked, &verified).unwrap();
     assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(1));
     let pooled = invariants::everything(&world.view().join("packages"));
     for file in ["alpha-1.tar.gz", "alpha-2.tar.gz", "beta-1.tar.gz"] {
@@ -294,7 +295,7 @@ fn a_tree_that_was_live_a_moment_ago_is_left_alone_for_a_while() {
     let drain = Duration::from_secs(7200);
     assert_eq!(strandline_view::undrained(None, drain, time(1)), Duration::ZERO);
     sync(&store, 1, &first()).unwrap();
-    let state = store.view_state(&mirror()).unwrap();
+    let state = of(&store).view_state().unwrap();
     // Times are cut to whole seconds: a moment that reads the same can be one second earlier.
     let whole = drain + Duration::from_secs(1);
     assert_eq!(strandline_view::undrained(state, drain, time(1)), whole);
@@ -307,7 +308,7 @@ fn a_tree_that_was_live_a_moment_ago_is_left_alone_for_a_while() {
 /// Every version of every path that readers ever saw, by its path, time of modification and size.
 type Seen = HashMap<(String, i64, u64), Blake3>;
 
-fn look(world: &World, store: &Store, seen: &mut Seen) -> Result<(), TestCaseError> {
+fn look(world: &World, store: &Arc<Store>, seen: &mut Seen) -> Result<(), TestCaseError> {
     invariants::check(&world.root(), store, &mirror());
     for (page, bytes) in served(world) {
         let metadata = fs::metadata(world.view().join("live").join(&page)).unwrap();
@@ -347,7 +348,7 @@ proptest! {
             let number = recorded[index.index(recorded.len())];
             publish(&store, number, true).unwrap();
             look(&world, &store, &mut seen)?;
-            let shown = store.view_state(&mirror()).unwrap().unwrap().snapshot;
+            let shown = of(&store).view_state().unwrap().unwrap().snapshot;
             prop_assert_eq!(store.recorded(shown).unwrap().snapshot.label.serial, serial(number));
         }
     }

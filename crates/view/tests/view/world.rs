@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use strandline_durable::Disk;
 use strandline_model::{Blake3, DisplayName, Entry, MirrorName, Serial, Timestamp, TreePath, Unit};
-use strandline_store::{Draft, DraftUnit, Intake, MirrorLock, Recorded, Store, Verified};
+use strandline_store::{Access, Draft, DraftUnit, Intake, Locked, Mirror, Recorded, Store, Verified, Wait};
 use strandline_view::{ListedProject, Published, RootLists};
 use tempfile::TempDir;
 
@@ -113,7 +113,9 @@ impl World {
     }
 
     pub(crate) fn open_on(&self, disk: Disk) -> Outcome<Arc<Store>> {
-        Ok(Arc::new(Store::open(&self.root(), disk)?))
+        let store = Store::open(&self.root(), disk)?;
+        store.finish()?;
+        Ok(store)
     }
 
     /// The same store once more: hard links, symbolic links and times of modification as they are. Nobody has it open.
@@ -126,17 +128,25 @@ impl World {
     }
 }
 
+/// The mirror of a store, as it reads.
+pub(crate) fn of(store: &Arc<Store>) -> Mirror {
+    store.mirror(&mirror()).unwrap().unwrap()
+}
+
+/// The mirror of a store, to be changed.
+pub(crate) fn lock(store: &Arc<Store>) -> Outcome<Locked> {
+    Ok(store.lock(&mirror(), Wait::Never, time(0))?)
+}
+
 /// Stores what is new of `state` and commits it as the next snapshot after `base`, unverified.
 pub(crate) fn commit(
-    store: &Arc<Store>,
-    lock: &MirrorLock,
-    mirror: &MirrorName,
+    mirror: &Locked,
     lists: &dyn RootLists,
     number: u64,
     state: &State,
 ) -> Outcome<strandline_store::Committed> {
-    let intake = Intake::open(Arc::clone(store), mirror, lock)?;
-    let base: Option<Recorded> = store.latest_verified(mirror)?;
+    let (store, intake) = (mirror.store(), Intake::open(mirror, Access::Public)?);
+    let base: Option<Recorded> = mirror.latest_verified()?;
     let mut changes = BTreeMap::new();
     for leaf in base.iter().map(|base| store.leaves(&base.snapshot)).collect::<Result<Vec<_>, _>>()?.concat() {
         changes.insert(leaf.name, None);
@@ -145,7 +155,7 @@ pub(crate) fn commit(
         let display: DisplayName = name.parse()?;
         let staged = content.values().map(|bytes| intake.stage(bytes)).collect::<Result<_, _>>()?;
         let entries: Vec<Entry> =
-            intake.settle(staged)?.iter().zip(content.keys()).map(|(blob, at)| blob.at(path(at))).collect();
+            intake.land(staged)?.iter().zip(content.keys()).map(|(blob, at)| blob.at(path(at))).collect();
         let unit = Unit::new(display.normalise(), entries)?;
         let before = base.as_ref().map(|base| store.find(&base.snapshot, &display.normalise())).transpose()?.flatten();
         match before {
@@ -158,7 +168,6 @@ pub(crate) fn commit(
         }
     }
     let draft = Draft {
-        mirror: mirror.clone(),
         base,
         serial: serial(number),
         time: time(number),
@@ -167,23 +176,24 @@ pub(crate) fn commit(
         changes,
         held: Vec::new(),
         missing: None,
+        conclusion: None,
         stored: Vec::new(),
     };
-    Ok(store.commit(draft, lock, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?)
+    Ok(mirror.commit(draft, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?)
 }
 
 /// Records a state as a verified snapshot.
 pub(crate) fn record(store: &Arc<Store>, number: u64, state: &State) -> Outcome<Verified> {
-    let lock = store.lock_mirror(&mirror(), "now")?;
-    Ok(store.verify(commit(store, &lock, &mirror(), &Lists, number, state)?)?)
+    let mirror = lock(store)?;
+    Ok(mirror.verify(commit(&mirror, &Lists, number, state)?)?)
 }
 
 /// Publishes the newest retained snapshot of a serial, as a sync does (`frozen` false) or a rollback (true).
-pub(crate) fn publish(store: &Store, number: u64, frozen: bool) -> Outcome<Published> {
-    let lock = store.lock_mirror(&mirror(), "now")?;
-    let recorded = store.at_serial(&mirror(), serial(number))?.ok_or("no such snapshot")?;
-    let verified = store.verified(recorded, None)?;
-    Ok(strandline_view::publish(store, &verified, &Lists, frozen, time(number), &lock)?)
+pub(crate) fn publish(store: &Arc<Store>, number: u64, frozen: bool) -> Outcome<Published> {
+    let mirror = lock(store)?;
+    let recorded = mirror.at_serial(serial(number))?.ok_or("no such snapshot")?;
+    let verified = mirror.verified(recorded, None)?;
+    Ok(strandline_view::publish(&mirror, &verified, &Lists, frozen, time(number))?)
 }
 
 /// Records and publishes.
@@ -193,9 +203,8 @@ pub(crate) fn sync(store: &Arc<Store>, number: u64, state: &State) -> Outcome<Pu
 }
 
 /// Brings the standby to what readers see, as a sync does while it fetches.
-pub(crate) fn catch_up(store: &Store) -> Outcome<()> {
-    let lock = store.lock_mirror(&mirror(), "now")?;
-    Ok(strandline_view::catch_up(store, &mirror(), &lock)?)
+pub(crate) fn catch_up(store: &Arc<Store>) -> Outcome<()> {
+    Ok(strandline_view::catch_up(&lock(store)?)?)
 }
 
 /// The files that readers see below `simple/`, with their bytes.

@@ -1,7 +1,7 @@
 //! Blobs from files that are on this machine already, without their bytes being copied.
 //!
 //! What always holds: the digests are computed from the bytes as they are read through the name that they have here. A
-//! file that was linked and turns out not to be wanted is as it was; one that is settled has become the blob, with the
+//! file that was linked and turns out not to be wanted is as it was; one that has landed has become the blob, with the
 //! blob's mode and time of modification, under all its names.
 
 use std::fs::File;
@@ -29,9 +29,9 @@ impl Intake {
     /// Stages a file of this machine without copying it: as a clone, or else, with `link`, under another name. `original`
     /// is open, and at `from`. Returns `None` where neither can be had.
     ///
-    /// Only a file with no other name is linked: with one more, somebody else may rely on its time of modification.
+    /// Only a file with no other name is linked: with one more, another program may rely on its time of modification.
     pub fn share(&self, original: &File, from: &Path, link: bool) -> Result<Option<(Staged, Manner)>, ReceiveError> {
-        let disk = &self.store.disk;
+        let disk = &self.store().disk;
         let clones = *self.clones.get_or_init(|| {
             let path = self.next_name();
             let probe = disk.clone_file(original, &path).ok().flatten();
@@ -50,7 +50,7 @@ impl Intake {
         let file = Temporary { path: name, disk: disk.clone(), renamed: false };
         let mut incoming = Incoming { open, file, hasher: Hasher::default(), claim: None, size: None, most: u64::MAX };
         incoming.read_back()?;
-        // What is only another name of somebody's file stays as it is until it is settled.
+        // What is only another name of a file of the tree stays as it is until it lands.
         let Incoming { file, hasher, .. } = incoming;
         let (blake3, sha256, size) = hasher.finish();
         Ok(Some((Staged { file, blake3, sha256, size, protected: false }, manner)))

@@ -1,0 +1,181 @@
+//! What is reachable, and so stays.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use rusqlite::Connection;
+use strandline_model::{Blake3, Label, MirrorName, Node, TreePath, trie::Nodes as _};
+
+use crate::bodies::Bodies;
+use crate::rows::{blake3, blake3_or_null, parsed, rows};
+use crate::{Store, StoreError};
+
+/// What is reachable from snapshots that stay, and from pages that wait for one.
+#[derive(Default)]
+pub(super) struct Marked {
+    /// The snapshots that were looked at.
+    pub(super) snapshots: HashSet<Blake3>,
+    /// What they reach, by mirror: the pool is a mirror's own.
+    bodies: HashMap<MirrorName, HashSet<Blake3>>,
+    /// What superseded snapshots reach, which are kept as a record only: they hold no blobs and no paths.
+    records: HashSet<Blake3>,
+    /// The units of pages that wait, and of projects that were adopted and wait.
+    seen: HashSet<Blake3>,
+    /// The blobs that each of the mirrors names.
+    pub(super) blobs: Vec<(MirrorName, Named)>,
+}
+
+/// A set of blobs, by the first eight bytes of their names: at 14 million, whole names would take a gigabyte. Two blobs that
+/// have those in common count as named if one of them is, so that nothing goes that should stay.
+#[derive(Default)]
+pub(super) struct Named {
+    /// Sorted, without repetition.
+    sorted: Vec<u64>,
+    /// What came since.
+    fresh: HashSet<u64>,
+}
+
+impl Named {
+    fn beginning(blob: &Blake3) -> u64 {
+        blob.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    fn insert(&mut self, blob: &Blake3) {
+        self.fresh.insert(Self::beginning(blob));
+        if self.fresh.len() >= ENOUGH {
+            // Repeated names go before they take room; what is left is sorted in one go.
+            self.sorted.extend(self.fresh.drain());
+            self.sorted.sort_unstable();
+            self.sorted.dedup();
+        }
+    }
+
+    pub(super) fn contains(&self, blob: &Blake3) -> bool {
+        let beginning = Self::beginning(blob);
+        self.sorted.binary_search(&beginning).is_ok() || self.fresh.contains(&beginning)
+    }
+}
+
+/// How many blobs are gathered before they are sorted in.
+const ENOUGH: usize = 1 << 20;
+/// How many units are unpacked at a time, on all cores.
+const UNITS: usize = 1_024;
+
+impl Marked {
+    /// What a mirror names.
+    fn named_by<'a>(blobs: &'a mut Vec<(MirrorName, Named)>, mirror: &MirrorName) -> &'a mut Named {
+        let position = blobs.iter().position(|(known, _)| known == mirror).unwrap_or_else(|| {
+            blobs.push((mirror.clone(), Named::default()));
+            blobs.len() - 1
+        });
+        &mut blobs[position].1
+    }
+
+    pub(super) fn has_blob(&self, blob: &Blake3) -> bool {
+        self.blobs.iter().any(|(_, named)| named.contains(blob))
+    }
+
+    pub(super) fn has_body(&self, id: &Blake3) -> bool {
+        let reached = self.bodies.values().any(|bodies| bodies.contains(id));
+        reached || self.seen.contains(id) || self.records.contains(id)
+    }
+
+    /// Marks what snapshots reach that are kept as a record only.
+    pub(super) fn mark_records(
+        &mut self,
+        bodies: &Bodies<'_>,
+        snapshots: impl IntoIterator<Item = (Blake3, Blake3)>,
+    ) -> Result<(), StoreError> {
+        for (id, tree) in snapshots {
+            self.snapshots.insert(id);
+            self.records.insert(id);
+            reach(bodies, tree, &mut self.records)?;
+        }
+        Ok(())
+    }
+
+    /// Marks what snapshots of a mirror reach. What of it leaves the pool does not leave it now.
+    pub(super) fn mark(
+        &mut self,
+        bodies: &Bodies<'_>,
+        mirror: &MirrorName,
+        snapshots: impl IntoIterator<Item = (Blake3, Blake3)>,
+        stay: &mut dyn FnMut(&MirrorName, &TreePath) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let named = Self::named_by(&mut self.blobs, mirror);
+        let reached = self.bodies.entry(mirror.clone()).or_default();
+        for (id, tree) in snapshots {
+            self.snapshots.insert(id);
+            reached.insert(id);
+            for ids in reach(bodies, tree, reached)?.chunks(UNITS) {
+                for unit in bodies.units(ids) {
+                    for entry in unit?.entries() {
+                        named.insert(&entry.blob);
+                        stay(mirror, &entry.path)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks what there is now and was not there before: snapshots that were committed or published since, and pages that
+    /// wait. `dropped` are the snapshots that go unless they are relied on again; those are taken out.
+    pub(super) fn mark_new(
+        &mut self,
+        store: &Store,
+        connection: &Connection,
+        dropped: &mut BTreeMap<Blake3, (MirrorName, Label)>,
+        stay: &mut dyn FnMut(&MirrorName, &TreePath) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let bodies = Bodies { store, connection };
+        for id in protected(store, connection)? {
+            dropped.remove(&id);
+        }
+        let read = |row: &rusqlite::Row<'_>| Ok((blake3(row, 0)?, parsed(row, 1)?));
+        let query = "SELECT s.id, m.name FROM snapshot s JOIN mirror m ON m.id = s.mirror";
+        for (id, mirror) in rows(connection, query, [], read).map_err(store.sql())? {
+            if !self.snapshots.contains(&id) && !dropped.contains_key(&id) {
+                let tree = bodies.snapshot(id)?.tree;
+                self.mark(&bodies, &mirror, [(id, tree)], stay)?;
+            }
+        }
+        let query =
+            "SELECT w.unit, m.name FROM (SELECT unit, mirror FROM seen UNION ALL SELECT unit, mirror FROM adopted) w
+            JOIN mirror m ON m.id = w.mirror";
+        for (unit, mirror) in rows(connection, query, [], read).map_err(store.sql())? {
+            if self.seen.insert(unit) {
+                let named = Self::named_by(&mut self.blobs, &mirror);
+                for entry in bodies.unit(unit)?.entries() {
+                    named.insert(&entry.blob);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds everything below a node to `seen`; returns the units that were not in it before.
+pub(super) fn reach(bodies: &Bodies<'_>, tree: Blake3, seen: &mut HashSet<Blake3>) -> Result<Vec<Blake3>, StoreError> {
+    let mut units = Vec::new();
+    let mut nodes = vec![tree];
+    while let Some(id) = nodes.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        match bodies.node(id)? {
+            Node::Branch(children) => nodes.extend(children.iter().flatten().map(|child| child.node)),
+            Node::Leaf(leaves) => {
+                units.extend(leaves.iter().map(|leaf| leaf.unit).filter(|unit| seen.insert(*unit)));
+            }
+        }
+    }
+    Ok(units)
+}
+
+/// The snapshots that must stay whatever retention says: what is pinned, what readers see or saw before, what a twin holds.
+pub(super) fn protected(store: &Store, connection: &Connection) -> Result<HashSet<Blake3>, StoreError> {
+    let query = "SELECT snapshot FROM pin UNION SELECT snapshot FROM view UNION SELECT previous FROM view
+        UNION SELECT base FROM twin UNION SELECT target FROM twin";
+    let ids = rows(connection, query, [], |row| blake3_or_null(row, 0)).map_err(store.sql())?;
+    Ok(ids.into_iter().flatten().collect())
+}

@@ -1,0 +1,98 @@
+//! Putting blobs and bodies right, from bytes that were found again.
+//!
+//! What is broken is moved aside, never deleted: to `damaged/` in the store, under the name that it should have had.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use strandline_durable::DiskError;
+use strandline_model::{Blake3, Hasher, Sha256, Unit, read_chunks};
+
+use crate::bodies::Bodies;
+use crate::{Blob, Intake, Locked, ReceiveError, Staged, StoreError};
+
+/// How many bytes are read at once.
+const CHUNK: usize = 256 << 10;
+
+/// The BLAKE3 of a file; `None` where there is none.
+fn name_of(path: &Path) -> Result<Option<Blake3>, DiskError> {
+    match File::open(path).and_then(Hasher::of_reader) {
+        Ok((blake3, ..)) => Ok(Some(blake3)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DiskError::new("read", path, error)),
+    }
+}
+
+impl Intake {
+    /// Stages a copy of a file, if its bytes are those of a blob.
+    pub fn stage_copy(&self, path: &Path, blob: Blake3, sha256: Sha256) -> Result<Option<Staged>, ReceiveError> {
+        // First it is read only: most copies are links to what is broken. One that cannot be read is no copy.
+        if !name_of(path).is_ok_and(|found| found == Some(blob)) {
+            return Ok(None);
+        }
+        Ok(self.stage_file(path, sha256)?.filter(|staged| staged.is(blob, sha256)))
+    }
+
+    /// Stages a copy of a file, if it can be read and has this SHA-256.
+    pub fn stage_file(&self, path: &Path, sha256: Sha256) -> Result<Option<Staged>, ReceiveError> {
+        let Ok(file) = File::open(path) else { return Ok(None) };
+        let mut incoming = self.receive(Some(sha256.into()), None, u64::MAX)?;
+        let read = read_chunks(file, &mut vec![0; CHUNK], |bytes| incoming.write(bytes).map_err(Stopped::Receive));
+        match read {
+            Ok(()) => {}
+            Err(Stopped::Read) => return Ok(None),
+            Err(Stopped::Receive(error)) => return Err(error),
+        }
+        match incoming.finish() {
+            Ok(staged) => Ok(Some(staged)),
+            Err(ReceiveError::Digest(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts a blob in its place again, with its row. What is there and has other bytes is moved aside; returns where it is.
+    ///
+    /// A crash leaves the blob missing at worst, and what was broken aside.
+    pub fn restore(&self, staged: Staged) -> Result<(Blob, Option<PathBuf>), StoreError> {
+        let store = self.store();
+        let path = store.blob_path(staged.blake3());
+        let aside = {
+            let _placing = store.hold_deletions()?;
+            // One that cannot be read is not right either.
+            let is_right = name_of(&path).is_ok_and(|found| found == Some(staged.blake3()));
+            if is_right || std::fs::symlink_metadata(&path).is_err() { None } else { Some(store.set_aside(&path)?) }
+        };
+        let blob = self.land(vec![staged])?[0];
+        Ok((blob, aside))
+    }
+}
+
+/// Why the bytes of a file were not staged.
+enum Stopped {
+    /// It could not be read to its end.
+    Read,
+    Receive(ReceiveError),
+}
+
+impl From<io::Error> for Stopped {
+    fn from(_: io::Error) -> Self {
+        Self::Read
+    }
+}
+
+impl Locked {
+    /// Stores a unit again whose body was lost or damaged. Returns whether it is the one with this id; if not, nothing is
+    /// changed.
+    pub fn restore_unit(&self, id: Blake3, unit: &Unit) -> Result<bool, StoreError> {
+        let (bytes, store) = (unit.to_bytes(), &self.store);
+        if Blake3::of(&bytes) != id {
+            return Ok(false);
+        }
+        store.transaction(|transaction| {
+            transaction.execute("DELETE FROM body WHERE id = ?1", [id.as_bytes()]).map_err(store.sql())?;
+            Bodies { store, connection: transaction }.write(id, &bytes)
+        })?;
+        Ok(true)
+    }
+}
