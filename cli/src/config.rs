@@ -14,6 +14,8 @@ use strandline_sync::{Method, OnBroken, Selection, Settings};
 use toml::Spanned;
 use url::Url;
 
+use crate::report::{Failure, Judged, NO_CONFIGURATION, USAGE, Verdict};
+
 /// The configuration's name in the working directory.
 const HERE: &str = "strandline.toml";
 /// The configuration of the whole machine.
@@ -45,6 +47,20 @@ pub(crate) enum ConfigError {
         "`{}` exists, and mirror `{mirror}` in it does not have {projects}: add them to `projects` there", path.display()
     )]
     OtherProjects { path: PathBuf, mirror: MirrorName, projects: String },
+}
+
+impl Judged for ConfigError {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Self::Missing => NO_CONFIGURATION,
+            Self::NoProjects
+            | Self::Unreadable { .. }
+            | Self::Invalid { .. }
+            | Self::Exists { .. }
+            | Self::UnknownMirror { .. }
+            | Self::OtherProjects { .. } => USAGE,
+        }
+    }
 }
 
 /// What a configuration file says.
@@ -394,7 +410,7 @@ pub(crate) fn write(
     mirror: &MirrorName,
     upstream: Option<&Url>,
     projects: &[DisplayName],
-) -> anyhow::Result<()> {
+) -> Result<(), Failure> {
     let exists = || ConfigError::Exists { path: path.to_owned() };
     if path.exists() {
         return Err(exists().into());
@@ -490,7 +506,7 @@ store = "strandline-store"
 mod tests {
     use super::*;
 
-    fn written(disk: &Disk, path: &Path) -> anyhow::Result<()> {
+    fn written(disk: &Disk, path: &Path) -> Result<(), Failure> {
         write(disk, path, &"pypi".parse().unwrap(), None, &["six".parse().unwrap()])
     }
 

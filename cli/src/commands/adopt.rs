@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 use strandline_model::MirrorName;
@@ -15,6 +14,7 @@ use super::{clock, open, say};
 use crate::config::Config;
 use crate::console::Shown;
 use crate::exit::Exit;
+use crate::report::{During as _, Failure};
 
 /// What `adopt` was told.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,7 @@ pub(crate) struct Options {
 }
 
 /// Takes over the files of a tree that a mirror may need.
-pub(crate) fn adopt(config: &Config, name: &MirrorName, directory: &Path, options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn adopt(config: &Config, name: &MirrorName, directory: &Path, options: Options) -> Result<Exit, Failure> {
     let (_, mirror) = config.mirrors(std::slice::from_ref(name))?[0];
     let settings = Settings { min_free: config.min_free, ..mirror.settings(name) };
     let tree = WebTree::open(directory, mirror.max_page_size())?;
@@ -39,13 +39,13 @@ pub(crate) fn adopt(config: &Config, name: &MirrorName, directory: &Path, option
         strandline_sync::adopt::adopt(&store, &settings, &tree, !options.copy, &progress, &clock(), &mut tell)
     });
     drop(shown);
-    let adopted = adopted.with_context(|| format!("`{}` was not adopted to its end", directory.display()))?;
+    let adopted = adopted.during(|| format!("`{}` was not adopted to its end", directory.display()))?;
     say_adopted(&adopted, options.json)?;
     tracing::info!("`strandline sync {name}` asks upstream for the pages, and fetches the files that are not here");
     Ok(Exit::Done)
 }
 
-fn say_finding(finding: &Finding, as_json: bool) -> anyhow::Result<()> {
+fn say_finding(finding: &Finding, as_json: bool) -> Result<(), Failure> {
     let (kind, path, problem) = match finding {
         Finding::Wrong { path, problem } => ("wrong", path, Some(problem)),
         Finding::Missing { path } => ("missing", path, None),
@@ -67,7 +67,7 @@ fn say_finding(finding: &Finding, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say_adopted(adopted: &Adopted, as_json: bool) -> anyhow::Result<()> {
+fn say_adopted(adopted: &Adopted, as_json: bool) -> Result<(), Failure> {
     let Adopted { cloned, linked, copied, present, bytes, wrong, missing, unknown, unreadable, unselected } = *adopted;
     let all = adopted.adopted();
     if as_json {

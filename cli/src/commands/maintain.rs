@@ -10,9 +10,10 @@ use strandline_store::{SelectError, reserve};
 use super::{clock, keep_reserve, open, say};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::report::Failure;
 
 /// Publishes an earlier snapshot and lets syncs only record; without a serial, publishes the newest again.
-pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Option<&str>) -> anyhow::Result<Exit> {
+pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Option<&str>) -> Result<Exit, Failure> {
     let (_, configured) = config.mirrors(std::slice::from_ref(mirror))?[0];
     let store = open(&config.store)?;
     let now = clock();
@@ -49,7 +50,7 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
 }
 
 /// Keeps a snapshot, whatever retention says.
-pub(crate) fn pin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow::Result<Exit> {
+pub(crate) fn pin(config: &Config, mirror: &MirrorName, serial: &str) -> Result<Exit, Failure> {
     let store = open(&config.store)?;
     let recorded = store.select_served(mirror, serial)?;
     let label = recorded.snapshot.label;
@@ -62,7 +63,7 @@ pub(crate) fn pin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow:
 }
 
 /// Leaves a snapshot to retention again.
-pub(crate) fn unpin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow::Result<Exit> {
+pub(crate) fn unpin(config: &Config, mirror: &MirrorName, serial: &str) -> Result<Exit, Failure> {
     let store = open(&config.store)?;
     let recorded = store.select(mirror, serial)?;
     let label = recorded.snapshot.label;
@@ -75,7 +76,7 @@ pub(crate) fn unpin(config: &Config, mirror: &MirrorName, serial: &str) -> anyho
 }
 
 /// Removes a mirror from the store.
-pub(crate) fn remove_mirror(config: &Config, mirror: &MirrorName) -> anyhow::Result<Exit> {
+pub(crate) fn remove_mirror(config: &Config, mirror: &MirrorName) -> Result<Exit, Failure> {
     let store = open(&config.store)?;
     let lock = store.lock_mirror(mirror, &clock()().to_string())?;
     if !store.remove_mirror(mirror, &lock)? {
@@ -89,7 +90,7 @@ pub(crate) fn remove_mirror(config: &Config, mirror: &MirrorName) -> anyhow::Res
 }
 
 /// Drops and deletes what is not kept, or says what that would be.
-pub(crate) fn gc(config: &Config, dry: bool) -> anyhow::Result<Exit> {
+pub(crate) fn gc(config: &Config, dry: bool) -> Result<Exit, Failure> {
     if !dry && config.store.is_dir() && reserve::release_if_full(&config.store, &Disk::new())? {
         tracing::info!("the disk is full: room that was kept back for this is used");
     }

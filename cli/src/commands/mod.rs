@@ -14,7 +14,6 @@ mod verify;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use strandline_durable::Disk;
 use strandline_model::{Timestamp, with_causes};
 use strandline_store::Store;
@@ -23,9 +22,10 @@ use strandline_sync::Clock;
 use crate::arguments::{Arguments, Command, MirrorCommand};
 use crate::config::{self, Config};
 use crate::exit::Exit;
+use crate::report::{During as _, Failure};
 
 /// Runs the command that was given.
-pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { config, store, command, .. } = arguments;
     let read = || Config::read(config.as_deref(), store.as_deref());
     match command {
@@ -89,9 +89,8 @@ fn clock() -> Clock {
 }
 
 /// Opens the store, and finishes what a crash left.
-fn open(path: &Path) -> anyhow::Result<Store> {
-    let store =
-        Store::open(path, Disk::new()).with_context(|| format!("cannot open the store `{}`", path.display()))?;
+fn open(path: &Path) -> Result<Store, Failure> {
+    let store = Store::open(path, Disk::new()).during(|| format!("cannot open the store `{}`", path.display()))?;
     match strandline_view::recover(&store, &clock()().to_string()) {
         Ok(mirrors) => {
             for mirror in mirrors {

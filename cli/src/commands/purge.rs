@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use strandline_durable::LockError;
-use strandline_model::{ClaimedSha256, DisplayName, MirrorName, ProjectName};
+use strandline_model::{ClaimedSha256, DisplayName, MirrorName, ProjectName, with_causes};
 use strandline_pypi::{PypiLists, PypiPages};
 use strandline_store::{MirrorLock, Order, Store, Withdrawal, WithdrawnFile};
-use strandline_sync::purge::{Busy, Done, Pages as _, Purge};
+use strandline_sync::purge::{Busy, Done, Pages as _, Purge, PurgeError};
 
 use super::{clock, open, say};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::report::{Failure, Judged, NOTHING_DONE, Verdict};
 
 /// What is to be withdrawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,13 +68,19 @@ pub(crate) enum NothingToWithdraw {
     NoMirror(MirrorName),
 }
 
+impl Judged for NothingToWithdraw {
+    fn verdict(&self) -> Verdict {
+        NOTHING_DONE
+    }
+}
+
 /// Withdraws a file or the files of a release.
 pub(crate) fn purge(
     config: &Config,
     what: &What,
     scope: Option<MirrorName>,
     reason: Option<String>,
-) -> anyhow::Result<Exit> {
+) -> Result<Exit, Failure> {
     let store = Arc::new(open(&config.store)?);
     let mirrors = in_scope(config, &store, scope.as_ref())?;
     let purge = Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() };
@@ -132,7 +139,7 @@ pub(crate) fn undo(
     what: &What,
     scope: Option<MirrorName>,
     reason: Option<String>,
-) -> anyhow::Result<Exit> {
+) -> Result<Exit, Failure> {
     let store = Arc::new(open(&config.store)?);
     let mirrors = in_scope(config, &store, scope.as_ref())?;
     let files: Vec<_> = withdrawn_files(&store, what, &mirrors)?.into_iter().collect();
@@ -156,7 +163,7 @@ pub(crate) fn undo(
 }
 
 /// The record of what was withdrawn and let back, the oldest first.
-pub(crate) fn list(config: &Config, json: bool) -> anyhow::Result<Exit> {
+pub(crate) fn list(config: &Config, json: bool) -> Result<Exit, Failure> {
     for withdrawal in open(&config.store)?.withdrawals()? {
         if json {
             say!("{}", as_json(&withdrawal));
@@ -172,24 +179,24 @@ pub(crate) fn list(config: &Config, json: bool) -> anyhow::Result<Exit> {
 /// Finishes what a withdrawal left half done that was interrupted. What others are at work on, they see to.
 pub(crate) fn resume(store: Store) -> Store {
     let store = Arc::new(store);
-    let finished = store.is_purging().map_err(anyhow::Error::from).and_then(|is_purging| {
-        if is_purging {
+    let finished = || {
+        if store.is_purging()? {
             let purge = Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() };
             for purged in purge.finish(Busy::Leave)?.mirrors {
                 tracing::warn!("{}: finished a withdrawal that was interrupted", purged.mirror);
             }
         }
-        Ok(())
-    });
-    if let Err(error) = finished {
+        Ok::<_, PurgeError>(())
+    };
+    if let Err(error) = finished() {
         // Who only looks may have no right to write.
-        tracing::warn!("a withdrawal is not finished: {error:#}");
+        tracing::warn!("a withdrawal is not finished: {}", with_causes(&error));
     }
     Arc::into_inner(store).expect("nothing else has it")
 }
 
 /// What is withdrawn from a mirror now, each by the newest word on it.
-pub(crate) fn in_force(store: &Store, mirror: &MirrorName) -> anyhow::Result<Vec<Withdrawal>> {
+pub(crate) fn in_force(store: &Store, mirror: &MirrorName) -> Result<Vec<Withdrawal>, Failure> {
     let mut now = store.withdrawn(mirror)?;
     let mut found = Vec::new();
     for withdrawal in store.withdrawals()?.into_iter().rev() {
@@ -224,7 +231,7 @@ fn of_file(file: &WithdrawnFile) -> String {
 }
 
 /// The mirrors that something is about: those of the store and of the configuration.
-fn in_scope(config: &Config, store: &Store, scope: Option<&MirrorName>) -> anyhow::Result<Vec<MirrorName>> {
+fn in_scope(config: &Config, store: &Store, scope: Option<&MirrorName>) -> Result<Vec<MirrorName>, Failure> {
     let mut all: BTreeSet<_> = store.mirrors()?.into_iter().map(|row| row.name).collect();
     all.extend(config.mirrors(&[])?.into_iter().map(|(name, _)| name.clone()));
     match scope {
@@ -235,7 +242,7 @@ fn in_scope(config: &Config, store: &Store, scope: Option<&MirrorName>) -> anyho
 }
 
 /// The files that are meant and are withdrawn from one of the mirrors.
-fn withdrawn_files(store: &Store, what: &What, mirrors: &[MirrorName]) -> anyhow::Result<BTreeSet<WithdrawnFile>> {
+fn withdrawn_files(store: &Store, what: &What, mirrors: &[MirrorName]) -> Result<BTreeSet<WithdrawnFile>, Failure> {
     let mut now = BTreeSet::new();
     for mirror in mirrors {
         now.append(&mut store.withdrawn(mirror)?);
