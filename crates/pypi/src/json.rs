@@ -359,6 +359,7 @@ mod tests {
         assert_eq!((page.status, page.files.len()), (Status::Quarantined, 0));
     }
 
+    /// Long because it is a table: each page that cannot be used, and in the same order what is said of it.
     #[test]
     fn errors_name_what_is_wrong() {
         let file = |name: &str, url: &str, digest: &str| {
