@@ -232,11 +232,11 @@ deserialize_from_str!(Seconds, Bytes, HttpUrl, ConnectTo);
 /// A configuration that was read.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// Where it was read.
+    /// The file that it was read from.
     pub(crate) path: PathBuf,
     /// The store.
     pub(crate) store: PathBuf,
-    /// How long a client may use a page that it has read: what gc waits before it deletes.
+    /// How long gc waits before it deletes a file, because a client may still use a page that it has read.
     pub(crate) grace: Duration,
     /// What a sync leaves free on the store's disk, in bytes.
     pub(crate) min_free: u64,
@@ -402,7 +402,7 @@ impl Mirror {
     }
 }
 
-/// Writes a commented configuration for one mirror; refuses to replace one. Whatever happens on the way, there is either
+/// Writes a commented configuration for one mirror; refuses to replace one. An error or a crash on the way leaves either
 /// none or the whole of it.
 pub(crate) fn write(
     disk: &Disk,
@@ -431,7 +431,7 @@ pub(crate) fn write(
 
 /// Returns whether the name was still free.
 fn write_as(disk: &Disk, temporary: &Path, path: &Path, text: &str) -> Result<bool, DiskError> {
-    // A process that had this one's number may have died over it.
+    // A process with the same number may have died and left it.
     disk.remove_file(temporary)?;
     let mut file = disk.create_file(temporary)?;
     file.write(text.as_bytes())?;

@@ -1,6 +1,6 @@
 //! The program `strandline`: flags, messages and exit codes around the library crates.
 //!
-//! What a command was asked for goes to stdout; what happens on the way, and errors, go to stderr.
+//! A command writes its answer to stdout, and log lines, progress and errors to stderr.
 
 mod arguments;
 mod commands;

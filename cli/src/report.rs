@@ -1,7 +1,7 @@
 //! Errors in words, and how the program ends because of them.
 //!
 //! A command ends with a [`Failure`]. `?` makes one of every error that is [`Judged`], so the compiler refuses an error
-//! whose exit code and hint nobody has thought about; a new variant is refused by the `match` of its type.
+//! without an exit code and a hint, and the `match` of its type refuses a variant without them.
 
 use std::fmt;
 use std::io;
@@ -33,7 +33,7 @@ pub(crate) fn in_words(reason: HoldReason) -> &'static str {
 pub(crate) struct Verdict {
     exit: Exit,
     hint: Option<&'static str>,
-    /// Whether it holds whatever the error stopped.
+    /// Whether it goes before the verdict on what the error stopped: a full disk is a full disk in every command.
     is_general: bool,
 }
 
@@ -46,7 +46,7 @@ impl Verdict {
         Self { exit, hint: Some(hint), is_general: true }
     }
 
-    /// What an error says that was caused by one of this verdict, and by itself would be judged `outer`.
+    /// The verdict on an error that is judged `outer` by itself, and was caused by one of this verdict.
     fn or(self, outer: Self) -> Self {
         if self.is_general { self } else { outer }
     }
@@ -54,9 +54,9 @@ impl Verdict {
 
 /// Failed, and there is nothing to add.
 const FAILED: Verdict = Verdict { exit: Exit::Failed, hint: None, is_general: false };
-/// What was asked for makes no sense, and the message says why.
+/// The operator asked for something that makes no sense, and the message says why.
 pub(crate) const USAGE: Verdict = Verdict { exit: Exit::Usage, hint: None, is_general: false };
-/// As [`USAGE`], where it could be thought that something was done.
+/// As [`USAGE`], where an operator could think that something was done.
 pub(crate) const NOTHING_DONE: Verdict = Verdict::new(Exit::Usage, "Nothing was done.");
 pub(crate) const NO_CONFIGURATION: Verdict =
     Verdict::new(Exit::Usage, "`strandline init` writes one, `strandline up PROJECT…` writes one and starts.");
@@ -95,7 +95,7 @@ pub(crate) trait Judged: std::error::Error {
 /// What ended a command.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// What went wrong, and why, and why that.
+    /// What went wrong and its causes, the nearest first.
     causes: Vec<String>,
     verdict: Verdict,
 }
@@ -109,12 +109,12 @@ impl<E: Judged> From<E> for Failure {
 }
 
 impl Failure {
-    /// A command came to its end, and what it found is bad.
+    /// A command came to its end, and found something that is wrong.
     pub(crate) fn found(what: impl Into<String>) -> Self {
         Self { causes: vec![what.into()], verdict: FAILED }
     }
 
-    /// What was being done when this happened.
+    /// The same failure, with what the command was doing put before it.
     pub(crate) fn during(mut self, what: impl Into<String>) -> Self {
         self.causes.insert(0, what.into());
         self
@@ -142,7 +142,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Says what was being done when an error happened.
+/// Adds to an error what the command was doing.
 pub(crate) trait During<T> {
     /// As [`Failure::during`].
     fn during<W: Into<String>>(self, what: impl FnOnce() -> W) -> Result<T, Failure>;

@@ -1,4 +1,4 @@
-//! `adopt`: what another program has mirrored becomes this store's.
+//! `adopt`: takes over the files that another program has mirrored.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) fn adopt(config: &Config, name: &MirrorName, directory: &Path, option
     let store = Arc::new(open(&config.store)?);
     let progress = Arc::new(Progress::default());
     let shown = Shown::new(name, progress.clone());
-    // A reader that has gone away does not stop the work; the last line finds it gone, too.
+    // The work goes on where no process reads stdout any more; the last line fails in the same way.
     let mut tell = |finding: &Finding| drop(say_finding(finding, options.json));
     let adopted = tokio::task::block_in_place(|| {
         strandline_sync::adopt::adopt(&store, &settings, &tree, !options.copy, &progress, &clock(), &mut tell)

@@ -71,7 +71,7 @@ pub(crate) fn diff(
     Ok(Exit::Done)
 }
 
-/// How many changes are told of together: their units are in memory.
+/// How many changes are read and written together; their units are in memory.
 const TOGETHER: usize = 256;
 
 fn tell_differences(store: &Store, changes: &[Change], json: bool) -> Result<(), Failure> {

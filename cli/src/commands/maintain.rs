@@ -49,7 +49,7 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
     Ok(Exit::Done)
 }
 
-/// Keeps a snapshot, whatever retention says.
+/// Keeps a snapshot, also where retention would drop it.
 pub(crate) fn pin(config: &Config, mirror: &MirrorName, serial: &str) -> Result<Exit, Failure> {
     let store = open(&config.store)?;
     let recorded = store.select_served(mirror, serial)?;
@@ -89,7 +89,7 @@ pub(crate) fn remove_mirror(config: &Config, mirror: &MirrorName) -> Result<Exit
     Ok(Exit::Done)
 }
 
-/// Drops and deletes what is not kept, or says what that would be.
+/// Drops the snapshots that retention does not keep and deletes the blobs without a name, or only says which.
 pub(crate) fn gc(config: &Config, dry: bool) -> Result<Exit, Failure> {
     if !dry && config.store.is_dir() && reserve::release_if_full(&config.store, &Disk::new())? {
         tracing::info!("the disk is full: room that was kept back for this is used");

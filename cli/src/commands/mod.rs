@@ -88,7 +88,7 @@ fn clock() -> Clock {
     })
 }
 
-/// Opens the store, and finishes what a crash left.
+/// Opens the store, and finishes what a process left half done that was interrupted.
 fn open(path: &Path) -> Result<Store, Failure> {
     let store = Store::open(path, Disk::new()).during(|| format!("cannot open the store `{}`", path.display()))?;
     match strandline_view::recover(&store, &clock()().to_string()) {
@@ -97,21 +97,21 @@ fn open(path: &Path) -> Result<Store, Failure> {
                 tracing::warn!("{mirror}: `live` did not point to what the catalog says, and does now");
             }
         }
-        // Who only looks may have no right to write.
+        // A user who only looks may have no right to write.
         Err(error) => tracing::warn!("the views could not be looked at: {}", with_causes(&error)),
     }
     Ok(purge::resume(store))
 }
 
-/// Keeps some room back for the `gc` that a full disk needs.
+/// Sets some room aside for the `gc` that a full disk needs.
 fn keep_reserve(store: &Store) {
     if let Err(error) = strandline_store::reserve::keep(store.root(), store.disk()) {
-        // Also where the file system cannot set room aside: the program works without.
+        // Some file systems cannot set room aside; the program works without.
         tracing::debug!("no room is kept back for a full disk: {}", with_causes(&error));
     }
 }
 
-/// Writes a line of what the command was asked for. A reader that has gone away ends the program quietly.
+/// Writes a line of the command's answer to stdout. The program ends quietly where no process reads it any more.
 macro_rules! say {
     ($($words:tt)*) => {{
         use std::io::Write as _;

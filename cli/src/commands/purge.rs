@@ -1,4 +1,4 @@
-//! `purge`, and what other commands say and do of withdrawals.
+//! `purge`, and the parts of other commands that are about withdrawals.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -146,7 +146,7 @@ pub(crate) fn undo(
     if files.is_empty() {
         return Err(NothingToWithdraw::NotWithdrawn(what.clone()).into());
     }
-    // What was only begun has to be ended before it can be undone: links may be gone that pages still name.
+    // A withdrawal that was interrupted is finished before it is undone, because links may be gone that pages still name.
     let tell =
         |mirror: &MirrorName, error: &LockError| tracing::warn!("{mirror}: waiting until this has ended: {error}");
     Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() }.finish(Busy::Wait(&tell))?;
@@ -176,7 +176,7 @@ pub(crate) fn list(config: &Config, json: bool) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Finishes what a withdrawal left half done that was interrupted. What others are at work on, they see to.
+/// Finishes a withdrawal that was interrupted. A mirror that another process has locked is left to that process.
 pub(crate) fn resume(store: Store) -> Store {
     let store = Arc::new(store);
     let finished = || {
@@ -189,13 +189,13 @@ pub(crate) fn resume(store: Store) -> Store {
         Ok::<_, PurgeError>(())
     };
     if let Err(error) = finished() {
-        // Who only looks may have no right to write.
+        // A user who only looks may have no right to write.
         tracing::warn!("a withdrawal is not finished: {}", with_causes(&error));
     }
     Arc::into_inner(store).expect("nothing else has it")
 }
 
-/// What is withdrawn from a mirror now, each by the newest word on it.
+/// The withdrawals that are in force for a mirror, the newest order for each file.
 pub(crate) fn in_force(store: &Store, mirror: &MirrorName) -> Result<Vec<Withdrawal>, Failure> {
     let mut now = store.withdrawn(mirror)?;
     let mut found = Vec::new();
@@ -209,7 +209,7 @@ pub(crate) fn in_force(store: &Store, mirror: &MirrorName) -> Result<Vec<Withdra
     Ok(found)
 }
 
-/// What, when, by whom and why.
+/// A withdrawal in words: the file, the time, the user and the reason.
 pub(crate) fn in_words(withdrawal: &Withdrawal) -> String {
     let Withdrawal { order, file, .. } = withdrawal;
     let reason = order.reason.as_ref().map_or_else(String::new, |reason| format!(": {}", reason.escape_debug()));
@@ -230,7 +230,7 @@ fn of_file(file: &WithdrawnFile) -> String {
     format!("{name}sha256:{}", file.sha256)
 }
 
-/// The mirrors that something is about: those of the store and of the configuration.
+/// The mirrors that an order is for: `scope`, or all of the store and of the configuration.
 fn in_scope(config: &Config, store: &Store, scope: Option<&MirrorName>) -> Result<Vec<MirrorName>, Failure> {
     let mut all: BTreeSet<_> = store.mirrors()?.into_iter().map(|row| row.name).collect();
     all.extend(config.mirrors(&[])?.into_iter().map(|(name, _)| name.clone()));
@@ -241,7 +241,7 @@ fn in_scope(config: &Config, store: &Store, scope: Option<&MirrorName>) -> Resul
     }
 }
 
-/// The files that are meant and are withdrawn from one of the mirrors.
+/// The files that `what` names and that are withdrawn from at least one of the mirrors.
 fn withdrawn_files(store: &Store, what: &What, mirrors: &[MirrorName]) -> Result<BTreeSet<WithdrawnFile>, Failure> {
     let mut now = BTreeSet::new();
     for mirror in mirrors {

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::report::{During as _, Failure};
 
-/// A server that runs beside whatever else the program does.
+/// A server that runs beside the rest of the program.
 pub(crate) struct Running {
     /// Where it listens.
     pub(crate) address: SocketAddr,
@@ -34,7 +34,7 @@ pub(crate) async fn start(config: &Config, listen: SocketAddr) -> Result<Running
     let address = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(strandline_serve::serve(listener, site, async {
-        // A sender that is gone means the same as one that has spoken.
+        // A sender that was dropped means the same as one that has sent.
         drop(stopped.await);
     }));
     Ok(Running { address, stop, task })

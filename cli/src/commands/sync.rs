@@ -23,7 +23,7 @@ pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName], wait: bool) ->
     Ok(sync_all(config, &store, &mirrors, wait).await)
 }
 
-/// Syncs these mirrors of an open store; the worst of their ends is that of all.
+/// Syncs these mirrors of an open store; returns the worst of their exits.
 pub(crate) async fn sync_all(
     config: &Config,
     store: &Arc<Store>,

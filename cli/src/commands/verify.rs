@@ -1,4 +1,4 @@
-//! `verify` and `rebuild`: what is damaged, and how it is put right.
+//! `verify` and `rebuild`: finding damage, and repairing it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::config::{Bytes, Config, Mirror, Seconds, Share};
 use crate::exit::Exit;
 use crate::report::{During as _, Failure};
 
-/// How often damage is looked for again after a repair: what is put right may show what lay behind it.
+/// How many rounds of looking and repairing there are, because one repair may bring other damage to light.
 const ROUNDS: usize = 3;
 
 /// Which data is read, and how fast.
@@ -76,7 +76,7 @@ pub(crate) async fn verify(
     put_right(&store, &configured, &mirrors, report.damage, which.is_some()).await
 }
 
-/// Opens the store; where SQLite cannot read the catalog, says which pages are damaged.
+/// Opens the store; where SQLite finds the catalog damaged, says which of its pages are.
 fn opened(config: &Config) -> Result<Store, Failure> {
     let store = open(&config.store);
     if let Err(error) = &store
