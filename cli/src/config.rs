@@ -465,13 +465,13 @@ impl fmt::Display for Template<'_> {
         };
         write!(
             f,
-            r#"# Strandline: what is mirrored, and where to. Relative paths start at this file.
+            r#"# Strandline: which indexes are mirrored, and where the mirrors are kept. Relative paths start at this file.
 
 # Where everything is kept: blobs, catalog, and the directories that a web server serves.
 store = "strandline-store"
 
-# A page that was replaced may still be in a client's hands: files that only such pages name are deleted
-# this much later.
+# A client may still use a page that was replaced, so files that only such pages name are deleted this much
+# later.
 # grace = "24h"
 
 # A sync leaves this much of the disk free, and says so before it begins when it cannot.

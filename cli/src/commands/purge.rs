@@ -113,7 +113,7 @@ pub(crate) fn purge(
         tracing::info!("{what} is withdrawn already; looking whether anything is left of it");
     }
     let Done { mirrors, busy, deleted } = purge.finish(Busy::Wait(&|mirror: &MirrorName, error: &LockError| {
-        tracing::warn!("{mirror}: its files are gone, and its pages go when this has ended: {error}");
+        tracing::warn!("{mirror}: its files are gone, and its pages go when another process has ended: {error}");
     }))?;
     for file in &files {
         say!("withdrawn {}", of_file(file));
@@ -147,8 +147,9 @@ pub(crate) fn undo(
         return Err(NothingToWithdraw::NotWithdrawn(what.clone()).into());
     }
     // A withdrawal that was interrupted is finished before it is undone, because links may be gone that pages still name.
-    let tell =
-        |mirror: &MirrorName, error: &LockError| tracing::warn!("{mirror}: waiting until this has ended: {error}");
+    let tell = |mirror: &MirrorName, error: &LockError| {
+        tracing::warn!("{mirror}: waiting until another process has ended: {error}");
+    };
     Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() }.finish(Busy::Wait(&tell))?;
     let since = clock()().to_string();
     let locks: Vec<MirrorLock> =

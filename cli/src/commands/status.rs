@@ -66,7 +66,7 @@ fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> Result<(), Failure> {
         say!("  withdrawn  {}", purge::in_words(withdrawal));
     }
     if status.withdrawal_unfinished {
-        say!("  WITHDRAWAL UNFINISHED: whoever is at work on the mirror finishes it, or the next command");
+        say!("  WITHDRAWAL UNFINISHED: the process that has locked the mirror finishes it, or the next command does");
     }
     if let Some(MirrorSize { bytes, own_bytes }) = status.size {
         say!("  size       {}, of which {} are in no other mirror", HumanBytes(bytes), HumanBytes(own_bytes));

@@ -202,7 +202,7 @@ pub(crate) fn rebuild(config: &Config) -> Result<Exit, Failure> {
     }
     rebuild.finish()?;
     tracing::warn!(
-        "the catalog is new. Lost are: all earlier serials, pins, who is held and since when, whether a mirror was rolled back, and what was known for asking upstream; blobs that only earlier serials named go with the next `strandline gc`, after `grace`"
+        "the catalog is new. Lost are: all earlier serials, pins, which projects are held and since when, whether a mirror was rolled back, and what was known for asking upstream; blobs that only earlier serials named go with the next `strandline gc`, after `grace`"
     );
     if incomplete {
         tracing::warn!("the next sync fetches the projects that are lost");
