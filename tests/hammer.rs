@@ -11,25 +11,22 @@
 //!
 //! `STRANDLINE_HAMMER_SECONDS` says for how long upstream moves in each setting; `scripts/hammer` lets it be 60 s.
 
+mod readers;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use strandline_testkit::{Age, Endpoint, Fault, Label, On, PAIR, Rule, Status, Upstream, Weights, history, normalise};
+use strandline_testkit::{Age, Endpoint, Fault, Generator, Label, On, Rule, Upstream, Weights, history};
 
+use self::readers::{Field, Lag, Reader, Seen, Sweep, Swept, live_serial, locked};
 use crate::server::{Nginx, Serve};
-use crate::truth::{shown_fields, wanted_fields};
 use crate::world::{World, text};
 
 const PROJECTS: usize = 400;
 const EVENTS_PER_SECOND: f64 = 20.0;
-const JSON: &str = "application/vnd.pypi.simple.v1+json";
 
 /// One way in which upstream lies.
 struct Setting {
@@ -162,266 +159,6 @@ fn length() -> Duration {
 /// Settings one after the other: two at once would only measure the machine.
 static TURN: Mutex<()> = Mutex::new(());
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A page as a reader saw it: 0 for one that is not there, else a digest of its bytes.
-type Seen = u64;
-
-/// A connection that is kept, for a reader asks a thousand times.
-struct Reader {
-    at: SocketAddr,
-    stream: Option<BufReader<TcpStream>>,
-}
-
-impl Reader {
-    fn new(at: SocketAddr) -> Self {
-        Self { at, stream: None }
-    }
-
-    /// The page at a path; `None` if there is none.
-    fn get(&mut self, path: &str) -> Option<Vec<u8>> {
-        // A server may close a connection that was kept, between two requests; a fresh one has to answer.
-        let kept = self.stream.take().and_then(|stream| self.try_get(stream, path));
-        let (status, body) = kept.unwrap_or_else(|| {
-            let stream = TcpStream::connect(self.at).unwrap();
-            stream.set_nodelay(true).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-            let answer = self.try_get(BufReader::new(stream), path);
-            assert!(answer.is_some(), "{path}: no answer");
-            answer.unwrap_or_default()
-        });
-        assert!(status == 200 || status == 404, "{path}: {status}");
-        (status == 200).then_some(body)
-    }
-
-    fn try_get(&mut self, mut stream: BufReader<TcpStream>, path: &str) -> Option<(u16, Vec<u8>)> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: {JSON}\r\n\r\n", self.at);
-        stream.get_mut().write_all(request.as_bytes()).ok()?;
-        let mut line = String::new();
-        stream.read_line(&mut line).ok()?;
-        let status = line.split(' ').nth(1)?.parse().ok()?;
-        let (mut length, mut keep) = (0, true);
-        loop {
-            line.clear();
-            stream.read_line(&mut line).ok()?;
-            let header = line.trim_end().to_ascii_lowercase();
-            match header.split_once(':') {
-                None => break,
-                Some(("content-length", value)) => length = value.trim().parse().ok()?,
-                Some(("connection", value)) => keep = value.trim() != "close",
-                Some(_) => {}
-            }
-        }
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).ok()?;
-        self.stream = keep.then_some(stream);
-        Some((status, body))
-    }
-}
-
-fn seen(page: Option<&Vec<u8>>) -> Seen {
-    page.map_or(0, |body| {
-        let mut hasher = DefaultHasher::new();
-        body.hash(&mut hasher);
-        hasher.finish().max(1)
-    })
-}
-
-/// Everything that a snapshot, or a sweep of the live view, shows; the list of all projects under the empty name.
-type Sweep = BTreeMap<String, Seen>;
-
-/// One sweep of the live view.
-struct Swept {
-    /// In the order in which it was read.
-    pages: Vec<(String, Seen)>,
-    /// How many switches there had been at its beginning and its end.
-    switches: (u64, u64),
-}
-
-/// What the readers and the loop share.
-struct Field<'a> {
-    world: &'a World,
-    nginx: SocketAddr,
-    serve: SocketAddr,
-    /// Whether the readers have ended.
-    stopped: AtomicBool,
-    /// Whether all syncs have ended.
-    ended: AtomicBool,
-    /// Where `live` pointed when it was last looked at, and how often that had changed.
-    live: Mutex<(PathBuf, u64)>,
-    /// The serials that were published, in order.
-    published: Mutex<Vec<u64>>,
-    pinned: Mutex<BTreeMap<u64, Sweep>>,
-    /// How pinned serials differ from upstream's state.
-    wrong: Mutex<BTreeMap<u64, String>>,
-}
-
-/// How far behind upstream the live view is, in events and seconds, at some moments.
-#[derive(Default)]
-struct Lag {
-    events: Vec<u32>,
-    seconds: Vec<f64>,
-}
-
-impl Field<'_> {
-    fn goes_on(&self) -> bool {
-        !self.stopped.load(Ordering::Relaxed)
-    }
-
-    /// How often the view has been switched. Two switches are never taken for one: `drain` is between them, and
-    /// [`watch`](Self::watch) looks far more often.
-    fn switches(&self) -> u64 {
-        let mut live = locked(&self.live);
-        let target = std::fs::read_link(self.world.path("store/views/pypi/live")).unwrap();
-        if target != live.0 {
-            *live = (target, live.1 + 1);
-        }
-        live.1
-    }
-
-    /// The names of all projects that ever were.
-    fn names(&self) -> Vec<String> {
-        let names: BTreeSet<_> =
-            self.world.upstream.world().events().map(|event| event.name.clone()).collect::<BTreeSet<_>>();
-        let names: BTreeSet<_> = names.iter().map(|name| normalise(name)).collect();
-        std::iter::once(String::new()).chain(names).collect()
-    }
-
-    /// Sweeps the live view again and again.
-    fn sweep_live(&self) -> Vec<Swept> {
-        let mut reader = Reader::new(self.nginx);
-        let mut sweeps = Vec::new();
-        while self.goes_on() {
-            let names = self.names();
-            let begin = self.switches();
-            let pages = names.into_iter().map(|name| {
-                let page = reader.get(&path("", &name));
-                (name, seen(page.as_ref()))
-            });
-            let pages = pages.collect();
-            sweeps.push(Swept { pages, switches: (begin, self.switches()) });
-        }
-        sweeps
-    }
-
-    /// Sweeps pinned serials: the newest that was not, or one that was, which has to be the same.
-    fn sweep_pinned(&self) -> usize {
-        let mut reader = Reader::new(self.serve);
-        let mut count = 0;
-        while self.goes_on() {
-            let known = locked(&self.published).clone();
-            let new = known.iter().rev().find(|serial| !locked(&self.pinned).contains_key(serial));
-            match new.or_else(|| known.get(count % known.len().max(1))) {
-                Some(serial) => self.sweep(*serial, &mut reader),
-                None => std::thread::sleep(Duration::from_millis(50)),
-            }
-            count += 1;
-        }
-        count
-    }
-
-    /// Sweeps one pinned serial and compares it with upstream's state.
-    fn sweep(&self, serial: u64, reader: &mut Reader) {
-        let at = format!("/@{serial}");
-        let truth: BTreeMap<_, _> = self.world.upstream.world().state_at(serial);
-        let truth: BTreeMap<_, _> =
-            truth.into_iter().filter(|(_, state)| state.status != Status::Quarantined).collect();
-        let mut problems = Vec::new();
-        let listed = reader.get(&path(&at, "")).unwrap();
-        let list: Value = serde_json::from_slice(&listed).unwrap();
-        let line = |project: &Value| (text(&project["name"]), project["_last-serial"].as_u64());
-        let listed: BTreeSet<_> = list["projects"].as_array().unwrap().iter().map(line).collect();
-        let wanted = truth.values().map(|state| (state.display_name.clone(), Some(state.content_serial))).collect();
-        if listed != wanted || list["meta"]["_last-serial"] != serial {
-            let differ: Vec<_> = listed.symmetric_difference(&wanted).collect();
-            problems.push(format!("the list of projects: {differ:?}"));
-        }
-        let mut sweep = Sweep::new();
-        for name in self.names() {
-            let page = reader.get(&path(&at, &name));
-            sweep.insert(name.clone(), seen(page.as_ref()));
-            if name.is_empty() {
-                continue;
-            }
-            let shown = page.map(|body| serde_json::from_slice::<Value>(&body).unwrap());
-            let (shown, wanted) = (shown.as_ref().map(shown_fields), truth.get(&name).map(wanted_fields));
-            if shown != wanted {
-                problems.push(format!("{name}: upstream {wanted:#?}, recorded {shown:#?}"));
-            }
-        }
-        if !problems.is_empty() {
-            locked(&self.wrong).insert(serial, problems.join("\n"));
-        }
-        let before = locked(&self.pinned).insert(serial, sweep.clone());
-        if let Some(before) = before {
-            let other = before.iter().find(|(name, seen)| sweep.get(*name) != Some(seen));
-            assert_eq!(other, None, "serial {serial} is not what it was");
-        }
-    }
-
-    /// Reads a dependent and what it requires, in the order in which an installer does.
-    fn read_pairs(&self, misses: bool) -> usize {
-        let mut reader = Reader::new(self.nginx);
-        let (base, dependent) = (normalise(PAIR.0), normalise(PAIR.1));
-        let mut count = 0;
-        while self.goes_on() {
-            let page = |body: Vec<u8>| serde_json::from_slice::<Value>(&body).unwrap();
-            let dependent = page(reader.get(&path("", &dependent)).unwrap());
-            let base = page(reader.get(&path("", &base)).unwrap());
-            let versions =
-                |page: &Value| page["versions"].as_array().unwrap().iter().map(text).collect::<BTreeSet<_>>();
-            let (has, needs) = (versions(&base), versions(&dependent));
-            let missing: Vec<_> = needs.difference(&has).collect();
-            let whole = missing.is_empty() || misses;
-            assert!(whole, "read {count}: {missing:?} of {} are required and not there", PAIR.0);
-            for page in [&base, &dependent] {
-                let file = page["files"].as_array().unwrap().last().unwrap();
-                let url = text(&file["url"]).replacen("../..", "/pypi", 1);
-                let body = reader.get(&url);
-                let length = body.as_ref().map(Vec::len);
-                assert_eq!(length.map(|length| Value::from(length as u64)).as_ref(), Some(&file["size"]), "{url}");
-            }
-            count += 1;
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        count
-    }
-
-    /// Watches how far behind the live view is, and that it never goes back.
-    fn watch(&self) -> Lag {
-        let mut reader = Reader::new(self.nginx);
-        let (mut lag, mut newest, mut next) = (Lag::default(), 0, Instant::now());
-        while !self.ended.load(Ordering::Relaxed) {
-            self.switches();
-            if self.goes_on() && Instant::now() >= next {
-                next += Duration::from_millis(250);
-                let serial = live_serial(&mut reader);
-                assert!(serial >= newest, "serial {serial} comes after {newest}");
-                newest = serial;
-                let upstream = self.world.upstream.world();
-                let missing: Vec<_> = upstream.events().filter(|event| event.serial > serial).collect();
-                lag.events.push(u32::try_from(missing.len()).unwrap());
-                let since = missing.first().map_or(0, |event| upstream.now_ms().saturating_sub(event.at_ms));
-                lag.seconds.push(Duration::from_millis(since).as_secs_f64());
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        lag
-    }
-}
-
-/// The serial of the list of all projects that readers see.
-fn live_serial(reader: &mut Reader) -> u64 {
-    let list: Value = serde_json::from_slice(&reader.get(&path("", "")).unwrap()).unwrap();
-    list["meta"]["_last-serial"].as_u64().unwrap()
-}
-
-fn path(at: &str, name: &str) -> String {
-    if name.is_empty() { format!("/pypi{at}/simple/") } else { format!("/pypi{at}/simple/{name}/") }
-}
-
 /// How many serials a sweep shows at least, when no serial may come before `earliest` (an index of `published`) or before
 /// another that was seen; and the index of the last one.
 fn serials_in(swept: &Swept, published: &[Sweep], mut earliest: usize) -> Result<(u64, usize), String> {
@@ -448,15 +185,7 @@ fn serials_in(swept: &Swept, published: &[Sweep], mut earliest: usize) -> Result
 
 fn hammer(setting: &Setting) {
     let _turn = locked(&TURN);
-    let (index, generator) = history(7, PROJECTS, PROJECTS, Weights::journaled());
-    let lines = format!("source = \"warehouse\"\n{}", setting.lines);
-    let world = World::new(index, "");
-    // A second line of the same key would not be accepted.
-    let upstream = world.upstream.simple_url();
-    let configuration =
-        format!("store = \"store\"\n[mirror.pypi]\nupstream = \"{upstream}\"\ndrain = \"1s\"\n{lines}\n");
-    std::fs::write(world.path("strandline.toml"), configuration).unwrap();
-    world.done(&["sync"]);
+    let (world, generator) = synced(setting);
     let (nginx, serve) = (Nginx::start(&world), Serve::start(&world));
     let field = Field {
         world: &world,
@@ -469,13 +198,60 @@ fn hammer(setting: &Setting) {
         pinned: Mutex::default(),
         wrong: Mutex::default(),
     };
-    let mut reader = Reader::new(nginx.at);
-    locked(&field.published).push(live_serial(&mut reader));
+    locked(&field.published).push(live_serial(&mut Reader::new(nginx.at)));
 
     (setting.begin)(&world.upstream);
     world.upstream.run_at(EVENTS_PER_SECOND, generator).unwrap();
-    let mut ends: BTreeMap<i32, usize> = BTreeMap::new();
-    let (sweeps, pinned, pairs, lag) = std::thread::scope(|scope| {
+    let watched = while_it_moves(setting, &field);
+    let serials = locked(&field.published).clone();
+    // Whatever a late event is: upstream's log ends with the last serial.
+    assert_eq!(serials.last(), Some(&world.upstream.world().serial()), "the head was not reached with one sync");
+    world.run(&["sync"]).ended(0).says(&["nothing new"]);
+
+    let missed = serials_are_upstreams(setting, &field, &serials);
+    sweeps_show_published_serials(&field, &serials, &watched.sweeps);
+    world.done(&["verify"]);
+
+    let published = serials.len() - 1;
+    tell(setting, &watched, published, missed);
+    // Ten in a minute.
+    let enough = usize::try_from(length().as_secs() / 6).unwrap().max(1);
+    assert!(published >= enough, "{published} serials were published in {} s: {enough} are wanted", length().as_secs());
+}
+
+/// A mirror that was synced once, and what will move its upstream.
+fn synced(setting: &Setting) -> (World, Generator) {
+    let (index, generator) = history(7, PROJECTS, PROJECTS, Weights::journaled());
+    let world = World::new(index, "");
+    // A second line of the same key would not be accepted.
+    let configuration = format!(
+        "store = \"store\"\n[mirror.pypi]\nupstream = \"{}\"\ndrain = \"1s\"\nsource = \"warehouse\"\n{}\n",
+        world.upstream.simple_url(),
+        setting.lines
+    );
+    std::fs::write(world.path("strandline.toml"), configuration).unwrap();
+    world.done(&["sync"]);
+    (world, generator)
+}
+
+/// What was done and seen while upstream moved.
+struct Watched {
+    /// How the syncs ended: how many with each exit code.
+    ends: BTreeMap<i32, usize>,
+    /// The sweeps of the live view.
+    sweeps: Vec<Swept>,
+    /// How many sweeps of pinned serials there were.
+    pinned: usize,
+    /// How often the dependent pair was read.
+    pairs: usize,
+    lag: Lag,
+}
+
+/// Syncs in a loop, with all readers at work, for as long as upstream moves; and once more when it rests.
+fn while_it_moves(setting: &Setting, field: &Field<'_>) -> Watched {
+    let mut reader = Reader::new(field.nginx);
+    let mut ends = BTreeMap::new();
+    std::thread::scope(|scope| {
         let live = scope.spawn(|| field.sweep_live());
         let pinned = scope.spawn(|| field.sweep_pinned());
         let pairs = scope.spawn(|| field.read_pairs(setting.misses));
@@ -484,34 +260,33 @@ fn hammer(setting: &Setting) {
         let looped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let end = Instant::now() + length();
             while Instant::now() < end {
-                sync(&field, &mut reader, &mut ends);
+                sync(field, &mut reader, &mut ends);
             }
         }));
         field.stopped.store(true, Ordering::Relaxed);
-        let ended = (live.join(), pinned.join(), pairs.join());
+        let (live, pinned, pairs) = (live.join(), pinned.join(), pairs.join());
         // Upstream rests: one sync after its lies have ended brings everything.
         let rested = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            drop(world.upstream.stop_moving());
+            drop(field.world.upstream.stop_moving());
             std::thread::sleep(setting.stale);
-            sync(&field, &mut reader, &mut ends);
+            sync(field, &mut reader, &mut ends);
         }));
         field.ended.store(true, Ordering::Relaxed);
         let lag = lag.join();
         looped.and(rested).unwrap();
-        (ended.0.unwrap(), ended.1.unwrap(), ended.2.unwrap(), lag.unwrap())
-    });
-    let serials = locked(&field.published).clone();
-    let published = serials.len() - 1;
-    // Whatever a late event is: upstream's log ends with the last serial.
-    assert_eq!(serials.last(), Some(&world.upstream.world().serial()), "the head was not reached with one sync");
-    world.run(&["sync"]).ended(0).says(&["nothing new"]);
-    for serial in &serials {
+        let (sweeps, pinned, pairs, lag) = (live.unwrap(), pinned.unwrap(), pairs.unwrap(), lag.unwrap());
+        Watched { ends, sweeps, pinned, pairs, lag }
+    })
+}
+
+/// Requires that every serial is upstream's state at that serial, and returns how many are marked as lacking an event.
+fn serials_are_upstreams(setting: &Setting, field: &Field<'_>, serials: &[u64]) -> usize {
+    for serial in serials {
         if !locked(&field.pinned).contains_key(serial) {
-            field.sweep(*serial, &mut Reader::new(serve.at));
+            field.sweep(*serial, &mut Reader::new(field.serve));
         }
     }
-
-    let log = world.log();
+    let log = field.world.log();
     assert!(log.iter().all(|line| line["held"] == Value::Array(vec![])), "something is held");
     assert_eq!(locked(&field.live).1 + 1, serials.len() as u64, "each serial was published by a switch of its own");
     let missed = log.iter().filter(|line| line["missed_late_event"] == true).map(|line| text(&line["serial"]));
@@ -521,7 +296,11 @@ fn hammer(setting: &Setting) {
     let mut wrong = wrong.iter().filter(|(serial, _)| !missed.contains(serial));
     let first = wrong.next().map(|(serial, problem)| format!("serial {serial} is not upstream's: {problem}"));
     assert_eq!(first, None, "and {} more", wrong.count());
+    missed.len()
+}
 
+/// Requires that no sweep shows more serials than switches explain, or one before another that was seen already.
+fn sweeps_show_published_serials(field: &Field<'_>, serials: &[u64], sweeps: &[Swept]) {
     let pages: Vec<Sweep> = serials.iter().map(|serial| locked(&field.pinned)[serial].clone()).collect();
     let mut earliest = 0;
     for (number, swept) in sweeps.iter().enumerate() {
@@ -533,15 +312,6 @@ fn hammer(setting: &Setting) {
         assert!(shown <= 1 + end - begin, "sweep {number} shows {shown} serials, with {begin} to {end} switches");
         earliest = last;
     }
-    world.done(&["verify"]);
-
-    tell(
-        setting,
-        &Told { ends: &ends, published, lag: &lag, sweeps: sweeps.len(), pinned, pairs, missed: missed.len() },
-    );
-    // Ten in a minute.
-    let enough = usize::try_from(length().as_secs() / 6).unwrap().max(1);
-    assert!(published >= enough, "{published} serials were published in {} s: {enough} are wanted", length().as_secs());
 }
 
 /// Syncs once, and takes down what is published then.
@@ -570,20 +340,11 @@ fn recorded(world: &World) -> Vec<u64> {
     serials
 }
 
-struct Told<'a> {
-    ends: &'a BTreeMap<i32, usize>,
-    published: usize,
-    lag: &'a Lag,
-    sweeps: usize,
-    pinned: usize,
-    pairs: usize,
-    missed: usize,
-}
-
 /// One row of the table in `docs/liveness.md`.
 #[expect(clippy::print_stdout, reason = "the figures are what scripts/hammer is run for")]
-fn tell(setting: &Setting, told: &Told<'_>) {
-    let Told { ends, published, lag, sweeps, pinned, pairs, missed } = told;
+fn tell(setting: &Setting, watched: &Watched, published: usize, missed: usize) {
+    let Watched { ends, sweeps, pinned, pairs, lag } = watched;
+    let sweeps = sweeps.len();
     let (mut events, mut seconds) = (lag.events.clone(), lag.seconds.clone());
     events.sort_unstable();
     seconds.sort_by(f64::total_cmp);

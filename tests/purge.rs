@@ -87,16 +87,7 @@ fn a_withdrawn_file_is_gone_from_everything_at_once() {
         let page = std::fs::read(path).unwrap();
         assert!(!String::from_utf8_lossy(&page).contains("evil-2.0"), "{name}");
     }
-    // The revisions from before say so when they are named, and serve nothing.
-    for serial in &serials {
-        for path in ["simple/evil/", "simple/", &path] {
-            let answer = get(serve.at, &format!("/pypi/@{serial}.1/{path}"), &[]);
-            assert_eq!(answer.status, 404, "@{serial}.1/{path}");
-        }
-        assert_eq!(get(serve.at, &format!("/pypi/@{serial}.2/simple/evil/"), &[JSON]).status, 200);
-        world.run(&["rollback", "pypi", &format!("{serial}.1")]).ended(2).says(&["something was withdrawn"]);
-        world.run(&["pin", "pypi", &format!("{serial}.1")]).ended(2);
-    }
+    are_superseded(&world, &serve, &serials, &path);
     assert!(!world.blobs().values().any(|path| wheel("evil", "2.0", 2).bytes == std::fs::read(path).unwrap()));
     world.done(&["verify", "--data"]);
 
@@ -110,7 +101,24 @@ fn a_withdrawn_file_is_gone_from_everything_at_once() {
         }
     }
 
-    // Who, when and why.
+    is_on_record(&world, &serials, &sha256);
+}
+
+/// The revisions from before a withdrawal say so when they are named, and serve nothing.
+fn are_superseded(world: &World, serve: &Serve, serials: &[String], path: &str) {
+    for serial in serials {
+        for path in ["simple/evil/", "simple/", path] {
+            let answer = get(serve.at, &format!("/pypi/@{serial}.1/{path}"), &[]);
+            assert_eq!(answer.status, 404, "@{serial}.1/{path}");
+        }
+        assert_eq!(get(serve.at, &format!("/pypi/@{serial}.2/simple/evil/"), &[JSON]).status, 200);
+        world.run(&["rollback", "pypi", &format!("{serial}.1")]).ended(2).says(&["something was withdrawn"]);
+        world.run(&["pin", "pypi", &format!("{serial}.1")]).ended(2);
+    }
+}
+
+/// Who withdrew the file, when and why, is told; and the old manifest keeps saying that it existed.
+fn is_on_record(world: &World, serials: &[String], sha256: &str) {
     let log = world.log();
     let label = |line: &Value, key: &str| line[key].as_str().map(str::to_owned);
     let newest = &log[0];
@@ -124,15 +132,14 @@ fn a_withdrawn_file_is_gone_from_everything_at_once() {
         let withdrawn = &mirror["withdrawn"][0];
         assert_eq!(
             (text(&withdrawn["sha256"]), text(&withdrawn["reason"])),
-            (sha256.clone(), "it mines\ncoins".to_owned())
+            (sha256.to_owned(), "it mines\ncoins".to_owned())
         );
         assert!(text(&withdrawn["who"]).contains("uid"), "{withdrawn}");
         assert_eq!(withdrawn["project"], "evil");
     }
     for said in [world.done(&["status"]), world.done(&["log", "pypi"]), world.done(&["purge", "--list"])] {
-        assert!(said.contains(&sha256) && said.contains("it mines\\ncoins"), "{said}");
+        assert!(said.contains(sha256) && said.contains("it mines\\ncoins"), "{said}");
     }
-    // The old manifest keeps saying that it existed.
     assert!(world.done(&["show", &format!("pypi@{}.1", serials[0]), "evil"]).contains("evil-2.0"));
 }
 

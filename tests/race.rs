@@ -67,11 +67,8 @@ fn guarded(stopped: &AtomicBool, work: impl FnOnce()) {
     }
 }
 
-#[test]
-fn syncs_of_three_mirrors_gc_and_readers() {
-    let world = World::new(Index::new(), "");
-    let others = [(), ()].map(|()| Upstream::start(Index::new()).unwrap());
-    let upstreams = [&world.upstream, &others[0], &others[1]];
+/// Configures the mirrors, and keeps hardly anything, so that there is always something to delete.
+fn configure(world: &World, upstreams: [&Upstream; 3]) {
     let names: Vec<_> = (0..PROJECTS).map(|number| format!("{:?}", project(number))).collect();
     // Who has read a page still fetches its files: a moment is enough here.
     let tables = MIRRORS.iter().zip(upstreams).map(|(mirror, upstream)| {
@@ -85,6 +82,14 @@ fn syncs_of_three_mirrors_gc_and_readers() {
     let tables: Vec<_> = tables.collect();
     let configuration = format!("store = \"store\"\ngrace = \"3s\"\nmin-free = \"0B\"\n{}", tables.concat());
     std::fs::write(world.path("strandline.toml"), configuration).unwrap();
+}
+
+#[test]
+fn syncs_of_three_mirrors_gc_and_readers() {
+    let world = World::new(Index::new(), "");
+    let others = [(), ()].map(|()| Upstream::start(Index::new()).unwrap());
+    let upstreams = [&world.upstream, &others[0], &others[1]];
+    configure(&world, upstreams);
     move_on(upstreams, 1);
     world.done(&["sync"]);
     let nginx = Nginx::start(&world);

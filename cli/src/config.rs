@@ -15,6 +15,8 @@ use strandline_sync::{Method, OnBroken, Selection, Settings};
 use toml::Spanned;
 use url::Url;
 
+use crate::report::{Failure, Judged, NO_CONFIGURATION, USAGE, Verdict};
+
 /// The configuration's name in the working directory.
 const HERE: &str = "strandline.toml";
 /// The configuration of the whole machine.
@@ -46,6 +48,20 @@ pub(crate) enum ConfigError {
         "`{}` exists, and mirror `{mirror}` in it does not have {projects}: add them to `projects` there", path.display()
     )]
     OtherProjects { path: PathBuf, mirror: MirrorName, projects: String },
+}
+
+impl Judged for ConfigError {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Self::Missing => NO_CONFIGURATION,
+            Self::NoProjects
+            | Self::Unreadable { .. }
+            | Self::Invalid { .. }
+            | Self::Exists { .. }
+            | Self::UnknownMirror { .. }
+            | Self::OtherProjects { .. } => USAGE,
+        }
+    }
 }
 
 /// What a configuration file says.
@@ -217,11 +233,11 @@ deserialize_from_str!(Seconds, Bytes, HttpUrl, ConnectTo);
 /// A configuration that was read.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// Where it was read.
+    /// The file that it was read from.
     pub(crate) path: PathBuf,
     /// The store.
     pub(crate) store: PathBuf,
-    /// How long a client may use a page that it has read: what gc waits before it deletes.
+    /// How long gc waits before it deletes a file, because a client may still use a page that it has read.
     pub(crate) grace: Duration,
     /// What a sync leaves free on the store's disk, in bytes.
     pub(crate) min_free: u64,
@@ -389,7 +405,7 @@ impl Mirror {
     }
 }
 
-/// Writes a commented configuration for one mirror; refuses to replace one. Whatever happens on the way, there is either
+/// Writes a commented configuration for one mirror; refuses to replace one. An error or a crash on the way leaves either
 /// none or the whole of it.
 pub(crate) fn write(
     disk: &Disk,
@@ -397,7 +413,7 @@ pub(crate) fn write(
     mirror: &MirrorName,
     upstream: Option<&Url>,
     projects: &[DisplayName],
-) -> anyhow::Result<()> {
+) -> Result<(), Failure> {
     let exists = || ConfigError::Exists { path: path.to_owned() };
     if path.exists() {
         return Err(exists().into());
@@ -418,7 +434,7 @@ pub(crate) fn write(
 
 /// Returns whether the name was still free.
 fn write_as(disk: &Disk, temporary: &Path, path: &Path, text: &str) -> Result<bool, DiskError> {
-    // A process that had this one's number may have died over it.
+    // A process with the same number may have died and left it.
     disk.remove_file(temporary)?;
     let mut file = disk.create_file(temporary)?;
     file.write(text.as_bytes())?;
@@ -452,13 +468,13 @@ impl fmt::Display for Template<'_> {
         };
         write!(
             f,
-            r#"# Strandline: what is mirrored, and where to. Relative paths start at this file.
+            r#"# Strandline: which indexes are mirrored, and where the mirrors are kept. Relative paths start at this file.
 
 # Where everything is kept: blobs, catalog, and the directories that a web server serves.
 store = "strandline-store"
 
-# A page that was replaced may still be in a client's hands: files that only such pages name are deleted
-# this much later.
+# A client may still use a page that was replaced, so files that only such pages name are deleted this much
+# later.
 # grace = "24h"
 
 # A sync leaves this much of the disk free, and says so before it begins when it cannot.
@@ -493,7 +509,7 @@ store = "strandline-store"
 mod tests {
     use super::*;
 
-    fn written(disk: &Disk, path: &Path) -> anyhow::Result<()> {
+    fn written(disk: &Disk, path: &Path) -> Result<(), Failure> {
         write(disk, path, &"pypi".parse().unwrap(), None, &["six".parse().unwrap()])
     }
 

@@ -17,15 +17,15 @@ use tracing_subscriber::fmt::MakeWriter;
 /// All bars, so that log lines are written above them and not through them.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// How often progress is said where there is no terminal to draw on.
+/// How often a line about progress is written where there is no terminal to draw on.
 static LINE_EVERY: OnceLock<Duration> = OnceLock::new();
 
 /// How often a bar is drawn anew.
 const REDRAWN_EVERY: Duration = Duration::from_millis(200);
-/// Over how long a rate is taken, where that is longer than the time between two looks.
+/// The time over which a rate is taken; the time between two looks where that is longer.
 const RATE_OVER: Duration = Duration::from_secs(2);
 
-/// Starts logging to stderr; progress is said every `line_every` where that is no terminal.
+/// Starts logging to stderr; a line about progress comes every `line_every` where stderr is no terminal.
 pub(crate) fn start(quiet: bool, verbose: u8, line_every: Duration) {
     LINE_EVERY.get_or_init(|| line_every);
     let level = match (quiet, verbose) {
@@ -109,7 +109,7 @@ impl Drop for Shown {
     }
 }
 
-/// What is said of a sync at one moment.
+/// How far a sync is at one moment.
 struct State {
     /// Projects and files that are there.
     done: u64,
@@ -121,7 +121,7 @@ struct State {
 fn state(progress: &Progress, rate: &mut Rate, now: Instant) -> State {
     let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let (projects, files, bytes) = (get(&progress.projects), get(&progress.files), get(&progress.bytes));
-    // A project whose page changed in between is done twice.
+    // The sync counts a project twice whose page changed in between.
     let (projects_done, files_done) =
         (get(&progress.projects_done).min(projects), get(&progress.files_done).min(files));
     let message = format!(
@@ -132,7 +132,7 @@ fn state(progress: &Progress, rate: &mut Rate, now: Instant) -> State {
     State { done: projects_done + files_done, all: projects + files, message }
 }
 
-/// Bytes per second over the last moments: of one redrawing to the next, the figure would only flicker.
+/// Bytes per second over the last moments: a figure from one redrawing to the next would only flicker.
 struct Rate {
     /// When how many bytes were there, the oldest first.
     seen: VecDeque<(Instant, u64)>,

@@ -1,9 +1,8 @@
-//! `adopt`: what another program has mirrored becomes this store's.
+//! `adopt`: takes over the files that another program has mirrored.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 use strandline_model::MirrorName;
@@ -15,6 +14,7 @@ use super::{clock, open, say};
 use crate::config::Config;
 use crate::console::Shown;
 use crate::exit::Exit;
+use crate::report::{During as _, Failure};
 
 /// What `adopt` was told.
 #[derive(Debug, Clone, Copy)]
@@ -26,26 +26,26 @@ pub(crate) struct Options {
 }
 
 /// Takes over the files of a tree that a mirror may need.
-pub(crate) fn adopt(config: &Config, name: &MirrorName, directory: &Path, options: Options) -> anyhow::Result<Exit> {
+pub(crate) fn adopt(config: &Config, name: &MirrorName, directory: &Path, options: Options) -> Result<Exit, Failure> {
     let (_, mirror) = config.mirrors(std::slice::from_ref(name))?[0];
     let settings = Settings { min_free: config.min_free, ..mirror.settings(name) };
     let tree = WebTree::open(directory, mirror.max_page_size())?;
     let store = open(&config.store)?;
     let progress = Arc::new(Progress::default());
     let shown = Shown::new(name, progress.clone());
-    // A reader that has gone away does not stop the work; the last line finds it gone, too.
+    // The work goes on where no process reads stdout any more; the last line fails in the same way.
     let mut tell = |finding: &Finding| drop(say_finding(finding, options.json));
     let adopted = tokio::task::block_in_place(|| {
         strandline_sync::adopt::adopt(&store, &settings, &tree, !options.copy, &progress, &clock(), &mut tell)
     });
     drop(shown);
-    let adopted = adopted.with_context(|| format!("`{}` was not adopted to its end", directory.display()))?;
+    let adopted = adopted.during(|| format!("`{}` was not adopted to its end", directory.display()))?;
     say_adopted(&adopted, options.json)?;
     tracing::info!("`strandline sync {name}` asks upstream for the pages, and fetches the files that are not here");
     Ok(Exit::Done)
 }
 
-fn say_finding(finding: &Finding, as_json: bool) -> anyhow::Result<()> {
+fn say_finding(finding: &Finding, as_json: bool) -> Result<(), Failure> {
     let (kind, path, problem) = match finding {
         Finding::Wrong { path, problem } => ("wrong", path, Some(problem)),
         Finding::Missing { path } => ("missing", path, None),
@@ -67,7 +67,7 @@ fn say_finding(finding: &Finding, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say_adopted(adopted: &Adopted, as_json: bool) -> anyhow::Result<()> {
+fn say_adopted(adopted: &Adopted, as_json: bool) -> Result<(), Failure> {
     let Adopted { cloned, linked, copied, present, bytes, wrong, missing, unknown, unreadable, unselected } = *adopted;
     let all = adopted.adopted();
     if as_json {

@@ -11,9 +11,10 @@ use strandline_store::{Recorded, SelectError, Store, StoreError};
 use super::{known, open, purge, say};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::report::Failure;
 
 /// The snapshots of a mirror that are kept, the newest first.
-pub(crate) fn log(config: &Config, mirror: &MirrorName, json: bool) -> anyhow::Result<Exit> {
+pub(crate) fn log(config: &Config, mirror: &MirrorName, json: bool) -> Result<Exit, Failure> {
     config.mirrors(std::slice::from_ref(mirror))?;
     let store = open(&config.store)?;
     // A mirror that was never synced has nothing to list.
@@ -62,7 +63,7 @@ pub(crate) fn diff(
     before: &str,
     after: &str,
     json: bool,
-) -> anyhow::Result<Exit> {
+) -> Result<Exit, Failure> {
     config.mirrors(std::slice::from_ref(mirror))?;
     let store = open(&config.store)?;
     let kept = known(&store, mirror)?;
@@ -73,10 +74,10 @@ pub(crate) fn diff(
     Ok(Exit::Done)
 }
 
-/// How many changes are told of together: their units are in memory.
+/// How many changes are read and written together; their units are in memory.
 const TOGETHER: usize = 256;
 
-fn tell_differences(store: &Store, changes: &[Change], json: bool) -> anyhow::Result<()> {
+fn tell_differences(store: &Store, changes: &[Change], json: bool) -> Result<(), Failure> {
     let units = |of: fn(&Change) -> Option<&Leaf>| {
         let ids: Vec<_> = changes.iter().filter_map(|change| Some(of(change)?.unit)).collect();
         Ok::<_, StoreError>(store.units(&ids)?.into_iter())
@@ -121,7 +122,7 @@ fn files(unit: Option<&Unit>) -> BTreeSet<String> {
 }
 
 /// What a mirror has of a project, or what a snapshot says of itself.
-pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>) -> anyhow::Result<Exit> {
+pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>) -> Result<Exit, Failure> {
     let (mirror, wanted) = match mirror.split_once('@') {
         Some((mirror, wanted)) => (mirror.parse::<MirrorName>()?, Some(wanted)),
         None => (mirror.parse()?, None),
@@ -143,7 +144,8 @@ pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>)
         return Ok(Exit::Done);
     };
     let Some(leaf) = store.find(&snapshot, &project)? else {
-        anyhow::bail!("serial {} of mirror `{mirror}` has no project `{project}`", snapshot.label);
+        let what = format!("serial {} of mirror `{mirror}` has no project `{project}`", snapshot.label);
+        return Err(Failure::found(what));
     };
     say!("{} at serial {} (its own last change: {}), unit {}", leaf.display, snapshot.label, leaf.serial, leaf.unit);
     for entry in store.unit(leaf.unit)?.entries() {
@@ -153,7 +155,7 @@ pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>)
 }
 
 /// The canonical bytes of a snapshot, node or unit, as they are: for b3sum.
-pub(crate) fn raw(config: &Config, id: Blake3) -> anyhow::Result<Exit> {
+pub(crate) fn raw(config: &Config, id: Blake3) -> Result<Exit, Failure> {
     use std::io::Write as _;
     let body = open(&config.store)?.body(id)?;
     let mut out = std::io::stdout().lock();

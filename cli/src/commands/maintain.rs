@@ -10,9 +10,10 @@ use strandline_store::{SelectError, Wait, reserve};
 use super::{clock, keep_reserve, known, open, say};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::report::Failure;
 
 /// Publishes an earlier snapshot and lets syncs only record; without a serial, publishes the newest again.
-pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Option<&str>) -> anyhow::Result<Exit> {
+pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Option<&str>) -> Result<Exit, Failure> {
     let (_, configured) = config.mirrors(std::slice::from_ref(mirror))?[0];
     let (store, now) = (open(&config.store)?, clock());
     known(&store, mirror)?;
@@ -45,8 +46,8 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
     Ok(Exit::Done)
 }
 
-/// Keeps a snapshot, whatever retention says.
-pub(crate) fn pin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow::Result<Exit> {
+/// Keeps a snapshot, also where retention would drop it.
+pub(crate) fn pin(config: &Config, mirror: &MirrorName, serial: &str) -> Result<Exit, Failure> {
     let store = open(&config.store)?;
     let kept = known(&store, mirror)?;
     let recorded = kept.select_served(serial.parse()?)?;
@@ -60,7 +61,7 @@ pub(crate) fn pin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow:
 }
 
 /// Leaves a snapshot to retention again.
-pub(crate) fn unpin(config: &Config, mirror: &MirrorName, serial: &str) -> anyhow::Result<Exit> {
+pub(crate) fn unpin(config: &Config, mirror: &MirrorName, serial: &str) -> Result<Exit, Failure> {
     let store = open(&config.store)?;
     let kept = known(&store, mirror)?;
     let recorded = kept.select(serial.parse()?)?;
@@ -74,7 +75,7 @@ pub(crate) fn unpin(config: &Config, mirror: &MirrorName, serial: &str) -> anyho
 }
 
 /// Removes a mirror from the store.
-pub(crate) fn remove_mirror(config: &Config, mirror: &MirrorName) -> anyhow::Result<Exit> {
+pub(crate) fn remove_mirror(config: &Config, mirror: &MirrorName) -> Result<Exit, Failure> {
     let store = open(&config.store)?;
     known(&store, mirror)?;
     store.lock(mirror, Wait::Never, clock()())?.remove()?;
@@ -85,8 +86,8 @@ pub(crate) fn remove_mirror(config: &Config, mirror: &MirrorName) -> anyhow::Res
     Ok(Exit::Done)
 }
 
-/// Drops and deletes what is not kept, or says what that would be.
-pub(crate) fn gc(config: &Config, dry: bool) -> anyhow::Result<Exit> {
+/// Drops the snapshots that retention does not keep and deletes the blobs without a name, or only says which.
+pub(crate) fn gc(config: &Config, dry: bool) -> Result<Exit, Failure> {
     if !dry && config.store.is_dir() && reserve::release_if_full(&config.store, &Disk::new())? {
         tracing::info!("the disk is full: room that was kept back for this is used");
     }

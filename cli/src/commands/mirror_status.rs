@@ -7,6 +7,7 @@ use strandline_model::{Held, Label, MirrorName, Timestamp, UpstreamUrl};
 use strandline_store::{Store, Usage, Withdrawal};
 
 use super::purge;
+use crate::report::Failure;
 
 /// How a mirror stands. As JSON, each field is a key of the same name; what is not known is null.
 #[derive(Debug, Serialize)]
@@ -85,7 +86,7 @@ pub(crate) struct StoreSize {
 
 impl MirrorStatus {
     /// Asks the store how a mirror stands.
-    pub(crate) fn of(store: &Arc<Store>, mirror: &MirrorName, usage: Option<&Usage>) -> anyhow::Result<Self> {
+    pub(crate) fn of(store: &Arc<Store>, mirror: &MirrorName, usage: Option<&Usage>) -> Result<Self, Failure> {
         let (mut latest, mut state, mut last, mut kept) = (None, None, None, Vec::new());
         // The store has no row of a mirror that no process has ever locked.
         if let Some(mirror) = store.mirror(mirror)? {
@@ -128,7 +129,7 @@ impl MirrorStatus {
 
 impl StoreStatus {
     /// Asks the store, and its file system, how it stands.
-    pub(crate) fn of(store: &Store, usage: Option<&Usage>) -> anyhow::Result<Self> {
+    pub(crate) fn of(store: &Store, usage: Option<&Usage>) -> Result<Self, Failure> {
         let free = store.disk().free(store.root())?;
         let size = usage.map(|usage| {
             let named: u64 = usage.mirrors.values().map(|mirror| mirror.bytes).sum();

@@ -14,7 +14,6 @@ mod verify;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use strandline_durable::Disk;
 use strandline_model::{MirrorName, Timestamp, with_causes};
 use strandline_store::{Mirror, SelectError, Store, Wait};
@@ -24,9 +23,10 @@ use strandline_view::ViewError;
 use crate::arguments::{Arguments, Command, MirrorCommand};
 use crate::config::{self, Config};
 use crate::exit::Exit;
+use crate::report::{During as _, Failure};
 
 /// Runs the command that was given.
-pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { config, store, command, .. } = arguments;
     let read = || Config::read(config.as_deref(), store.as_deref());
     match command {
@@ -91,10 +91,9 @@ fn clock() -> Clock {
     })
 }
 
-/// Opens the store, and finishes what a crash left.
-fn open(path: &Path) -> anyhow::Result<Arc<Store>> {
-    let store =
-        Store::open(path, Disk::new()).with_context(|| format!("cannot open the store `{}`", path.display()))?;
+/// Opens the store, and finishes what a process left half done that was interrupted.
+fn open(path: &Path) -> Result<Arc<Store>, Failure> {
+    let store = Store::open(path, Disk::new()).during(|| format!("cannot open the store `{}`", path.display()))?;
     match store.finish().map_err(ViewError::from).and_then(|()| strandline_view::recover(&store, clock()())) {
         Ok(mirrors) => {
             for mirror in mirrors {
@@ -109,19 +108,19 @@ fn open(path: &Path) -> anyhow::Result<Arc<Store>> {
 }
 
 /// A mirror that the store has.
-fn known(store: &Arc<Store>, name: &MirrorName) -> anyhow::Result<Mirror> {
+fn known(store: &Arc<Store>, name: &MirrorName) -> Result<Mirror, Failure> {
     Ok(store.mirror(name)?.ok_or_else(|| SelectError::NoSnapshot { mirror: name.clone() })?)
 }
 
-/// Keeps some room back for the `gc` that a full disk needs.
+/// Sets some room aside for the `gc` that a full disk needs.
 fn keep_reserve(store: &Store) {
     if let Err(error) = strandline_store::reserve::keep(store.root(), store.disk()) {
-        // Also where the file system cannot set room aside: the program works without.
+        // Some file systems cannot set room aside; the program works without.
         tracing::debug!("no room is kept back for a full disk: {}", with_causes(&error));
     }
 }
 
-/// Writes a line of what the command was asked for. A reader that has gone away ends the program quietly.
+/// Writes a line of the command's answer to stdout. The program ends quietly where no process reads it any more.
 macro_rules! say {
     ($($words:tt)*) => {{
         use std::io::Write as _;

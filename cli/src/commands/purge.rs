@@ -1,4 +1,4 @@
-//! `purge`, and what other commands say and do of withdrawals.
+//! `purge`, and the parts of other commands that are about withdrawals.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use strandline_durable::LockError;
-use strandline_model::{ClaimedSha256, DisplayName, MirrorName, ProjectName};
+use strandline_model::{ClaimedSha256, DisplayName, MirrorName, ProjectName, with_causes};
 use strandline_pypi::{PypiLists, PypiPages};
 use strandline_store::{Locked, Mirror, Order, Store, Wait, Withdrawal, WithdrawnFile};
-use strandline_sync::purge::{Busy, Done, Pages as _, Purge};
+use strandline_sync::purge::{Busy, Done, Pages as _, Purge, PurgeError};
 
 use super::{clock, open, say};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::report::{Failure, Judged, NOTHING_DONE, Verdict};
 
 /// What is to be withdrawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,13 +68,19 @@ pub(crate) enum NothingToWithdraw {
     NoMirror(MirrorName),
 }
 
+impl Judged for NothingToWithdraw {
+    fn verdict(&self) -> Verdict {
+        NOTHING_DONE
+    }
+}
+
 /// Withdraws a file or the files of a release.
 pub(crate) fn purge(
     config: &Config,
     what: &What,
     scope: Option<MirrorName>,
     reason: Option<String>,
-) -> anyhow::Result<Exit> {
+) -> Result<Exit, Failure> {
     let store = open(&config.store)?;
     let mirrors = in_scope(config, &store, scope.as_ref())?;
     let purge = Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() };
@@ -106,7 +113,7 @@ pub(crate) fn purge(
         tracing::info!("{what} is withdrawn already; looking whether anything is left of it");
     }
     let Done { mirrors, busy, deleted } = purge.finish(Busy::Wait(&|mirror: &MirrorName, error: &LockError| {
-        tracing::warn!("{mirror}: its files are gone, and its pages go when this has ended: {error}");
+        tracing::warn!("{mirror}: its files are gone, and its pages go when another process has ended: {error}");
     }))?;
     for file in &files {
         say!("withdrawn {}", of_file(file));
@@ -132,16 +139,17 @@ pub(crate) fn undo(
     what: &What,
     scope: Option<MirrorName>,
     reason: Option<String>,
-) -> anyhow::Result<Exit> {
+) -> Result<Exit, Failure> {
     let store = open(&config.store)?;
     let mirrors = in_scope(config, &store, scope.as_ref())?;
     let files: Vec<_> = withdrawn_files(&store, what, &mirrors)?.into_iter().collect();
     if files.is_empty() {
         return Err(NothingToWithdraw::NotWithdrawn(what.clone()).into());
     }
-    // What was only begun has to be ended before it can be undone: links may be gone that pages still name.
-    let tell =
-        |mirror: &MirrorName, error: &LockError| tracing::warn!("{mirror}: waiting until this has ended: {error}");
+    // A withdrawal that was interrupted is finished before it is undone, because links may be gone that pages still name.
+    let tell = |mirror: &MirrorName, error: &LockError| {
+        tracing::warn!("{mirror}: waiting until another process has ended: {error}");
+    };
     Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() }.finish(Busy::Wait(&tell))?;
     let locked: Vec<Locked> =
         mirrors.iter().map(|mirror| store.lock(mirror, Wait::UntilFree, clock()())).collect::<Result<_, _>>()?;
@@ -155,7 +163,7 @@ pub(crate) fn undo(
 }
 
 /// The record of what was withdrawn and let back, the oldest first.
-pub(crate) fn list(config: &Config, json: bool) -> anyhow::Result<Exit> {
+pub(crate) fn list(config: &Config, json: bool) -> Result<Exit, Failure> {
     for withdrawal in open(&config.store)?.withdrawals()? {
         if json {
             say!("{}", as_json(&withdrawal));
@@ -168,25 +176,25 @@ pub(crate) fn list(config: &Config, json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Finishes what a withdrawal left half done that was interrupted. What others are at work on, they see to.
+/// Finishes a withdrawal that was interrupted. A mirror that another process has locked is left to that process.
 pub(crate) fn resume(store: &Arc<Store>) {
-    let finished = store.is_purging().map_err(anyhow::Error::from).and_then(|is_purging| {
-        if is_purging {
+    let finished = || {
+        if store.is_purging()? {
             let purge = Purge { store, pages: &PypiPages, lists: &PypiLists, now: clock()() };
             for purged in purge.finish(Busy::Leave)?.mirrors {
                 tracing::warn!("{}: finished a withdrawal that was interrupted", purged.mirror);
             }
         }
-        Ok(())
-    });
-    if let Err(error) = finished {
+        Ok::<_, PurgeError>(())
+    };
+    if let Err(error) = finished() {
         // A user who only looks may have no right to write.
-        tracing::warn!("a withdrawal is not finished: {error:#}");
+        tracing::warn!("a withdrawal is not finished: {}", with_causes(&error));
     }
 }
 
-/// What is withdrawn from a mirror now, each by the newest word on it.
-pub(crate) fn in_force(store: &Store, mirror: &MirrorName) -> anyhow::Result<Vec<Withdrawal>> {
+/// The withdrawals that are in force for a mirror, the newest order for each file.
+pub(crate) fn in_force(store: &Store, mirror: &MirrorName) -> Result<Vec<Withdrawal>, Failure> {
     let mut now = store.withdrawn_from(mirror)?;
     let mut found = Vec::new();
     for withdrawal in store.withdrawals()?.into_iter().rev() {
@@ -199,7 +207,7 @@ pub(crate) fn in_force(store: &Store, mirror: &MirrorName) -> anyhow::Result<Vec
     Ok(found)
 }
 
-/// What, when, by whom and why.
+/// A withdrawal in words: the file, the time, the user and the reason.
 pub(crate) fn in_words(withdrawal: &Withdrawal) -> String {
     let Withdrawal { order, file, .. } = withdrawal;
     let reason = order.reason.as_ref().map_or_else(String::new, |reason| format!(": {}", reason.escape_debug()));
@@ -220,8 +228,8 @@ fn of_file(file: &WithdrawnFile) -> String {
     format!("{name}sha256:{}", file.sha256)
 }
 
-/// The mirrors that something is about: those of the store and of the configuration.
-fn in_scope(config: &Config, store: &Arc<Store>, scope: Option<&MirrorName>) -> anyhow::Result<Vec<MirrorName>> {
+/// The mirrors that an order is for: `scope`, or all of the store and of the configuration.
+fn in_scope(config: &Config, store: &Arc<Store>, scope: Option<&MirrorName>) -> Result<Vec<MirrorName>, Failure> {
     let mut all: BTreeSet<_> = store.mirrors()?.iter().map(|mirror| mirror.name().clone()).collect();
     all.extend(config.mirrors(&[])?.into_iter().map(|(name, _)| name.clone()));
     match scope {
@@ -232,14 +240,14 @@ fn in_scope(config: &Config, store: &Arc<Store>, scope: Option<&MirrorName>) -> 
 }
 
 /// Those of the mirrors that the store has.
-fn known_in(store: &Arc<Store>, names: &[MirrorName]) -> anyhow::Result<Vec<Mirror>> {
+fn known_in(store: &Arc<Store>, names: &[MirrorName]) -> Result<Vec<Mirror>, Failure> {
     let mut mirrors = store.mirrors()?;
     mirrors.retain(|mirror| names.contains(mirror.name()));
     Ok(mirrors)
 }
 
-/// The files that are meant and are withdrawn from one of the mirrors.
-fn withdrawn_files(store: &Store, what: &What, mirrors: &[MirrorName]) -> anyhow::Result<BTreeSet<WithdrawnFile>> {
+/// The files that `what` names and that are withdrawn from at least one of the mirrors.
+fn withdrawn_files(store: &Store, what: &What, mirrors: &[MirrorName]) -> Result<BTreeSet<WithdrawnFile>, Failure> {
     let mut now = BTreeSet::new();
     for mirror in mirrors {
         now.append(&mut store.withdrawn_from(mirror)?);

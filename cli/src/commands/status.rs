@@ -9,10 +9,10 @@ use super::mirror_status::{Lag, MirrorSize, MirrorStatus, StoreStatus};
 use super::{clock, open, purge, say};
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::report::in_words;
+use crate::report::{Failure, in_words};
 
 /// How every mirror stands, and the store.
-pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
+pub(crate) fn status(config: &Config, json: bool) -> Result<Exit, Failure> {
     let store = open(&config.store)?;
     let now = clock()();
     let usage = store.usage()?;
@@ -39,7 +39,7 @@ pub(crate) fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
 }
 
 /// A line for each fact that is worth one.
-fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> anyhow::Result<()> {
+fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> Result<(), Failure> {
     let MirrorStatus { mirror, snapshots, missed_late_event, .. } = status;
     say!("{mirror}");
     let (Some(upstream), Some(recorded), Some(projects)) = (&status.upstream, status.recorded, status.projects) else {
@@ -66,7 +66,7 @@ fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> anyhow::Result<()> {
         say!("  withdrawn  {}", purge::in_words(withdrawal));
     }
     if status.withdrawal_unfinished {
-        say!("  WITHDRAWAL UNFINISHED: whoever is at work on the mirror finishes it, or the next command");
+        say!("  WITHDRAWAL UNFINISHED: the process that has locked the mirror finishes it, or the next command does");
     }
     if let Some(MirrorSize { bytes, own_bytes }) = status.size {
         say!("  size       {}, of which {} are in no other mirror", HumanBytes(bytes), HumanBytes(own_bytes));
@@ -86,7 +86,7 @@ fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn tell_last_sync(status: &MirrorStatus, now: Timestamp) -> anyhow::Result<()> {
+fn tell_last_sync(status: &MirrorStatus, now: Timestamp) -> Result<(), Failure> {
     let Some(last) = &status.last_sync else {
         say!("  last sync  unknown");
         return Ok(());
@@ -101,7 +101,7 @@ fn tell_last_sync(status: &MirrorStatus, now: Timestamp) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn tell_store(store: &Store, StoreStatus { free_bytes, size, .. }: &StoreStatus) -> anyhow::Result<()> {
+fn tell_store(store: &Store, StoreStatus { free_bytes, size, .. }: &StoreStatus) -> Result<(), Failure> {
     say!("store {}", store.root().display());
     match size {
         Some(size) => say!(

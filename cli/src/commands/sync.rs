@@ -13,17 +13,17 @@ use super::{clock, keep_reserve, open};
 use crate::config::{Config, Mirror};
 use crate::console::Shown;
 use crate::exit::Exit;
-use crate::report;
+use crate::report::{Failure, in_words};
 
 /// Syncs the mirrors one after the other; one that fails does not stop the others.
-pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName], wait: Wait) -> anyhow::Result<Exit> {
+pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName], wait: Wait) -> Result<Exit, Failure> {
     let mirrors = config.mirrors(mirrors)?;
     let store = open(&config.store)?;
     keep_reserve(&store);
     Ok(sync_all(config, &store, &mirrors, wait).await)
 }
 
-/// Syncs these mirrors of an open store; the worst of their ends is that of all.
+/// Syncs these mirrors of an open store; returns the worst of their exits.
 pub(crate) async fn sync_all(
     config: &Config,
     store: &Arc<Store>,
@@ -36,7 +36,7 @@ pub(crate) async fn sync_all(
         let exit = match sync_one(store, name, mirror, settings).await {
             Ok(outcome) if outcome.held.is_empty() => Exit::Done,
             Ok(_) => Exit::Held,
-            Err(error) => report::failure(&error.context(format!("mirror `{name}` was not synced"))),
+            Err(failure) => failure.during(format!("mirror `{name}` was not synced")).report(),
         };
         worst = worst.max(exit);
     }
@@ -48,7 +48,7 @@ async fn sync_one(
     name: &MirrorName,
     mirror: &Mirror,
     settings: Settings,
-) -> anyhow::Result<Outcome> {
+) -> Result<Outcome, Failure> {
     let index = Index::new(mirror.index(mirror.upstream()?))?;
     let progress = Arc::new(Progress::default());
     let context = Context {
@@ -87,7 +87,7 @@ fn tell(mirror: &MirrorName, outcome: &Outcome, progress: &Progress) {
             held.at,
             held.needs,
             held.since,
-            report::in_words(held.reason),
+            in_words(held.reason),
             held.reason
         );
     }

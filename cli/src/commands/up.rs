@@ -10,9 +10,10 @@ use super::sync::sync_all;
 use super::{keep_reserve, open, say, serve};
 use crate::config::{Config, Mirror};
 use crate::exit::Exit;
+use crate::report::Failure;
 
 /// Serves, syncs, says what to try, and syncs again until Ctrl-C.
-pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> anyhow::Result<Exit> {
+pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> Result<Exit, Failure> {
     let mirrors = config.mirrors(&[])?;
     let store = open(&config.store)?;
     keep_reserve(&store);
@@ -37,7 +38,7 @@ pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> 
             sync_all(config, &store, &mirrors, Wait::Never).await;
         }
     };
-    let done: anyhow::Result<Exit> = tokio::select! {
+    let done: Result<Exit, Failure> = tokio::select! {
         done = work => done,
         stopped = serve::stop() => stopped.map(|()| {
             tracing::info!("stopped; what was published stays, what was under way is begun again by the next sync");

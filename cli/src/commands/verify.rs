@@ -1,21 +1,21 @@
-//! `verify` and `rebuild`: what is damaged, and how it is put right.
+//! `verify` and `rebuild`: finding damage, and repairing it.
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use indicatif::HumanBytes;
 use strandline_durable::Disk;
 use strandline_model::MirrorName;
 use strandline_pypi::{Index, PypiLists};
 use strandline_store::verify::{Damage, Data, Report, damaged_pages, verify as store_verify};
-use strandline_store::{Access, Limiter, Rebuild, Store, StoreError};
+use strandline_store::{Access, Limiter, Rebuild, Store};
 use strandline_sync::{Context, Progress, Settings};
 
 use super::{clock, open, say};
 use crate::config::{Bytes, Config, Mirror, Seconds, Share};
 use crate::exit::Exit;
+use crate::report::{During as _, Failure};
 
-/// How often damage is looked for again after a repair: what is put right may show what lay behind it.
+/// How many rounds of looking and repairing there are, because one repair may bring other damage to light.
 const ROUNDS: usize = 3;
 
 /// Which data is read, and how fast.
@@ -33,7 +33,7 @@ pub(crate) async fn verify(
     mirror: Option<&MirrorName>,
     which: Option<Which>,
     repair: bool,
-) -> anyhow::Result<Exit> {
+) -> Result<Exit, Failure> {
     let named: Vec<_> = mirror.cloned().into_iter().collect();
     let configured = config.mirrors(&named)?;
     let store = opened(config)?;
@@ -66,18 +66,19 @@ pub(crate) async fn verify(
     if wrong == 0 {
         return Ok(Exit::Done);
     }
-    anyhow::ensure!(
-        repair,
-        "{wrong} things are not as the catalog says; nothing was changed, and `strandline verify --repair` puts right what it can"
-    );
+    if !repair {
+        return Err(Failure::found(format!(
+            "{wrong} things are not as the catalog says; nothing was changed, and `strandline verify --repair` puts right what it can"
+        )));
+    }
     put_right(&store, &configured, &mirrors, report.damage, which.is_some()).await
 }
 
-/// Opens the store; where SQLite cannot read the catalog, says which pages are damaged.
-fn opened(config: &Config) -> anyhow::Result<Arc<Store>> {
+/// Opens the store; where SQLite finds the catalog damaged, says which of its pages are.
+fn opened(config: &Config) -> Result<Arc<Store>, Failure> {
     let store = open(&config.store);
     if let Err(error) = &store
-        && error.chain().any(|cause| cause.downcast_ref().is_some_and(StoreError::is_corruption))
+        && error.is_corruption()
     {
         for problem in damaged_pages(&config.store)? {
             say!("{}", Damage::Catalog { problem });
@@ -111,7 +112,7 @@ async fn put_right(
     mirrors: &[strandline_store::Mirror],
     mut damage: Vec<Damage>,
     data: bool,
-) -> anyhow::Result<Exit> {
+) -> Result<Exit, Failure> {
     let mut contexts = Vec::new();
     for (name, mirror) in configured {
         // A mirror that was never synced has nothing to repair.
@@ -148,31 +149,34 @@ async fn put_right(
     for line in &left {
         say!("not repaired: {line}");
     }
-    anyhow::ensure!(left.is_empty(), "{} things are damaged yet; {repaired} were repaired", left.len());
+    if !left.is_empty() {
+        return Err(Failure::found(format!("{} things are damaged yet; {repaired} were repaired", left.len())));
+    }
     tracing::info!("everything that was damaged is repaired: {repaired} things");
     Ok(Exit::Done)
 }
 
 /// Makes a new catalog of what the views show.
-pub(crate) fn rebuild(config: &Config) -> anyhow::Result<Exit> {
+pub(crate) fn rebuild(config: &Config) -> Result<Exit, Failure> {
     let configured = config.mirrors(&[])?;
     let mut sources: Vec<(&MirrorName, Settings, Index)> = Vec::new();
     for (name, mirror) in &configured {
         sources.push((name, mirror.settings(name), Index::new(mirror.index(mirror.upstream()?))?));
     }
     for name in Rebuild::views(&config.store)? {
-        anyhow::ensure!(
-            sources.iter().any(|(known, ..)| **known == name),
-            "the store has a view of mirror `{name}`, and `{}` has no such mirror: add it there, or move `{}` out of the store; nothing was changed",
-            config.path.display(),
-            config.store.join("views").join(name.as_str()).display()
-        );
+        if !sources.iter().any(|(known, ..)| **known == name) {
+            return Err(Failure::found(format!(
+                "the store has a view of mirror `{name}`, and `{}` has no such mirror: add it there, or move `{}` out of the store; nothing was changed",
+                config.path.display(),
+                config.store.join("views").join(name.as_str()).display()
+            )));
+        }
     }
     let now = clock()();
     let is_public = sources.iter().all(|(_, settings, _)| settings.access == Access::Public);
     let access = if is_public { Access::Public } else { Access::Private };
     let (rebuild, found) = Rebuild::begin(&config.store, Disk::new(), access, now)
-        .with_context(|| format!("cannot rebuild the catalog of the store `{}`", config.store.display()))?;
+        .during(|| format!("cannot rebuild the catalog of the store `{}`", config.store.display()))?;
     for path in &found.aside {
         say!("moved aside to {}", path.display());
     }
@@ -182,7 +186,7 @@ pub(crate) fn rebuild(config: &Config) -> anyhow::Result<Exit> {
         let mirror = locked.name();
         let Some((_, settings, index)) = sources.iter().find(|(name, ..)| *name == mirror) else { continue };
         let done = strandline_sync::rebuild::rebuild(&rebuild, index, settings, &PypiLists, now, locked)
-            .with_context(|| format!("mirror `{mirror}` was not rebuilt; `strandline rebuild` begins anew"))?;
+            .during(|| format!("mirror `{mirror}` was not rebuilt; `strandline rebuild` begins anew"))?;
         match done {
             Some(done) => {
                 say!("{mirror}: serial {} with {} projects", done.label, done.projects);
@@ -199,7 +203,7 @@ pub(crate) fn rebuild(config: &Config) -> anyhow::Result<Exit> {
     }
     rebuild.finish()?;
     tracing::warn!(
-        "the catalog is new. Lost are: all earlier serials, pins, who is held and since when, whether a mirror was rolled back, and what was known for asking upstream; blobs that only earlier serials named go with the next `strandline gc`, after `grace`"
+        "the catalog is new. Lost are: all earlier serials, pins, which projects are held and since when, whether a mirror was rolled back, and what was known for asking upstream; blobs that only earlier serials named go with the next `strandline gc`, after `grace`"
     );
     if incomplete {
         tracing::warn!("the next sync fetches the projects that are lost");

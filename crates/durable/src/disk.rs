@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-/// Something could not be done on the disk. Everything before it was done.
+/// The disk refused a step. All steps before it were done.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{}`", path.display())]
 pub struct DiskError {
-    /// What was to be done, to stand before the path.
+    /// The step, in words that go before the path: `write to`.
     pub action: &'static str,
-    /// To what.
+    /// The file or directory.
     pub path: PathBuf,
-    /// Why not.
+    /// What the operating system said.
     pub source: io::Error,
 }
 
@@ -157,8 +157,8 @@ impl Disk {
         self.run("commit to", catalog, Step::Commit { catalog }, || Ok(()))
     }
 
-    /// The moment after it: call it right after COMMIT. An error here is one of a transaction that is durable all the
-    /// same, which SQLite can give, too.
+    /// Stands for the moment after it: call it right after COMMIT. An error here leaves a transaction that is durable all
+    /// the same, as an error of SQLite's COMMIT can.
     pub fn commit_done(&self, catalog: &Path) -> Result<(), DiskError> {
         self.run("finish the commit to", catalog, Step::Committed { catalog }, || Ok(()))
     }
@@ -188,16 +188,16 @@ impl Disk {
         })
     }
 
-    /// Opens a file that [`create_file`](Self::create_file) made and nobody has sealed yet, to seal it.
+    /// Opens a file that [`create_file`](Self::create_file) made and no process has sealed yet, to seal it.
     pub fn reopen(&self, path: &Path) -> Result<NewFile, DiskError> {
         let open = File::options().append(true).open(path);
         let file = open.map_err(|source| DiskError::new("open", path, source))?;
         Ok(NewFile { file, path: path.to_owned(), disk: self.clone() })
     }
 
-    /// Makes a file read-only for everybody. Nothing is synced.
+    /// Makes a file read-only for all users. Nothing is synced.
     pub fn protect(&self, path: &Path) -> Result<(), DiskError> {
-        // To whoever watches, the bytes alone count.
+        // A watcher counts the bytes alone.
         let step = Step::Write { path, bytes: &[] };
         self.run("set the mode of", path, step, || fs::set_permissions(path, Permissions::from_mode(0o444)))
     }
@@ -323,7 +323,7 @@ impl Disk {
         Ok(file.map(|file| NewFile { file, path: to.to_owned(), disk: self.clone() }))
     }
 
-    /// Points the symbolic link `link` to `target` in one step: whoever looks sees the old or the new.
+    /// Points the symbolic link `link` to `target` in one step: a reader sees the old target or the new one.
     pub fn switch_link(&self, link: &Path, target: &Path) -> Result<(), DiskError> {
         let mut next = link.as_os_str().to_owned();
         next.push(".next");
@@ -396,15 +396,15 @@ impl NewFile {
         disk.run("write to", path, Step::Write { path, bytes }, || file.write_all(bytes))
     }
 
-    /// Makes it read-only for everybody. Nothing is synced.
+    /// Makes it read-only for all users. Nothing is synced.
     pub fn protect(&mut self) -> Result<(), DiskError> {
         let Self { file, path, disk } = self;
-        // To whoever watches, the bytes alone count.
+        // A watcher counts the bytes alone.
         let step = Step::Write { path, bytes: &[] };
         disk.run("set the mode of", path, step, || file.set_permissions(Permissions::from_mode(0o444)))
     }
 
-    /// Makes it read-only for everybody and sets its time of modification, in seconds since 1970. Nothing is
+    /// Makes it read-only for all users and sets its time of modification, in seconds since 1970. Nothing is
     /// synced.
     pub fn seal(&mut self, modified: u64) -> Result<(), DiskError> {
         let Self { file, path, disk } = self;

@@ -18,20 +18,20 @@ static POOL: LazyLock<Result<ThreadPool, ThreadPoolBuildError>> = LazyLock::new(
 });
 
 /// Does work whose parallel iterators (rayon's) wait for the disk more than they compute: on as many threads as a disk answers
-/// requests, instead of as many as there are cores. Such work waits for no lock that whoever waits for it may have.
+/// requests, instead of as many as there are cores. The work must not wait for a lock that the caller may have.
 pub fn wide<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     match &*POOL {
         Ok(pool) => pool.install(work),
         Err(error) => {
-            // A limit on threads: it takes longer.
+            // The system limits threads: the work takes longer.
             tracing::debug!(%error, "no threads of its own for the disk");
             work()
         }
     }
 }
 
-/// Has many paths looked at side by side, so that whatever is then done at them one after the other, in an order that matters,
-/// need not wait for each. Says nothing of what is there.
+/// Looks at many paths side by side, so that the caller, who then works on them one after the other because the order
+/// matters, need not wait for the disk at each. Returns nothing: what is there, or not, is found out then.
 pub fn look_ahead(paths: &[PathBuf]) {
     let look = |path: &PathBuf| drop::<io::Result<_>>(Path::symlink_metadata(path));
     wide(|| paths.par_iter().for_each(look));

@@ -28,7 +28,8 @@ fn parse_hex(text: &str) -> Result<[u8; 32], InvalidDigest> {
     Ok(out)
 }
 
-/// What a digit of a digest stands for; 16 for what is none. A table, because no processor foresees the next digit.
+/// The value of a hexadecimal digit; 16 for any other byte. A table, because a processor cannot predict the branches that
+/// random digits would take.
 const NIBBLES: [u8; 256] = {
     let mut table = [16; 256];
     let mut nibble = 0;
@@ -118,7 +119,7 @@ digest! {
 }
 
 digest! {
-    /// A SHA-256 that somebody told us and nobody has checked yet.
+    /// A SHA-256 that upstream claims, or a user gave, and that was not checked against bytes yet.
     ClaimedSha256
 }
 
@@ -128,8 +129,8 @@ impl Blake3 {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of everything that a reader gives, which is read by way of `buffer`: a caller that reads many small files needs
-    /// no new one for each.
+    /// The digest of everything that a reader gives. It is read through `buffer`, so that a caller with many small files
+    /// needs only one.
     pub fn of_reader(reader: impl io::Read, buffer: &mut [u8]) -> io::Result<Self> {
         let mut hasher = blake3::Hasher::new();
         read_chunks(reader, buffer, |bytes| {

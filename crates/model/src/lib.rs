@@ -27,8 +27,8 @@ pub use digest::{Blake3, ClaimedSha256, DigestMismatch, Hasher, InvalidDigest, S
 pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
 pub use path::{InvalidPath, TreePath};
 pub use serial::{InvalidSerial, Label, Serial};
-pub use snapshot::{Held, HoldReason, RootList, Snapshot, UpstreamUrl};
+pub use snapshot::{Held, HoldReason, InvalidUpstreamUrl, RootList, Snapshot, UpstreamUrl};
 pub use text::BadBody;
 pub use time::{InvalidTimestamp, Timestamp};
 pub use trie::{Leaf, Node};
-pub use unit::{Entry, Unit};
+pub use unit::{DuplicatePath, Entry, Unit};

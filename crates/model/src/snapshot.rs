@@ -89,13 +89,13 @@ impl FromStr for HoldReason {
 pub struct Held {
     /// The project.
     pub name: ProjectName,
-    /// Why.
+    /// Why it is held.
     pub reason: HoldReason,
     /// The serial of the state that is carried; 0 when there never was a good one.
     pub at: Serial,
     /// The serial that its page has to reach.
     pub needs: Serial,
-    /// When the event happened that it does not show.
+    /// When the event happened that the carried state does not show, by upstream's clock.
     pub since: Timestamp,
 }
 
@@ -144,7 +144,7 @@ pub struct Snapshot {
     pub parent: Option<Blake3>,
     /// When it was recorded.
     pub time: Timestamp,
-    /// What it is a copy of.
+    /// The upstream that it is a copy of.
     pub upstream: UpstreamUrl,
     /// The digest of what the configuration asked for.
     pub selection: Blake3,

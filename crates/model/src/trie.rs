@@ -158,7 +158,7 @@ impl Node {
     }
 }
 
-/// Where nodes are read from. What it returns is what was asked for: the reader checks ids.
+/// Where nodes are read from. An implementation checks that the bytes of a node have the id that was asked for.
 pub trait Nodes {
     /// Why a node could not be read.
     type Error;
@@ -186,8 +186,8 @@ pub fn find<N: Nodes>(nodes: &N, root: Blake3, name: &ProjectName) -> Result<Opt
     Ok(None)
 }
 
-/// The next `count` units after `name` in the order of the keys (after none: from the first), and on from the first after the
-/// last; each at most once.
+/// The next `count` units after `name` in the order of the keys; from the first where `name` is empty. After the last unit
+/// it goes on with the first. Each unit comes at most once.
 pub fn after<N: Nodes>(nodes: &N, root: Blake3, name: &str, count: usize) -> Result<Vec<Leaf>, N::Error> {
     let key = (!name.is_empty()).then(|| Blake3::of(name.as_bytes()));
     let most = count.min(usize::try_from(nodes.node(root)?.count()).unwrap_or(usize::MAX));
@@ -231,7 +231,8 @@ fn take_after<N: Nodes>(
     Ok(())
 }
 
-/// Nodes that were read, by their ids: a bounded memory, which forgets all leaves, or all branches, when it has too many.
+/// Nodes that were read, by their ids: a bounded memory, which forgets all leaves when it has too many of them, and all
+/// branches likewise.
 #[derive(Debug, Default)]
 pub struct Memory {
     branches: HashMap<Blake3, Arc<Node>>,
@@ -239,8 +240,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// How many of each are kept: all branches that a million projects have, and the leaves of some thousand changes; at less
-    /// than a kilobyte, and some three, each.
+    /// How many leaves, and how many branches, are kept: all branches of a million projects, at less than a kilobyte each,
+    /// and the leaves of some thousand changes, at some three kilobytes each.
     const MOST: usize = 8_192;
 
     /// The node with this id, if it is kept.
@@ -329,7 +330,7 @@ pub fn compare<N: Nodes>(nodes: &N, pairs: &mut Vec<Pair>, changes: &mut Vec<Cha
     Ok(())
 }
 
-/// What two nodes list differently, of which one is a leaf, or nothing.
+/// The units that two nodes list differently, where one of the nodes is a leaf, or is missing.
 fn diff_units<N: Nodes>(
     nodes: &N,
     before: Option<&Node>,
@@ -353,8 +354,8 @@ fn diff_units<N: Nodes>(
     }
 }
 
-/// The units below a node, sorted by name. A branch has many only once in a history, where what grew from nothing is compared
-/// with its beginning.
+/// The units below a node, sorted by name. They are many only where the other side of the comparison is empty or a leaf:
+/// once in a history, for a tree that grew from nothing.
 fn units_below<'a, N: Nodes>(nodes: &N, node: Option<&'a Node>) -> Result<Cow<'a, [Leaf]>, N::Error> {
     match node {
         None => Ok(Cow::Borrowed(&[])),
@@ -455,7 +456,7 @@ fn apply<N: Nodes>(
             if branch.count() > LEAF_MOST {
                 return Ok(branch);
             }
-            // It shrank: what is left belongs into one leaf.
+            // The branch has shrunk: the units that are left belong into one leaf.
             let mut leaves = Vec::new();
             gather(nodes, branch, fresh, &mut leaves)?;
             leaves.sort_unstable_by(|a: &Leaf, b| a.name.cmp(&b.name));

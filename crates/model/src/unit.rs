@@ -15,7 +15,7 @@ pub struct Entry {
     pub path: TreePath,
     /// The blob with its bytes.
     pub blob: Blake3,
-    /// What the bytes' SHA-256 was computed to be.
+    /// The SHA-256 of the bytes, as it was computed.
     pub sha256: Sha256,
     /// In bytes.
     pub size: u64,
@@ -41,7 +41,7 @@ pub struct DuplicatePath {
 }
 
 impl Unit {
-    /// Sorts the entries; an error when a path stands there twice.
+    /// Sorts the entries by path; an error where two of them have the same path.
     pub fn new(name: ProjectName, mut entries: Vec<Entry>) -> Result<Self, DuplicatePath> {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         match entries.windows(2).find(|pair| pair[0].path == pair[1].path) {

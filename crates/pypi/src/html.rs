@@ -124,6 +124,7 @@ mod tests {
         parse(text.as_bytes(), Context { project: &project, url: &url, local_allowed: false })
     }
 
+    /// Long because all that is read of one page stands here in full.
     #[test]
     fn everything_that_the_standards_have() {
         let text = format!(

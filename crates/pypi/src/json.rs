@@ -134,7 +134,7 @@ fn claim(listing: &Listing<'_>, context: Context<'_>, index: usize, raw: &RawFil
     let yanked = match optional(&of("yanked"), "true, false or a text", raw.yanked)? {
         None | Some(FlagOrText::Flag(false)) => Yanked::No,
         Some(FlagOrText::Flag(true)) => Yanked::Yes(String::new()),
-        // An empty text is not a truthy value, which is what counts (PEP 691).
+        // PEP 691 asks for a truthy value, and an empty text is none.
         Some(FlagOrText::Text(reason)) if reason.is_empty() => Yanked::No,
         Some(FlagOrText::Text(reason)) => Yanked::Yes(reason),
     };
@@ -151,7 +151,7 @@ fn claim(listing: &Listing<'_>, context: Context<'_>, index: usize, raw: &RawFil
         sha256,
         size: optional(&of("size"), "a number of bytes", raw.size)?,
         requires_python: optional(&of("requires-python"), "a text", raw.requires_python)?,
-        // Clients refuse a page with a time that is none, so it is better left out.
+        // Clients refuse a page with a malformed time, so it is left out.
         upload_time: upload_time.filter(|text| text.parse::<jiff::Timestamp>().is_ok()),
         yanked,
         core_metadata,
@@ -213,7 +213,7 @@ pub(crate) fn optional<'a, T: Deserialize<'a>>(name: &str, expected: &str, raw: 
     raw.map(|raw| {
         serde_json::from_str(raw.get()).map_err(|error| {
             let found: String = raw.get().chars().take(60).collect();
-            // What serde says of a choice between shapes says less than the found text.
+            // serde's message about a choice between shapes says less than the text that was found.
             let why = if error.is_data() { String::new() } else { format!(" ({error})") };
             malformed(format!("{name} is `{}`{why}; expected {expected}", shown(&found)))
         })
@@ -359,6 +359,7 @@ mod tests {
         assert_eq!((page.status, page.files.len()), (Status::Quarantined, 0));
     }
 
+    /// Long because it is a table: each page that cannot be used, and in the same order what is said of it.
     #[test]
     fn errors_name_what_is_wrong() {
         let file = |name: &str, url: &str, digest: &str| {

@@ -10,7 +10,8 @@
 //! 1. Nothing outside of the tree is opened, and no symbolic link is followed: of a page that is one, only the name that
 //!    it leads to is used, and only beside it or in `versions/` (`confined.rs`).
 //! 2. Nothing but regular files is opened, and no page that is larger than pages may be.
-//! 3. What makes no sense is told, with where it is; no input panics. Tested below and in `legacy.rs`.
+//! 3. Pages and names that make no sense are findings, which name the place; no input panics. Tested below and in
+//!    `legacy.rs`.
 
 mod confined;
 mod legacy;
@@ -39,7 +40,7 @@ const VERSIONS: &str = "versions";
 /// Where files are.
 const PACKAGES: &str = "packages";
 
-/// Why something is passed by where a project's page could be.
+/// Why an entry is left out that stands where a project could be.
 const NOT_READ: &str = "is a link or no file, and is not read";
 
 /// The directory is not such a tree. Nothing was done.

@@ -207,11 +207,17 @@ fn a_page_that_is_a_link_is_read_beside_it_or_in_versions() {
     assert_eq!(made.read(), [format!("{FILE} 9f/0: missing")]);
 }
 
-#[test]
-fn nothing_outside_is_read_and_nothing_hostile_is_believed() {
+/// A directory beside a tree, with a file that would do as a page.
+fn outside() -> (tempfile::TempDir, std::path::PathBuf) {
     let outside = tempfile::tempdir().unwrap();
     let secret = outside.path().join("secret");
     fs::write(&secret, json(DIGEST, "../../packages/aa/bb/cc/six-1.0.tar.gz")).unwrap();
+    (outside, secret)
+}
+
+#[test]
+fn pages_outside_are_not_read_and_hostile_ones_not_believed() {
+    let (outside, secret) = outside();
     let made = Made::new();
     let fifo = |name: &str| {
         fs::create_dir_all(made.path(name).parent().unwrap()).unwrap();
@@ -259,7 +265,11 @@ fn nothing_outside_is_read_and_nothing_hostile_is_believed() {
     simple/renamed/index.v1_json says that `renamed-1.0.tar.gz` is at `/packages/aa/other-1.0.tar.gz`, which is not a path of its own below `packages`
     simple/up/index.html is a link to `../..`
     ");
+}
 
+#[test]
+fn files_outside_are_not_opened() {
+    let (outside, secret) = outside();
     let made = Made::new();
     let opened = |path: &str| match made.open().open(&path.parse::<TreePath>().unwrap()) {
         Opened::File(_) => "opened".to_owned(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The values that were used last, up to a number of bytes. Whoever puts one says how large it is.
+/// The values that were used last, up to a number of bytes. The caller that puts one in says how large it is.
 #[derive(Debug)]
 pub(crate) struct Cache<K, V> {
     most: usize,
@@ -69,7 +69,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<K, V>> {
-        // No code of others runs under the lock: after a panic what is there is still whole.
+        // Only this module's code runs under the lock, so its content is whole even after a panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

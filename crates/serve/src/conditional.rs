@@ -3,7 +3,7 @@
 //! Tags of this server hold neither commas nor quotes, so lists of them are split at commas.
 
 /// Whether an If-None-Match header names `tag`: then the client has the answer already. The comparison is the weak
-/// one, for a cache on the way may have weakened what it stored.
+/// one, because a cache on the way may have weakened the tag that it stored.
 pub(crate) fn names(if_none_match: &str, tag: &str) -> bool {
     if_none_match
         .split(',')

@@ -20,7 +20,8 @@ use strandline_model::{Label, Serial};
 use crate::conditional;
 use crate::range::{self, Wanted};
 
-/// How much of a file is read at once, in bytes: also the memory that a download takes. A half serves a third less.
+/// How much of a file is read at once, in bytes, and so the memory that a download takes. With half of it, the server
+/// sends a third less in the same time.
 const CHUNK: usize = 256 * 1024;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -28,8 +29,8 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 /// How long an answer may be used without asking again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Freshness {
-    /// Always ask: what is published changes at any time, and clients that keep pages would install from an old state.
-    /// Asking is cheap, for the entity tag says whether anything changed.
+    /// Always ask: the published snapshot changes at any time, and clients that keep pages would install from an old state.
+    /// Asking is cheap, because the entity tag says whether anything changed.
     Ask,
     /// A snapshot's page: it never changes, but a withdrawal may put a new revision in its place.
     Minute,
@@ -141,7 +142,7 @@ pub(crate) fn content(method: &Method, headers: &HeaderMap, content: Content) ->
         .any(|value| value.to_str().is_ok_and(|list| conditional::names(list, &tag)))
     {
         if *method == Method::HEAD {
-            // Else hyper says 0, and clients may take that for the length of what they have.
+            // Otherwise hyper says 0, and clients may take that for the length of the file that they have.
             out.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         *answer.status_mut() = StatusCode::NOT_MODIFIED;
@@ -178,7 +179,7 @@ pub(crate) fn content(method: &Method, headers: &HeaderMap, content: Content) ->
     answer
 }
 
-/// Says something to a person who reads what a program got.
+/// An answer in plain text, for a person who reads what a program got.
 pub(crate) fn plain(status: StatusCode, text: &str) -> Response<Body> {
     let text = format!("{text}\n");
     let mut answer = Response::new(Body::empty());
@@ -254,7 +255,7 @@ mod tests {
         );
     }
 
-    /// Such a file cannot be read without waiting, whatever is in memory.
+    /// Such a file cannot be read without waiting, even where the system has it in memory.
     #[tokio::test]
     async fn what_may_have_to_be_waited_for_is_read_elsewhere() {
         let file = File::open("/proc/version").unwrap();

@@ -20,11 +20,11 @@ use crate::reply::{Content, Data, Freshness, Marks};
 use crate::route::Place;
 use crate::{files, home};
 
-/// How many connections to the catalog tell which snapshot is published, for requests that memory answers otherwise.
+/// How many connections to the catalog say which snapshot is published, for requests whose answer is in memory.
 const WATCHERS: usize = 8;
-/// How many answer requests that memory does not.
+/// How many connections read the answers that are not in memory.
 const READERS: usize = 4;
-/// Up to which size a page is kept in memory, and any other file. Larger ones are read in chunks as they are sent.
+/// The largest page, and the largest other file, that is kept in memory. Larger ones are read in chunks as they are sent.
 const SMALL_PAGE: u64 = 4 << 20;
 const SMALL_FILE: u64 = 64 << 10;
 /// How many bytes are kept of snapshots, of projects, of small blobs and of the lists of all projects.
@@ -35,7 +35,8 @@ const LISTS: usize = 256 << 20;
 
 /// What is served: the mirrors of one store.
 pub struct Site {
-    /// For the one question that each request asks. It is answered in microseconds, so no thread is handed it to wait for.
+    /// For the one question that each request asks. The catalog answers it in microseconds, so it is asked on the thread of
+    /// the request.
     watchers: Vec<Watcher>,
     readers: Vec<Arc<Store>>,
     next: AtomicUsize,
@@ -255,9 +256,9 @@ impl Site {
         }))
     }
 
-    /// A file. At a snapshot, only what that snapshot names. Among what is published, also what the snapshot before
-    /// named, and whatever else is still in the pool: a client that read a page before a switch comes for its files
-    /// after it.
+    /// A file. At a snapshot, only a file that this snapshot names. Without one, also a file that the snapshot published
+    /// before named, and any other that is still in the pool: a client that read a page before a switch asks for its
+    /// files after it.
     fn file(&self, place: &Place, path: &TreePath, reach: Reach<'_>) -> Result<Found, Stopped> {
         let missing = || Missing(format!("mirror `{}` has no such file", place.mirror));
         if place.at.is_some() {
@@ -287,12 +288,12 @@ impl Site {
     fn named(&self, recorded: &Recorded, path: &TreePath, reach: Reach<'_>) -> Result<Option<Found>, Stopped> {
         for name in files::owners(path.file_name()) {
             let project = match self.project(recorded, &name, reach) {
-                // Another owner may be in memory, and a path has one content, whoever names it.
+                // Another owner may be in memory, and a path has one content, whichever project names it.
                 Err(Stopped::NotInMemory) => continue,
                 project => project?,
             };
             if let Some(entry) = project.as_ref().and_then(|project| project.unit.entry(path.as_str())) {
-                // From the moment on in which that is recorded, whatever page still lists it.
+                // It is refused from the moment the withdrawal is recorded, also where a page still lists it.
                 if self.watcher().store.is_withdrawn_from(&recorded.snapshot.mirror, entry.sha256)? {
                     return Ok(Some(Err(Missing(format!(
                         "`{}` was withdrawn from mirror `{}`",

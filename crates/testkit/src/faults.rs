@@ -257,7 +257,7 @@ impl Plan {
     fn add(&mut self, fault: Fault, asked: Asked<'_>, seed: u64, nth: u64) {
         match fault {
             Fault::Stale { age, not_found, flapping } => {
-                // Another salt than the rule's own dice, or chance and node would go together.
+                // Not the numbers of the rule's own chance, or the same requests would always reach the same node.
                 if flapping && hash(seed ^ 0xf1a9, asked.path, nth) & 1 == 0 {
                     return;
                 }

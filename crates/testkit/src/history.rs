@@ -376,7 +376,7 @@ impl Generator {
             1 => format!("0.{n}.post2"),
             2 => format!("0.{n}.dev7"),
             3 => format!("1!0.{n}"),
-            // As old releases are spelled: the log says this, clients know it as 0.Nb2.
+            // The spelling of old releases: the log has this one, and clients know the version as 0.Nb2.
             4 => format!("0.{n}-beta.2"),
             _ => format!("0.{n}.0"),
         };
@@ -389,7 +389,7 @@ impl Generator {
         let size = self.rng.below(600);
         // A dash in the version would make an sdist's filename say something else.
         if self.rng.chance(0.25) && !version.contains('-') {
-            // Once per release, for the name says no more; old sdists bear the display name.
+            // Once per release, because the name of an sdist says nothing else; old sdists bear the display name.
             let stem =
                 if self.rng.chance(0.5) { name.to_owned() } else { crate::project::normalise(name).replace('-', "_") };
             let filename = format!("{stem}-{version}.tar.gz");
@@ -417,7 +417,7 @@ impl Generator {
         if alive {
             self.file(world, &name, &version);
         } else {
-            // Somebody removed it: the uploader gives up.
+            // The release was removed: the uploader gives up.
             self.burst.clear();
             self.pair(world);
         }

@@ -163,7 +163,7 @@ where
         if delivery.reset {
             return stream.set_zero_linger();
         }
-        // Before the client can have the answer, for then it may ask for the next thing.
+        // Before the client can have the answer, because with it, it may ask for the next thing.
         drop(delivery.waiting.take());
         if !write(&mut stream, &request, &response, &delivery).await? {
             return stream.shutdown().await;

@@ -41,7 +41,7 @@
 //! | an index without JSON, serials, XML-RPC, compression | [`Upstream::json`], [`Upstream::serials`], [`Upstream::xmlrpc`], [`Upstream::gzip`] |
 //! | where files are | [`Upstream::file_base`] |
 //! | small pages of the changelog, rate limits | [`Upstream::changelog_limit`], [`Upstream::rate_limit`] |
-//! | any answer whatever | [`Upstream::override_path`] |
+//! | any other answer | [`Upstream::override_path`] |
 //! | stale pages and 404s, flapping nodes | [`Fault::Stale`] |
 //! | a label below the content | [`Fault::Label`] |
 //! | 5xx, 429 | [`Fault::Status`] |

@@ -81,7 +81,7 @@ pub struct ProjectState {
     pub name: String,
     /// The name as its owner wrote it.
     pub display_name: String,
-    /// The serial of its last event, of whatever kind.
+    /// The serial of its last event of any kind.
     pub serial: u64,
     /// The serial of its last event that is not about roles.
     pub content_serial: u64,
@@ -121,7 +121,7 @@ pub(crate) enum Change {
     ClearQuarantine,
     QuarantineRelease(String),
     ClearReleaseQuarantine(String),
-    /// A role event, or an action nobody has heard of: it moves the serial only.
+    /// A role event, or an unknown action: it moves the serial only.
     Nothing {
         role: bool,
     },
@@ -148,7 +148,7 @@ pub(crate) struct Project {
 
 /// Applies one row of the log to a project, which may not exist before or after.
 ///
-/// It takes any order of rows: one that speaks of something unknown makes what it can of it.
+/// It takes rows in any order: one about a release or file that is not there changes as much as it can.
 pub(crate) fn apply(slot: &mut Option<Project>, display_name: &str, serial: u64, change: &Change) {
     if matches!(change, Change::RemoveProject) {
         *slot = None;

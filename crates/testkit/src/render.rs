@@ -237,8 +237,8 @@ fn rpc_escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// What Warehouse does to an action before it is put into XML: what is not ASCII becomes a character reference *as
-/// text* (and is escaped once more with the rest), and what XML cannot hold is dropped. So odd filenames do not survive.
+/// An action as Warehouse puts it into XML: a character outside of ASCII becomes a character reference *as text* (and is
+/// escaped once more with the rest), and one that XML cannot hold is dropped. So odd filenames do not survive.
 fn clean(action: &str) -> String {
     let mut out = String::new();
     for character in action.chars() {

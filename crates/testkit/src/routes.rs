@@ -140,6 +140,15 @@ struct Visit<'a> {
     context: Context,
 }
 
+/// An XML-RPC call, and how it may be answered.
+struct Asking {
+    call: Call,
+    /// Whether the index has XML-RPC.
+    answered: bool,
+    changelog_limit: usize,
+    limited: Limited,
+}
+
 impl Shared {
     /// Answers one request, and counts it.
     pub(crate) fn answer(&self, request: &Request) -> (Response, Delivery) {
@@ -170,11 +179,12 @@ impl Shared {
             truncate: plan.truncate,
             drip: plan.drip,
         };
-        let corrupt = plan.corrupt;
         let set = settings.overrides.get(&request.path).cloned();
-        let has_xmlrpc = settings.xmlrpc && settings.serials;
-        let changelog_limit = settings.changelog_limit;
-        let limited = if has_xmlrpc && call.is_some() { settings.take_call(now_ms) } else { Limited::default() };
+        let call = call.map(|call| {
+            let answered = settings.xmlrpc && settings.serials;
+            let limited = if answered { settings.take_call(now_ms) } else { Limited::default() };
+            Asking { call, answered, changelog_limit: settings.changelog_limit, limited }
+        });
         let visit = Visit {
             request,
             form,
@@ -189,46 +199,43 @@ impl Shared {
         };
         drop(settings);
 
-        let mut response = if let Some((status, retry_after)) = visit.plan.status {
-            let response = Response::text(status, "a fault was asked for");
-            match retry_after {
-                Some(seconds) => response.header("Retry-After", &seconds.to_string()),
-                None => response,
-            }
-        } else if let Some(response) = set {
-            response
-        } else if let Some(call) = call {
-            match request.method.as_str() {
-                _ if !has_xmlrpc => not_found(),
-                "POST" => visit.xmlrpc(&self.world(), &call, changelog_limit, &limited),
-                _ => Response::text(405, "POST only"),
-            }
-        } else if !matches!(request.method.as_str(), "GET" | "HEAD") {
-            Response::text(405, "GET or HEAD only")
-        } else {
-            match place {
-                Place::Root => visit.root(&self.world()),
-                Place::Page(name) => visit.page(&self.world(), &name),
-                Place::Redirect(to) => Response::new(301).header("Location", &render::percent_encode(&to)),
-                Place::Stored => visit.stored(&self.world()),
-                Place::XmlRpc | Place::Nowhere => not_found(),
-            }
+        let mut response = match (visit.plan.status, set) {
+            (Some((status, retry_after)), _) => failed(status, retry_after),
+            (None, Some(response)) => response,
+            (None, None) => self.faultless(&visit, place, call.as_ref()),
         };
         if response.status == 304 {
-            let counts = &mut self.counters().counts;
-            match kind {
-                Endpoint::Root => counts.root_304 += 1,
-                Endpoint::Page => counts.page_304 += 1,
-                _ => {}
-            }
+            self.count_304(kind);
         }
-        if corrupt && !response.body.is_empty() {
+        if visit.plan.corrupt && !response.body.is_empty() {
             let mut body = response.body.to_vec();
             let middle = body.len() / 2;
             body[middle] ^= 1;
             response.body = body.into();
         }
         (response, delivery)
+    }
+
+    /// What the world gives.
+    fn faultless(&self, visit: &Visit<'_>, place: Place, call: Option<&Asking>) -> Response {
+        let method = visit.request.method.as_str();
+        if let Some(asking) = call {
+            return match method {
+                _ if !asking.answered => not_found(),
+                "POST" => visit.xmlrpc(&self.world(), &asking.call, asking.changelog_limit, &asking.limited),
+                _ => Response::text(405, "POST only"),
+            };
+        }
+        if !matches!(method, "GET" | "HEAD") {
+            return Response::text(405, "GET or HEAD only");
+        }
+        match place {
+            Place::Root => visit.root(&self.world()),
+            Place::Page(name) => visit.page(&self.world(), &name),
+            Place::Redirect(to) => Response::new(301).header("Location", &render::percent_encode(&to)),
+            Place::Stored => visit.stored(&self.world()),
+            Place::XmlRpc | Place::Nowhere => not_found(),
+        }
     }
 
     fn count(&self, request: &Request, kind: Endpoint, method: &str) {
@@ -244,6 +251,24 @@ impl Shared {
         }
         *counters.paths.entry(request.path.clone()).or_default() += 1;
         counters.headers.insert(request.path.clone(), request.headers.clone());
+    }
+
+    fn count_304(&self, kind: Endpoint) {
+        let counts = &mut self.counters().counts;
+        match kind {
+            Endpoint::Root => counts.root_304 += 1,
+            Endpoint::Page => counts.page_304 += 1,
+            _ => {}
+        }
+    }
+}
+
+/// The status that a fault asks for.
+fn failed(status: u16, retry_after: Option<u64>) -> Response {
+    let response = Response::text(status, "a fault was asked for");
+    match retry_after {
+        Some(seconds) => response.header("Retry-After", &seconds.to_string()),
+        None => response,
     }
 }
 

@@ -24,7 +24,7 @@ pub struct RateLimit {
     pub window: Duration,
 }
 
-/// How many requests came, whatever was answered.
+/// How many requests came, whichever answer they got.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// XML-RPC calls by method.
@@ -125,7 +125,7 @@ impl Shared {
     }
 }
 
-/// A panic in one test thread must not hide behind panics in all others.
+/// Also after another thread has panicked: its panic is the one that a test has to show.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -372,7 +372,7 @@ impl Upstream {
                     let mut world = shared.world();
                     generator.step(&mut world).len()
                 };
-                // What is not journaled still takes the time of one event, or it would come in a loop without end.
+                // A step that writes no event takes the time of one, too, or the loop would make such steps without a pause.
                 let share = f64::from(u32::try_from(events.max(1)).unwrap_or(u32::MAX)) / events_per_second;
                 due += Duration::try_from_secs_f64(share).unwrap_or(Duration::MAX / 4);
                 let wait = due.saturating_duration_since(Instant::now());

@@ -142,7 +142,7 @@ impl World {
         self.now_ms += millis(by);
     }
 
-    /// Stops the world from moving its own time: who advances it by a clock calls this first.
+    /// Stops the world from moving its own time. A caller that advances it by a clock does this first.
     pub fn stop_ticking(&mut self) {
         self.tick_ms = 0;
     }
@@ -198,7 +198,7 @@ impl World {
 
     /// Every project as it was at `serial`, by normalised name, computed from the log.
     ///
-    /// What is not journaled counts from the serial that stood when it happened.
+    /// A change that is not journaled counts from the serial that stood when it happened.
     pub fn state_at(&self, serial: u64) -> BTreeMap<String, ProjectState> {
         self.by_project.keys().filter_map(|name| Some((name.clone(), self.project_at(name, serial)?))).collect()
     }

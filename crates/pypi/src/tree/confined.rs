@@ -2,6 +2,9 @@
 //!
 //! What always holds: the kernel resolves each path below the directory and follows no symbolic link on the way
 //! (openat2(2), Linux 5.6); what is opened without waiting is looked at before it is read.
+//!
+//! A walk by paths, as the crate `walkdir` makes it, cannot promise this: it looks at a directory and opens it in two
+//! steps, and a directory that becomes a link between the two leads out of the tree.
 
 use std::fs::File;
 use std::io::{self, Read as _};

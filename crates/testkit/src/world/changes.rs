@@ -15,7 +15,7 @@ impl World {
         self.transact(display_name, vec![(None, "create".to_owned(), Change::Create)])
     }
 
-    /// `add … file …`, with `create` and `new release` before it where they are wanting.
+    /// `add … file …`, with `create` and `new release` before it where the project or the release is new.
     pub fn upload(&mut self, project: &str, upload: &Upload) -> u64 {
         let existing = self.current(project);
         let mut rows = Vec::new();
@@ -135,7 +135,7 @@ impl World {
         self.about_project(project, action, Change::Nothing { role: true })
     }
 
-    /// An action that nobody has heard of. It moves the serial and nothing else.
+    /// An unknown action. It moves the serial and nothing else.
     pub fn unknown_action(&mut self, project: &str, version: Option<&str>, action: &str) -> u64 {
         let change = Change::Nothing { role: false };
         self.transact(project, vec![(version.map(str::to_owned), action.to_owned(), change)])
