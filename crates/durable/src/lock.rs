@@ -14,7 +14,7 @@ pub struct Lock {
     file: File,
 }
 
-/// Who holds a lock, as they wrote it into the file.
+/// The process that holds a lock, as it wrote itself into the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     /// The process id.
@@ -32,12 +32,12 @@ impl fmt::Display for Holder {
 /// The lock was not taken. Nothing changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody else has it.
+    /// Another process has it.
     #[error("{what} is held by {holder}")]
     Held {
         /// What the lock is for.
         what: String,
-        /// By whom.
+        /// The process that has it.
         holder: Holder,
         /// The lock file.
         path: PathBuf,
@@ -48,8 +48,8 @@ pub enum LockError {
 }
 
 impl Lock {
-    /// Takes the lock for this process alone, or says who has it. `what` is for the error, `since` is the time
-    /// now, for others' errors.
+    /// Takes the lock for this process alone, or says which process has it. `what` names the lock in that error; `since` is
+    /// the time now, for the errors of other processes.
     pub fn take(path: &Path, what: &str, since: &str) -> Result<Self, LockError> {
         Self::free(path)?.ok_or_else(|| held(path, what))?.signed(path, since)
     }
@@ -59,19 +59,19 @@ impl Lock {
         Self::alone(path)?.signed(path, since)
     }
 
-    /// Takes the lock together with others who share it; waits while somebody has it alone.
+    /// Takes the lock together with other processes that share it; waits while a process has it alone.
     pub fn share(path: &Path) -> Result<Self, LockError> {
         let waited = Self::open(path, |file| file.lock_shared().map_err(TryLockError::Error))?;
         Ok(waited.expect("it was waited for"))
     }
 
-    /// Takes the lock for this process alone; waits while others have or share it.
+    /// Takes the lock for this process alone; waits while other processes have or share it.
     pub fn alone(path: &Path) -> Result<Self, LockError> {
         let waited = Self::open(path, |file| file.lock().map_err(TryLockError::Error))?;
         Ok(waited.expect("it was waited for"))
     }
 
-    /// Takes the lock for this process alone if nobody has or shares it.
+    /// Takes the lock for this process alone, if no process has or shares it; else returns `None`.
     pub fn free(path: &Path) -> Result<Option<Self>, LockError> {
         Self::open(path, File::try_lock)
     }
@@ -101,7 +101,7 @@ impl Lock {
 
 fn held(path: &Path, what: &str) -> LockError {
     let mut text = String::new();
-    // Whoever has just taken it may not have signed yet: then the error says less.
+    // A process that has just taken it may not have signed yet: then the error says less.
     if File::open(path).and_then(|file| file.take(200).read_to_string(&mut text)).is_err() {
         text.clear();
     }
