@@ -28,7 +28,8 @@ fn parse_hex(text: &str) -> Result<[u8; 32], InvalidDigest> {
     Ok(out)
 }
 
-/// What a digit of a digest stands for; 16 for what is none. A table, because no processor foresees the next digit.
+/// The value of each digit of a digest; 16 for a byte that is no digit. It is a table, because no processor can predict the
+/// next digit's branch.
 const NIBBLES: [u8; 256] = {
     let mut table = [16; 256];
     let mut nibble = 0;
@@ -118,7 +119,7 @@ digest! {
 }
 
 digest! {
-    /// A SHA-256 that somebody told us and nobody has checked yet.
+    /// A SHA-256 that upstream states and that has not been compared with the bytes yet.
     ClaimedSha256
 }
 
@@ -128,8 +129,8 @@ impl Blake3 {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of everything that a reader gives, which is read by way of `buffer`: whoever reads many small files needs
-    /// no new one for each.
+    /// The digest of everything that a reader gives. It is read through `buffer`, so that a caller who reads many small files
+    /// needs no new buffer for each.
     pub fn of_reader(mut reader: impl io::Read, buffer: &mut [u8]) -> io::Result<Self> {
         let mut hasher = blake3::Hasher::new();
         loop {
