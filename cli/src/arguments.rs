@@ -11,8 +11,8 @@ const LISTEN: &str = "127.0.0.1:8780";
 
 /// A mirror of package indexes that is never halfway.
 ///
-/// Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 nothing published, upstream was not consistent (readers see
-/// what they saw); 4 published with held projects.
+/// Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 nothing published, because upstream was not consistent (readers
+/// see what they saw before); 4 published, with held projects.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Arguments {
@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// Say more; twice for every request
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// How often a sync says how far it is, where stderr is no terminal
+    /// How often a sync says how far it is, if stderr is not a terminal
     #[arg(long, global = true, hide = true, default_value = "10s", value_name = "DURATION", value_parser = positive)]
     pub(crate) progress_every: std::time::Duration,
     #[command(subcommand)]
@@ -44,7 +44,7 @@ fn positive(text: &str) -> Result<std::time::Duration, String> {
 pub(crate) enum Command {
     /// Sync every mirror, serve them, and keep syncing until Ctrl-C; writes strandline.toml first if there is none
     Up {
-        /// The projects to mirror, where there is no configuration yet
+        /// The projects to mirror, if there is no configuration yet
         projects: Vec<DisplayName>,
         /// Where to listen
         #[arg(long, default_value = LISTEN, value_name = "ADDRESS:PORT")]
@@ -61,7 +61,7 @@ pub(crate) enum Command {
         /// The index to mirror; by default the one that pip uses
         #[arg(long, value_name = "URL")]
         upstream: Option<crate::config::HttpUrl>,
-        /// A project to mirror; may be given several times. Without any, everything
+        /// A project to mirror; may be given several times; without any, the mirror has everything
         #[arg(long = "project", value_name = "PROJECT")]
         projects: Vec<DisplayName>,
     },
@@ -99,7 +99,7 @@ pub(crate) enum Command {
         mirror: MirrorName,
         /// A serial, a serial with revision, or a date
         before: String,
-        /// Another
+        /// The one to compare it with, in the same form
         after: String,
         /// As JSON, one object a line
         #[arg(long)]
@@ -120,7 +120,7 @@ pub(crate) enum Command {
     Rollback {
         /// The mirror
         mirror: MirrorName,
-        /// A serial, a serial with revision, a date, or `previous` for what was published before
+        /// A serial, a serial with revision, a date, or `previous` for the snapshot that was published before
         #[arg(required_unless_present = "resume")]
         serial: Option<String>,
         /// Publish the newest serial again, and let syncs publish
@@ -141,7 +141,7 @@ pub(crate) enum Command {
         /// A serial, a serial with revision, or a date
         serial: String,
     },
-    /// What is done to mirrors as a whole
+    /// Change mirrors as a whole
     #[command(subcommand)]
     Mirror(MirrorCommand),
     /// Check manifests, blobs and links
@@ -151,25 +151,25 @@ pub(crate) enum Command {
         /// Re-hash every blob, the least recently checked first; goes on where the last check was interrupted
         #[arg(long)]
         data: bool,
-        /// Pass by blobs that were re-hashed more recently than this, such as 30d
+        /// Skip blobs that were re-hashed more recently than this, such as 30d
         #[arg(long, requires = "data", value_name = "DURATION")]
         max_age: Option<crate::config::Seconds>,
         /// Re-hash only this share of the blobs, the least recently checked, such as 5%
         #[arg(long, requires = "data", value_name = "SHARE")]
         sample: Option<crate::config::Share>,
-        /// Read at most so much in a second, such as 100MiB
+        /// Read at most this much in a second, such as 100MiB
         #[arg(long, requires = "data", value_name = "SIZE")]
         limit: Option<crate::config::Bytes>,
-        /// Begin anew, where the last check was interrupted
+        /// Begin anew, even if the last check was interrupted
         #[arg(long, requires = "data")]
         restart: bool,
-        /// Put right what is damaged: fetch lost blobs again, mend the view; what is broken is moved aside
+        /// Repair damage: fetch lost blobs again and mend the view; broken files are moved aside
         #[arg(long)]
         repair: bool,
     },
-    /// Make a new catalog of what is published, where the old one is lost and there is no backup of it
+    /// Make a new catalog from what is published, if the old one is lost and there is no backup of it
     Rebuild,
-    /// Drop what retention does not keep, and delete what nothing names any more
+    /// Drop the snapshots that retention does not keep, and delete the blobs that nothing names any more
     Gc {
         /// Only say what would be done
         #[arg(long)]
@@ -177,21 +177,21 @@ pub(crate) enum Command {
     },
     /// Take over the files that bandersnatch or shadowmire has mirrored, without downloading them again
     ///
-    /// Files are cloned where the file system can, else linked, else copied. What is linked becomes the store's own, with
-    /// another mode and time: the other program must not work on the tree any more.
+    /// Files are cloned where the file system can, else linked, else copied. A linked file belongs to the store from then on,
+    /// with another mode and time, so the other program must not work on the directory any more.
     Adopt {
-        /// The mirror that is to have them
+        /// The mirror that takes them
         mirror: MirrorName,
-        /// The tree: bandersnatch's directory, its `web`, or shadowmire's
+        /// Where they are: bandersnatch's directory, its `web`, or shadowmire's repository
         directory: PathBuf,
-        /// Leave the tree exactly as it is: copy what cannot be cloned
+        /// Leave that directory exactly as it is: copy the files that cannot be cloned
         #[arg(long)]
         copy: bool,
         /// As JSON, one object a line
         #[arg(long)]
         json: bool,
     },
-    /// Withdraw a file now, from everything that is kept; it is not fetched again until --undo
+    /// Withdraw a file now, from every snapshot that is kept; it is not fetched again until --undo
     Purge {
         /// The SHA-256 of a file, or PROJECT==VERSION for all files of a release
         #[arg(required_unless_present = "list", value_name = "SHA256|PROJECT==VERSION")]
@@ -199,13 +199,13 @@ pub(crate) enum Command {
         /// From this mirror only
         #[arg(long, value_name = "NAME")]
         mirror: Option<MirrorName>,
-        /// Why, for the record
+        /// Why; `purge --list` shows it
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
         /// Let it back: the next sync brings it
         #[arg(long)]
         undo: bool,
-        /// List what was withdrawn and let back, by whom, when and why
+        /// List the files that were withdrawn and let back, by whom, when and why
         #[arg(long, conflicts_with_all = ["what", "mirror", "reason", "undo"])]
         list: bool,
         /// As JSON, one object a line

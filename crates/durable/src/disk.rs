@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{}`", path.display())]
 pub struct DiskError {
-    /// The step, in words that go before the path: `write to`.
+    /// What was to be done, in words that stand before the path.
     pub action: &'static str,
-    /// The file or directory.
+    /// The path.
     pub path: PathBuf,
     /// What the operating system said.
     pub source: io::Error,
@@ -47,7 +47,7 @@ struct Fault {
     fails: (u64, u64),
 }
 
-/// A step of a disk: one change, or one sync.
+/// A step of a disk: one change, or one fsync or syncfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the method of the same name")]
 pub enum Step<'a> {
@@ -72,7 +72,7 @@ pub enum Step<'a> {
 
 /// Sees what a disk does, for tests and measurements.
 pub trait Watch: fmt::Debug + Send + Sync {
-    /// A step was done; one that found nothing to do (`RemoveFile`, `RenameNew`), too.
+    /// A step was done, even if it found nothing to do (`RemoveFile`, `RenameNew`).
     fn done(&self, step: Step<'_>);
 }
 
@@ -81,7 +81,7 @@ pub trait Watch: fmt::Debug + Send + Sync {
 pub struct Free {
     /// In bytes.
     pub bytes: u64,
-    /// How many more files and directories it takes; `None` where it does not count them.
+    /// How many more files and directories fit; `None` where the file system does not count them.
     pub inodes: Option<u64>,
 }
 
@@ -157,13 +157,13 @@ impl Disk {
         self.run("commit to", catalog, Step::Commit { catalog }, || Ok(()))
     }
 
-    /// Stands for the moment after it: call it right after COMMIT. An error here leaves a transaction that is durable all
-    /// the same, as an error of SQLite's COMMIT can.
+    /// Stands for the moment after that: call it right after COMMIT. An error here means that the transaction is durable all
+    /// the same; SQLite can give such errors, too.
     pub fn commit_done(&self, catalog: &Path) -> Result<(), DiskError> {
         self.run("finish the commit to", catalog, Step::Committed { catalog }, || Ok(()))
     }
 
-    /// Creates a directory and its parents; one that is there already is fine. The caller syncs the parent.
+    /// Creates a directory and its parents; one that is there already is fine. The caller makes the parent durable.
     pub fn create_directory(&self, path: &Path) -> Result<(), DiskError> {
         if path.is_dir() {
             return Ok(());
@@ -188,21 +188,21 @@ impl Disk {
         })
     }
 
-    /// Opens a file that [`create_file`](Self::create_file) made and no process has sealed yet, to seal it.
+    /// Opens a file that [`create_file`](Self::create_file) made and that is not sealed yet, to seal it.
     pub fn reopen(&self, path: &Path) -> Result<NewFile, DiskError> {
         let open = File::options().append(true).open(path);
         let file = open.map_err(|source| DiskError::new("open", path, source))?;
         Ok(NewFile { file, path: path.to_owned(), disk: self.clone() })
     }
 
-    /// Makes a file read-only for all users. Nothing is synced.
+    /// Makes a file read-only for all users. Nothing is made durable.
     pub fn protect(&self, path: &Path) -> Result<(), DiskError> {
-        // A watcher counts the bytes alone.
+        // There is no step for modes: a watch sees a write of no bytes.
         let step = Step::Write { path, bytes: &[] };
         self.run("set the mode of", path, step, || fs::set_permissions(path, Permissions::from_mode(0o444)))
     }
 
-    /// Sets a file's time of modification, in seconds since 1970. Nothing is synced.
+    /// Sets a file's time of modification, in seconds since 1970. Nothing is made durable.
     pub fn set_time(&self, path: &Path, modified: u64) -> Result<(), DiskError> {
         use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
         self.run("set the time of", path, Step::Seal { path, modified }, || {
@@ -237,7 +237,7 @@ impl Disk {
     }
 
     /// Makes `to` another name of the file `from`; where the file system cannot (another device, too many
-    /// links), makes a synced copy with the same time of modification. `to` must not exist.
+    /// links), makes a durable copy with the same time of modification. `to` must not exist.
     pub fn link_or_copy(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
         match self.run("link", to, Step::Link { from, to }, || fs::hard_link(from, to)) {
             Err(error)
@@ -323,7 +323,7 @@ impl Disk {
         Ok(file.map(|file| NewFile { file, path: to.to_owned(), disk: self.clone() }))
     }
 
-    /// Points the symbolic link `link` to `target` in one step: a reader sees the old target or the new one.
+    /// Points the symbolic link `link` to `target` in one step: a reader sees the old target or the new.
     pub fn switch_link(&self, link: &Path, target: &Path) -> Result<(), DiskError> {
         let mut next = link.as_os_str().to_owned();
         next.push(".next");
@@ -396,16 +396,16 @@ impl NewFile {
         disk.run("write to", path, Step::Write { path, bytes }, || file.write_all(bytes))
     }
 
-    /// Makes it read-only for all users. Nothing is synced.
+    /// Makes it read-only for all users. Nothing is made durable.
     pub fn protect(&mut self) -> Result<(), DiskError> {
         let Self { file, path, disk } = self;
-        // A watcher counts the bytes alone.
+        // There is no step for modes: a watch sees a write of no bytes.
         let step = Step::Write { path, bytes: &[] };
         disk.run("set the mode of", path, step, || file.set_permissions(Permissions::from_mode(0o444)))
     }
 
     /// Makes it read-only for all users and sets its time of modification, in seconds since 1970. Nothing is
-    /// synced.
+    /// made durable.
     pub fn seal(&mut self, modified: u64) -> Result<(), DiskError> {
         let Self { file, path, disk } = self;
         disk.run("set the time of", path, Step::Seal { path, modified }, || {

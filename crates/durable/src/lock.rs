@@ -37,7 +37,7 @@ pub enum LockError {
     Held {
         /// What the lock is for.
         what: String,
-        /// The process that holds it.
+        /// The process that has it.
         holder: Holder,
         /// The lock file.
         path: PathBuf,
@@ -48,8 +48,8 @@ pub enum LockError {
 }
 
 impl Lock {
-    /// Takes the lock for this process alone, or says which process has it. `what` names the lock in the error; `since` is
-    /// the time now, which the errors of other processes show.
+    /// Takes the lock for this process alone, or says which process has it. `what` names the lock in that error; `since` is
+    /// the time now, for the errors of other processes.
     pub fn take(path: &Path, what: &str, since: &str) -> Result<Self, LockError> {
         Self::free(path)?.ok_or_else(|| held(path, what))?.signed(path, since)
     }
@@ -59,7 +59,7 @@ impl Lock {
         Self::alone(path)?.signed(path, since)
     }
 
-    /// Takes the lock together with processes that share it; waits while one has it alone.
+    /// Takes the lock together with other processes that share it; waits while a process has it alone.
     pub fn share(path: &Path) -> Result<Self, LockError> {
         let waited = Self::open(path, |file| file.lock_shared().map_err(TryLockError::Error))?;
         Ok(waited.expect("it was waited for"))
@@ -71,7 +71,7 @@ impl Lock {
         Ok(waited.expect("it was waited for"))
     }
 
-    /// Takes the lock for this process alone if no process has or shares it.
+    /// Takes the lock for this process alone, if no process has or shares it; else returns `None`.
     pub fn free(path: &Path) -> Result<Option<Self>, LockError> {
         Self::open(path, File::try_lock)
     }

@@ -28,8 +28,8 @@ fn parse_hex(text: &str) -> Result<[u8; 32], InvalidDigest> {
     Ok(out)
 }
 
-/// The value of a hexadecimal digit; 16 for any other byte. A table, because a processor cannot predict the branches that
-/// random digits would take.
+/// The value of each digit of a digest; 16 for a byte that is no digit. It is a table, because no processor can predict the
+/// next digit's branch.
 const NIBBLES: [u8; 256] = {
     let mut table = [16; 256];
     let mut nibble = 0;
@@ -119,7 +119,7 @@ digest! {
 }
 
 digest! {
-    /// A SHA-256 that upstream claims, or a user gave, and that was not checked against bytes yet.
+    /// A SHA-256 that upstream states and that has not been compared with the bytes yet.
     ClaimedSha256
 }
 

@@ -5,9 +5,9 @@
 //! 1. A value of these types is valid: every constructor that takes text checks it.
 //! 2. The same content has the same bytes, whatever the history, so it has the same id
 //!    (`tests/trie.rs`); the bytes are plain text that `b3sum` can check (`tests/format.rs`).
-//! 3. A digest that was *claimed* is another type than one that was *computed*.
+//! 3. A digest that upstream *claims* is another type than one that was *computed*.
 //!
-//! No I/O, no clock, no async here. The format is described in `docs/format.md`.
+//! This crate has no I/O, no clock and no async. `docs/format.md` describes the format, `docs/glossary.md` the words.
 
 mod at;
 mod causes;

@@ -15,7 +15,7 @@ pub struct InvalidPath {
 
 /// A relative path inside a mirror's tree, such as `simple/six/index.html`.
 ///
-/// UTF-8 segments of 1 to 255 bytes joined by `/`, 4,096 bytes at most. A segment is never `.` or
+/// It is UTF-8 segments of 1 to 255 bytes joined by `/`, 4,096 bytes at most. A segment is never `.` or
 /// `..` and holds no control character and no `\`, so a path can neither leave its tree nor break a
 /// line of canonical bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -1,4 +1,4 @@
-//! Snapshots: a tree with what it is of, when it was taken, and what it could not bring up to date.
+//! Snapshots: a tree's root with its mirror, upstream and serial, the time, and the projects that are held.
 
 use std::fmt;
 use std::str::FromStr;
@@ -51,7 +51,7 @@ impl fmt::Display for UpstreamUrl {
 pub enum HoldReason {
     /// Upstream keeps answering with a page older than the project's last event.
     StalePage,
-    /// Upstream keeps answering 404, although the log does not say that the project was removed.
+    /// Upstream keeps answering 404, although the changelog does not say that the project was removed.
     PageMissing,
     /// The page could not be understood.
     BadPage,
@@ -95,11 +95,11 @@ pub struct Held {
     pub at: Serial,
     /// The serial that its page has to reach.
     pub needs: Serial,
-    /// When the event happened that the carried state does not show, by upstream's clock.
+    /// When the first event happened that the carried state does not show.
     pub since: Timestamp,
 }
 
-/// A list of all projects, a function of the tree: written into the view, never kept as a blob.
+/// A list of all projects. It is made from the tree alone, written into the view, and never kept as a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootList {
     /// Where it stands in the tree.
@@ -112,7 +112,7 @@ pub struct RootList {
     pub size: u64,
 }
 
-/// A manifest's root with everything that says what it is.
+/// A manifest's root with its mirror, serial, time, upstream, selection and held projects.
 ///
 /// Canonical bytes are lines of a key and its value, always in this order:
 ///
@@ -144,7 +144,7 @@ pub struct Snapshot {
     pub parent: Option<Blake3>,
     /// When it was recorded.
     pub time: Timestamp,
-    /// The upstream that it is a copy of.
+    /// The index that it is a copy of.
     pub upstream: UpstreamUrl,
     /// The digest of what the configuration asked for.
     pub selection: Blake3,

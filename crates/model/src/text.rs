@@ -1,6 +1,6 @@
 //! Reading canonical bytes: lines of space-separated words.
 
-/// Bytes that are not the canonical form of what they should be.
+/// Bytes that are not the canonical form of the body that they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a canonical {kind}: line {line}: {problem}")]
 pub struct BadBody {

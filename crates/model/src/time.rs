@@ -1,4 +1,4 @@
-//! Points in time, as whole seconds.
+//! Points in time, in whole seconds.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,8 +7,8 @@ use serde::{Serialize, Serializer};
 
 /// Seconds since 1970-01-01T00:00:00Z, from then to the end of 9999-12-29.
 ///
-/// Its text is RFC 3339 in UTC with whole seconds: `2026-11-23T15:10:00Z`. This crate has no clock: the caller of an
-/// operation says what time it is.
+/// Its text is RFC 3339 in UTC with whole seconds: `2026-11-23T15:10:00Z`. This crate has no clock:
+/// callers say what time it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -17,7 +17,7 @@ pub struct Timestamp(i64);
 #[error("`{0}` is not a time of the form 2026-11-23T15:10:00Z")]
 pub struct InvalidTimestamp(String);
 
-/// 9999-12-30T00:00:00Z: later than any snapshot, and within what `jiff` can print.
+/// 9999-12-30T00:00:00Z: later than any mirror needs, and a time that `jiff` can print.
 const END: i64 = 253_402_128_000;
 
 impl Timestamp {

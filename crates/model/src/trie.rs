@@ -2,8 +2,8 @@
 //!
 //! Units hang in a 16-way trie over the nibbles of BLAKE3(unit name). A node with at most
 //! [`LEAF_MOST`] units below it is a leaf that lists them; any other lists its children. That rule
-//! looks at the content alone, so the same units have the same root, whatever the order they came in
-//! or what was there before (`tests/trie.rs`), and a change touches only the nodes on its path.
+//! looks at the content alone. So the same units have the same root, whatever the order in which they
+//! came and whatever was there before (`tests/trie.rs`), and a change touches only the nodes on its path.
 //!
 //! Nodes are read through a [`Nodes`] and never changed: [`update`] returns the new ones.
 
@@ -28,7 +28,7 @@ const KIND: &str = "node";
 pub struct Leaf {
     /// The id of the unit's bytes.
     pub unit: Blake3,
-    /// The serial of the project's own last change.
+    /// The serial of the project's last change.
     pub serial: Serial,
     /// The normalised name, by which the unit is found.
     pub name: ProjectName,
@@ -158,7 +158,7 @@ impl Node {
     }
 }
 
-/// Where nodes are read from. An implementation checks that the bytes of a node have the id that was asked for.
+/// Where nodes are read from. An implementation checks ids: the node that it returns has the id that it was asked for.
 pub trait Nodes {
     /// Why a node could not be read.
     type Error;
@@ -186,8 +186,8 @@ pub fn find<N: Nodes>(nodes: &N, root: Blake3, name: &ProjectName) -> Result<Opt
     Ok(None)
 }
 
-/// The next `count` units after `name` in the order of the keys; from the first where `name` is empty. After the last unit
-/// it goes on with the first. Each unit comes at most once.
+/// The next `count` units after `name` in the order of the keys (from the first one if there is no name), going on from the
+/// first after the last; each at most once.
 pub fn after<N: Nodes>(nodes: &N, root: Blake3, name: &str, count: usize) -> Result<Vec<Leaf>, N::Error> {
     let key = (!name.is_empty()).then(|| Blake3::of(name.as_bytes()));
     let most = count.min(usize::try_from(nodes.node(root)?.count()).unwrap_or(usize::MAX));
@@ -240,8 +240,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// How many leaves, and how many branches, are kept: all branches of a million projects, at less than a kilobyte each,
-    /// and the leaves of some thousand changes, at some three kilobytes each.
+    /// How many branches and how many leaves are kept: all branches that a million projects have, of less than a kilobyte each,
+    /// and the leaves of some thousand changes, of some three kilobytes each.
     const MOST: usize = 8_192;
 
     /// The node with this id, if it is kept.
@@ -286,7 +286,7 @@ pub struct Change {
 }
 
 /// Calls `each` for every project that the two trees list differently, in no order; `None` stands for an empty tree.
-/// Reads only what differs: equal subtrees have equal ids.
+/// Reads only the nodes that differ, because equal subtrees have equal ids.
 pub fn diff<N: Nodes, E: From<N::Error>>(
     nodes: &N,
     before: Option<Blake3>,
@@ -308,8 +308,8 @@ pub type Pair = (Option<Blake3>, Option<Blake3>);
 /// How many pairs are compared at a time.
 const PAIRS: usize = 256;
 
-/// Takes some of the `pairs`, and adds what their nodes list differently to `changes`; where both are branches, or one is and
-/// there is no other, adds the pairs of their children to `pairs` instead.
+/// Takes some of the `pairs`, and adds the projects that their nodes list differently to `changes`. If both nodes are
+/// branches, or one is and there is no other, adds the pairs of their children to `pairs` instead.
 pub fn compare<N: Nodes>(nodes: &N, pairs: &mut Vec<Pair>, changes: &mut Vec<Change>) -> Result<(), N::Error> {
     let mut some = pairs.split_off(pairs.len().saturating_sub(PAIRS));
     some.retain(|(before, after)| before != after);
@@ -330,7 +330,7 @@ pub fn compare<N: Nodes>(nodes: &N, pairs: &mut Vec<Pair>, changes: &mut Vec<Cha
     Ok(())
 }
 
-/// The units that two nodes list differently, where one of the nodes is a leaf, or is missing.
+/// The projects that two nodes list differently; one of the nodes is a leaf, or nothing.
 fn diff_units<N: Nodes>(
     nodes: &N,
     before: Option<&Node>,
@@ -354,8 +354,8 @@ fn diff_units<N: Nodes>(
     }
 }
 
-/// The units below a node, sorted by name. They are many only where the other side of the comparison is empty or a leaf:
-/// once in a history, for a tree that grew from nothing.
+/// The units below a node, sorted by name. A branch below which are many units is read so only where a tree is compared with
+/// its beginning, when it was a leaf or empty.
 fn units_below<'a, N: Nodes>(nodes: &N, node: Option<&'a Node>) -> Result<Cow<'a, [Leaf]>, N::Error> {
     match node {
         None => Ok(Cow::Borrowed(&[])),
@@ -385,9 +385,9 @@ pub struct Updated {
     pub nodes: BTreeMap<Blake3, Vec<u8>>,
 }
 
-/// Puts (`Some`) and removes (`None`) units of the tree below `root`; `None` for an empty tree.
+/// Puts (`Some`) and removes (`None`) units of the tree below `root`, which is `None` for an empty tree.
 ///
-/// The leaf of a change has the change's own name. Removing what is not there changes nothing.
+/// The leaf of a change has the change's own name. Removing a unit that is not there changes nothing.
 pub fn update<N: Nodes>(
     nodes: &N,
     root: Option<Blake3>,
@@ -456,7 +456,7 @@ fn apply<N: Nodes>(
             if branch.count() > LEAF_MOST {
                 return Ok(branch);
             }
-            // The branch has shrunk: the units that are left belong into one leaf.
+            // It shrank: the units that are left belong into one leaf.
             let mut leaves = Vec::new();
             gather(nodes, branch, fresh, &mut leaves)?;
             leaves.sort_unstable_by(|a: &Leaf, b| a.name.cmp(&b.name));
@@ -465,7 +465,7 @@ fn apply<N: Nodes>(
     }
 }
 
-/// A leaf, or a branch of as many as are needed. `leaves` are sorted by name.
+/// Makes a leaf, or a branch with as many nodes below it as are needed. `leaves` are sorted by name.
 fn grow(leaves: Vec<Leaf>, depth: usize, fresh: &mut BTreeMap<Blake3, Vec<u8>>) -> Node {
     if leaves.len() as u64 <= LEAF_MOST {
         return Node::Leaf(leaves);

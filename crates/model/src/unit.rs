@@ -1,4 +1,4 @@
-//! Units: what changes together and is listed together.
+//! Units: the paths of one project, which change together and are listed together.
 
 use std::fmt::Write as _;
 
@@ -8,14 +8,14 @@ use crate::{BadBody, Blake3, ProjectName, Sha256, TreePath};
 const FORMAT: &str = "strandline-unit 1";
 const KIND: &str = "unit";
 
-/// One file of a mirror: what bytes a path has.
+/// A path of a mirror, and the bytes that it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Where it stands in the tree.
     pub path: TreePath,
     /// The blob with its bytes.
     pub blob: Blake3,
-    /// The SHA-256 of the bytes, as it was computed.
+    /// The SHA-256 of the bytes, computed.
     pub sha256: Sha256,
     /// In bytes.
     pub size: u64,

@@ -1,7 +1,7 @@
-//! Which form of a page a client wants: the Accept header (RFC 9110, section 12.5.1) as PEP 691 uses it.
+//! The form of a page that a client wants: the Accept header (RFC 9110, section 12.5.1) as PEP 691 uses it.
 //!
 //! Only the grammar that clients use is read: parameters other than `q` are ignored, a range with a malformed `q` is
-//! ignored as a whole, and of a type that is named twice, the first with a `q` counts. [`crate::nginx`] follows the
+//! ignored as a whole, and if a type is named twice, the first range with a `q` counts. [`crate::nginx`] follows the
 //! same rules, and `tests/conformance` compares the two.
 
 use std::cmp::Reverse;
@@ -27,7 +27,7 @@ impl Form {
         }
     }
 
-    /// What to say it is. `latest` is answered with `v1` too.
+    /// The Content-Type of an answer in this form. A request for `latest` is answered with `v1` too.
     pub(crate) fn media_type(self) -> &'static str {
         match self {
             Self::Json => "application/vnd.pypi.simple.v1+json",
@@ -39,7 +39,7 @@ impl Form {
 
 /// Chooses the form that a client wants most; `None` if it wants none of them.
 ///
-/// Without a header, HTML: what such clients have always got. Of those that are wanted equally, one that the client
+/// Without a header, a client gets HTML, as such clients always have. Of forms that are wanted equally, one that the client
 /// names goes before one that only a wildcard covers, and the richer before the poorer; a wildcard alone means HTML.
 ///
 /// `None` becomes 406 and not HTML: a program that asks for a type by name would only fail later, and less clearly, on
@@ -56,7 +56,7 @@ pub(crate) fn choose(accept: Option<&str>) -> Option<Form> {
     };
     let json = ["application/vnd.pypi.simple.v1+json", "application/vnd.pypi.simple.latest+json"];
     let html = ["application/vnd.pypi.simple.v1+html", "application/vnd.pypi.simple.latest+html"];
-    // The last column orders what is wanted equally: greater is better.
+    // The last column orders forms that are wanted equally: greater is better.
     let wishes = [
         (wish(&json, "application/*"), Form::Json, [1, 2]),
         (wish(&html, "application/*"), Form::VersionedHtml, [0, 1]),
@@ -69,7 +69,7 @@ pub(crate) fn choose(accept: Option<&str>) -> Option<Form> {
         .map(|(.., form)| form)
 }
 
-/// How much a type is wanted that is named like one of these: by the first range that has a `q`, or else by any.
+/// How much the client wants a type that has one of these names: as the first range with a `q` says, or else any range.
 fn quality(accept: &str, names: &[&str]) -> Option<String> {
     let mut found = None;
     for range in accept.split(',') {
@@ -125,7 +125,7 @@ mod tests {
             ("*/*, application/vnd.pypi.simple.v1+json", Some(Json)),
             ("application/vnd.pypi.simple.v1+json;q=0.5, */*", Some(Html)),
             ("application/vnd.pypi.simple.v1+json, */*;q=0.1", Some(Json)),
-            // What pip sends, and what uv sends.
+            // Pip sends the first, uv the second.
             (
                 "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html; q=0.1, text/html; q=0.01",
                 Some(Json),
@@ -134,7 +134,7 @@ mod tests {
                 "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01",
                 Some(Json),
             ),
-            // What browsers send.
+            // Browsers send this.
             ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Some(Html)),
             ("text/html, application/vnd.pypi.simple.v1+html", Some(VersionedHtml)),
             ("text/html;q=0.09, application/vnd.pypi.simple.v1+html;q=0.1", Some(VersionedHtml)),

@@ -1,10 +1,10 @@
-//! What was read lately, in bounded memory.
+//! Values that were read lately, in bounded memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The values that were used last, up to a number of bytes. The caller that puts one in says how large it is.
+/// The values that were used last, up to a number of bytes. The caller that puts one says how large it is.
 #[derive(Debug)]
 pub(crate) struct Cache<K, V> {
     most: usize,
@@ -45,8 +45,8 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
         Some(held.value.clone())
     }
 
-    /// Keeps a value, and forgets those that were not used for the longest time. One that is larger than all may be
-    /// together is not kept.
+    /// Keeps a value, and forgets the values that were not used for the longest time. A value that is larger than the whole
+    /// bound is not kept.
     pub(crate) fn put(&self, key: K, value: V, bytes: usize) {
         if bytes > self.most {
             return;
@@ -69,7 +69,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<K, V>> {
-        // Only this module's code runs under the lock, so its content is whole even after a panic.
+        // No foreign code runs under the lock, so the cache is whole even after a panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

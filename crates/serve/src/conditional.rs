@@ -3,7 +3,7 @@
 //! Tags of this server hold neither commas nor quotes, so lists of them are split at commas.
 
 /// Whether an If-None-Match header names `tag`: then the client has the answer already. The comparison is the weak
-/// one, because a cache on the way may have weakened the tag that it stored.
+/// one, because a cache on the way may have weakened the tag.
 pub(crate) fn names(if_none_match: &str, tag: &str) -> bool {
     if_none_match
         .split(',')
@@ -11,8 +11,8 @@ pub(crate) fn names(if_none_match: &str, tag: &str) -> bool {
         .any(|other| other == "*" || other.strip_prefix("W/").unwrap_or(other) == tag)
 }
 
-/// Whether an If-Range header lets a part be sent: only if what the client has a part of is exactly this answer. A
-/// date never does: these answers have none.
+/// Whether an If-Range header lets a part be sent: only if the client has a part of exactly this answer. A date never lets
+/// it, because these answers have no date.
 pub(crate) fn allows_part(if_range: &str, tag: &str) -> bool {
     if_range.trim() == tag
 }

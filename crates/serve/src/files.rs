@@ -1,4 +1,4 @@
-//! Files: whose they may be, and how their bytes are opened.
+//! Files: the projects that they may belong to, and how their bytes are opened.
 
 use std::fs::File;
 use std::io;
@@ -10,8 +10,8 @@ use strandline_store::{Store, StoreError};
 
 use crate::reply::{Content, Data, Freshness};
 
-/// The projects that may have a file of this name: it begins with the project's name, however that is spelled, and a
-/// separator. Those cut at a `-` come first, as file names are written nowadays.
+/// The projects that may have a file of this name: the name begins with the project's, in any spelling, and a separator.
+/// Names that end at a `-` come first, because file names are written so nowadays.
 pub(crate) fn owners(file_name: &str) -> impl Iterator<Item = ProjectName> {
     let cuts = file_name.match_indices('-').chain(file_name.match_indices(['_', '.']));
     cuts.filter_map(|(at, _)| ProjectName::normalise(&file_name[..at]).ok())
@@ -34,7 +34,8 @@ pub(crate) fn open_blob(store: &Store, entry: &Entry) -> Result<Data, StoreError
     Err(fail(io::Error::new(io::ErrorKind::InvalidData, problem)).into())
 }
 
-/// What the pool has at `path`. Its tag is made as nginx makes it: no two files of a store have the same time.
+/// The file that the pool has at `path`. Its tag is made as nginx makes it, which is enough because no two files of a store
+/// have the same time.
 pub(crate) fn pooled(store: &Store, mirror: &MirrorName, path: &TreePath) -> Result<Option<Content>, StoreError> {
     let at = store.view_directory(mirror).join(path.as_str());
     let file = match File::open(&at) {

@@ -14,7 +14,7 @@ pub(crate) struct Line {
     pub(crate) label: String,
 }
 
-/// Writes the page. `host` is what the request was sent to; it is shown only if it looks like a host.
+/// Writes the page. `host` is the host that the request was sent to; it is shown only if it looks like one.
 pub(crate) fn page(lines: &[Line], host: Option<&str>) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
     let host = host.filter(|host| !host.is_empty() && host.bytes().all(plain)).unwrap_or("HOST:PORT");

@@ -9,11 +9,11 @@
 //!
 //! What always holds:
 //!
-//! 1. An answer is what one snapshot names: the catalog is asked once per request which one, and pages and files come
-//!    from blobs, not from the view.
+//! 1. An answer has the bytes that one snapshot names: the server asks the catalog once per request which snapshot that is,
+//!    and takes pages and files from blobs, not from the view.
 //! 2. An entity tag is strong: two answers at one URL that differ in a byte or in their type differ in their tag.
-//! 3. No request reaches outside the store: paths are decoded once, and one with a segment that could leave is not
-//!    looked up at all.
+//! 3. No request reaches outside the store: the server decodes a path once, and does not look up a path with a segment that
+//!    could leave the store.
 //! 4. A client that read a page before a switch still gets the files that it names.
 //!
 //! `tests/conformance` asks this server and a real nginx the same questions.

@@ -1,8 +1,8 @@
 //! The nginx configuration that serves the static view as the embedded server serves the catalog.
 //!
-//! What always holds: it works as printed with nginx 1.22, and `tests/conformance` asks it what it asks the embedded
-//! server. It cannot do all the same: there are no `@SERIAL` paths in a view, and nginx knows no serials to put into
-//! headers.
+//! What always holds: the configuration works as printed with nginx 1.22, and `tests/conformance` asks nginx the same as the
+//! embedded server. nginx cannot do everything that the embedded server does: a view has no `@SERIAL` paths, and nginx knows
+//! no serials to put into headers.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use strandline_model::MirrorName;
 
 const TEMPLATE: &str = include_str!("server_block.conf");
 
-/// What a client can name in Accept: a variable, and the pattern of the types.
+/// The types that a client can name in Accept: a variable for each form, and the pattern of its types.
 const TYPES: [(&str, &str); 6] = [
     ("json", r"application/vnd\.pypi\.simple\.(?:v1|latest)\+json"),
     ("versioned_html", r"application/vnd\.pypi\.simple\.(?:v1|latest)\+html"),
@@ -21,20 +21,20 @@ const TYPES: [(&str, &str); 6] = [
     ("any", r"\*/\*"),
 ];
 
-/// How many separators of a name one redirect makes normal.
+/// How many separators of a name one redirect normalises.
 const SEPARATORS: usize = 8;
 
 /// The text of the configuration: `map`s and one `server`, to be included in nginx's `http` block.
 ///
-/// `listen` is what stands after nginx's directive of that name, such as `127.0.0.1:8080`. A path of a store that is
+/// `listen` stands after nginx's directive of that name: an address such as `127.0.0.1:8080`. A path of a store that is
 /// not UTF-8 cannot be written here; such bytes come out as U+FFFD.
 pub fn server_block(store_root: &Path, mirrors: &[MirrorName], listen: &str) -> String {
     let absolute = std::path::absolute(store_root).unwrap_or_else(|_| store_root.to_owned());
     let views = quoted(&absolute.join("views").to_string_lossy());
     let names: Vec<_> = mirrors.iter().map(MirrorName::as_str).collect();
-    // Nothing is a mirror where there is none: an empty alternative would match an empty name.
+    // If there is no mirror, no name may match: an empty alternative would match an empty name.
     let names = if names.is_empty() { "(?!)".to_owned() } else { names.join("|") };
-    // nginx has no way to write a dollar sign but a variable that holds one.
+    // The only way to write a dollar sign for nginx is a variable that holds one.
     let dollar = if views.contains(DOLLAR) { "\ngeo $strandline_dollar {\n    default \"$\";\n}\n" } else { "" };
     TEMPLATE
         .replace("@QUALITIES@\n", &qualities())
@@ -62,7 +62,7 @@ fn quoted(text: &str) -> String {
 }
 
 fn qualities() -> String {
-    // A range, up to where its q may stand. The loops give nothing back, so that a q is never taken for something else.
+    // A range, up to where its q may stand. The loops do not backtrack, so that a q is never taken for something else.
     let before = r"\s*+(?:;\s*+(?!q=)[^,;]*+)*+";
     let quality = r";\s*+q=(?!1\.0*[1-9])(?<strandline_whole>[01])(?:\.(?<strandline_digits>\d*?)0*)?\s*(?:;[^,]*)?";
     TYPES.iter().fold(String::new(), |mut out, (variable, pattern)| {

@@ -1,22 +1,22 @@
-//! Which bytes of an answer a client wants: the Range header (RFC 9110, section 14).
+//! The bytes of an answer that a client wants: the Range header (RFC 9110, section 14).
 
 use std::ops::Range;
 
-/// What to send.
+/// The bytes to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wanted {
     /// Everything.
     Whole,
     /// These bytes, at least one.
     Part(Range<u64>),
-    /// Bytes that are not there.
+    /// None: the client asks for bytes that are not there.
     Nothing,
 }
 
 /// Reads a Range header for `length` bytes.
 ///
 /// More than one range is answered with everything: no installer asks for it, and the answer's parts would cost more
-/// than they save. What is not well-formed is ignored, as the RFC says.
+/// than they save. A header that is not well-formed is ignored, as the RFC says.
 pub(crate) fn wanted(header: &str, length: u64) -> Wanted {
     let Some((unit, set)) = header.split_once('=') else { return Wanted::Whole };
     if !unit.trim().eq_ignore_ascii_case("bytes") || set.contains(',') {

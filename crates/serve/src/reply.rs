@@ -1,4 +1,4 @@
-//! Answers: what was found, cut down to what the request's conditions and range ask for.
+//! Answers: the content that was found, cut down to the bytes that the request's conditions and range ask for.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -20,8 +20,8 @@ use strandline_model::{Label, Serial};
 use crate::conditional;
 use crate::range::{self, Wanted};
 
-/// How much of a file is read at once, in bytes, and so the memory that a download takes. With half of it, the server
-/// sends a third less in the same time.
+/// How many bytes of a file are read at once, which is also the memory that a download takes. With half of it, the server
+/// serves a third less.
 const CHUNK: usize = 256 * 1024;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -29,7 +29,7 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 /// How long an answer may be used without asking again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Freshness {
-    /// Always ask: the published snapshot changes at any time, and clients that keep pages would install from an old state.
+    /// Always ask: the published snapshot changes at any time, and clients that keep pages would install from an old one.
     /// Asking is cheap, because the entity tag says whether anything changed.
     Ask,
     /// A snapshot's page: it never changes, but a withdrawal may put a new revision in its place.
@@ -48,7 +48,7 @@ impl Freshness {
     }
 }
 
-/// Which snapshot a page belongs to, and when the project changed last.
+/// The snapshot that a page belongs to, and the serial of the project's last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Marks {
     pub(crate) last_serial: Serial,
@@ -108,7 +108,7 @@ fn chunks(file: File, part: Range<u64>) -> impl Stream<Item = io::Result<Bytes>>
             let mut bytes = vec![0; size];
             let in_memory = preadv2(&file, &mut [IoSliceMut::new(&mut bytes)], start, ReadWriteFlags::NOWAIT);
             match in_memory.unwrap_or(0) {
-                // Nothing is in memory, or this file system cannot tell, or it is the end: a thread that may wait finds out.
+                // Nothing is in memory, or this file system cannot tell, or the file ends: a thread that may wait finds out.
                 0 => {
                     let read = move || file.read_exact_at(&mut bytes, start).map(|()| bytes);
                     bytes = tokio::task::spawn_blocking(read).await??;
@@ -142,7 +142,7 @@ pub(crate) fn content(method: &Method, headers: &HeaderMap, content: Content) ->
         .any(|value| value.to_str().is_ok_and(|list| conditional::names(list, &tag)))
     {
         if *method == Method::HEAD {
-            // Otherwise hyper says 0, and clients may take that for the length of the file that they have.
+            // Else hyper says 0, and clients may take that for the length of their copy.
             out.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         *answer.status_mut() = StatusCode::NOT_MODIFIED;
@@ -150,7 +150,7 @@ pub(crate) fn content(method: &Method, headers: &HeaderMap, content: Content) ->
     }
     out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
 
-    // Ranges have no meaning in other methods than GET (RFC 9110, section 14.2).
+    // Ranges have no meaning with methods other than GET (RFC 9110, section 14.2).
     let asked = text(RANGE).filter(|_| *method == Method::GET);
     let asked = asked.filter(|_| match headers.get(IF_RANGE) {
         Some(value) => value.to_str().is_ok_and(|value| conditional::allows_part(value, &tag)),
@@ -179,7 +179,7 @@ pub(crate) fn content(method: &Method, headers: &HeaderMap, content: Content) ->
     answer
 }
 
-/// An answer in plain text, for a person who reads what a program got.
+/// An answer in words, for a person who reads a program's output.
 pub(crate) fn plain(status: StatusCode, text: &str) -> Response<Body> {
     let text = format!("{text}\n");
     let mut answer = Response::new(Body::empty());
@@ -203,7 +203,7 @@ pub(crate) fn moved(path: &str, query: Option<&str>) -> Response<Body> {
     answer
 }
 
-/// No form of a page is one that the client takes.
+/// The client takes no form of a page that there is.
 pub(crate) fn not_acceptable() -> Response<Body> {
     let text = "the Accept header takes none of application/vnd.pypi.simple.v1+json, \
                 application/vnd.pypi.simple.v1+html and text/html";
@@ -212,7 +212,7 @@ pub(crate) fn not_acceptable() -> Response<Body> {
     answer
 }
 
-/// The method is none that reads.
+/// The method does not only read.
 pub(crate) fn method_not_allowed() -> Response<Body> {
     let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "this is read with GET and HEAD");
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

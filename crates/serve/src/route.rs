@@ -1,7 +1,7 @@
-//! From a request's path to what it asks for, without looking anything up.
+//! From a request's path to a [`Route`], without looking anything up.
 //!
-//! What always holds: a path is decoded once, by segments, so that an encoded `/` or `..` is a name with such
-//! characters, which nothing has; and what comes out is made of checked names only. Tested below.
+//! What always holds: a path is decoded once, by segments, so that an encoded `/` or `..` is a name with such characters,
+//! and no file or project has such a name; a route is made of checked names only. Tested below.
 
 use strandline_model::{At, MirrorName, ProjectName, TreePath};
 
@@ -16,7 +16,7 @@ pub(crate) enum Route {
     File(Place, TreePath),
     /// The same under its proper path, which is absolute.
     Moved(String),
-    /// Nothing; with what to say.
+    /// Nothing, and the words to say so.
     Nothing(&'static str),
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn route(path: &str) -> Route {
     }
 }
 
-/// Decodes one segment; `None` if it is not UTF-8 or holds what no name has.
+/// Decodes one segment; `None` if it is not UTF-8 or holds a character that no name has.
 fn decode(segment: &str) -> Option<String> {
     let mut out = Vec::with_capacity(segment.len());
     let mut bytes = segment.bytes();

@@ -19,11 +19,11 @@ use crate::reply;
 use crate::route::{Route, route};
 use crate::site::{Asked, Missing, Site};
 
-/// How long requests that run when the server is to stop may take to end.
+/// How long requests may still run once the server is to stop.
 const LAST_CALL: Duration = Duration::from_secs(5);
 
-/// Serves `site` until `shutdown` is ready. Then no more connections are taken, requests that run have a few seconds
-/// to end, and the rest is cut off.
+/// Serves `site` until `shutdown` is ready. Then the server takes no more connections, lets requests run for a
+/// few seconds more, and cuts off the rest.
 pub async fn serve(
     listener: TcpListener,
     site: Arc<Site>,
@@ -42,7 +42,7 @@ pub async fn serve(
         drop(stopping);
     });
     let too_late = async move {
-        // An error is what the sender's end looks like from here.
+        // An error here only means that the sender has ended.
         stopped.await.unwrap_or(());
         tokio::time::sleep(LAST_CALL).await;
     };
@@ -100,7 +100,7 @@ async fn respond(
     }
 }
 
-/// All values of a header as one list. Bytes that are no text become characters that nothing matches.
+/// All values of a header as one list. Bytes that are not text become characters that match no rule.
 fn joined(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     let values: Vec<_> = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     (!values.is_empty()).then(|| values.join(","))

@@ -1,7 +1,7 @@
-//! What there is to serve: look-ups in the store, and what is kept of them in memory.
+//! The content to serve: look-ups in the store, and a memory of their results.
 //!
-//! What always holds: which snapshot is published is asked of the catalog for each request; what is kept is only what
-//! has a digest for a name, so it is never old.
+//! What always holds: the site asks the catalog for each request which snapshot is published, and keeps in memory only
+//! values that are named by a digest, so they are never old.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,9 +20,9 @@ use crate::reply::{Content, Data, Freshness, Marks};
 use crate::route::Place;
 use crate::{files, home};
 
-/// How many connections to the catalog say which snapshot is published, for requests whose answer is in memory.
+/// How many connections to the catalog only tell which snapshot is published, for requests whose rest is in memory.
 const WATCHERS: usize = 8;
-/// How many connections read the answers that are not in memory.
+/// How many connections answer the other requests.
 const READERS: usize = 4;
 /// The largest page, and the largest other file, that is kept in memory. Larger ones are read in chunks as they are sent.
 const SMALL_PAGE: u64 = 4 << 20;
@@ -70,7 +70,7 @@ pub(crate) enum Asked {
 /// What was found, or why there is nothing.
 pub(crate) type Found = Result<Content, Missing>;
 
-/// There is no such thing; with what to say.
+/// There is no such thing, and the words to say so.
 #[derive(Debug)]
 pub(crate) struct Missing(pub(crate) String);
 
@@ -88,7 +88,7 @@ struct List {
     blake3: Blake3,
 }
 
-/// How far a look-up may go for what is not in memory.
+/// How far a look-up may go for a value that is not in memory.
 #[derive(Clone, Copy)]
 enum Reach<'a> {
     Memory,
@@ -163,9 +163,9 @@ impl Site {
         })
     }
 
-    /// Looks up what can be answered from memory, once the catalog has said which snapshot is published; `None` means
-    /// that [`look_up`](Self::look_up) is needed. Does not wait for disks: handing so short a task to another thread
-    /// costs several times what it takes.
+    /// Answers from memory, once the catalog has said which snapshot is published; `None` means that
+    /// [`look_up`](Self::look_up) is needed. Does not wait for disks, so it need not run on another thread: to hand over so
+    /// short a task costs several times what the task takes.
     pub(crate) fn remember(&self, asked: &Asked) -> Option<Result<Found, StoreError>> {
         match self.find(asked, Reach::Memory) {
             Ok(found) => Some(Ok(found)),
@@ -256,9 +256,8 @@ impl Site {
         }))
     }
 
-    /// A file. At a snapshot, only a file that this snapshot names. Without one, also a file that the snapshot published
-    /// before named, and any other that is still in the pool: a client that read a page before a switch asks for its
-    /// files after it.
+    /// A file. At a given snapshot, only a file that it names. Else also a file that the snapshot published before named, or
+    /// that is still in the pool, because a client that read a page before a switch comes for its files after it.
     fn file(&self, place: &Place, path: &TreePath, reach: Reach<'_>) -> Result<Found, Stopped> {
         let missing = || Missing(format!("mirror `{}` has no such file", place.mirror));
         if place.at.is_some() {
@@ -288,7 +287,7 @@ impl Site {
     fn named(&self, recorded: &Recorded, path: &TreePath, reach: Reach<'_>) -> Result<Option<Found>, Stopped> {
         for name in files::owners(path.file_name()) {
             let project = match self.project(recorded, &name, reach) {
-                // Another owner may be in memory, and a path has one content, whichever project names it.
+                // Another owner may be in memory, and a path has the same content whichever project names it.
                 Err(Stopped::NotInMemory) => continue,
                 project => project?,
             };
@@ -374,7 +373,7 @@ impl Site {
         Ok(Data::Bytes(bytes))
     }
 
-    /// The list as this program writes it. Clients that ask for it at once wait for one to be made.
+    /// The list as this program writes it. Requests for it at the same time wait for one of them to make it.
     fn rendered(&self, recorded: &Recorded, list: &RootList, reach: Reach<'_>) -> Result<List, Stopped> {
         if let Some(known) = self.rendered.get(&list.blake3) {
             return Ok(known);
@@ -391,7 +390,7 @@ impl Site {
         })?;
         let made = List { blake3: Blake3::of(&bytes), bytes: bytes.into() };
         if made.blake3 != list.blake3 {
-            // It is a function of the tree all the same, so it is right to send it, under the tag of what is sent.
+            // It is made from the tree all the same, so it is right to send it, under a tag made from the bytes that are sent.
             tracing::warn!(
                 snapshot = %recorded.id, path = %list.path,
                 "the list differs from the one that was recorded: another version of this program made that"
