@@ -8,7 +8,7 @@ import sys
 
 from . import catalog
 from .calls import Trace
-from .machine import Image, measured, run, versions
+from .machine import Image, build, build_revision, measured, run
 from .results import keep, number
 from .upstreams import Index, config
 from .worlds import CHANGED, World
@@ -41,98 +41,89 @@ def both(make):
         yield {version: stack.enter_context(make(version)) for version in VERSIONS}
 
 
+def take(compared, version, what, command, store, counted):
+    """Takes a step: times a command, or counts what it does."""
+    if not counted:
+        compared.took(version, what, measured(*command, stdout=subprocess.DEVNULL))
+        return
+    with Trace() as trace:
+        run(*trace.wrapper, *command)
+        compared.add(version, what, "count", trace.totals(store))
+
+
 def first_sync(programs, runs, compared):
     projects, files, size = 2000, 5, 20_000
-    what, checked = "first sync, 2,000 projects, 10,000 files, 210 MB", "verify --data of that store"
+    what = "first sync, 2,000 projects, 10,000 files, 210 MB"
     inodes, room = projects * (2 * files + 20) * 2 + 200_000, 2 * projects * files * size + (2 << 30)
     with Index(programs["now"].fake_index, projects, files, size) as index:
-        for number_of_run in range(2 * runs):
+        for counted in [False] * runs + [True] * runs:
             with both(lambda version: Image(f"first-sync-{version}", inodes, room)) as places:
-                command = {
-                    version: (programs[version].strandline, "--quiet", "--config",
-                              config(place, place / "store", f"{index.url}/simple/"))
-                    for version, place in places.items()
-                }
-                for step, words in ((what, ("sync",)), (checked, ("verify", "--data"))):
-                    for version in VERSIONS:
+                for step, words in ((what, ("sync",)), ("verify --data of that store", ("verify", "--data"))):
+                    for version, place in places.items():
+                        store = place / "store"
+                        settings = config(place, store, f"{index.url}/simple/")
                         os.sync()
-                        if number_of_run < runs:
-                            usage = measured(*command[version], *words, stdout=subprocess.DEVNULL)
-                            compared.took(version, step, usage)
-                        else:
-                            with Trace() as trace:
-                                run(*trace.wrapper, *command[version], *words)
-                                compared.add(version, step, "count", trace.totals(places[version] / "store"))
-                for version, place in places.items() if number_of_run >= runs else ():
-                    size_of = {"rows in the catalog": catalog.rows(place / "store"),
-                               "bytes in the catalog": catalog.bytes_used(place / "store")}
-                    compared.add(version, what, "count", size_of)
+                        command = (programs[version].strandline, "--quiet", "--config", settings, *words)
+                        take(compared, version, step, command, store, counted)
+                for version, place in places.items() if counted else ():
+                    compared.add(version, what, "count", catalog.size(place / "store"))
 
 
-def publish(world, compared, version, trace=None):
-    """Publishes changed projects; with a trace, counts what that takes instead of timing it."""
+def publish(world, compared, version, counted):
+    """Publishes changed projects. Its time is from the last byte that is fetched to the switch; what is counted is of all of
+    strandline-bench, which also looks at what it has done."""
     what = f"publish {CHANGED} changed projects at {world.projects:,}"
-    if not trace:
+    if not counted:
         done = world.sync(CHANGED)
         compared.add(version, what, "time", {"s": done["publish"], "CPU s": done["cpu"]})
         return
-    measures = {"rows more in the catalog": catalog.rows, "bytes more in the catalog": catalog.bytes_used}
-    before = {measure: ask(world.store) for measure, ask in measures.items()}
-    world.sync(CHANGED, *trace.wrapper)
-    compared.add(version, what, "count", trace.totals(world.store))
-    compared.add(version, what, "count", {measure: ask(world.store) - before[measure] for measure, ask in measures.items()})
+    before = catalog.size(world.store)
+    with Trace() as trace:
+        world.sync(CHANGED, *trace.wrapper)
+        compared.add(version, what, "count", trace.totals(world.store))
+    grown = {f"more {measure}": size - before[measure] for measure, size in catalog.size(world.store).items()}
+    compared.add(version, what, "count", grown)
 
 
 def world_of(projects):
-    """Compares in worlds of so many projects."""
+    """The comparison in worlds of so many projects."""
     steps = {"no-op sync": ("sync",), "gc, dry": ("gc", "--dry-run"), "gc": ("gc",), "verify": ("verify",)}
+
+    def round_of_steps(worlds, compared, counted):
+        for version, world in worlds.items():
+            publish(world, compared, version, counted)
+        with worlds["now"].served_log():
+            for step, words in steps.items():
+                for version, world in worlds.items():
+                    command = world.words(*words, keep=NEWEST)
+                    take(compared, version, f"{step} at {projects:,}", command, world.store, counted)
 
     def compare(programs, runs, compared):
         with both(lambda version: World(programs[version], projects, of=version)) as worlds:
             for events in (0, CHANGED):  # the second one fills the second twin
                 for world in worlds.values():
                     world.sync(events)
-            for number_of_run in range(-1, 2 * runs):
-                counted = number_of_run >= runs
-                # What is found out or dropped once counts for nothing.
-                into = compared if number_of_run >= 0 else Comparison()
-                for version, world in worlds.items():
-                    with Trace() if counted else contextlib.nullcontext() as trace:
-                        publish(world, into, version, trace)
-                with worlds["now"].served_log() as requests:
-                    for step, words in steps.items():
-                        for version, world in worlds.items():
-                            one_step(world, into, version, f"{step} at {projects:,}", words, counted, requests)
+            # What a first round finds out, and drops, it does so once.
+            round_of_steps(worlds, Comparison(), False)
+            for counted in [False] * runs + [True] * runs:
+                round_of_steps(worlds, compared, counted)
 
     return compare
 
 
-def one_step(world, compared, version, what, words, counted, requests):
-    if not counted:
-        compared.took(version, what, world.command(*words, keep=NEWEST))
-        return
-    before = requests()
-    with Trace() as trace:
-        world.command(*words, keep=NEWEST, wrapper=trace.wrapper)
-        # Requests are what upstream says they are.
-        totals = trace.totals(world.store) | {"requests": requests() - before}
-        compared.add(version, what, "count", totals)
-
-
 def gc(programs, runs, compared):
     units, files = 70_000, 20
-    what = f"gc, dry, {units * files:,} entries"
+    entries = f"{units * files:,} entries"
     with both(lambda version: Image(f"gc-{version}", 200_000, 16 << 30)) as places:
         for version, place in places.items():
             run(programs[version].bench, "catalog", place / "store", units, files)
-        for _ in range(runs):
+            compared.add(version, f"catalog of {entries}", "count", catalog.size(place / "store"))
+        for counted in [False] * runs + [True] * runs:
             for version, place in places.items():
-                settings = config(place, place / "store", "http://127.0.0.1:1/simple/")
+                store = place / "store"
+                settings = config(place, store, "http://127.0.0.1:1/simple/")
                 command = (programs[version].strandline, "--quiet", "--config", settings, "gc", "--dry-run")
-                compared.took(version, what, measured(*command, stdout=subprocess.DEVNULL))
-        sizes = lambda store: {"rows in the catalog": catalog.rows(store), "bytes in the catalog": catalog.bytes_used(store)}
-        for version, place in places.items():
-            compared.add(version, f"catalog of {units * files:,} entries", "count", sizes(place / "store"))
+                take(compared, version, f"gc, dry, {entries}", command, store, counted)
 
 
 PARTS = {"first-sync": first_sync, "scale-7000": world_of(7_000), "scale-70000": world_of(70_000), "gc": gc}
@@ -153,8 +144,8 @@ def line(row, bar):
 def against(revision, only, runs, bars):
     """Compares in the parts that are asked for, keeps and prints what comes out, and ends with 1 where a ratio of medians is above
     the bar of its kind."""
-    found, *built = versions(revision)
-    programs, passed = dict(zip(VERSIONS, built)), []
+    found, before = build_revision(revision)
+    programs, passed = {"before": before, "now": build()}, []
     for name in only or PARTS:
         print(f"== {name}", file=sys.stderr)
         compared = Comparison()
@@ -163,7 +154,7 @@ def against(revision, only, runs, bars):
         keep(f"against-{name}", f"scripts/bench --against {revision} --only {name} --runs {runs}", runs, rows, before=found)
         print(f"\n### {name}, {found[:12]} and now, medians of {runs} runs in turn\n")
         print("| what | measure | before | now | ratio | bar | reached |\n|---|---|---|---|---|---|---|")
-        for row in rows:
+        for row in (row for row in rows if any(row["before"] + row["now"])):
             print(line(row, bars[row["kind"]]), flush=True)
             if bars[row["kind"]] is not None and ratio(row) > bars[row["kind"]]:
                 passed.append(f"{row['what']}, {row['measure']}: {ratio(row):.3f}")

@@ -13,9 +13,10 @@ KINDS = {
     "reads": {"pread64"},
 }
 WRITES = {"write", "writev", "pwrite64", "pwritev", "pwritev2"}
+SENDS = {"write", "writev", "sendto", "sendmsg"}
 CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+)")
 DESCRIPTOR = re.compile(r"\d+<([^>]*)>")
-REQUEST = re.compile(r'"(?:GET /|POST )')
+REQUEST = re.compile(r'\d+<socket:.*"(?:GET /|POST )')
 # What SQLite writes to its log is headers of 24 and 32 bytes, and pages.
 SMALLEST_PAGE = 512
 
@@ -58,10 +59,8 @@ class Trace:
         for name, arguments, returned in self:
             totals["system calls"] += 1
             totals["system calls about files"] += '"/' in arguments or "</" in arguments
-            if name not in WRITES:
-                continue
-            totals["requests"] += REQUEST.search(arguments) is not None
-            to = DESCRIPTOR.match(arguments)
+            totals["requests"] += name in SENDS and REQUEST.match(arguments) is not None
+            to = name in WRITES and DESCRIPTOR.match(arguments)
             # What strandline-bench writes to time the root lists is not the mirror's.
             if not to or not to[1].startswith(f"{store}/") or to[1].endswith("/incoming/measured"):
                 continue

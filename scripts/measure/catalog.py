@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import sys
 
 
 @contextlib.contextmanager
@@ -26,11 +27,13 @@ def share_of_allowed_growth(store, before, done):
     return (bytes_used(store) - before) / allowed
 
 
-def rows(store):
-    """How many rows a catalog has, and lines of indexes: the cells of the leaves of its trees. Nothing where Python's SQLite
-    cannot tell."""
+def size(store):
+    """How many bytes a catalog uses, and how many rows it has with the lines of its indexes, which are the cells of the leaves of
+    its trees. Where Python's SQLite cannot tell rows, they are left out."""
+    found = {"bytes in the catalog": bytes_used(store)}
     with asked(store) as ask:
         try:
-            return ask("SELECT sum(ncell) FROM dbstat WHERE pagetype = 'leaf'")
+            found["rows and lines of indexes in the catalog"] = ask("SELECT sum(ncell) FROM dbstat WHERE pagetype = 'leaf'")
         except sqlite3.OperationalError:
-            return None
+            print("SQLite has no dbstat: rows are not counted", file=sys.stderr)
+    return found

@@ -39,8 +39,11 @@ def description():
 
 
 def build(profile="release", checkout=ROOT):
-    """Builds the programs of a checkout; returns their paths, which the next build of another checkout writes over."""
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    """Builds the programs of a checkout; returns their paths."""
+    # In a target directory of its own, because cargo takes the same crate in two checkouts for one.
+    target = checkout / "target"
+    if checkout == ROOT:
+        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", target))
     # The whole workspace, because a part of it has dependencies with other features, and builds them anew.
     run("cargo", "build", "--locked", "--quiet", "--target-dir", target, "--profile", profile, "--workspace", "--bins",
         "--examples", cwd=checkout)
@@ -48,15 +51,14 @@ def build(profile="release", checkout=ROOT):
     return Programs(built / "strandline", built / "strandline-bench", built / "examples" / "fake_index")
 
 
-def git(*words, **options):
+def git(*words):
     # The user who measures may be another than the owner of the files: nothing of the repository is run.
-    return subprocess.run(["git", "-c", f"safe.directory={ROOT}", *words], check=True, stdout=subprocess.PIPE, cwd=ROOT,
-                          **options).stdout
+    command = ["git", "-c", f"safe.directory={ROOT}", *words]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout
 
 
-def versions(revision):
-    """Builds a revision and what is checked out; returns the revision's hash and the programs of both, which stay as they
-    are while the next version is built."""
+def build_revision(revision):
+    """Builds a revision of the repository; returns its hash and its programs."""
     found = git("rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
     checkout = BENCH / "versions" / found[:12]
     if not checkout.exists():
@@ -66,13 +68,7 @@ def versions(revision):
         unpacked.mkdir(parents=True)
         subprocess.run(["tar", "-x", "-C", unpacked], input=git("archive", found), check=True)
         unpacked.rename(checkout)
-    kept = []
-    for name, place in ((found[:12], checkout), ("now", ROOT)):
-        print(f"building {name}", file=sys.stderr)
-        into = BENCH / "programs" / name
-        into.mkdir(parents=True, exist_ok=True)
-        kept.append(Programs(*(pathlib.Path(shutil.copy2(program, into)) for program in build(checkout=place))))
-    return found, *kept
+    return found, build(checkout=checkout)
 
 
 class Image:

@@ -146,7 +146,8 @@ def gc(programs, runs, full):
             return [measured(*command, *words, stdout=subprocess.DEVNULL) for _ in range(runs)]
 
         collected = taking("gc", "--dry-run")
-        then, now = sorted(json.loads(line)["serial"] for line in run(*command, "log", "pypi", "--json").splitlines())
+        log = run(*command, "log", "pypi", "--json").splitlines()
+        then, now = sorted((json.loads(line)["serial"] for line in log), key=int)
         compared = taking("diff", "pypi", then, now)
         # What is left out is the look at each file: there is none, and each would be missed.
         run(programs.bench, "absent", store)

@@ -1,6 +1,7 @@
 """Stores of so many projects, filled by strandline-bench without a network."""
 
 import json
+import subprocess
 import sys
 
 from .machine import Image, measured, run
@@ -56,10 +57,14 @@ class World:
         of = (self.upstream, self.projects, self.files, 200, self.events)
         return served_log(self.port, run(self.programs.bench, "log", *of, self._since).encode())
 
-    def command(self, *words, wrapper=(), keep="", **options):
-        """Runs the program; returns what it took."""
+    def words(self, *words, keep=""):
+        """A command of the program; with `keep`, what is not kept is deleted at once."""
         settings = config(self.place, self.store, self.upstream, keep)
-        return measured(*wrapper, self.programs.strandline, "--quiet", "--config", settings, *words, **options)
+        return self.programs.strandline, "--quiet", "--config", settings, *words
+
+    def command(self, *words, wrapper=()):
+        """Runs the program; returns what it took."""
+        return measured(*wrapper, *self.words(*words), stdout=subprocess.DEVNULL)
 
     def curl_log(self):
         call = (
