@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -144,6 +145,8 @@ def line(row, bar):
 def against(revision, only, runs, bars):
     """Compares in the parts that are asked for, keeps and prints what comes out, and ends with 1 where a ratio of medians is above
     the bar of its kind."""
+    if not shutil.which("strace"):
+        sys.exit("there is no strace to count system calls with")
     found, before = build_revision(revision)
     programs, passed = {"before": before, "now": build()}, []
     for name in only or PARTS:
