@@ -4,6 +4,7 @@
 //! strandline-bench sync STORE UPSTREAM PROJECTS FILES BYTES EVENTS    a sync, after so many more events
 //! strandline-bench log UPSTREAM PROJECTS FILES BYTES EVENTS SINCE     the log, as an XML-RPC answer
 //! strandline-bench catalog STORE UNITS FILES                           a catalog of one snapshot, without any file
+//! strandline-bench absent STORE                                       notes that the files of that catalog may be gone
 //! strandline-bench bare DIRECTORY PROJECTS BYTES                      the least that publishing takes
 //! ```
 
@@ -44,11 +45,12 @@ fn main() -> Result<(), Failure> {
             log(&world, since.parse()?)
         }
         ["catalog", store, units, files] => catalog::fill(Path::new(store), units.parse()?, files.parse()?),
+        ["absent", store] => catalog::expect_no_files(Path::new(store)),
         ["bare", directory, projects, size] => {
             let took = bare::publish(Path::new(directory), projects.parse()?, size.parse()?)?;
             Ok(bare::say(&serde_json::json!({ "publish": took.as_secs_f64() }).to_string())?)
         }
-        _ => Err("usage: strandline-bench sync|log|bare …".into()),
+        _ => Err("usage: strandline-bench sync|log|catalog|absent|bare …".into()),
     }
 }
 

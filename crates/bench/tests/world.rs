@@ -11,6 +11,7 @@ use strandline_bench::{ScaleWorld, bare, catalog};
 use strandline_durable::{Disk, Step, Watch};
 use strandline_model::{Blake3, MirrorName, Timestamp};
 use strandline_pypi::PypiLists;
+use strandline_store::verify::verify;
 use strandline_store::{Mirror, Store, gc};
 use strandline_sync::{Context, Method, Outcome, Progress, Selection, Settings};
 
@@ -137,6 +138,20 @@ fn a_catalog_alone_is_enough_for_gc() -> Done<()> {
     let now = Timestamp::from_seconds(1_777_777_777)?;
     let plan = gc::plan(&store, |_| gc::Keep::default(), Duration::ZERO, now)?;
     assert_eq!(plan.outcome(), gc::Collected::default());
+    Ok(())
+}
+
+#[test]
+fn a_catalog_alone_is_enough_for_a_check_that_expects_no_files() -> Done<()> {
+    let directory = tempfile::tempdir()?;
+    catalog::fill(directory.path(), 50, 4)?;
+    let damage = || -> Done<usize> {
+        let store = Store::open(directory.path(), Disk::new())?;
+        Ok(verify(&store, &[pypi(&store)?], None, &|_| {})?.damage.len())
+    };
+    assert_eq!(damage()?, 200, "each file is missed");
+    catalog::expect_no_files(directory.path())?;
+    assert_eq!(damage()?, 0);
     Ok(())
 }
 
