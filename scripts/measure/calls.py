@@ -14,6 +14,8 @@ KINDS = {
 }
 WRITES = {"write", "writev", "pwrite64", "pwritev", "pwritev2"}
 SENDS = {"write", "writev", "sendto", "sendmsg"}
+# How often threads wait, for each other or for a socket, and how the allocator grows is another number in every run.
+WAITS = {"futex", "sched_yield", "epoll_wait", "epoll_pwait", "brk", "madvise", "mmap", "mprotect", "munmap"}
 CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+)")
 DESCRIPTOR = re.compile(r"\d+<([^>]*)>")
 REQUEST = re.compile(r'\d+<socket:.*"(?:GET /|POST )')
@@ -49,16 +51,13 @@ class Trace:
         return {kind: sum(names[name] for name in of) for kind, of in KINDS.items()} if self.wrapper else {}
 
     def totals(self, store):
-        """How much the command did, to `store` as far as bytes are concerned. How often threads wait for each other and for memory
-        is another number in every run, so calls that name a file stand beside all calls."""
+        """How much the command did, to `store` as far as bytes are concerned, without calls that wait or are about memory."""
         if not self.wrapper:
             return {}
-        totals = dict.fromkeys(("requests", "system calls", "system calls about files", "bytes written to files",
-                                "bytes written to the catalog's log", "pages written to the catalog's log",
-                                "bytes copied into the catalog"), 0)
+        totals = dict.fromkeys(("requests", "system calls", "bytes written to files", "bytes written to the catalog's log",
+                                "pages written to the catalog's log", "bytes copied into the catalog"), 0)
         for name, arguments, returned in self:
-            totals["system calls"] += 1
-            totals["system calls about files"] += '"/' in arguments or "</" in arguments
+            totals["system calls"] += name not in WAITS
             totals["requests"] += name in SENDS and REQUEST.match(arguments) is not None
             to = name in WRITES and DESCRIPTOR.match(arguments)
             # What strandline-bench writes to time the root lists is not the mirror's.
