@@ -30,10 +30,11 @@ use strandline_model::{Blake3, Label, MirrorName, Timestamp, TreePath};
 use crate::bodies::Bodies;
 use crate::pool::POOL;
 use crate::rows::{blake3, execute_each, parsed};
+use crate::trees::reach;
 use crate::{Mirror, Recorded, Store, StoreError};
 
 pub use keep::Keep;
-use mark::{Marked, protected, reach};
+use mark::{Marked, protected};
 
 /// How many links or files are deleted while a process that puts some in their places has to wait.
 const BATCH: usize = 1_000;
@@ -201,11 +202,11 @@ impl Plan {
         // First what stays, so that it is known which units go; then those units' paths; then what of them stays after all.
         let mut seen = HashSet::new();
         for recorded in stay.iter().filter(|_| !go.is_empty()) {
-            reach(&bodies, recorded.snapshot.tree, &mut seen)?;
+            reach(&bodies, recorded.snapshot.tree, &mut seen, &mut |_, error| Err(error))?;
         }
         let mut lost = BTreeSet::new();
         for recorded in go {
-            for unit in reach(&bodies, recorded.snapshot.tree, &mut seen)? {
+            for unit in reach(&bodies, recorded.snapshot.tree, &mut seen, &mut |_, error| Err(error))? {
                 let unit = bodies.unit(unit)?;
                 let pooled = unit.entries().iter().filter(|entry| entry.path.first_segment() == POOL);
                 lost.extend(pooled.map(|entry| entry.path.clone()));

@@ -236,7 +236,7 @@ impl Intake {
         rows.into_iter().map(|row| row.map_or(Ok(None), |(blob, condemned)| self.usable(blob, condemned))).collect()
     }
 
-    /// What the catalog says: each blob, and whether gc may take it. One transaction reads all, for each takes locks of files.
+    /// What the catalog says: each blob, and whether gc may take it. One transaction reads all, because each takes locks of files.
     fn rows(&self, wanted: &[ClaimedSha256]) -> Result<Vec<Option<(Blob, bool)>>, StoreError> {
         self.store().reading(|bodies| {
             let find = || {

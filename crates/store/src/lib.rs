@@ -32,6 +32,7 @@ pub mod reserve;
 mod restore;
 mod rows;
 mod snapshots;
+mod trees;
 mod twins;
 pub mod verify;
 mod withdrawals;

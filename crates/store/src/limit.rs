@@ -26,7 +26,7 @@ impl Pace for Real {
     }
 }
 
-/// Lets bytes pass at a rate: whoever wants to read some is told to wait until those before have had their time.
+/// Lets bytes pass at a rate: a thread that wants to read some waits until those before have had their time.
 ///
 /// What was not used in a pause is not made up for later.
 pub struct Limiter {

@@ -1,12 +1,13 @@
 //! Which snapshots list a file.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
-use strandline_model::trie::Nodes as _;
-use strandline_model::{Blake3, ClaimedSha256, Entry, Leaf, Node, Unit};
+use strandline_model::{Blake3, ClaimedSha256, Entry, Leaf, Unit};
 
 use crate::bodies::Bodies;
 use crate::pool::POOL;
+use crate::trees::Search;
 use crate::{Mirror, Recorded, StoreError};
 
 /// A snapshot that lists a file that was looked for.
@@ -22,44 +23,6 @@ pub struct Naming {
 pub fn is_release_file(unit: &Unit, entry: &Entry) -> bool {
     let of_another = |path: &str| path.strip_suffix(".metadata").is_some_and(|file| unit.entry(file).is_some());
     entry.path.first_segment() == POOL && !of_another(entry.path.as_str())
-}
-
-/// Looks through trees for units, each node and unit once.
-struct Search<'a> {
-    bodies: Bodies<'a>,
-    wanted: &'a dyn Fn(&Unit) -> bool,
-    nodes: HashMap<Blake3, Vec<Leaf>>,
-    units: HashMap<Blake3, bool>,
-}
-
-impl Search<'_> {
-    fn below(&mut self, id: Blake3) -> Result<Vec<Leaf>, StoreError> {
-        if let Some(known) = self.nodes.get(&id) {
-            return Ok(known.clone());
-        }
-        let mut found = Vec::new();
-        match self.bodies.node(id)? {
-            Node::Branch(children) => {
-                for child in children.iter().flatten() {
-                    found.append(&mut self.below(child.node)?);
-                }
-            }
-            Node::Leaf(leaves) => {
-                for leaf in leaves {
-                    let is_wanted = match self.units.get(&leaf.unit) {
-                        Some(known) => *known,
-                        None => (self.wanted)(&self.bodies.unit(leaf.unit)?),
-                    };
-                    self.units.insert(leaf.unit, is_wanted);
-                    if is_wanted {
-                        found.push(leaf);
-                    }
-                }
-            }
-        }
-        self.nodes.insert(id, found.clone());
-        Ok(found)
-    }
 }
 
 impl Mirror {
@@ -78,10 +41,21 @@ impl Mirror {
         snapshots.retain(|recorded| !superseded.contains_key(&recorded.id));
         let connection = self.store.connection();
         let bodies = Bodies { store: &self.store, connection: &connection };
-        let mut search = Search { bodies, wanted, nodes: HashMap::new(), units: HashMap::new() };
+        // Another node may list the same unit.
+        let units: RefCell<HashMap<Blake3, bool>> = RefCell::default();
+        let of_leaf = |bodies: &Bodies<'_>, leaf: Leaf| {
+            let known = units.borrow().get(&leaf.unit).copied();
+            let is_wanted = match known {
+                Some(known) => known,
+                None => wanted(&bodies.unit(leaf.unit)?),
+            };
+            units.borrow_mut().insert(leaf.unit, is_wanted);
+            Ok(if is_wanted { vec![leaf] } else { Vec::new() })
+        };
+        let mut search = Search::new(bodies, &|_, error| Err(error), &of_leaf);
         let mut naming = Vec::new();
         for recorded in snapshots.into_iter().rev() {
-            let mut projects = search.below(recorded.snapshot.tree)?;
+            let mut projects = Vec::clone(&*search.below(recorded.snapshot.tree)?);
             if !projects.is_empty() {
                 projects.sort_unstable();
                 naming.push(Naming { recorded, projects });

@@ -61,7 +61,7 @@ impl Store {
         Ok(found?.into_iter().flatten().collect())
     }
 
-    /// Has the rows of bodies looked up, so that whoever writes them need not wait for each; also in a transaction.
+    /// Has the rows of bodies looked up, so that a caller that writes them need not wait for each; also in a transaction.
     pub(crate) fn look_ahead_at_bodies(&self, ids: &[Blake3]) {
         self.look_ahead("SELECT 1 FROM body WHERE id = ?1", ids, Blake3::as_bytes);
     }

@@ -19,12 +19,11 @@ use std::rc::Rc;
 use rayon::prelude::*;
 use rusqlite::Connection;
 use strandline_durable::wide;
-use strandline_model::{
-    Blake3, Entry, Label, MirrorName, Node, ProjectName, Sha256, Timestamp, TreePath, trie::Nodes as _,
-};
+use strandline_model::{Blake3, Entry, Label, Leaf, MirrorName, ProjectName, Sha256, Timestamp, TreePath};
 
 use crate::bodies::Bodies;
 use crate::rows::{blake3, row, sha256};
+use crate::trees::{Search, reach};
 use crate::{Mirror, Store, StoreError};
 
 pub use data::Data;
@@ -308,31 +307,15 @@ fn visit(
             }
             other => Err(other),
         };
-        let mut nodes = match bodies.snapshot(snapshot) {
-            Ok(snapshot) => vec![snapshot.tree],
+        let tree = match bodies.snapshot(snapshot) {
+            Ok(snapshot) => snapshot.tree,
             Err(error) => return note(snapshot, error),
         };
-        let mut units = Vec::new();
-        while !(nodes.is_empty() && units.is_empty()) {
-            while units.len() < UNITS
-                && let Some(id) = nodes.pop()
-            {
-                if !seen.insert(id) {
-                    continue;
-                }
-                match bodies.node(id) {
-                    Ok(Node::Branch(children)) => nodes.extend(children.iter().flatten().map(|child| child.node)),
-                    Ok(Node::Leaf(leaves)) => {
-                        units.extend(leaves.into_iter().map(|leaf| leaf.unit).filter(|unit| seen.insert(*unit)));
-                    }
-                    Err(error) => note(id, error)?,
-                }
-            }
-            let read = bodies.units(&units);
-            for (id, unit) in units.drain(..).zip(read) {
+        for ids in reach(bodies, tree, seen, &mut note)?.chunks(UNITS) {
+            for (id, unit) in ids.iter().zip(bodies.units(ids)) {
                 match unit {
                     Ok(unit) => unit.entries().iter().try_for_each(|entry| each(bodies.connection, entry))?,
-                    Err(error) => note(id, error)?,
+                    Err(error) => note(*id, error)?,
                 }
             }
         }
@@ -395,49 +378,6 @@ enum Hit {
     Blob(Blake3, Rc<(ProjectName, Blake3)>, TreePath),
 }
 
-/// Looks for what is broken below nodes; each node is looked at once.
-struct Search<'a> {
-    bodies: Bodies<'a>,
-    broken: &'a Broken,
-    damaged: &'a HashMap<Blake3, String>,
-    below: HashMap<Blake3, Rc<Vec<Hit>>>,
-}
-
-impl Search<'_> {
-    fn below(&mut self, node: Blake3) -> Result<Rc<Vec<Hit>>, StoreError> {
-        if let Some(known) = self.below.get(&node) {
-            return Ok(known.clone());
-        }
-        let mut hits = Vec::new();
-        if self.damaged.contains_key(&node) {
-            hits.push(Hit::Body(node, None));
-        } else {
-            match present(self.bodies.node(node))?.unwrap_or(Node::Leaf(Vec::new())) {
-                Node::Branch(children) => {
-                    for child in children.iter().flatten() {
-                        hits.extend(self.below(child.node)?.iter().cloned());
-                    }
-                }
-                Node::Leaf(leaves) => {
-                    for leaf in leaves {
-                        if self.damaged.contains_key(&leaf.unit) {
-                            hits.push(Hit::Body(leaf.unit, Some(leaf.name)));
-                            continue;
-                        }
-                        let Some(unit) = present(self.bodies.unit(leaf.unit))? else { continue };
-                        let whose = Rc::new((leaf.name, leaf.unit));
-                        let named = unit.entries().iter().filter(|entry| self.broken.contains(entry.blob));
-                        hits.extend(named.map(|entry| Hit::Blob(entry.blob, whose.clone(), entry.path.clone())));
-                    }
-                }
-            }
-        }
-        let hits = Rc::new(hits);
-        self.below.insert(node, hits.clone());
-        Ok(hits)
-    }
-}
-
 /// What was whole a moment ago, unless a collection has dropped it since.
 fn present<T>(body: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match body {
@@ -463,7 +403,22 @@ fn name(
     }
     let connection = store.connection();
     let bodies = Bodies { store, connection: &connection };
-    let mut search = Search { bodies, broken, damaged, below: HashMap::new() };
+    let of_damaged = |id, error| match error {
+        StoreError::Damaged { .. } if damaged.contains_key(&id) => Ok(vec![Hit::Body(id, None)]),
+        // It was whole a moment ago: a collection has dropped it since.
+        StoreError::Damaged { .. } => Ok(Vec::new()),
+        other => Err(other),
+    };
+    let of_leaf = |bodies: &Bodies<'_>, leaf: Leaf| {
+        if damaged.contains_key(&leaf.unit) {
+            return Ok(vec![Hit::Body(leaf.unit, Some(leaf.name))]);
+        }
+        let Some(unit) = present(bodies.unit(leaf.unit))? else { return Ok(Vec::new()) };
+        let whose = Rc::new((leaf.name, leaf.unit));
+        let hit = |entry: &Entry| Hit::Blob(entry.blob, Rc::clone(&whose), entry.path.clone());
+        Ok(unit.entries().iter().filter(|entry| broken.contains(entry.blob)).map(hit).collect())
+    };
+    let mut search = Search::new(bodies, &of_damaged, &of_leaf);
     let mut blobs: BTreeMap<Blake3, Vec<Naming>> = BTreeMap::new();
     let mut needed: BTreeMap<Blake3, (Option<ProjectName>, Vec<(MirrorName, Label)>)> = BTreeMap::new();
     for (mirror, label, id) in labels {

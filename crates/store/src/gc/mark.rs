@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rusqlite::Connection;
-use strandline_model::{Blake3, Label, MirrorName, Node, TreePath, trie::Nodes as _};
+use strandline_model::{Blake3, Label, MirrorName, TreePath};
 
 use crate::bodies::Bodies;
 use crate::rows::{blake3, blake3_or_null, parsed, rows};
+use crate::trees::reach;
 use crate::{Store, StoreError};
 
 /// What is reachable from snapshots that stay, and from pages that wait for one.
@@ -88,7 +89,7 @@ impl Marked {
         for (id, tree) in snapshots {
             self.snapshots.insert(id);
             self.records.insert(id);
-            reach(bodies, tree, &mut self.records)?;
+            reach(bodies, tree, &mut self.records, &mut |_, error| Err(error))?;
         }
         Ok(())
     }
@@ -106,7 +107,7 @@ impl Marked {
         for (id, tree) in snapshots {
             self.snapshots.insert(id);
             reached.insert(id);
-            for ids in reach(bodies, tree, reached)?.chunks(UNITS) {
+            for ids in reach(bodies, tree, reached, &mut |_, error| Err(error))?.chunks(UNITS) {
                 for unit in bodies.units(ids) {
                     for entry in unit?.entries() {
                         named.insert(&entry.blob);
@@ -152,24 +153,6 @@ impl Marked {
         }
         Ok(())
     }
-}
-
-/// Adds everything below a node to `seen`; returns the units that were not in it before.
-pub(super) fn reach(bodies: &Bodies<'_>, tree: Blake3, seen: &mut HashSet<Blake3>) -> Result<Vec<Blake3>, StoreError> {
-    let mut units = Vec::new();
-    let mut nodes = vec![tree];
-    while let Some(id) = nodes.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        match bodies.node(id)? {
-            Node::Branch(children) => nodes.extend(children.iter().flatten().map(|child| child.node)),
-            Node::Leaf(leaves) => {
-                units.extend(leaves.iter().map(|leaf| leaf.unit).filter(|unit| seen.insert(*unit)));
-            }
-        }
-    }
-    Ok(units)
 }
 
 /// The snapshots that must stay whatever retention says: what is pinned, what readers see or saw before, what a twin holds.

@@ -92,7 +92,7 @@ pub(super) fn check(
             },
         );
         if let Err(error) = recorded {
-            // Whoever looks for damage on a full disk is to find it.
+            // A check on a full disk is to find the damage all the same.
             tracing::warn!(%error, "what was re-hashed is not recorded, so the next check reads it again");
             recording = false;
         }
