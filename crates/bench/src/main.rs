@@ -19,6 +19,7 @@ use strandline_durable::{Disk, Step, Watch};
 use strandline_model::{MirrorName, Serial, Snapshot, Timestamp};
 use strandline_pypi::PypiLists;
 use strandline_store::{Mirror, Store};
+use strandline_sync::cut::Action;
 use strandline_sync::source::Source as _;
 use strandline_sync::{Context, Method, Progress, Selection, Settings};
 
@@ -158,14 +159,13 @@ fn lists(mirror: &Mirror, snapshot: &Snapshot, directory: &Path) -> Result<Durat
 fn log(world: &ScaleWorld, since: u64) -> Result<(), Failure> {
     let mut rows = String::new();
     for event in world.log(since) {
-        let version = event.version.map_or("<nil/>".to_owned(), |version| format!("<string>{version}</string>"));
+        let Some(Action::AddFile(version, file)) = event.change else { continue };
         writeln!(
             rows,
-            "<value><array><data><value><string>{}</string></value><value>{version}</value><value><int>{}</int></value>\
-             <value><string>{}</string></value><value><int>{}</int></value></data></array></value>",
-            event.project,
+            "<value><array><data><value><string>{}</string></value><value><string>{version}</string></value><value><int>{}</int></value>\
+             <value><string>add py3 file {file}</string></value><value><int>{}</int></value></data></array></value>",
+            event.display,
             event.time.seconds(),
-            event.action,
             event.serial
         )?;
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use strandline_model::{Blake3, DisplayName, ProjectName, Serial, Sha256, Timestamp, TreePath, UpstreamUrl};
 use strandline_pypi::{Index, SettingsError};
+use strandline_sync::cut::Action;
 use strandline_sync::record::{CoreMetadata, Details, FileName, ListedFile, Page, Record, Status, Yanked};
 use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Source, SourceError, Validator, Way};
 use url::Url;
@@ -77,13 +78,13 @@ impl ScaleWorld {
             None => (serial - 1, self.files.saturating_sub(1)),
         };
         let version = format!("1.{minor}");
-        let action = format!("add py3 file {}", Self::file_name(number, &version));
+        let file = Self::file_name(number, &version);
         Event {
             serial: serial_of(serial),
-            project: Self::display(number).parse().expect("a name"),
-            version: Some(version),
+            project: name_of(number),
+            display: Self::display(number).parse().expect("a name"),
             time: Timestamp::from_seconds(LONG_AGO).expect("a time"),
-            action,
+            change: Some(Action::AddFile(version, file)),
         }
     }
 

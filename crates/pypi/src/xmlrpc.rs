@@ -4,6 +4,7 @@
 //! order of their serials, each after the one that was asked from; a row of a name that no project can have is left
 //! out with a warning, for nothing could be mirrored by it. Tested below and in `tests/changelog.rs`.
 
+mod action;
 mod value;
 
 use std::time::Duration;
@@ -168,11 +169,12 @@ fn rows(value: Value, since: Serial) -> Result<Rows, Problem> {
         let Value::Text(action) = action else { return Err(wrong("action", &action, "a text")) };
         let Value::Text(project) = project else { return Err(wrong("project", &project, "a text")) };
         rows.last = rows.last.max(Some(serial));
-        match project.parse() {
-            Ok(project) => {
+        match project.parse::<DisplayName>() {
+            Ok(display) => {
                 // Times are upstream's clock and only ever a measure of age: one out of range is clamped.
                 let time = Timestamp::from_seconds(time.clamp(0, LATEST)).expect("clamped into the range");
-                rows.events.push(Event { serial, project, version, time, action });
+                let change = action::read(&action, version.as_deref());
+                rows.events.push(Event { serial, project: display.normalise(), display, time, change });
             }
             Err(error) => tracing::warn!(%serial, %error, "an event is left out"),
         }
@@ -200,6 +202,8 @@ fn list(value: Value) -> Result<Vec<(DisplayName, Serial)>, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use strandline_sync::cut::Action;
+
     use super::*;
 
     fn text(text: &str) -> Value {
@@ -221,9 +225,11 @@ mod tests {
         let seen: Vec<_> = rows
             .events
             .iter()
-            .map(|event| (event.serial.get(), event.project.as_str(), event.version.as_deref(), event.time.seconds()))
+            .map(|event| (event.serial.get(), event.display.as_str(), event.change.clone(), event.time.seconds()))
             .collect();
-        assert_eq!(seen, [(11, "Zope.Interface", None, 0), (12, "six", Some("1.0"), LATEST)]);
+        let released = Some(Action::NewRelease("1.0".to_owned()));
+        assert_eq!(seen, [(11, "Zope.Interface", Some(Action::Create), 0), (12, "six", released, LATEST)]);
+        assert_eq!(rows.events[0].project.as_str(), "zope-interface");
         assert_eq!(rows.last, Serial::try_from(13).ok());
     }
 

@@ -236,20 +236,20 @@ impl<'a, S: Source> Following<'a, S> {
     /// there, up to `head`, counts for the cut: a page that was fetched may show it.
     async fn read_on(&mut self, head: Serial) -> Result<(), SyncError> {
         for event in read_log(self.fetcher, self.sure).await? {
-            let name = event.project.normalise();
-            if !self.fetcher.settings.selection.has(&name) {
+            let name = &event.project;
+            if !self.fetcher.settings.selection.has(name) {
                 self.log.add_other(&event);
                 continue;
             }
-            let known = self.projects.contains_key(&name) || self.parked.contains_key(&name);
+            let known = self.projects.contains_key(name) || self.parked.contains_key(name);
             if !self.log.add(&event) || known {
                 continue;
             }
             if self.base.is_none() {
                 // What appears while a first sync runs is in no list.
-                self.follow_project(name, Some(Serial::ZERO), &[])?;
+                self.follow_project(event.project, Some(Serial::ZERO), &[])?;
             } else if event.serial <= head {
-                self.follow_project(name, None, &[])?;
+                self.follow_project(event.project, None, &[])?;
             }
         }
         Ok(())
@@ -344,8 +344,8 @@ impl<'a, S: Source> Following<'a, S> {
             }
         }
         for event in &events {
-            let name = event.project.normalise();
-            if settings.selection.has(&name) && (event.serial > from || unknown.contains_key(&name)) {
+            let name = &event.project;
+            if settings.selection.has(name) && (event.serial > from || unknown.contains_key(name)) {
                 self.log.add(event);
             } else {
                 self.log.add_other(event);
@@ -414,7 +414,7 @@ impl<'a, S: Source> Following<'a, S> {
         let mut listed: BTreeSet<_> =
             self.fetcher.projects().await?.into_iter().map(|(display, _)| display.normalise()).collect();
         // The list comes from a cache: what has happened since is in the log.
-        listed.extend(events.iter().map(|event| event.project.normalise()));
+        listed.extend(events.iter().map(|event| event.project.clone()));
         let selected: BTreeSet<_> =
             if wanted.is_empty() { listed.clone() } else { wanted.iter().map(DisplayName::normalise).collect() };
         for name in selected {
@@ -437,10 +437,8 @@ impl<'a, S: Source> Following<'a, S> {
         let missing = mirror.missing_serials()?;
         let mut late = BTreeMap::new();
         for event in events.iter().filter(|event| event.serial <= self.from && missing.contains(&event.serial)) {
-            let name = event.project.normalise();
-            let about_pages = cut::Action::read(&event.action, event.version.as_deref()).is_some();
-            if about_pages && settings.selection.has(&name) {
-                late.insert(name, event.serial);
+            if event.change.is_some() && settings.selection.has(&event.project) {
+                late.insert(event.project.clone(), event.serial);
             }
         }
         Ok(late)

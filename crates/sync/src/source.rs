@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use strandline_model::{DisplayName, ProjectName, Serial, Timestamp, TreePath, UpstreamUrl};
 
+use crate::cut::Action;
 use crate::record::{Page, Record};
 
 /// A package index.
@@ -117,14 +118,14 @@ pub enum Answer {
 pub struct Event {
     /// Its serial.
     pub serial: Serial,
-    /// The project, as its owner writes it.
-    pub project: DisplayName,
-    /// The version that it is about, if any.
-    pub version: Option<String>,
+    /// The project.
+    pub project: ProjectName,
+    /// Its name as its owner wrote it at that time.
+    pub display: DisplayName,
     /// When it happened, by upstream's clock; not monotone in the serial.
     pub time: Timestamp,
-    /// What happened, as upstream writes it.
-    pub action: String,
+    /// What happened to the project's page; `None` for a row about people, which changes no page.
+    pub change: Option<Action>,
 }
 
 /// Upstream did not give what was asked for. Nothing was stored or changed.

@@ -71,7 +71,7 @@ mod world;
 pub use faults::{Age, Endpoint, Fault, Label, On, Rule, RuleId};
 pub use history::{Generator, PAIR, Weights, history};
 pub use http::Response;
-pub use project::{FileState, ProjectState, Status, normalise};
+pub use project::{EventKind, FileState, ProjectState, Status, normalise};
 pub use rng::Rng;
 pub use server::{Counts, RateLimit, Upstream};
 pub use wheel::{Upload, WheelSpec, metadata_of};

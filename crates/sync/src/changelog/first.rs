@@ -29,7 +29,7 @@ impl<S: Source> Following<'_, S> {
         let greatest = list.iter().map(|(_, serial)| *serial).max().unwrap_or(Serial::ZERO);
         self.from = greatest;
         for event in self.read_from(READ_BACK).await? {
-            if selection.has(&event.project.normalise()) {
+            if selection.has(&event.project) {
                 self.log.add(&event);
             } else {
                 self.log.add_other(&event);

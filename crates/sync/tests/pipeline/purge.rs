@@ -14,11 +14,12 @@ use strandline_store::{
     Mirror, Order, Slot, Store, Wait, WithdrawnFile,
     verify::{self, Data},
 };
+use strandline_sync::cut::Action;
 use strandline_sync::purge::{Busy, Done, Purge};
 use strandline_sync::{Method, Settings, repair};
 
 use crate::invariants;
-use crate::script::{Script, event, name, url};
+use crate::script::{Script, add, event, name, two, url};
 use crate::world::{Lists, Outcome, World, context, known, lock, mirror, now, settings, sync_store};
 
 pub(crate) const EVIL: &[u8] = b"evil";
@@ -204,7 +205,7 @@ fn it_is_gone_from_everything_that_is_served() {
 fn no_sync_brings_it_back_until_it_is_let_back() {
     for method in [Method::Collect, Method::Changelog] {
         let settings = Settings { method: Some(method), ..settings(NAMES) };
-        let log = || [event(3, "Alpha", "create"), event(5, "beta", "create")];
+        let log = || [event(3, "Alpha", Action::Create), event(5, "beta", Action::Create)];
         let world = World::new();
         let script = first();
         script.log(log());
@@ -224,7 +225,7 @@ fn no_sync_brings_it_back_until_it_is_let_back() {
             "1 2 3",
             &[("alpha-1.tar.gz", b"alpha 1"), ("alpha-2.tar.gz", EVIL), ("alpha-3.tar.gz", b"alpha 3")],
         );
-        script.log([event(7, "beta", "new release"), event(8, "Alpha", "add source file alpha-3.tar.gz")]);
+        script.log([event(7, "beta", two(Action::NewRelease)), event(8, "Alpha", add("alpha-3.tar.gz"))]);
         world.sync(&script, &settings).unwrap();
         assert_eq!(world.latest().snapshot.label, label("8"), "{method:?}");
         assert_eq!(world.version("alpha").as_deref(), Some("1 3"), "{method:?}");

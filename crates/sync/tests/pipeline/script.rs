@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use strandline_model::{ClaimedSha256, DisplayName, ProjectName, Serial, Sha256, Timestamp, TreePath, UpstreamUrl};
+use strandline_sync::cut::Action;
 use strandline_sync::record::{
     CoreMetadata, Details, FileName, ListedFile, MirroredFile, Page, Record, Status, Yanked,
 };
@@ -95,15 +96,26 @@ pub(crate) fn status(status: u16) -> Problem {
     Problem::Status { status, retry_after: None }
 }
 
-pub(crate) fn event(number: u64, project: &str, action: &str) -> Event {
+/// An event of a project; `None` for one about people.
+pub(crate) fn event(number: u64, project: &str, change: impl Into<Option<Action>>) -> Event {
     Event {
         serial: serial(number),
-        project: project.parse().unwrap(),
-        version: ["release", "file"].iter().any(|word| action.contains(word)).then(|| "2".to_owned()),
+        project: name(project),
+        display: project.parse().unwrap(),
         // So long ago that a missing serial before it is believed to be a hole.
         time: Timestamp::from_seconds(1_700_000_000).unwrap(),
-        action: action.to_owned(),
+        change: change.into(),
     }
+}
+
+/// Version 2, with what happens to it.
+pub(crate) fn two(make: fn(String) -> Action) -> Action {
+    make("2".to_owned())
+}
+
+/// A file of version 2 is added.
+pub(crate) fn add(file: &str) -> Action {
+    Action::AddFile("2".to_owned(), file.to_owned())
 }
 
 impl Script {

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use strandline_model::{DisplayName, ProjectName, Serial, Timestamp};
-use strandline_sync::cut::{self, Base, Content, File, Log, Project, Rule, Seen, State, Why};
+use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, Rule, Seen, State, Why};
 use strandline_sync::record::{Status, Yanked};
 use strandline_sync::source::Event;
-use strandline_testkit::{Generator, ProjectState, Rng, Weights, World, history};
+use strandline_testkit::{EventKind, Generator, ProjectState, Rng, Weights, World, history};
 
 /// How upstream and its caches behave, and what of the rule is in force.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +100,26 @@ fn content(state: &ProjectState) -> Content<String> {
         versions: versions.into_iter().collect(),
         files: files.collect(),
     }
+}
+
+/// What a row of the log does to its project's page.
+fn change(kind: EventKind) -> Option<Action> {
+    Some(match kind {
+        EventKind::Create => Action::Create,
+        EventKind::NewRelease(version) => Action::NewRelease(version),
+        EventKind::AddFile(version, file) => Action::AddFile(version, file),
+        EventKind::RemoveFile(file) => Action::RemoveFile(file),
+        EventKind::RemoveRelease(version) => Action::RemoveRelease(version),
+        EventKind::RemoveProject => Action::RemoveProject,
+        EventKind::YankRelease(version) => Action::YankRelease(version),
+        EventKind::UnyankRelease(version) => Action::UnyankRelease(version),
+        EventKind::QuarantineProject => Action::QuarantineProject,
+        EventKind::ClearProject => Action::ClearProject,
+        EventKind::QuarantineRelease(version) => Action::QuarantineRelease(version),
+        EventKind::ClearRelease(version) => Action::ClearRelease(version),
+        EventKind::Role => return None,
+        EventKind::Unknown => Action::Unknown,
+    })
 }
 
 /// What a mirror should have of a project: a quarantined one is not shown.
@@ -225,12 +245,13 @@ impl Mirror {
         let seen = self.log.head().filter(|_| self.weather.late.0 == 0.0);
         let since = seen.unwrap_or(self.base).max(self.base);
         for event in self.world.changelog(since.get(), usize::MAX, self.world.now_ms()) {
+            let display: DisplayName = event.name.parse().unwrap();
             self.log.add(&Event {
                 serial: serial(event.serial),
-                project: event.name.parse::<DisplayName>().unwrap(),
-                version: event.version.clone(),
+                project: display.normalise(),
+                display,
                 time: Timestamp::from_seconds(i64::try_from(event.at_ms / 1000).unwrap()).unwrap(),
-                action: event.action.clone(),
+                change: change(event.kind),
             });
         }
     }
