@@ -1,16 +1,19 @@
 //! An index that is made up as it is asked for.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use strandline_model::{Blake3, DisplayName, ProjectName, Serial, Sha256, Timestamp, TreePath, UpstreamUrl};
+use strandline_model::{
+    Blake3, ClaimedSha256, CoreMetadata, DisplayName, FileName, Maintenance, Mirrored, ProjectName, Record, Seen,
+    SeenFile, Serial, Sha256, Timestamp, Told, ToldFile, TreePath, UpstreamUrl, Yanked,
+};
 use strandline_pypi::{Index, SettingsError};
 use strandline_sync::cut::Action;
-use strandline_sync::record::{CoreMetadata, Details, FileName, ListedFile, Page, Record, Status, Yanked};
-use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Source, SourceError, Validator, Way};
+use strandline_sync::source::{Answer, BadRecord, Event, Page, Problem, Rendered, Source, SourceError, Validator, Way};
 use url::Url;
 
 /// When everything happened, in seconds since 1970: long ago, so that nothing is waited for.
@@ -105,26 +108,27 @@ impl ScaleWorld {
         Bytes::from(text)
     }
 
-    fn listed(&self, number: u64, version: &str) -> ListedFile {
+    fn listed(&self, number: u64, version: &str) -> (FileName, ToldFile, SeenFile) {
         let name = Self::file_name(number, version);
         let project = name_of(number);
         let content = self.content(&name);
         let path = Blake3::of(name.as_bytes()).to_string();
         let (a, rest) = path.split_at(2);
         let (b, rest) = rest.split_at(2);
-        ListedFile {
-            details: Details {
-                filename: FileName::of(&project, &name).expect("a file of the project"),
-                requires_python: Some(">=3.8".to_owned()),
-                upload_time: Some("2026-01-01T12:00:00.000000Z".to_owned()),
-                yanked: Yanked::No,
-                provenance: None,
-            },
-            url: format!("{}packages/{a}/{b}/{rest}/{name}", self.upstream.as_str().trim_end_matches("simple/")),
+        let told = ToldFile {
             sha256: Sha256::of(&content).into(),
             size: Some(content.len() as u64),
+            upload_time: Some("2026-01-01T12:00:00.000000Z".to_owned()),
+            yanked: Yanked::No,
+        };
+        let top = self.upstream.as_str().trim_end_matches("simple/");
+        let seen = SeenFile {
+            url: Some(format!("{top}packages/{a}/{b}/{rest}/{name}")),
+            requires_python: Some(">=3.8".to_owned()),
             core_metadata: CoreMetadata::Absent,
-        }
+            provenance: None,
+        };
+        (FileName::of(&project, &name).expect("a file of the project"), told, seen)
     }
 }
 
@@ -153,14 +157,18 @@ impl Source for ScaleWorld {
         }
         let later = events.iter().map(|serial| self.files + serial - self.projects);
         let versions: Vec<_> = (0..self.files).chain(later).map(|minor| format!("1.{minor}")).collect();
-        let page = Page {
-            name: Self::display(number).parse().expect("a name"),
-            serial: Some(serial_of(events.last().copied().unwrap_or(number + 1))),
-            status: Status::Active,
-            status_reason: None,
-            files: versions.iter().map(|version| self.listed(number, version)).collect(),
-            versions,
-        };
+        let mut told = Told { name: project.clone(), quarantined: false, files: BTreeMap::new() };
+        let display = Self::display(number).parse().expect("a name");
+        let (maintenance, files) = (Maintenance::Active, BTreeMap::new());
+        let mut seen = Seen { display, maintenance, status_reason: None, versions: Vec::new(), files };
+        for version in &versions {
+            let (name, told_file, seen_file) = self.listed(number, version);
+            told.files.insert(name.clone(), told_file);
+            seen.files.insert(name, seen_file);
+        }
+        seen.versions = versions;
+        let serial = Some(serial_of(events.last().copied().unwrap_or(number + 1)));
+        let page = Page { record: Record::new(told, seen).expect("its parts go together"), serial };
         Ok(Answer::Page { page, validator: Some(tag) })
     }
 
@@ -195,19 +203,19 @@ impl Source for ScaleWorld {
         Ok(listed.collect())
     }
 
-    fn file_paths(&self, file: &ListedFile) -> [TreePath; 2] {
-        self.index.file_paths(file)
+    fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
+        self.index.file_paths(name, sha256, url)
     }
 
     fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
         self.index.is_of_release(project, filename, version)
     }
 
-    fn render(&self, record: &Record) -> Vec<Rendered> {
-        self.index.render(record)
+    fn render(&self, project: &Mirrored) -> Vec<Rendered> {
+        self.index.render(project)
     }
 
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
+    fn read_record(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord> {
         self.index.read_record(bytes)
     }
 }

@@ -14,6 +14,7 @@ mod causes;
 mod digest;
 mod name;
 mod path;
+mod record;
 mod serial;
 mod snapshot;
 mod text;
@@ -26,6 +27,10 @@ pub use causes::with_causes;
 pub use digest::{Blake3, ClaimedSha256, DigestMismatch, Hasher, InvalidDigest, Sha256, read_chunks};
 pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
 pub use path::{InvalidPath, TreePath};
+pub use record::{
+    CoreMetadata, FileName, InvalidFileName, InvalidRecord, Maintenance, Mirrored, Placed, Record, Seen, SeenFile,
+    Status, Told, ToldFile, Yanked,
+};
 pub use serial::{InvalidSerial, Label, Serial};
 pub use snapshot::{Held, HoldReason, RootList, Snapshot, UpstreamUrl};
 pub use text::BadBody;

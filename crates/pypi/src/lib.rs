@@ -34,10 +34,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use reqwest::StatusCode;
-use strandline_model::{DisplayName, ProjectName, Serial, TreePath, UpstreamUrl, with_causes};
+use strandline_model::{
+    ClaimedSha256, DisplayName, FileName, Mirrored, ProjectName, Serial, TreePath, UpstreamUrl, with_causes,
+};
 use strandline_sync::purge::Pages;
-use strandline_sync::record::{ListedFile, Page, Record};
-use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Source, SourceError, Validator, Way};
+use strandline_sync::source::{Answer, BadRecord, Event, Page, Problem, Rendered, Source, SourceError, Validator, Way};
 use url::Url;
 
 pub use crate::lists::PypiLists;
@@ -266,11 +267,11 @@ fn kind(fetched: &Fetched) -> Result<Kind, Problem> {
 pub struct PypiPages;
 
 impl Pages for PypiPages {
-    fn render(&self, record: &Record) -> Vec<Rendered> {
-        render::render(record)
+    fn render(&self, project: &Mirrored) -> Vec<Rendered> {
+        render::render(project)
     }
 
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
+    fn read_record(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord> {
         render::read_record(bytes)
     }
 
@@ -330,19 +331,19 @@ impl Source for Index {
         }
     }
 
-    fn file_paths(&self, file: &ListedFile) -> [TreePath; 2] {
-        paths::file_paths(file)
+    fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
+        paths::file_paths(name, sha256, url)
     }
 
     fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
         filename::is_of_release(project, filename, version)
     }
 
-    fn render(&self, record: &Record) -> Vec<Rendered> {
-        render::render(record)
+    fn render(&self, project: &Mirrored) -> Vec<Rendered> {
+        render::render(project)
     }
 
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
+    fn read_record(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord> {
         render::read_record(bytes)
     }
 }

@@ -10,8 +10,7 @@ use common::{Server, answer};
 use futures_util::StreamExt as _;
 use strandline_model::ProjectName;
 use strandline_pypi::{Index, Settings, SettingsError};
-use strandline_sync::record::Page;
-use strandline_sync::source::{Answer, Problem, Source as _, SourceError, Validator, Way};
+use strandline_sync::source::{Answer, Page, Problem, Source as _, SourceError, Validator, Way};
 
 const JSON: &str = "content-type: application/vnd.pypi.simple.v1+json";
 const PAGE: &str = r#"{"meta":{"api-version":"1.4","_last-serial":7},"name":"six","files":[]}"#;
@@ -25,6 +24,12 @@ async fn page(index: &Index) -> Result<Page, SourceError> {
         Answer::Page { page, .. } => Ok(page),
         other => unreachable!("not a page: {other:?}"),
     }
+}
+
+/// Where the one file of a page is.
+fn url_of_the_file(page: &Page) -> String {
+    let (.., seen) = page.record.files().next().expect("the page has a file");
+    seen.url.clone().expect("pages of an index have URLs")
 }
 
 async fn problem(server: &Server) -> Problem {
@@ -69,7 +74,7 @@ async fn html_where_there_is_no_json() {
     let body = format!("<a href=../../p/six-1.0.tar.gz#sha256={digest}>six</a><!--SERIAL 3-->");
     let server = Server::start(move |_| answer("200 OK", &["content-type: text/html; charset=utf-8"], body.as_bytes()));
     let page = page(&server.index()).await.unwrap();
-    assert_eq!(page.files[0].url, server.url("/p/six-1.0.tar.gz"));
+    assert_eq!(url_of_the_file(&page), server.url("/p/six-1.0.tar.gz"));
 }
 
 #[tokio::test]
@@ -84,7 +89,7 @@ async fn urls_are_relative_to_where_the_page_was_found() {
         }
     });
     let page = page(&server.index()).await.unwrap();
-    assert_eq!(page.files[0].url, server.url("/moved/here/six/six-1.0.zip"));
+    assert_eq!(url_of_the_file(&page), server.url("/moved/here/six/six-1.0.zip"));
 }
 
 #[tokio::test]

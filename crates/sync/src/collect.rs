@@ -8,15 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_model::{Leaf, ProjectName, Serial};
+use strandline_model::{Leaf, ProjectName, Serial, Status};
 use strandline_store::Recorded;
 use tokio::time::Instant;
 
 use crate::fetch::each;
 use crate::progress::Progress;
-use crate::record::{Page, Status};
-use crate::source::{Answer, Source, Validator, Way};
-use crate::{Cut, Fetcher, Selection, SyncError, Whole, cut};
+use crate::source::{Answer, Page, Source, Validator, Way};
+use crate::{Cut, Fetcher, Selection, SyncError, Whole};
 
 /// What is known of a selected project.
 #[derive(Debug, Clone)]
@@ -139,18 +138,11 @@ async fn whole<S: Source>(
     page: &Page,
     validator: Option<Validator>,
 ) -> Result<Whole, SyncError> {
-    let stored = fetcher.files(project, page).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let files = page.files.iter().zip(stored).map(|(file, stored)| {
-        let yanked = file.details.yanked.clone();
-        (file.details.filename.as_str().to_owned(), cut::File { yanked, content: Ok(stored) })
-    });
-    let content = cut::Content {
-        status: page.status,
-        status_reason: page.status_reason.clone(),
-        versions: page.versions.clone(),
-        files: files.collect(),
-    };
-    Ok(Whole { display: page.name.clone(), serial: page.serial, content, validator })
+    let (content, failures) = fetcher.content_of_page(project, &page.record).await?;
+    if let Some(failure) = failures.into_iter().next() {
+        return Err(failure.into());
+    }
+    Ok(Whole { display: page.record.seen().display.clone(), serial: page.serial, content, validator })
 }
 
 /// What was found, as the difference from the base.

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use rayon::prelude::*;
 use strandline_model::{
-    Blake3, ClaimedSha256, DisplayName, Entry, HoldReason, Leaf, ProjectName, Serial, Sha256, TreePath, Unit,
+    Blake3, ClaimedSha256, CoreMetadata, DisplayName, Entry, FileName, HoldReason, Leaf, Mirrored, ProjectName, Record,
+    SeenFile, Serial, Sha256, ToldFile, TreePath, Unit,
 };
 use strandline_store::{
     DraftUnit, Intake, Locked, ReceiveError, Recorded, SeenPage, Staged, Store, StoreError, Validation,
@@ -21,11 +22,11 @@ use strandline_store::{
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::{JoinSet, block_in_place};
 
-use crate::cut::{self, Content};
+use crate::cut::Content;
 use crate::progress::Progress;
-use crate::record::{CoreMetadata, ListedFile, MirroredFile, Page, Record, Yanked};
 use crate::require_room;
 use crate::source::{Answer, BadRecord, Event, Rendered, Source, SourceError, Validator, Way};
+use crate::stored::{self, Stored, Whole};
 use crate::{Context, Settings, SyncError};
 
 /// How many staged blobs are made durable together, and from how many bytes on fewer are.
@@ -121,40 +122,6 @@ impl FetchError {
             Self::Wrong { .. } => HoldReason::FileWrong,
         }
     }
-}
-
-/// A file of this mirror, with what stands at its paths: itself, and its metadata file if it has one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    file: MirroredFile,
-    entries: Vec<Entry>,
-}
-
-impl Stored {
-    /// What it is.
-    pub(crate) fn sha256(&self) -> ClaimedSha256 {
-        self.file.sha256.into()
-    }
-
-    /// The file as the record says it, yanked or not.
-    fn mirrored(&self, yanked: &Yanked) -> MirroredFile {
-        let mut file = self.file.clone();
-        file.details.yanked = yanked.clone();
-        file
-    }
-}
-
-/// What a project is to be in the next snapshot: all its files are in the store.
-#[derive(Debug, Clone)]
-pub struct Whole {
-    /// Its name as its owner writes it, as far as is known.
-    pub display: DisplayName,
-    /// Its serial, if the index has serials.
-    pub serial: Option<Serial>,
-    /// Its status, versions and files.
-    pub content: Content<Stored>,
-    /// With what to ask whether its page is still the same.
-    pub validator: Option<Validator>,
 }
 
 /// Fetches for one sync of one mirror.
@@ -258,23 +225,41 @@ impl<S: Source> Fetcher<S> {
         .await
     }
 
-    /// Brings the files of a page into the store; returns, for each in the order of the page, what is there now or why it
-    /// cannot be had. Fails only where the store does.
-    pub async fn files(
-        self: &Arc<Self>,
+    /// Brings the files of a page into the store; returns what the cut sees of the page then, and why files cannot be had, in
+    /// the order of the record. Fails only where the store does.
+    pub async fn content_of_page(
+        &self,
         project: &ProjectName,
-        page: &Page,
+        record: &Record,
+    ) -> Result<(Content<Stored>, Vec<FetchError>), SyncError> {
+        let mut failures = Vec::new();
+        let files = self.files(project, record).await?.into_iter().map(|file| {
+            file.map_err(|failure| {
+                let reason = failure.hold_reason();
+                failures.push(failure);
+                reason
+            })
+        });
+        Ok((stored::content(record, files.collect::<Vec<_>>()), failures))
+    }
+
+    /// Brings the files of a page into the store; returns, for each in the order of the record, what is there now or why it
+    /// cannot be had.
+    async fn files(
+        &self,
+        project: &ProjectName,
+        record: &Record,
     ) -> Result<Vec<Result<Stored, FetchError>>, SyncError> {
-        let plans = block_in_place(|| self.plan(project, page))?;
+        let plans = block_in_place(|| self.plan(project, record))?;
         // A project of thousands of files has no more requests under way than the semaphore lets through; the bound
         // here is on what waits for it.
-        let mut waiting = Vec::with_capacity(page.files.len());
-        for (file, plan) in page.files.iter().zip(plans) {
+        let mut waiting = Vec::with_capacity(record.files().len());
+        for (file, plan) in record.files().zip(plans) {
             waiting.push(self.file(project, file, plan));
         }
         let ahead = self.settings.connections * 2;
         let mut files = stream::iter(waiting).buffered(ahead);
-        let mut all = Vec::with_capacity(page.files.len());
+        let mut all = Vec::with_capacity(record.files().len());
         while let Some(file) = files.next().await {
             all.push(match file {
                 Err(SyncError::Fetch(error)) if error.is_upstreams() => Err(*error),
@@ -286,18 +271,21 @@ impl<S: Source> Fetcher<S> {
 
     /// What of a page's files is here, and where the rest goes, or why a file cannot stand anywhere. Refuses a page whose files
     /// would fill the disk before any of them is fetched.
-    fn plan(&self, project: &ProjectName, page: &Page) -> Result<Vec<Result<Plan, SyncError>>, SyncError> {
+    fn plan(&self, project: &ProjectName, record: &Record) -> Result<Vec<Result<Plan, SyncError>>, SyncError> {
         let base = self.base_leaf(project)?.map(|leaf| self.store.unit(leaf.unit)).transpose()?;
-        let known = |file: &ListedFile| {
-            let paths = self.source.file_paths(file);
-            let mut entries = paths.iter().filter_map(|path| base.as_ref()?.entry(path.as_str()));
-            entries.find(|entry| file.sha256 == entry.sha256.into())
+        let paths_of = |(name, told, seen): (&FileName, &ToldFile, &SeenFile)| {
+            self.source.file_paths(name, told.sha256, seen.url.as_deref().unwrap_or_default())
         };
-        let known: Vec<_> = page.files.iter().map(known).collect();
+        let known = |file: (&FileName, &ToldFile, &SeenFile)| {
+            let paths = paths_of(file);
+            let mut entries = paths.iter().filter_map(|path| base.as_ref()?.entry(path.as_str()));
+            entries.find(|entry| file.1.sha256 == entry.sha256.into())
+        };
+        let known: Vec<_> = record.files().map(known).collect();
         // The store may have it under another path, or of another mirror.
-        let claims = page.files.iter().zip(&known).flat_map(|(file, known)| {
-            let file_itself = known.is_none().then_some(file.sha256);
-            let CoreMetadata::Hashed(metadata) = file.core_metadata else { return [file_itself, None] };
+        let claims = record.files().zip(&known).flat_map(|((_, told, seen), known)| {
+            let file_itself = known.is_none().then_some(told.sha256);
+            let CoreMetadata::Hashed(metadata) = seen.core_metadata else { return [file_itself, None] };
             [file_itself, Some(metadata)]
         });
         let claims: Vec<_> = claims.flatten().collect();
@@ -310,29 +298,30 @@ impl<S: Source> Fetcher<S> {
             Part::Lacking(Lacking { path, claim, entry })
         };
 
-        let mut plans = Vec::with_capacity(page.files.len());
-        for (file, known) in page.files.iter().zip(known) {
+        let mut plans = Vec::with_capacity(record.files().len());
+        for (file, known) in record.files().zip(known) {
+            let (_, told, seen) = file;
             let own = match known {
                 Some(entry) => Part::Here(entry.clone()),
                 None => {
-                    let blob = find(file.sha256).filter(|blob| file.size.is_none_or(|size| size == blob.size));
-                    let [preferred, other] = self.source.file_paths(file);
+                    let blob = find(told.sha256).filter(|blob| told.size.is_none_or(|size| size == blob.size));
+                    let [preferred, other] = paths_of(file);
                     let there = strandline_view::pool_file(&self.mirror, &preferred).map_err(StoreError::from)?;
                     let free = there.is_none_or(|there| blob.is_some_and(|blob| (blob.size, blob.mtime) == there));
                     let path = if free { preferred } else { other };
                     match blob {
                         Some(blob) => Part::Here(blob.at(path)),
-                        None => lacking(path, Some(file.sha256), file.size),
+                        None => lacking(path, Some(told.sha256), told.size),
                     }
                 }
             };
-            let claim = match file.core_metadata {
+            let claim = match seen.core_metadata {
                 CoreMetadata::Absent => None,
                 CoreMetadata::Unhashed => Some(None),
                 CoreMetadata::Hashed(claim) => Some(Some(claim)),
             };
             let metadata = claim.map(|claim| {
-                let path: TreePath = format!("{}.metadata", own.path()).parse().map_err(|_| {
+                let path = own.path().metadata().map_err(|_| {
                     unusable(project, format!("the path `{}` leaves no room for `.metadata`", own.path()))
                 })?;
                 let known = known.and_then(|_| base.as_ref()?.entry(path.as_str()));
@@ -348,9 +337,10 @@ impl<S: Source> Fetcher<S> {
             plans.push(metadata.transpose().map(|metadata| Plan { own, metadata }));
         }
         let is_lacking = |plan: &Result<Plan, _>| matches!(plan, Ok(Plan { own: Part::Lacking(..), .. }));
-        let to_come = page.files.iter().zip(&plans).filter(|(_, plan)| is_lacking(plan));
-        let (count, bytes) = to_come
-            .fold((0, 0_u64), |(count, bytes), (file, _)| (count + 1, bytes.saturating_add(file.size.unwrap_or(0))));
+        let to_come = record.files().zip(&plans).filter(|(_, plan)| is_lacking(plan));
+        let (count, bytes) = to_come.fold((0, 0_u64), |(count, bytes), ((_, told, _), _)| {
+            (count + 1, bytes.saturating_add(told.size.unwrap_or(0)))
+        });
         // Where nothing is to come, nothing is needed, however little is free.
         if count > 0 {
             require_room(&self.store, &self.settings, bytes, count)?;
@@ -370,16 +360,8 @@ impl<S: Source> Fetcher<S> {
             project: project.clone(),
             source: BadRecord("its unit and its record name different files".to_owned()),
         };
-        let record = self.record(unit)?.ok_or_else(missing)?;
-        let mut files = BTreeMap::new();
-        for file in record.files {
-            let own = unit.entry(file.path.as_str()).ok_or_else(missing)?.clone();
-            let metadata = unit.entry(&format!("{}.metadata", file.path)).cloned();
-            let (name, yanked) = (file.details.filename.as_str().to_owned(), file.details.yanked.clone());
-            let entries = std::iter::once(own).chain(metadata).collect();
-            files.insert(name, cut::File { yanked, content: Ok(Stored { file, entries }) });
-        }
-        Ok(Content { status: record.status, status_reason: record.status_reason, versions: record.versions, files })
+        let mirrored = self.record(unit)?.ok_or_else(missing)?;
+        Ok(stored::content_of_unit(&mirrored, unit).ok_or_else(missing)?)
     }
 
     /// Makes what was fetched durable and remembers it for a later sync; returns how a snapshot would list it.
@@ -411,15 +393,16 @@ impl<S: Source> Fetcher<S> {
     async fn file(
         &self,
         project: &ProjectName,
-        file: &ListedFile,
+        file: (&FileName, &ToldFile, &SeenFile),
         plan: Result<Plan, SyncError>,
     ) -> Result<Stored, SyncError> {
         let Plan { own, metadata } = plan?;
-        let name = file.details.filename.as_str();
+        let (name, told, seen) = file;
+        let (name, url) = (name.as_str(), seen.url.as_deref().unwrap_or_default());
         let entry = match own {
             Part::Here(entry) => entry,
             Part::Lacking(lacking) => {
-                let (url, size, most) = (&file.url, file.size, self.settings.max_file_size);
+                let (size, most) = (told.size, self.settings.max_file_size);
                 self.fetched(Wanted { project, name, url, claim: lacking.claim, size, most }, lacking).await?
             }
         };
@@ -427,7 +410,7 @@ impl<S: Source> Fetcher<S> {
             None => None,
             Some(Part::Here(entry)) => Some(entry),
             Some(Part::Lacking(lacking)) => {
-                let (name, url) = (format!("{name}.metadata"), metadata_url(&file.url));
+                let (name, url) = (format!("{name}.metadata"), metadata_url(url));
                 let (name, url, claim) = (&*name, &*url, lacking.claim);
                 Some(
                     self.fetched(Wanted { project, name, url, claim, size: None, most: METADATA_MOST }, lacking)
@@ -435,14 +418,7 @@ impl<S: Source> Fetcher<S> {
                 )
             }
         };
-        let mirrored = MirroredFile {
-            details: file.details.clone(),
-            path: entry.path.clone(),
-            sha256: entry.sha256,
-            size: entry.size,
-            core_metadata: metadata.as_ref().map(|entry| entry.sha256),
-        };
-        Ok(Stored { file: mirrored, entries: std::iter::once(entry).chain(metadata).collect() })
+        Ok(Stored::new(file, entry, metadata))
     }
 
     /// Fetches what is lacking from a URL, unless the same came from another one meanwhile.
@@ -569,31 +545,22 @@ impl<S: Source> Fetcher<S> {
         whole: &Whole,
         base: Option<&Leaf>,
     ) -> Result<DraftUnit, SyncError> {
-        let content = self.unwithdrawn(project, &whole.content)?;
-        let (mut files, mut entries) = (Vec::new(), Vec::new());
-        for (name, file) in &content.files {
-            let stored = file.content.as_ref().map_err(|_| unusable(project, format!("`{name}` was not fetched")))?;
-            files.push(stored.mirrored(&file.yanked));
-            entries.extend(stored.entries.iter().cloned());
-        }
-        let mut record = Record {
-            name: project.clone(),
-            serial: whole.serial.unwrap_or(cut),
-            status: content.status,
-            status_reason: content.status_reason.clone(),
-            versions: content.versions.clone(),
-            files,
-        };
+        let display = self.display_name(project, &whole.display);
+        let mut new = stored::mirrored(project, &display, whole.serial.unwrap_or(cut), &whole.content)?;
+        new = self.unwithdrawn(new)?;
         // Without serials of its own, a project that did not change keeps the count at which it last did.
         if let (None, Some(base)) = (whole.serial, base)
             && let Some(old) = self.record(&self.store.unit(base.unit)?)?
         {
-            let same = Record { serial: old.serial, ..record.clone() };
+            let same = new.clone().at(old.serial());
             if self.source.render(&same) == self.source.render(&old) {
-                record.serial = old.serial;
+                new = same;
             }
         }
-        let rendered = self.source.render(&record);
+        let stored = whole.content.files.values().filter_map(|file| file.content.as_ref().ok());
+        let stays = |stored: &&Stored| new.record().told().files.contains_key(stored.name());
+        let mut entries: Vec<Entry> = stored.filter(stays).flat_map(Stored::entries).cloned().collect();
+        let rendered = self.source.render(&new);
         let digests: Vec<_> = rendered.iter().map(|rendered| Sha256::of(&rendered.bytes)).collect();
         let claims: Vec<_> = digests.iter().map(|sha256| ClaimedSha256::from(*sha256)).collect();
         let mut stored: BTreeMap<Sha256, Entry> = BTreeMap::new();
@@ -618,11 +585,11 @@ impl<S: Source> Fetcher<S> {
             stored.insert(sha256, entry);
         }
         let unit = Unit::new(project.clone(), entries).map_err(|error| unusable(project, error.to_string()))?;
-        Ok(DraftUnit { unit, serial: record.serial, display: self.display_name(project, &whole.display) })
+        Ok(DraftUnit { unit, serial: new.serial(), display })
     }
 
     /// The record of a project: its JSON page.
-    pub(crate) fn record(&self, unit: &Unit) -> Result<Option<Record>, SyncError> {
+    pub(crate) fn record(&self, unit: &Unit) -> Result<Option<Mirrored>, SyncError> {
         let project = unit.name();
         let Some(entry) = unit.entry(&format!("simple/{project}/index.v1_json")) else { return Ok(None) };
         let bytes = self.store.read_blob(entry.blob)?;
@@ -768,7 +735,7 @@ impl Failure {
     }
 }
 
-fn unusable(project: &ProjectName, problem: String) -> FetchError {
+pub(crate) fn unusable(project: &ProjectName, problem: String) -> FetchError {
     FetchError::Unusable { project: project.clone(), problem }
 }
 

@@ -17,10 +17,10 @@ mod fetch;
 mod progress;
 pub mod purge;
 pub mod rebuild;
-pub mod record;
 pub mod repair;
 mod settings;
 pub mod source;
+mod stored;
 mod withdrawn;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,9 +32,10 @@ use strandline_store::{Conclusion, CutReport, Draft, LastSync, Locked, Recorded,
 use strandline_view::{RootLists, ViewError};
 use tokio::task::{JoinSet, block_in_place};
 
-pub use fetch::{FetchError, Fetcher, Stored, Whole};
+pub use fetch::{FetchError, Fetcher};
 pub use progress::Progress;
 pub use settings::{Method, OnBroken, Selection, Settings};
+pub use stored::{Stored, Whole};
 
 use crate::source::{Problem, Source, SourceError};
 

@@ -19,34 +19,36 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use strandline_durable::LockError;
-use strandline_model::{Blake3, ClaimedSha256, Label, MirrorName, ProjectName, Serial, Timestamp, TreePath, Unit};
+use strandline_model::{
+    Blake3, ClaimedSha256, FileName, Label, MirrorName, Mirrored, ProjectName, Record, Serial, Timestamp, TreePath,
+    Unit,
+};
 use strandline_store::{
     Access, Draft, DraftUnit, Intake, Locked, Mirror, Naming, Order, Recorded, Staged, Store, StoreError, Verified,
     VerifyError, Wait, WithdrawnFile, is_release_file,
 };
 use strandline_view::{FollowError, RootLists, ViewError};
 
-use crate::record::Record;
 use crate::source::{BadRecord, Rendered, Source};
 
 /// How a project's pages are read and made.
 pub trait Pages: Send + Sync {
     /// As [`Source::render`].
-    fn render(&self, record: &Record) -> Vec<Rendered>;
+    fn render(&self, project: &Mirrored) -> Vec<Rendered>;
 
     /// As [`Source::read_record`].
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord>;
+    fn read_record(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord>;
 
     /// As [`Source::is_of_release`].
     fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool>;
 }
 
 impl<S: Source> Pages for S {
-    fn render(&self, record: &Record) -> Vec<Rendered> {
-        Source::render(self, record)
+    fn render(&self, project: &Mirrored) -> Vec<Rendered> {
+        Source::render(self, project)
     }
 
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
+    fn read_record(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord> {
         Source::read_record(self, bytes)
     }
 
@@ -159,16 +161,16 @@ impl std::fmt::Debug for Purge<'_> {
 
 /// The versions that a page still lists without the files `removed`: a release of which no other file is left goes.
 pub(crate) fn versions_left(
-    versions: &[String],
-    removed: &[&str],
-    left: &[&str],
+    record: &Record,
+    removed: &BTreeSet<FileName>,
     is_of_release: &dyn Fn(&str, &str) -> Option<bool>,
 ) -> Vec<String> {
     let goes = |version: &String| {
-        removed.iter().any(|file| is_of_release(file, version) == Some(true))
-            && !left.iter().any(|file| is_of_release(file, version) != Some(false))
+        let mut left = record.files().map(|(name, ..)| name).filter(|name| !removed.contains(*name));
+        removed.iter().any(|file| is_of_release(file.as_str(), version) == Some(true))
+            && !left.any(|file| is_of_release(file.as_str(), version) != Some(false))
     };
-    versions.iter().filter(|version| !goes(version)).cloned().collect()
+    record.seen().versions.iter().filter(|version| !goes(version)).cloned().collect()
 }
 
 impl Purge<'_> {
@@ -313,7 +315,7 @@ fn withdrawn_paths(unit: &Unit, files: &BTreeSet<ClaimedSha256>) -> BTreeSet<Tre
     let mut paths = BTreeSet::new();
     for entry in unit.entries() {
         if files.contains(&entry.sha256.into()) && is_release_file(unit, entry) {
-            let metadata = unit.entry(&format!("{}.metadata", entry.path));
+            let metadata = unit.metadata_of(&entry.path);
             paths.extend(metadata.map(|metadata| metadata.path.clone()));
             paths.insert(entry.path.clone());
         }
@@ -454,7 +456,7 @@ impl Revising<'_> {
         Ok(changes)
     }
 
-    fn record(&self, unit: &Unit) -> Result<Record, BadRecord> {
+    fn record(&self, unit: &Unit) -> Result<Mirrored, BadRecord> {
         let path = format!("simple/{}/index.v1_json", unit.name());
         let entry = unit.entry(&path).ok_or_else(|| BadRecord(format!("there is no `{path}`")))?;
         let bytes = self.purge.store.read_blob(entry.blob).map_err(|error| BadRecord(error.to_string()))?;
@@ -470,22 +472,18 @@ impl Revising<'_> {
     }
 
     /// The unit without what is withdrawn, with its pages made anew.
-    fn without(&self, unit: &Unit, mut record: Record) -> Result<Unit, PurgeError> {
+    fn without(&self, unit: &Unit, project: Mirrored) -> Result<Unit, PurgeError> {
         let goes = withdrawn_paths(unit, self.files);
-        let (removed, left): (Vec<_>, Vec<_>) = record.files.into_iter().partition(|file| goes.contains(&file.path));
-        let names = |files: &[crate::record::MirroredFile]| -> Vec<String> {
-            files.iter().map(|file| file.details.filename.as_str().to_owned()).collect()
-        };
-        let (removed, names) = (names(&removed), names(&left));
-        let [removed, names] = [&removed, &names].map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
-        record.versions = versions_left(&record.versions, &removed, &names, &|file, version| {
+        let removed = project.files().filter(|(.., placed)| goes.contains(&placed.path)).map(|(name, ..)| name.clone());
+        let removed = removed.collect();
+        let versions = versions_left(project.record(), &removed, &|file, version| {
             self.purge.pages.is_of_release(unit.name(), file, version)
         });
-        record.files = left;
+        let project = project.without(&removed, versions);
 
         let mut entries: Vec<_> = unit.entries().iter().filter(|entry| !goes.contains(&entry.path)).cloned().collect();
         entries.retain(|entry| entry.path.first_segment() != "simple");
-        let pages = self.purge.pages.render(&record);
+        let pages = self.purge.pages.render(&project);
         let stage = |page: &Rendered| self.intake.stage(&page.bytes).map_err(StoreError::from);
         let staged = pages.iter().map(stage).collect::<Result<Vec<Staged>, _>>()?;
         let blobs = self.intake.land(staged)?;

@@ -8,14 +8,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use strandline_model::{Blake3, Label, ProjectName, Serial, Timestamp};
+use strandline_model::{Blake3, Label, Mirrored, ProjectName, Serial, Timestamp};
 use strandline_store::{
     Access, Draft, DraftUnit, Intake, Locked, Mirror, Rebuild, ReceiveError, Staged, Store, StoreError,
 };
 use strandline_view::{ListedProject, RootLists};
 
-use crate::record::Record;
-use crate::repair::{paths_of, shown_records, unit_of};
+use crate::repair::{shown_records, unit_of};
 use crate::source::Source;
 use crate::{Settings, SyncError};
 
@@ -123,10 +122,10 @@ fn project<S: Source>(
     mirror: &Mirror,
     name: &ProjectName,
     serial: Serial,
-) -> Result<Result<Record, String>, SyncError> {
+) -> Result<Result<Mirrored, String>, SyncError> {
     let store = taking.store().clone();
     let records = shown_records(mirror, source, name).into_iter();
-    let mut records = records.filter(|record| record.name == *name && record.serial == serial);
+    let mut records = records.filter(|record| record.record().name() == name && record.serial() == serial);
     let Some(record) = records.next() else {
         return Ok(Err(format!("the view has no record of it at serial {serial}")));
     };
@@ -146,8 +145,8 @@ fn project<S: Source>(
     if !proven {
         return Ok(Err("its record in the view is damaged".to_owned()));
     }
-    for file in &record.files {
-        for (path, sha256) in paths_of(file) {
+    for (.., placed) in record.files() {
+        for (path, sha256) in placed.paths() {
             if store.blob_of(sha256)?.is_some() {
                 continue;
             }

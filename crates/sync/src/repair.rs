@@ -11,15 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use strandline_model::{Blake3, Entry, Label, MirrorName, ProjectName, Sha256, TreePath, Unit};
+use strandline_model::{
+    Blake3, CoreMetadata, Entry, Label, MirrorName, Mirrored, Placed, ProjectName, Sha256, TreePath, Unit,
+};
 use strandline_store::verify::{Damage, Naming};
 use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Store, StoreError, Wait};
 use strandline_view::RootLists;
 use tokio::task::block_in_place;
 
 use crate::fetch::{FetchError, Fetcher, metadata_url};
-use crate::record::{CoreMetadata, MirroredFile, Page, Record};
-use crate::source::{Answer, Source, Way};
+use crate::source::{Answer, Page, Source, Way};
 use crate::{Clock, Context, SyncError};
 
 /// What became of what was damaged, in words.
@@ -161,33 +162,26 @@ fn leave_withdrawn<S: Source>(
 }
 
 /// The records of a project that the trees of a view show, as far as they can be read.
-pub(crate) fn shown_records<S: Source>(mirror: &Mirror, source: &S, project: &ProjectName) -> Vec<Record> {
+pub(crate) fn shown_records<S: Source>(mirror: &Mirror, source: &S, project: &ProjectName) -> Vec<Mirrored> {
     let Ok(path) = format!("simple/{project}/{RECORD}").parse() else { return Vec::new() };
     let copies = strandline_view::copies(mirror, &path).into_iter();
     copies.filter_map(|path| source.read_record(&std::fs::read(path).ok()?).ok()).collect()
 }
 
 /// The unit of a project with this record; `None` where the store has never had one of its files.
-pub(crate) fn unit_of<S: Source>(store: &Store, source: &S, record: &Record) -> Result<Option<Unit>, StoreError> {
+pub(crate) fn unit_of<S: Source>(store: &Store, source: &S, record: &Mirrored) -> Result<Option<Unit>, StoreError> {
     let mut entries = Vec::new();
     for page in source.render(record) {
         let (blob, sha256, size) = (Blake3::of(&page.bytes), Sha256::of(&page.bytes), page.bytes.len() as u64);
         entries.push(Entry { path: page.path, blob, sha256, size });
     }
-    for file in &record.files {
-        for (path, sha256) in paths_of(file) {
+    for (.., placed) in record.files() {
+        for (path, sha256) in placed.paths() {
             let Some(blob) = store.blob_of(sha256)? else { return Ok(None) };
             entries.push(blob.at(path));
         }
     }
-    Ok(Unit::new(record.name.clone(), entries).ok())
-}
-
-/// Where a file and its metadata file stand, and what they are.
-pub(crate) fn paths_of(file: &MirroredFile) -> Vec<(TreePath, Sha256)> {
-    let metadata =
-        file.core_metadata.and_then(|sha256| Some((format!("{}.metadata", file.path).parse().ok()?, sha256)));
-    std::iter::once((file.path.clone(), file.sha256)).chain(metadata).collect()
+    Ok(Unit::new(record.record().name().clone(), entries).ok())
 }
 
 /// Puts a blob in its place again; returns how, or why not.
@@ -262,7 +256,12 @@ fn is_page(path: &TreePath) -> bool {
 }
 
 /// The page of a record that has the blob's bytes, if one has.
-fn rendered<S: Source>(source: &S, intake: &Intake, record: &Record, lost: &Lost) -> Result<Option<Staged>, SyncError> {
+fn rendered<S: Source>(
+    source: &S,
+    intake: &Intake,
+    record: &Mirrored,
+    lost: &Lost,
+) -> Result<Option<Staged>, SyncError> {
     let page = source.render(record).into_iter().find(|page| Blake3::of(&page.bytes) == lost.blob);
     page.map(|page| intake.stage(&page.bytes).map_err(|error| StoreError::from(error).into())).transpose()
 }
@@ -345,47 +344,41 @@ async fn fetch_from<S: Source>(
 /// Where upstream has a file: where its page says, or, for one that is not listed any more, beside those that are.
 fn url_of(naming: &Naming, lost: &Lost, page: &Page) -> Option<String> {
     let name = naming.path.file_name();
-    let listed = |name: &str| page.files.iter().find(|file| file.details.filename.as_str() == name);
-    if let Some(file) = page.files.iter().find(|file| file.sha256 == lost.sha256.into()) {
-        return Some(file.url.clone());
+    if let Some((.., seen)) = page.record.files().find(|(_, told, _)| told.sha256 == lost.sha256.into()) {
+        return seen.url.clone();
     }
-    if let Some(file) = name.strip_suffix(".metadata").and_then(listed)
-        && file.core_metadata != CoreMetadata::Absent
+    if let Some(name) = name.strip_suffix(".metadata")
+        && let Some(seen) = page.record.seen().files.get(name)
+        && seen.core_metadata != CoreMetadata::Absent
     {
-        return Some(metadata_url(&file.url));
+        return seen.url.as_deref().map(metadata_url);
     }
-    let url = &page.files.first()?.url;
+    let url = page.record.seen().files.values().next()?.url.as_ref()?;
     let top = url.find("/packages/")?;
     Some(format!("{}/{}", &url[..top], naming.path))
 }
 
-/// The record that a mirror made of upstream's page, if the page says yet what it said then: the digests tell.
-fn record_of(store: &Arc<Store>, naming: &Naming, page: &Page) -> Result<Option<Record>, SyncError> {
+/// What a mirror made of upstream's page, if the page says yet what it said then: the digests tell.
+fn record_of(store: &Arc<Store>, naming: &Naming, page: &Page) -> Result<Option<Mirrored>, SyncError> {
     let unit = store.unit(naming.unit)?;
     let Some(mirror) = store.mirror(&naming.mirror)? else { return Ok(None) };
     let Some(recorded) = mirror.at_label(naming.label)? else { return Ok(None) };
     let Some(leaf) = store.find(&recorded.snapshot, &naming.project)? else { return Ok(None) };
-    let mut files = Vec::new();
-    for listed in &page.files {
-        let name = listed.details.filename.as_str();
+    let (mut files, mut others) = (BTreeMap::new(), BTreeSet::new());
+    for (name, told, _) in page.record.files() {
         let entry = unit.entries().iter().find(|entry| {
-            !is_page(&entry.path) && entry.path.file_name() == name && listed.sha256 == entry.sha256.into()
+            !is_page(&entry.path) && entry.path.file_name() == name.as_str() && told.sha256 == entry.sha256.into()
         });
-        let Some(entry) = entry else { continue };
-        files.push(MirroredFile {
-            details: listed.details.clone(),
-            path: entry.path.clone(),
-            sha256: entry.sha256,
-            size: entry.size,
-            core_metadata: unit.entry(&format!("{}.metadata", entry.path)).map(|entry| entry.sha256),
-        });
+        let Some(entry) = entry else {
+            others.insert(name.clone());
+            continue;
+        };
+        let metadata = unit.metadata_of(&entry.path).map(|entry| entry.sha256);
+        files.insert(
+            name.clone(),
+            Placed { path: entry.path.clone(), sha256: entry.sha256, size: entry.size, metadata },
+        );
     }
-    Ok(Some(Record {
-        name: naming.project.clone(),
-        serial: leaf.serial,
-        status: page.status,
-        status_reason: page.status_reason.clone(),
-        versions: page.versions.clone(),
-        files,
-    }))
+    let record = page.record.clone().without(&others, page.record.seen().versions.clone());
+    Ok(Mirrored::new(record, leaf.serial, files).ok())
 }

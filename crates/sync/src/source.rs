@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use strandline_model::{DisplayName, ProjectName, Serial, Timestamp, TreePath, UpstreamUrl};
+use strandline_model::{
+    ClaimedSha256, DisplayName, FileName, Mirrored, ProjectName, Record, Serial, Timestamp, TreePath, UpstreamUrl,
+};
 
 use crate::cut::Action;
-use crate::record::{Page, Record};
 
 /// A package index.
 pub trait Source: Send + Sync + 'static {
@@ -40,21 +41,21 @@ pub trait Source: Send + Sync + 'static {
     /// All projects, each with the serial of its last event or a later one.
     fn projects(&self) -> impl Future<Output = Result<Vec<(DisplayName, Serial)>, SourceError>> + Send;
 
-    /// Where in the mirror's tree a file with this URL and digest belongs.
+    /// Where in the mirror's tree a file with this name, digest and URL belongs.
     ///
     /// The first choice is upstream's own path, if it has the form `packages/xx/yy/REST/FILENAME`; the second,
     /// for when other bytes are there already, is made from the digest and the filename.
-    fn file_paths(&self, file: &crate::record::ListedFile) -> [TreePath; 2];
+    fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2];
 
     /// Whether a file, by its name, belongs to the release of this version, as the changelog writes it; `None` where the
     /// name does not tell.
     fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool>;
 
-    /// The pages of a project: a pure function of its record.
-    fn render(&self, record: &Record) -> Vec<Rendered>;
+    /// The pages of a project: a pure function of what the mirror has of it.
+    fn render(&self, project: &Mirrored) -> Vec<Rendered>;
 
     /// Reads the page that [`render`](Self::render) made as the record itself.
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord>;
+    fn read_record(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord>;
 }
 
 /// A page to be stored: where it stands in the tree, and its bytes.
@@ -96,6 +97,15 @@ impl Way {
 /// What tells upstream which answer we have: an entity tag with its quotes (RFC 9110, section 8.8.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Validator(pub String);
+
+/// A project's page: what upstream says of the project, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// What it says.
+    pub record: Record,
+    /// The page's serial, if the index has serials.
+    pub serial: Option<Serial>,
+}
 
 /// What upstream says about a page.
 #[derive(Debug, Clone)]

@@ -4,9 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use strandline_model::{ProjectName, Serial, Timestamp};
+use strandline_model::{ProjectName, Serial, Status, Timestamp, Yanked};
 use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, Rule, Seen, State, Why};
-use strandline_sync::record::{Status, Yanked};
 use strandline_sync::source::Event;
 
 type Page = (u64, &'static [&'static str]);

@@ -118,7 +118,7 @@ impl<S: Source> Following<'_, S> {
         for leaf in self.remember(names, 1)? {
             let newest = self.projects[&leaf.name].project.pages.last();
             // A quarantined project is not shown: the cut knows.
-            if newest.is_some_and(|page| page.content.status != crate::record::Status::Quarantined) {
+            if newest.is_some_and(|page| page.content.status != strandline_model::Status::Quarantined) {
                 self.projects.remove(&leaf.name);
                 self.parked.insert(leaf.name.clone(), leaf);
             }

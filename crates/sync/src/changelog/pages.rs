@@ -1,13 +1,13 @@
 //! The pages of projects: asked for, with their files, taken as what is known of the project, and remembered for a later sync.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use strandline_model::{Leaf, ProjectName, Serial};
 
 use super::{Followed, Following};
-use crate::cut::{Content, File, Seen};
+use crate::cut::Seen;
 use crate::fetch::each;
 use crate::progress::Progress;
 use crate::source::{Answer, Source, Validator, Way};
@@ -143,21 +143,10 @@ async fn ask<S: Source>(
         Err(error) => Asked::Failed(error),
         Ok(Answer::Page { page, validator }) => {
             let page = fetcher.shown(&name, page)?;
-            let mut failure = None;
-            let mut files = BTreeMap::new();
-            for (listed, stored) in page.files.iter().zip(fetcher.files(&name, &page).await?) {
-                let content = stored.map_err(|error| {
-                    let reason = error.hold_reason();
-                    failure = Some(error);
-                    reason
-                });
-                let yanked = listed.details.yanked.clone();
-                files.insert(listed.details.filename.as_str().to_owned(), File { yanked, content });
-            }
+            let (content, failures) = fetcher.content_of_page(&name, &page.record).await?;
+            let failure = failures.into_iter().last();
             // A page that could not be used whole is asked for again whole.
             let validator = validator.filter(|_| failure.is_none());
-            let content =
-                Content { status: page.status, status_reason: page.status_reason, versions: page.versions, files };
             let serial = page.serial.unwrap_or(Serial::ZERO);
             Asked::Page { seen: Box::new(Seen { serial, content }), validator, failure }
         }

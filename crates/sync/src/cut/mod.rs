@@ -49,12 +49,11 @@ mod replay;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 
-use strandline_model::{HoldReason, ProjectName, Serial};
+use strandline_model::{HoldReason, ProjectName, Serial, Status, Yanked};
 
 pub use log::{Action, Change, Log};
 
 use crate::cut::replay::Shown;
-use crate::record::{Status, Yanked};
 
 /// A file as the cut sees it; `F` is whatever else there is to know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

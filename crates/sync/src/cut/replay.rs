@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use strandline_model::{Status, Yanked};
+
 use super::{Action, Base, Change, Content, File, IsOfRelease, Project};
-use crate::record::{Status, Yanked};
 
 /// What is known of a release's yank: as the files show it that were there at M, or by the log.
 #[derive(Clone)]

@@ -5,12 +5,12 @@ use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use strandline_model::{ClaimedSha256, DisplayName, ProjectName, Serial, Sha256, Timestamp, TreePath, UpstreamUrl};
-use strandline_sync::cut::Action;
-use strandline_sync::record::{
-    CoreMetadata, Details, FileName, ListedFile, MirroredFile, Page, Record, Status, Yanked,
+use strandline_model::{
+    ClaimedSha256, CoreMetadata, DisplayName, FileName, Maintenance, Mirrored, Placed, ProjectName, Record, Seen,
+    SeenFile, Serial, Sha256, Timestamp, Told, ToldFile, TreePath, UpstreamUrl, Yanked,
 };
-use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Source, SourceError, Validator, Way};
+use strandline_sync::cut::Action;
+use strandline_sync::source::{Answer, BadRecord, Event, Page, Problem, Rendered, Source, SourceError, Validator, Way};
 
 /// How upstream answers when it is asked for a page.
 #[derive(Debug, Clone)]
@@ -62,34 +62,50 @@ pub(crate) fn name(text: &str) -> ProjectName {
 
 /// A page of a project. Each file is its name with its bytes; `versions` are of the page itself, with spaces in between.
 pub(crate) fn page(display: &str, number: Option<u64>, versions: &str, files: &[(&str, &[u8])]) -> Page {
-    Page {
-        name: display.parse().unwrap(),
-        serial: number.map(serial),
-        status: Status::Active,
+    let of = |file: &str| FileName::of(&name(display), file).unwrap();
+    let told = Told {
+        name: name(display),
+        quarantined: false,
+        files: files.iter().map(|(file, bytes)| (of(file), told(bytes))).collect(),
+    };
+    let seen = Seen {
+        display: display.parse().unwrap(),
+        maintenance: Maintenance::Active,
         status_reason: None,
         versions: versions.split(' ').map(str::to_owned).collect(),
-        files: files.iter().map(|(file, bytes)| listed(display, file, bytes)).collect(),
-    }
+        files: files.iter().map(|(file, _)| (of(file), seen(Some(url(file))))).collect(),
+    };
+    Page { record: Record::new(told, seen).unwrap(), serial: number.map(serial) }
+}
+
+/// The same page with something changed.
+pub(crate) fn changed(page: Page, change: impl FnOnce(&mut Told, &mut Seen)) -> Page {
+    let (mut told, mut seen) = page.record.into_parts();
+    change(&mut told, &mut seen);
+    Page { record: Record::new(told, seen).unwrap(), ..page }
 }
 
 pub(crate) fn url(file: &str) -> String {
     format!("https://files.example/packages/aa/bb/cc/{file}")
 }
 
-pub(crate) fn listed(display: &str, file: &str, bytes: &[u8]) -> ListedFile {
-    ListedFile {
-        details: Details {
-            filename: FileName::of(&name(display), file).unwrap(),
-            requires_python: None,
-            upload_time: None,
-            yanked: Yanked::No,
-            provenance: None,
-        },
-        url: url(file),
-        sha256: Sha256::of(bytes).into(),
-        size: Some(bytes.len() as u64),
-        core_metadata: CoreMetadata::Absent,
-    }
+fn told(bytes: &[u8]) -> ToldFile {
+    let (sha256, size) = (Sha256::of(bytes).into(), Some(bytes.len() as u64));
+    ToldFile { sha256, size, upload_time: None, yanked: Yanked::No }
+}
+
+fn seen(url: Option<String>) -> SeenFile {
+    SeenFile { url, requires_python: None, core_metadata: CoreMetadata::Absent, provenance: None }
+}
+
+/// What a mirror has of a project: what a page says, and each file at a path below `packages/aa/bb/cc`.
+pub(crate) fn mirrored(page: &Page, files: &[(&str, &[u8])]) -> Mirrored {
+    let placed = |(file, bytes): &(&str, &[u8])| {
+        let path = format!("packages/aa/bb/cc/{file}").parse().unwrap();
+        let placed = Placed { path, sha256: Sha256::of(bytes), size: bytes.len() as u64, metadata: None };
+        (FileName::of(page.record.name(), file).unwrap(), placed)
+    };
+    Mirrored::new(page.record.clone(), page.serial.unwrap(), files.iter().map(placed).collect()).unwrap()
 }
 
 pub(crate) fn status(status: u16) -> Problem {
@@ -264,15 +280,17 @@ impl Source for Script {
         state.asked.push("projects".to_owned());
         let pages = state.pages.iter().filter(|(name, _)| !state.unlisted.contains(*name)).map(|(_, replies)| replies);
         let listed = pages.filter_map(|replies| match replies.front() {
-            Some(Reply::Page(page, _)) => Some((page.name.clone(), page.serial.unwrap_or(Serial::ZERO))),
+            Some(Reply::Page(page, _)) => {
+                Some((page.record.seen().display.clone(), page.serial.unwrap_or(Serial::ZERO)))
+            }
             _ => None,
         });
         Ok(listed.collect())
     }
 
-    fn file_paths(&self, file: &ListedFile) -> [TreePath; 2] {
-        let own = file.url.trim_start_matches("https://files.example/").parse().unwrap();
-        let made = format!("packages/00/00/{}/{}", file.sha256, file.details.filename.as_str());
+    fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
+        let own = url.trim_start_matches("https://files.example/").parse().unwrap();
+        let made = format!("packages/00/00/{sha256}/{}", name.as_str());
         [own, made.parse().unwrap()]
     }
 
@@ -280,42 +298,50 @@ impl Source for Script {
         Some(filename.contains(&format!("-{version}.")))
     }
 
-    fn render(&self, record: &Record) -> Vec<Rendered> {
-        let mut lines = vec![record.name.to_string(), record.serial.to_string(), record.versions.join(" ")];
-        for file in &record.files {
-            let metadata = file.core_metadata.map_or("-".to_owned(), |sha256| sha256.to_string());
-            let yanked = matches!(file.details.yanked, Yanked::Yes(_));
-            let MirroredFile { details, path, sha256, size, .. } = file;
-            lines.push(format!("{} {path} {sha256} {size} {yanked} {metadata}", details.filename.as_str()));
+    fn render(&self, project: &Mirrored) -> Vec<Rendered> {
+        let name = project.record().name();
+        let mut lines =
+            vec![name.to_string(), project.serial().to_string(), project.record().seen().versions.join(" ")];
+        for (file, told, _, Placed { path, sha256, size, metadata }) in project.files() {
+            let metadata = metadata.map_or("-".to_owned(), |sha256| sha256.to_string());
+            let yanked = matches!(told.yanked, Yanked::Yes(_));
+            lines.push(format!("{} {path} {sha256} {size} {yanked} {metadata}", file.as_str()));
         }
         let text = lines.join("\n") + "\n";
         let page = |ending: &str, bytes: String| Rendered {
-            path: format!("simple/{}/index.{ending}", record.name).parse().unwrap(),
+            path: format!("simple/{name}/index.{ending}").parse().unwrap(),
             bytes: Bytes::from(bytes),
         };
         vec![page("html", format!("<!--\n{text}-->")), page("v1_json", text)]
     }
 
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
+    fn read_record(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord> {
         let text = std::str::from_utf8(bytes).map_err(|error| BadRecord(error.to_string()))?;
         let mut lines = text.lines();
         let mut line = || lines.next().ok_or_else(|| BadRecord("too short".to_owned()));
-        let name: ProjectName = line()?.parse().unwrap();
-        let (serial, versions) = (line()?.parse().unwrap(), line()?.split(' ').map(str::to_owned).collect());
+        let (name, number, versions) = (line()?, line()?.parse().unwrap(), line()?);
         let digest = |text: &str| Sha256::from_stored(*text.parse::<ClaimedSha256>().unwrap().as_bytes());
-        let files = lines.map(|line| {
+        let mut page = page(name, Some(number), versions, &[]);
+        let mut placed = BTreeMap::new();
+        for line in lines {
             let words: Vec<_> = line.split(' ').collect();
             let [file, path, sha256, size, yanked, metadata] = words[..] else {
                 return Err(BadRecord(line.to_owned()));
             };
-            let yanked = if yanked == "true" { Yanked::Yes(String::new()) } else { Yanked::No };
-            let mut details = listed(name.as_str(), file, b"").details;
-            details.yanked = yanked;
-            let (path, size) = (path.parse().unwrap(), size.parse().unwrap());
-            let core_metadata = (metadata != "-").then(|| digest(metadata));
-            Ok(MirroredFile { details, path, sha256: digest(sha256), size, core_metadata })
-        });
-        let files = files.collect::<Result<_, _>>()?;
-        Ok(Record { name, serial, status: Status::Active, status_reason: None, versions, files })
+            let file = FileName::of(page.record.name(), file).unwrap();
+            let metadata = (metadata != "-").then(|| digest(metadata));
+            let (path, sha256, size) = (path.parse().unwrap(), digest(sha256), size.parse().unwrap());
+            page = changed(page, |told, seen_all| {
+                let yanked = if yanked == "true" { Yanked::Yes(String::new()) } else { Yanked::No };
+                let told_file = ToldFile { sha256: sha256.into(), size: Some(size), yanked, ..self::told(b"") };
+                told.files.insert(file.clone(), told_file);
+                let mut seen_file = seen(None);
+                seen_file.core_metadata =
+                    metadata.map_or(CoreMetadata::Absent, |sha256| CoreMetadata::Hashed(sha256.into()));
+                seen_all.files.insert(file.clone(), seen_file);
+            });
+            placed.insert(file, Placed { path, sha256, size, metadata });
+        }
+        Ok(Mirrored::new(page.record, serial(number), placed).unwrap())
     }
 }

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use strandline_model::{DisplayName, ProjectName, Serial, Timestamp};
+use strandline_model::{DisplayName, ProjectName, Serial, Status, Timestamp, Yanked};
 use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, Rule, Seen, State, Why};
-use strandline_sync::record::{Status, Yanked};
 use strandline_sync::source::Event;
 use strandline_testkit::{EventKind, Generator, ProjectState, Rng, Weights, World, history};
 
