@@ -6,14 +6,15 @@ use std::sync::PoisonError;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::future::{BoxFuture, ready};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use strandline_model::{
-    Blake3, ClaimedSha256, CoreMetadata, DisplayName, FileName, Maintenance, Mirrored, ProjectName, Record, Seen,
-    SeenFile, Serial, Sha256, Timestamp, Told, ToldFile, TreePath, UpstreamUrl, Yanked,
+    Blake3, CoreMetadata, DisplayName, FileName, Maintenance, ProjectName, Record, Seen, SeenFile, Serial, Sha256,
+    Timestamp, Told, ToldFile, UpstreamUrl, Yanked,
 };
 use strandline_pypi::{Index, SettingsError};
 use strandline_sync::cut::Action;
-use strandline_sync::source::{Answer, BadRecord, Event, Page, Problem, Rendered, Source, SourceError, Validator, Way};
+use strandline_sync::upstream::{Answer, Body, Event, Page, Problem, Upstream, UpstreamError, Validator, Way};
 use url::Url;
 
 /// When everything happened, in seconds since 1970: long ago, so that nothing is waited for.
@@ -25,7 +26,6 @@ const LOG_PAGE: usize = 50_000;
 /// is drawn by the event's number. Pages are rendered as those of a real index are.
 #[derive(Debug)]
 pub struct ScaleWorld {
-    index: Index,
     upstream: UpstreamUrl,
     projects: u64,
     files: u64,
@@ -46,8 +46,7 @@ impl ScaleWorld {
             u64::from_le_bytes(bytes) % projects.max(1)
         };
         Ok(Self {
-            upstream: index.upstream().clone(),
-            index,
+            upstream: index.url().clone(),
             projects,
             files,
             size,
@@ -91,7 +90,7 @@ impl ScaleWorld {
         }
     }
 
-    /// The log after a serial, as [`Source::events_since`] gives it.
+    /// The log after a serial, as [`Upstream::events_since`] gives it.
     pub fn log(&self, since: u64) -> Vec<Event> {
         (since + 1..=self.head()).take(LOG_PAGE).map(|serial| self.event(serial)).collect()
     }
@@ -130,30 +129,16 @@ impl ScaleWorld {
         };
         (FileName::of(&project, &name).expect("a file of the project"), told, seen)
     }
-}
 
-fn serial_of(number: u64) -> Serial {
-    Serial::try_from(number).expect("a serial")
-}
-
-fn name_of(number: u64) -> ProjectName {
-    format!("project-{number:07}").parse().expect("a name")
-}
-
-impl Source for ScaleWorld {
-    fn upstream(&self) -> &UpstreamUrl {
-        &self.upstream
-    }
-
-    async fn page(&self, project: &ProjectName, validator: Option<&Validator>, _: Way) -> Result<Answer, SourceError> {
+    fn page_now(&self, project: &ProjectName, validator: Option<&Validator>) -> Answer {
         let number = project.as_str().trim_start_matches("project-").parse::<u64>().ok();
-        let Some(number) = number.filter(|number| *number < self.projects) else { return Ok(Answer::Missing) };
+        let Some(number) = number.filter(|number| *number < self.projects) else { return Answer::Missing };
         let events = self.later.iter().zip(self.projects + 1..).filter(|(of, _)| **of == number);
         let events: Vec<u64> = events.map(|(_, serial)| serial).collect();
         let tag = Validator(format!("\"{number}-{}\"", events.len()));
         self.gave();
         if validator == Some(&tag) {
-            return Ok(Answer::NotModified);
+            return Answer::NotModified;
         }
         let later = events.iter().map(|serial| self.files + serial - self.projects);
         let versions: Vec<_> = (0..self.files).chain(later).map(|minor| format!("1.{minor}")).collect();
@@ -169,29 +154,50 @@ impl Source for ScaleWorld {
         seen.versions = versions;
         let serial = Some(serial_of(events.last().copied().unwrap_or(number + 1)));
         let page = Page { record: Record::new(told, seen).expect("its parts go together"), serial };
-        Ok(Answer::Page { page, validator: Some(tag) })
+        Answer::Page { page, validator: Some(tag) }
+    }
+}
+
+fn serial_of(number: u64) -> Serial {
+    Serial::try_from(number).expect("a serial")
+}
+
+fn name_of(number: u64) -> ProjectName {
+    format!("project-{number:07}").parse().expect("a name")
+}
+
+impl Upstream for ScaleWorld {
+    fn url(&self) -> &UpstreamUrl {
+        &self.upstream
     }
 
-    async fn file(
-        &self,
-        url: &str,
-    ) -> Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin, SourceError> {
+    fn page<'a>(
+        &'a self,
+        project: &'a ProjectName,
+        validator: Option<&'a Validator>,
+        _: Way,
+    ) -> BoxFuture<'a, Result<Answer, UpstreamError>> {
+        ready(Ok(self.page_now(project, validator))).boxed()
+    }
+
+    fn file<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Body, UpstreamError>> {
         self.gave();
-        let Some((_, name)) = url.rsplit_once('/') else {
-            return Err(SourceError::new(url, Problem::Status { status: 404, retry_after: None }));
-        };
-        Ok(stream::iter([Ok(self.content(name))]))
+        let content = url.rsplit_once('/').map(|(_, name)| self.content(name));
+        let body = content
+            .map(|content| stream::iter([Ok(content)]).boxed())
+            .ok_or_else(|| UpstreamError::new(url, Problem::Status { status: 404, retry_after: None }));
+        ready(body).boxed()
     }
 
-    async fn last_serial(&self) -> Result<Serial, SourceError> {
-        Ok(serial_of(self.head()))
+    fn last_serial(&self) -> BoxFuture<'_, Result<Serial, UpstreamError>> {
+        ready(Ok(serial_of(self.head()))).boxed()
     }
 
-    async fn events_since(&self, since: Serial) -> Result<Vec<Event>, SourceError> {
-        Ok(self.log(since.get()))
+    fn events_since(&self, since: Serial) -> BoxFuture<'_, Result<Vec<Event>, UpstreamError>> {
+        ready(Ok(self.log(since.get()))).boxed()
     }
 
-    async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+    fn projects(&self) -> BoxFuture<'_, Result<Vec<(DisplayName, Serial)>, UpstreamError>> {
         let mut last: Vec<u64> = (1..=self.projects).collect();
         for (number, serial) in self.later.iter().zip(self.projects + 1..) {
             if let Some(last) = usize::try_from(*number).ok().and_then(|number| last.get_mut(number)) {
@@ -200,22 +206,6 @@ impl Source for ScaleWorld {
         }
         let listed =
             (0..).zip(last).map(|(number, serial)| (Self::display(number).parse().expect("a name"), serial_of(serial)));
-        Ok(listed.collect())
-    }
-
-    fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
-        self.index.file_paths(name, sha256, url)
-    }
-
-    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-        self.index.is_of_release(project, filename, version)
-    }
-
-    fn render(&self, project: &Mirrored) -> Vec<Rendered> {
-        self.index.render(project)
-    }
-
-    fn read_record(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord> {
-        self.index.read_record(bytes)
+        ready(Ok(listed.collect())).boxed()
     }
 }

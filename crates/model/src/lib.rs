@@ -7,11 +7,14 @@
 //!    (`tests/trie.rs`); the bytes are plain text that `b3sum` can check (`tests/format.rs`).
 //! 3. A digest that was *claimed* is another type than one that was *computed*.
 //!
+//! What upstream says of a project is a [`Record`]; how pages and lists are made of it is a [`Format`].
+//!
 //! No I/O, no clock, no async here. The format is described in `docs/format.md`.
 
 mod at;
 mod causes;
 mod digest;
+mod format;
 mod name;
 mod path;
 mod record;
@@ -25,6 +28,7 @@ mod unit;
 pub use at::{At, InvalidAt};
 pub use causes::with_causes;
 pub use digest::{Blake3, ClaimedSha256, DigestMismatch, Hasher, InvalidDigest, Sha256, read_chunks};
+pub use format::{BadRecord, Format, Formats, ListedProject, Releases, Rendered};
 pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
 pub use path::{InvalidPath, TreePath};
 pub use record::{

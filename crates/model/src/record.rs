@@ -10,6 +10,8 @@
 //! 1. A record names each file once, both of its parts name the same files, and each file belongs to the project by its name.
 //! 2. A quarantined project has no files (PEP 792).
 //! 3. Each file of a [`Mirrored`] is in place, and its SHA-256 is the one that its record claims.
+//!
+//! `tests/record.rs` has a test for each.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use html5gum::{HtmlString, Spanned, Token, Tokenizer};
 use strandline_model::{CoreMetadata, Serial, Status, Yanked};
-use strandline_sync::source::{Page, Problem};
+use strandline_sync::upstream::{Page, Problem};
 use url::Url;
 
 use crate::filename::is_release_file;

@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use strandline_model::{ClaimedSha256, CoreMetadata, Serial, Status, Yanked};
-use strandline_sync::source::{Page, Problem};
+use strandline_sync::upstream::{Page, Problem};
 
 use crate::listing::{Claim, Context, Listing, check_api_version, malformed, status};
 use crate::url_check::shown;

@@ -10,7 +10,7 @@ use strandline_model::{
     ClaimedSha256, CoreMetadata, DisplayName, FileName, ProjectName, Record, Seen, SeenFile, Serial, Status, Told,
     ToldFile, Yanked,
 };
-use strandline_sync::source::{Page, Problem};
+use strandline_sync::upstream::{Page, Problem};
 use url::Url;
 
 use crate::filename;

@@ -4,7 +4,7 @@
 //!
 //! 1. A page is a pure function of what the record says: the order in which it lists files or versions does not
 //!    matter, and nothing else goes in.
-//! 2. [`read_record`] reads from a page what [`render`] made it of, as far as a page keeps it: sizes and digests as they were
+//! 2. [`read`] reads from a page what [`render`] made it of, as far as a page keeps it: sizes and digests as they were
 //!    measured, the normalised name, no URLs.
 //! 3. The HTML page and the JSON page name the same files.
 //!
@@ -17,10 +17,9 @@ use bytes::Bytes;
 use maud::{DOCTYPE, PreEscaped, html};
 use serde::{Deserialize, Serialize};
 use strandline_model::{
-    ClaimedSha256, CoreMetadata, FileName, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Told,
-    ToldFile, TreePath, Yanked,
+    BadRecord, ClaimedSha256, CoreMetadata, FileName, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile,
+    Serial, Sha256, Told, ToldFile, TreePath, Yanked,
 };
-use strandline_sync::source::{BadRecord, Rendered};
 
 use crate::filename::Order;
 use crate::listing::{status, status_text};
@@ -28,6 +27,14 @@ use crate::url_check::{percent_decode, percent_encode};
 
 /// The version of the Simple API that pages follow.
 pub(crate) const API_VERSION: &str = "1.4";
+
+/// The page that is read back.
+pub(crate) const JSON: &str = "index.v1_json";
+
+/// Where a page of a project stands.
+pub(crate) fn page_path(project: &ProjectName, file: &str) -> TreePath {
+    format!("simple/{project}/{file}").parse().expect("a project's name is a valid segment")
+}
 
 /// From a project's page to the mirror's root.
 const UP: &str = "../../";
@@ -53,13 +60,10 @@ impl<'a> Sorted<'a> {
 /// The pages: `index.html`, `index.v1_html` and `index.v1_json`.
 pub(crate) fn render(project: &Mirrored) -> Vec<Rendered> {
     let sorted = Sorted::of(project);
-    let page = |file: &str, bytes: Bytes| {
-        let path = format!("simple/{}/{file}", project.record().name());
-        Rendered { path: path.parse().expect("a project's name is a valid segment"), bytes }
-    };
+    let page = |file: &str, bytes: Bytes| Rendered { path: page_path(project.record().name(), file), bytes };
     let html = Bytes::from(render_html(&sorted));
     let json = Bytes::from(render_json(&sorted));
-    vec![page("index.html", html.clone()), page("index.v1_html", html), page("index.v1_json", json)]
+    vec![page("index.html", html.clone()), page("index.v1_html", html), page(JSON, json)]
 }
 
 #[derive(Serialize, Deserialize)]
@@ -174,7 +178,7 @@ fn render_json(Sorted { project, versions, files }: &Sorted<'_>) -> Vec<u8> {
 
 /// Reads what [`render_json`] wrote; an error for anything else. What the page does not keep is as near as the page tells: the
 /// display name is the normalised one, what upstream says of sizes and metadata is what was measured, and URLs are lacking.
-pub(crate) fn read_record(bytes: &[u8]) -> Result<Mirrored, BadRecord> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Mirrored, BadRecord> {
     let page: JsonPage<'_> = serde_json::from_slice(bytes).map_err(bad)?;
     if page.meta.api_version != API_VERSION {
         return Err(bad(format!("its API version is `{}`, not {API_VERSION}", page.meta.api_version)));

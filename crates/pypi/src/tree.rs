@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use strandline_durable::DiskError;
 use strandline_model::{CoreMetadata, FileName, ProjectName, SeenFile, ToldFile, TreePath};
 use strandline_sync::adopt::{Claim, Finding, Listed, Named, Opened, Tree, Visited};
-use strandline_sync::source::Problem;
+use strandline_sync::upstream::Problem;
 use url::Url;
 
 use crate::listing::Context;

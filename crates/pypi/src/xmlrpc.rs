@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use strandline_model::{DisplayName, Serial, Timestamp};
-use strandline_sync::source::{Event, Problem, SourceError};
+use strandline_sync::upstream::{Event, Problem, UpstreamError};
 use url::Url;
 
 use self::value::{Reply, Value};
@@ -27,19 +27,19 @@ const NO_METHOD: i64 = -32601;
 const LATEST: i64 = 253_402_127_999;
 
 /// `changelog_last_serial`.
-pub(crate) async fn last_serial(client: &Client, index: &Url) -> Result<Serial, SourceError> {
+pub(crate) async fn last_serial(client: &Client, index: &Url) -> Result<Serial, UpstreamError> {
     let url = endpoint(index)?;
     let value = call(client, &url, "changelog_last_serial", None).await?;
-    serial(&value, "the last serial").map_err(|problem| SourceError::new(&url, problem))
+    serial(&value, "the last serial").map_err(|problem| UpstreamError::new(&url, problem))
 }
 
 /// `changelog_since_serial`, asked again where a whole answer held nothing that can be mirrored.
-pub(crate) async fn events_since(client: &Client, index: &Url, since: Serial) -> Result<Vec<Event>, SourceError> {
+pub(crate) async fn events_since(client: &Client, index: &Url, since: Serial) -> Result<Vec<Event>, UpstreamError> {
     let url = endpoint(index)?;
     let mut since = since;
     loop {
         let value = call(client, &url, "changelog_since_serial", Some(since)).await?;
-        let rows = rows(value, since).map_err(|problem| SourceError::new(&url, problem))?;
+        let rows = rows(value, since).map_err(|problem| UpstreamError::new(&url, problem))?;
         match rows.last {
             Some(last) if rows.events.is_empty() => since = last,
             _ => return Ok(rows.events),
@@ -48,27 +48,27 @@ pub(crate) async fn events_since(client: &Client, index: &Url, since: Serial) ->
 }
 
 /// `list_packages_with_serial`.
-pub(crate) async fn projects(client: &Client, index: &Url) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+pub(crate) async fn projects(client: &Client, index: &Url) -> Result<Vec<(DisplayName, Serial)>, UpstreamError> {
     let url = endpoint(index)?;
     let value = call(client, &url, "list_packages_with_serial", None).await?;
-    list(value).map_err(|problem| SourceError::new(&url, problem))
+    list(value).map_err(|problem| UpstreamError::new(&url, problem))
 }
 
 /// Where the index takes calls: `pypi` beside its `simple/`.
-fn endpoint(index: &Url) -> Result<Url, SourceError> {
+fn endpoint(index: &Url) -> Result<Url, UpstreamError> {
     let mut url = index.clone();
     match index.path().strip_suffix("/simple/") {
         Some(above) => {
             url.set_path(&format!("{above}/pypi"));
             Ok(url)
         }
-        None => Err(SourceError::new(index, Problem::NoChangelog)),
+        None => Err(UpstreamError::new(index, Problem::NoChangelog)),
     }
 }
 
-async fn call(client: &Client, url: &Url, method: &str, parameter: Option<Serial>) -> Result<Value, SourceError> {
+async fn call(client: &Client, url: &Url, method: &str, parameter: Option<Serial>) -> Result<Value, UpstreamError> {
     let fetched = client.post(url, request(method, parameter)).await?;
-    reply(method, &fetched).map_err(|problem| SourceError::new(url, problem))
+    reply(method, &fetched).map_err(|problem| UpstreamError::new(url, problem))
 }
 
 fn request(method: &str, parameter: Option<Serial>) -> String {

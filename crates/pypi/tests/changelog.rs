@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Server, answer};
 use strandline_model::Serial;
 use strandline_sync::cut::Action;
-use strandline_sync::source::{Problem, Source as _};
+use strandline_sync::upstream::{Problem, Upstream as _};
 
 const XML: &str = "content-type: text/xml; charset=utf-8";
 

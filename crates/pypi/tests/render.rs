@@ -2,18 +2,14 @@
 
 #![cfg(test)]
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
 use strandline_model::{
-    CoreMetadata, FileName, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Status, Told,
-    ToldFile, Yanked,
+    CoreMetadata, FileName, Format as _, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile, Serial,
+    Sha256, Status, Told, ToldFile, Yanked,
 };
-use strandline_pypi::{Index, Settings};
-use strandline_sync::source::{Rendered, Source as _};
-
-fn index() -> Index {
-    Index::new(Settings::new("https://index.example/simple/".parse().expect("a URL")))
-        .expect("the system has root certificates")
-}
+use strandline_pypi::Pypi;
 
 fn project() -> ProjectName {
     "zope-interface".parse().expect("a name")
@@ -41,10 +37,10 @@ fn with_metadata((name, told, seen, placed): File) -> File {
 fn mirrored(serial: u64, status: (Status, Option<String>), versions: Vec<String>, files: Vec<File>) -> Mirrored {
     let (status, status_reason) = status;
     let (quarantined, maintenance) = status.parts();
-    let mut told = Told { name: project(), quarantined, files: Default::default() };
+    let mut told = Told { name: project(), quarantined, files: BTreeMap::new() };
     let display = project().as_str().parse().expect("a name");
-    let mut seen = Seen { display, maintenance, status_reason, versions, files: Default::default() };
-    let mut placed = std::collections::BTreeMap::new();
+    let mut seen = Seen { display, maintenance, status_reason, versions, files: BTreeMap::new() };
+    let mut placed = BTreeMap::new();
     for (name, told_file, seen_file, placed_file) in files {
         told.files.insert(name.clone(), told_file);
         seen.files.insert(name.clone(), seen_file);
@@ -76,12 +72,12 @@ fn example() -> Mirrored {
 
 #[test]
 fn the_json_page() {
-    insta::assert_snapshot!(text(&index().render(&example()), "index.v1_json"), @r#"{"meta":{"api-version":"1.4","_last-serial":12},"name":"zope-interface","project-status":{"status":"active"},"versions":["1.9","1.10"],"files":[{"filename":"zope_interface-odd.zip","url":"../../packages/ab/cd/ef/zope_interface-odd.zip","hashes":{"sha256":"4bd1cd647f3960cba060a7b27ce838a893c321b5a78d88d33529f8f9896b0aec"},"size":7,"yanked":false},{"filename":"Zope.Interface-1.9.tar.gz","url":"../../packages/ab/cd/ef/Zope.Interface-1.9.tar.gz","hashes":{"sha256":"050d7f8b9be059ca0310a78ce546c8eeea55ed81533ba696d7805e94c457456a"},"size":7,"yanked":true},{"filename":"zope.interface-1.10+b-py3-none-any.whl","url":"../../packages/ab/cd/ef/zope.interface-1.10%2Bb-py3-none-any.whl","hashes":{"sha256":"f00ee16e0fa71e9bebc28848d45e7535048c62f22b19bd11c28c99633bbe4c6e"},"requires-python":">=3.8, <\"4\"","size":7,"upload-time":"2026-01-02T03:04:05.678901Z","yanked":"a < b & 'c'","core-metadata":{"sha256":"45447b7afbd5e544f7d0f1df0fccd26014d9850130abd3f020b89ff96b82079f"},"provenance":"https://index.example/integrity/x"}]}"#);
+    insta::assert_snapshot!(text(&Pypi.render(&example()), "index.v1_json"), @r#"{"meta":{"api-version":"1.4","_last-serial":12},"name":"zope-interface","project-status":{"status":"active"},"versions":["1.9","1.10"],"files":[{"filename":"zope_interface-odd.zip","url":"../../packages/ab/cd/ef/zope_interface-odd.zip","hashes":{"sha256":"4bd1cd647f3960cba060a7b27ce838a893c321b5a78d88d33529f8f9896b0aec"},"size":7,"yanked":false},{"filename":"Zope.Interface-1.9.tar.gz","url":"../../packages/ab/cd/ef/Zope.Interface-1.9.tar.gz","hashes":{"sha256":"050d7f8b9be059ca0310a78ce546c8eeea55ed81533ba696d7805e94c457456a"},"size":7,"yanked":true},{"filename":"zope.interface-1.10+b-py3-none-any.whl","url":"../../packages/ab/cd/ef/zope.interface-1.10%2Bb-py3-none-any.whl","hashes":{"sha256":"f00ee16e0fa71e9bebc28848d45e7535048c62f22b19bd11c28c99633bbe4c6e"},"requires-python":">=3.8, <\"4\"","size":7,"upload-time":"2026-01-02T03:04:05.678901Z","yanked":"a < b & 'c'","core-metadata":{"sha256":"45447b7afbd5e544f7d0f1df0fccd26014d9850130abd3f020b89ff96b82079f"},"provenance":"https://index.example/integrity/x"}]}"#);
 }
 
 #[test]
 fn the_html_page() {
-    insta::assert_snapshot!(text(&index().render(&example()), "index.html"), @r#"
+    insta::assert_snapshot!(text(&Pypi.render(&example()), "index.html"), @r#"
     <!DOCTYPE html><html><head><meta charset="utf-8"><meta name="pypi:repository-version" content="1.4"><meta name="pypi:project-status" content="active"><title>Links for zope-interface</title></head>
     <body><h1>Links for zope-interface</h1>
     <a href="../../packages/ab/cd/ef/zope_interface-odd.zip#sha256=4bd1cd647f3960cba060a7b27ce838a893c321b5a78d88d33529f8f9896b0aec">zope_interface-odd.zip</a><br>
@@ -95,7 +91,7 @@ fn the_html_page() {
 #[test]
 fn a_status_and_no_files() {
     let status = (Status::Quarantined, Some("under <review>".to_owned()));
-    let pages = index().render(&mirrored(12, status, Vec::new(), Vec::new()));
+    let pages = Pypi.render(&mirrored(12, status, Vec::new(), Vec::new()));
     insta::assert_snapshot!(text(&pages, "index.v1_json"), @r#"{"meta":{"api-version":"1.4","_last-serial":12},"name":"zope-interface","project-status":{"status":"quarantined","reason":"under <review>"},"versions":[],"files":[]}"#);
     insta::assert_snapshot!(text(&pages, "index.html"), @r#"
     <!DOCTYPE html><html><head><meta charset="utf-8"><meta name="pypi:repository-version" content="1.4"><meta name="pypi:project-status" content="quarantined"><meta name="pypi:project-status-reason" content="under &lt;review&gt;"><title>Links for zope-interface</title></head>
@@ -111,8 +107,7 @@ fn a_status_and_no_files() {
 
 #[test]
 fn what_is_no_record() {
-    let index = index();
-    let json = text(&index.render(&example()), "index.v1_json");
+    let json = text(&Pypi.render(&example()), "index.v1_json");
     for (from, to) in [
         ("1.4", "1.3"),
         ("active", "odd"),
@@ -125,9 +120,9 @@ fn what_is_no_record() {
         ("zope_interface-odd", "six"),
     ] {
         assert!(json.contains(from), "{from}");
-        assert!(index.read_record(json.replace(from, to).as_bytes()).is_err(), "{from} -> {to}");
+        assert!(Pypi.read(json.replace(from, to).as_bytes()).is_err(), "{from} -> {to}");
     }
-    assert!(index.read_record(b"").is_err());
+    assert!(Pypi.read(b"").is_err());
 }
 
 fn any_file() -> impl Strategy<Value = File> {
@@ -184,18 +179,17 @@ proptest! {
     /// made from, and both kinds list the same files.
     #[test]
     fn pages_are_a_function_of_the_record((project, turned) in any_project()) {
-        let index = INDEX.with(Clone::clone);
-        let pages = index.render(&project);
-        prop_assert_eq!(&index.render(&turned), &pages);
+        let pages = Pypi.render(&project);
+        prop_assert_eq!(&Pypi.render(&turned), &pages);
 
         let json = text(&pages, "index.v1_json");
-        let read = index.read_record(json.as_bytes()).expect("it was made just now");
-        prop_assert_eq!(&index.render(&read), &pages);
+        let read = Pypi.read(json.as_bytes()).expect("it was made just now");
+        prop_assert_eq!(&Pypi.render(&read), &pages);
         let sorted = |project: &Mirrored| {
             let mut versions = project.record().seen().versions.clone();
             versions.sort();
             versions.dedup();
-            project.clone().without(&Default::default(), versions)
+            project.clone().without(&BTreeSet::new(), versions)
         };
         prop_assert_eq!(sorted(&read), sorted(&project));
 
@@ -207,8 +201,4 @@ proptest! {
         from_json.sort_by_key(|(name, _)| order(name));
         prop_assert_eq!(links(&text(&pages, "index.html")), from_json);
     }
-}
-
-thread_local! {
-    static INDEX: std::rc::Rc<Index> = std::rc::Rc::new(index());
 }

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use strandline_model::{
-    CoreMetadata, DisplayName, Entry, FileName, HoldReason, Mirrored, Placed, ProjectName, Record, Seen, SeenFile,
-    Serial, Told, ToldFile, Unit,
+    BadRecord, CoreMetadata, DisplayName, Entry, FileName, Format, HoldReason, Mirrored, Placed, ProjectName, Record,
+    Seen, SeenFile, Serial, Told, ToldFile, Unit,
 };
+use strandline_store::{Store, StoreError};
 
+use crate::SyncError;
 use crate::cut::{Content, File};
-use crate::fetch::{FetchError, unusable};
-use crate::source::Validator;
+use crate::fetch::unusable;
+use crate::upstream::Validator;
 
 /// A file of this mirror, with what stands at its paths: itself, and its metadata file if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +73,23 @@ pub struct Whole {
     pub validator: Option<Validator>,
 }
 
+/// What a snapshot has of a project cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The page that is read back is not one of the format.
+    #[error(transparent)]
+    Bad(#[from] BadRecord),
+}
+
+/// What a unit has of its project, read back from the page that the format names; `None` where it has no such page.
+pub(crate) fn record_of(store: &Store, format: &dyn Format, unit: &Unit) -> Result<Option<Mirrored>, RecordError> {
+    let Some(entry) = unit.entry(format.record_path(unit.name()).as_str()) else { return Ok(None) };
+    Ok(Some(format.read(&store.read_blob(entry.blob)?)?))
+}
+
 /// A record as the cut sees it; `files` are, in the record's order, what is there of each or why it cannot be had.
 pub(crate) fn content(record: &Record, files: impl IntoIterator<Item = Result<Stored, HoldReason>>) -> Content<Stored> {
     let files = record.files().zip(files).map(|((name, told, _), content)| {
@@ -101,7 +120,7 @@ pub(crate) fn mirrored(
     display: &DisplayName,
     serial: Serial,
     content: &Content<Stored>,
-) -> Result<Mirrored, FetchError> {
+) -> Result<Mirrored, SyncError> {
     let (mut told, mut seen, mut placed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (name, file) in &content.files {
         let stored = file.content.as_ref().map_err(|_| unusable(project, format!("`{name}` was not fetched")))?;
@@ -113,7 +132,6 @@ pub(crate) fn mirrored(
     let told = Told { name: project.clone(), quarantined, files: told };
     let (status_reason, versions) = (content.status_reason.clone(), content.versions.clone());
     let seen = Seen { display: display.clone(), maintenance, status_reason, versions, files: seen };
-    Record::new(told, seen)
-        .and_then(|record| Mirrored::new(record, serial, placed))
-        .map_err(|error| unusable(project, error.to_string()))
+    let mirrored = Record::new(told, seen).and_then(|record| Mirrored::new(record, serial, placed));
+    Ok(mirrored.map_err(|error| unusable(project, error.to_string()))?)
 }

@@ -1,39 +1,34 @@
 //! Withdrawn files in a sync: they are left out of what upstream shows, as if it did not list them.
 
-use strandline_model::{Mirrored, ProjectName};
+use strandline_model::{Formats, Mirrored, ProjectName};
 use strandline_store::Locked;
-use strandline_view::RootLists;
 use tokio::task::block_in_place;
 
 use crate::purge::{Purge, versions_left};
-use crate::source::{Page, Source};
-use crate::{Clock, Context, Fetcher, SyncError};
+use crate::upstream::Page;
+use crate::{Context, Fetcher, SyncError};
 
 /// Carries out what is withdrawn from the mirror and was not carried out yet. Returns whether there was something.
-pub(crate) fn finish<S: Source>(
-    context: &Context<S>,
-    lists: &dyn RootLists,
-    clock: &Clock,
-    mirror: &Locked,
-) -> Result<bool, SyncError> {
-    let Context { store, source, .. } = context;
+pub(crate) fn finish(context: &Context, mirror: &Locked) -> Result<bool, SyncError> {
+    let Context { store, format, .. } = context;
     if !store.purging()?.contains(mirror.name()) {
         // The process that went through the last mirror may have died before the bytes went.
         if store.is_purging()? {
-            block_in_place(|| store.delete_withdrawn(clock()))?;
+            block_in_place(|| store.delete_withdrawn(context.now()))?;
         }
         return Ok(false);
     }
-    let purge = Purge { store, pages: &**source, lists, now: clock() };
+    let formats = Formats::usual(format.clone());
+    let purge = Purge { store, formats: &formats, now: context.now() };
     block_in_place(|| {
         purge.mirror(mirror)?;
-        store.delete_withdrawn(clock())?;
+        store.delete_withdrawn(context.now())?;
         tracing::warn!(mirror = %mirror.name(), "carried out a withdrawal that was recorded and not done yet");
         Ok(true)
     })
 }
 
-impl<S: Source> Fetcher<S> {
+impl Fetcher {
     /// A page without what is withdrawn from the mirror.
     pub(crate) fn shown(&self, project: &ProjectName, page: Page) -> Result<Page, SyncError> {
         let withdrawn = block_in_place(|| self.mirror.withdrawn())?;
@@ -43,8 +38,7 @@ impl<S: Source> Fetcher<S> {
         }
         let removed = goes.iter().map(|(_, told, _)| told.sha256).collect();
         let names = goes.iter().map(|(name, ..)| (*name).clone()).collect();
-        let is_of_release = |file: &str, version: &str| self.source.is_of_release(project, file, version);
-        let versions = versions_left(&page.record, &names, &is_of_release);
+        let versions = versions_left(&page.record, &names, &*self.format);
         block_in_place(|| self.mirror.note_left_out(project, &removed))?;
         Ok(Page { record: page.record.without(&names, versions), serial: page.serial })
     }
@@ -59,8 +53,7 @@ impl<S: Source> Fetcher<S> {
         let removed = goes.iter().map(|(_, told, ..)| told.sha256).collect();
         let names = goes.iter().map(|(name, ..)| (*name).clone()).collect();
         let name = project.record().name();
-        let is_of_release = |file: &str, version: &str| self.source.is_of_release(name, file, version);
-        let versions = versions_left(project.record(), &names, &is_of_release);
+        let versions = versions_left(project.record(), &names, &*self.format);
         self.mirror.note_left_out(name, &removed)?;
         Ok(project.without(&names, versions))
     }

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use strandline_model::{ProjectName, Serial, Status, Timestamp, Yanked};
+use strandline_model::{ProjectName, Releases, Serial, Status, Timestamp, Yanked};
 use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, Rule, Seen, State, Why};
-use strandline_sync::source::Event;
+use strandline_sync::upstream::Event;
 
 type Page = (u64, &'static [&'static str]);
 
@@ -28,6 +28,15 @@ fn content(files: &[&str]) -> Content<()> {
     }
 }
 
+/// Each file is named `VERSION/NAME`.
+struct Named;
+
+impl Releases for Named {
+    fn is_of_release(&self, _: &ProjectName, file: &str, version: &str) -> Option<bool> {
+        file.split_once('/').map(|(of, _)| of == version)
+    }
+}
+
 /// How a project that M has with the file `1/a` stands at 20, after these events and with these pages.
 fn at_20(events: &[(u64, Action)], pages: &[Page]) -> Result<State<()>, Why> {
     let name: ProjectName = "six".parse().unwrap();
@@ -44,8 +53,7 @@ fn at_20(events: &[(u64, Action)], pages: &[Page]) -> Result<State<()>, Why> {
     let pages = pages.iter().map(|(number, files)| Seen { serial: serial(*number), content: content(files) }).collect();
     let project = Project { base: Base::Known(content(&["1/a"])), since: serial(10), pages };
     let projects = BTreeMap::from([(&name, &project)]);
-    let is_of_release = |_: &ProjectName, file: &str, version: &str| file.split_once('/').map(|(of, _)| of == version);
-    let found = cut::cut(Rule::WHOLE, serial(10), serial(20), &log, &projects, &is_of_release);
+    let found = cut::cut(Rule::WHOLE, serial(10), serial(20), &log, &projects, &Named);
     match found.in_the_way.get(&name) {
         Some(obstacle) => {
             assert!(found.serial < Some(serial(20)), "it stands in the way of {:?}", found.serial);

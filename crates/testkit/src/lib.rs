@@ -58,6 +58,7 @@
 )]
 
 mod faults;
+mod format;
 mod history;
 mod http;
 mod project;
@@ -69,6 +70,7 @@ mod wheel;
 mod world;
 
 pub use faults::{Age, Endpoint, Fault, Label, On, Rule, RuleId};
+pub use format::Plain;
 pub use history::{Generator, PAIR, Weights, history};
 pub use http::Response;
 pub use project::{EventKind, FileState, ProjectState, Status, normalise};

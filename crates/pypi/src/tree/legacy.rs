@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use strandline_model::{CoreMetadata, FileName, ProjectName, SeenFile, ToldFile, Yanked};
-use strandline_sync::source::Problem;
+use strandline_sync::upstream::Problem;
 use url::Url;
 
 use crate::json::{Raw, digest, metadata, object, optional, required};

@@ -10,10 +10,10 @@ use super::{Followed, Following};
 use crate::cut::Seen;
 use crate::fetch::each;
 use crate::progress::Progress;
-use crate::source::{Answer, Source, Validator, Way};
+use crate::upstream::{Answer, Validator, Way};
 use crate::{FetchError, Fetcher, Stored, SyncError, Whole};
 
-impl<S: Source> Following<'_, S> {
+impl Following<'_> {
     /// Asks for the pages of held projects in all other ways, where the usual one does not lead to the page that is needed:
     /// nobody waits for them, so there may be no other round.
     pub(super) async fn ask_otherwise_for_held(&mut self) -> Result<(), SyncError> {
@@ -44,7 +44,7 @@ impl<S: Source> Following<'_, S> {
         &self,
         name: ProjectName,
         way: Way,
-    ) -> impl Future<Output = Result<(ProjectName, Asked), SyncError>> + Send + use<S> {
+    ) -> impl Future<Output = Result<(ProjectName, Asked), SyncError>> + Send + use<> {
         let fetcher = self.fetcher.clone();
         let gone = self.log.of(&name).last().is_some_and(|change| change.action.removes_project());
         let validator = self.projects.get(&name).and_then(|followed| followed.validator.clone());
@@ -131,13 +131,13 @@ pub(super) enum Asked {
 }
 
 /// Fetches a page and its files. What upstream does wrong is an answer; an error is this machine's.
-async fn ask<S: Source>(
-    fetcher: Arc<Fetcher<S>>,
+async fn ask(
+    fetcher: Arc<Fetcher>,
     name: ProjectName,
     validator: Option<Validator>,
     way: Way,
 ) -> Result<(ProjectName, Asked), SyncError> {
-    let asked = match fetcher.page(&name, validator.as_ref(), way).await {
+    let asked = match fetcher.patient.page(&name, validator.as_ref(), way).await {
         Ok(Answer::NotModified) => Asked::NotModified,
         Ok(Answer::Missing) => Asked::Missing,
         Err(error) => Asked::Failed(error),

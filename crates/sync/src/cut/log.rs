@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use strandline_model::{DisplayName, ProjectName, Serial, Timestamp};
 
-use crate::source::Event;
+use crate::upstream::Event;
 
 /// What an event does to its project's page.
 #[derive(Debug, Clone, PartialEq, Eq)]

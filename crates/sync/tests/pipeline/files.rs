@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use strandline_model::{CoreMetadata, Sha256, Yanked};
 use strandline_store::{ReceiveError, Store};
-use strandline_sync::source::Problem;
+use strandline_sync::upstream::Problem;
 use strandline_sync::{FetchError, Settings, SyncError};
 
 use crate::invariants;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use strandline_model::{HoldReason, Timestamp};
 use strandline_store::{Conclusion, Validation};
 use strandline_sync::cut::Action;
-use strandline_sync::source::Event;
+use strandline_sync::upstream::Event;
 use strandline_sync::{Method, OnBroken, Selection, Settings, SyncError};
 
 use crate::invariants;
@@ -436,7 +436,7 @@ fn what_the_sweep_looks_at_is_followed_by_the_log_when_it_moves() {
 #[test]
 fn who_asks_for_a_long_pause_is_not_asked_again() {
     let (world, script) = synced();
-    let pause = |seconds| strandline_sync::source::Problem::Status {
+    let pause = |seconds| strandline_sync::upstream::Problem::Status {
         status: 429,
         retry_after: Some(Duration::from_secs(seconds)),
     };

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::future::{BoxFuture, ready};
+use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, stream};
 use strandline_model::{
-    ClaimedSha256, CoreMetadata, DisplayName, FileName, Maintenance, Mirrored, Placed, ProjectName, Record, Seen,
-    SeenFile, Serial, Sha256, Timestamp, Told, ToldFile, TreePath, UpstreamUrl, Yanked,
+    CoreMetadata, DisplayName, FileName, Maintenance, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial,
+    Sha256, Timestamp, Told, ToldFile, UpstreamUrl, Yanked,
 };
 use strandline_sync::cut::Action;
-use strandline_sync::source::{Answer, BadRecord, Event, Page, Problem, Rendered, Source, SourceError, Validator, Way};
+use strandline_sync::upstream::{self, Answer, Event, Page, Problem, Upstream, UpstreamError, Validator, Way};
 
 /// How upstream answers when it is asked for a page.
 #[derive(Debug, Clone)]
@@ -209,17 +210,17 @@ fn next<T: Clone>(queue: Option<&mut VecDeque<T>>) -> Option<T> {
     if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() }
 }
 
-impl Source for Script {
-    fn upstream(&self) -> &UpstreamUrl {
+impl Upstream for Script {
+    fn url(&self) -> &UpstreamUrl {
         &self.upstream
     }
 
-    async fn page(
-        &self,
-        project: &ProjectName,
-        validator: Option<&Validator>,
+    fn page<'a>(
+        &'a self,
+        project: &'a ProjectName,
+        validator: Option<&'a Validator>,
         way: Way,
-    ) -> Result<Answer, SourceError> {
+    ) -> BoxFuture<'a, Result<Answer, UpstreamError>> {
         let mut state = self.state();
         let condition = validator.map(|Validator(tag)| format!(" if {tag}")).unwrap_or_default();
         let way = match way {
@@ -231,7 +232,7 @@ impl Source for Script {
         if let Some(events) = state.meanwhile.pop_front() {
             state.log.get_or_insert_default().extend(events);
         }
-        match next(state.pages.get_mut(project)) {
+        let answer = match next(state.pages.get_mut(project)) {
             Some(Reply::Page(page, tag)) => {
                 let current = tag.map(|tag| Validator(tag.to_owned()));
                 match validator {
@@ -240,42 +241,44 @@ impl Source for Script {
                 }
             }
             Some(Reply::Missing) | None => Ok(Answer::Missing),
-            Some(Reply::Fail(problem)) => Err(SourceError::new(format!("{}{project}/", self.upstream), problem)),
-        }
+            Some(Reply::Fail(problem)) => Err(UpstreamError::new(format!("{}{project}/", self.upstream), problem)),
+        };
+        ready(answer).boxed()
     }
 
-    async fn file(
-        &self,
-        url: &str,
-    ) -> Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin, SourceError> {
+    fn file<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<upstream::Body, UpstreamError>> {
         let mut state = self.state();
         state.asked.push(format!("file {url}"));
         let broken = Problem::Transport("the connection was reset".to_owned());
-        let (bytes, end) = match next(state.files.get_mut(url)) {
-            Some(Body::Bytes(bytes)) => (bytes, None),
-            Some(Body::Torn(bytes)) => (bytes, Some(Err(SourceError::new(url, broken)))),
-            Some(Body::Fail(problem)) => return Err(SourceError::new(url, problem)),
-            None => return Err(SourceError::new(url, status(404))),
+        let body = match next(state.files.get_mut(url)) {
+            Some(Body::Bytes(bytes)) => Ok((bytes, None)),
+            Some(Body::Torn(bytes)) => Ok((bytes, Some(Err(UpstreamError::new(url, broken))))),
+            Some(Body::Fail(problem)) => Err(UpstreamError::new(url, problem)),
+            None => Err(UpstreamError::new(url, status(404))),
         };
         // In pieces, as a network gives them.
-        let pieces = bytes.chunks(5).map(|piece| Ok(Bytes::from_static(piece)));
-        Ok(stream::iter(pieces.chain(end).collect::<Vec<_>>()))
+        let in_pieces = |(bytes, end): (&'static [u8], Option<_>)| {
+            let pieces = bytes.chunks(5).map(|piece| Ok(Bytes::from_static(piece)));
+            stream::iter(pieces.chain(end).collect::<Vec<_>>()).boxed()
+        };
+        ready(body.map(in_pieces)).boxed()
     }
 
-    async fn last_serial(&self) -> Result<Serial, SourceError> {
-        let events = self.events_since(Serial::ZERO).await?;
-        Ok(events.last().map_or(Serial::ZERO, |event| event.serial))
+    fn last_serial(&self) -> BoxFuture<'_, Result<Serial, UpstreamError>> {
+        let events = self.events_since(Serial::ZERO);
+        events.map_ok(|events| events.last().map_or(Serial::ZERO, |event| event.serial)).boxed()
     }
 
-    async fn events_since(&self, since: Serial) -> Result<Vec<Event>, SourceError> {
+    fn events_since(&self, since: Serial) -> BoxFuture<'_, Result<Vec<Event>, UpstreamError>> {
         let mut state = self.state();
         state.asked.push("log".to_owned());
-        let Some(log) = &state.log else { return Err(SourceError::new(&self.upstream, Problem::NoChangelog)) };
         let at_once = state.at_once.unwrap_or(usize::MAX);
-        Ok(log.iter().filter(|event| event.serial > since).take(at_once).cloned().collect())
+        let log = state.log.as_ref().ok_or_else(|| UpstreamError::new(&self.upstream, Problem::NoChangelog));
+        let events = log.map(|log| log.iter().filter(|event| event.serial > since).take(at_once).cloned().collect());
+        ready(events).boxed()
     }
 
-    async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+    fn projects(&self) -> BoxFuture<'_, Result<Vec<(DisplayName, Serial)>, UpstreamError>> {
         let mut state = self.state();
         state.asked.push("projects".to_owned());
         let pages = state.pages.iter().filter(|(name, _)| !state.unlisted.contains(*name)).map(|(_, replies)| replies);
@@ -285,63 +288,6 @@ impl Source for Script {
             }
             _ => None,
         });
-        Ok(listed.collect())
-    }
-
-    fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
-        let own = url.trim_start_matches("https://files.example/").parse().unwrap();
-        let made = format!("packages/00/00/{sha256}/{}", name.as_str());
-        [own, made.parse().unwrap()]
-    }
-
-    fn is_of_release(&self, _: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-        Some(filename.contains(&format!("-{version}.")))
-    }
-
-    fn render(&self, project: &Mirrored) -> Vec<Rendered> {
-        let name = project.record().name();
-        let mut lines =
-            vec![name.to_string(), project.serial().to_string(), project.record().seen().versions.join(" ")];
-        for (file, told, _, Placed { path, sha256, size, metadata }) in project.files() {
-            let metadata = metadata.map_or("-".to_owned(), |sha256| sha256.to_string());
-            let yanked = matches!(told.yanked, Yanked::Yes(_));
-            lines.push(format!("{} {path} {sha256} {size} {yanked} {metadata}", file.as_str()));
-        }
-        let text = lines.join("\n") + "\n";
-        let page = |ending: &str, bytes: String| Rendered {
-            path: format!("simple/{name}/index.{ending}").parse().unwrap(),
-            bytes: Bytes::from(bytes),
-        };
-        vec![page("html", format!("<!--\n{text}-->")), page("v1_json", text)]
-    }
-
-    fn read_record(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord> {
-        let text = std::str::from_utf8(bytes).map_err(|error| BadRecord(error.to_string()))?;
-        let mut lines = text.lines();
-        let mut line = || lines.next().ok_or_else(|| BadRecord("too short".to_owned()));
-        let (name, number, versions) = (line()?, line()?.parse().unwrap(), line()?);
-        let digest = |text: &str| Sha256::from_stored(*text.parse::<ClaimedSha256>().unwrap().as_bytes());
-        let mut page = page(name, Some(number), versions, &[]);
-        let mut placed = BTreeMap::new();
-        for line in lines {
-            let words: Vec<_> = line.split(' ').collect();
-            let [file, path, sha256, size, yanked, metadata] = words[..] else {
-                return Err(BadRecord(line.to_owned()));
-            };
-            let file = FileName::of(page.record.name(), file).unwrap();
-            let metadata = (metadata != "-").then(|| digest(metadata));
-            let (path, sha256, size) = (path.parse().unwrap(), digest(sha256), size.parse().unwrap());
-            page = changed(page, |told, seen_all| {
-                let yanked = if yanked == "true" { Yanked::Yes(String::new()) } else { Yanked::No };
-                let told_file = ToldFile { sha256: sha256.into(), size: Some(size), yanked, ..self::told(b"") };
-                told.files.insert(file.clone(), told_file);
-                let mut seen_file = seen(None);
-                seen_file.core_metadata =
-                    metadata.map_or(CoreMetadata::Absent, |sha256| CoreMetadata::Hashed(sha256.into()));
-                seen_all.files.insert(file.clone(), seen_file);
-            });
-            placed.insert(file, Placed { path, sha256, size, metadata });
-        }
-        Ok(Mirrored::new(page.record, serial(number), placed).unwrap())
+        ready(Ok(listed.collect())).boxed()
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use strandline_model::{DisplayName, ProjectName, Serial, Status, Timestamp, Yanked};
+use strandline_model::{DisplayName, ProjectName, Releases, Serial, Status, Timestamp, Yanked};
 use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, Rule, Seen, State, Why};
-use strandline_sync::source::Event;
+use strandline_sync::upstream::Event;
 use strandline_testkit::{EventKind, Generator, ProjectState, Rng, Weights, World, history};
 
 /// How upstream and its caches behave, and what of the rule is in force.
@@ -127,17 +127,22 @@ fn wanted(state: Option<&ProjectState>) -> Option<(Serial, Content<String>)> {
     Some((serial(state.content_serial), content(state)))
 }
 
-/// What stands behind the project's name, up to the next separator of a wheel, with other separators than the log has.
-fn is_of_release(project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-    let plain = |text: &str| text.to_lowercase().replace(['-', '_', '.'], "");
-    let rest = match filename.strip_suffix(".whl") {
-        Some(wheel) => wheel.split('-').nth(1)?.to_owned(),
-        None => {
-            let stem = filename.strip_suffix(".tar.gz").or(filename.strip_suffix(".zip"))?;
-            plain(stem).strip_prefix(&plain(project.as_str()))?.to_owned()
-        }
-    };
-    Some(plain(&rest) == plain(version))
+/// What stands behind the project's name, up to the next separator of a wheel, is a file's version, with other separators than
+/// the log has.
+struct Named;
+
+impl Releases for Named {
+    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
+        let plain = |text: &str| text.to_lowercase().replace(['-', '_', '.'], "");
+        let rest = match filename.strip_suffix(".whl") {
+            Some(wheel) => wheel.split('-').nth(1)?.to_owned(),
+            None => {
+                let stem = filename.strip_suffix(".tar.gz").or(filename.strip_suffix(".zip"))?;
+                plain(stem).strip_prefix(&plain(project.as_str()))?.to_owned()
+            }
+        };
+        Some(plain(&rest) == plain(version))
+    }
 }
 
 fn milliseconds(seconds: f64) -> u64 {
@@ -320,7 +325,7 @@ impl Mirror {
             projects.insert(name, Project { base, since, pages });
         }
         let all = projects.iter().collect();
-        let mut found = cut::cut(self.weather.rule, self.base, target, &self.log, &all, &is_of_release);
+        let mut found = cut::cut(self.weather.rule, self.base, target, &self.log, &all, &Named);
         // Now and then an operator's patience ends: what stands in the way is held.
         let mut holding = BTreeMap::new();
         for (name, obstacle) in &found.in_the_way {
@@ -330,7 +335,7 @@ impl Mirror {
         }
         if !holding.is_empty() {
             let rest = projects.iter().filter(|(name, _)| !holding.contains_key(*name)).collect();
-            found = cut::cut(self.weather.rule, self.base, target, &self.log, &rest, &is_of_release);
+            found = cut::cut(self.weather.rule, self.base, target, &self.log, &rest, &Named);
         }
         (found, holding)
     }
