@@ -5,15 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use strandline_durable::Disk;
-use strandline_model::{DisplayName, ProjectName, Serial, Timestamp, TreePath, UpstreamUrl};
-use strandline_pypi::{Index, PypiLists, Settings as Asking};
+use strandline_model::{DisplayName, ProjectName, Serial, Timestamp, UpstreamUrl};
+use strandline_pypi::{Index, Pypi, Settings as Asking};
 use strandline_store::Store;
-use strandline_sync::record::{ListedFile, Record};
-use strandline_sync::source::{Answer, BadRecord, Event, Rendered, Source, SourceError, Validator, Way};
-use strandline_sync::{Clock, Context, Method, Outcome, Progress, Selection, Settings};
+use strandline_sync::upstream::{self, Answer, Body, Event, UpstreamError, Validator, Way};
+use strandline_sync::{Context, Method, Outcome, Progress, Selection, Settings};
 use strandline_testkit::{Fault, Generator, On, Rule, Upstream, Weights, history};
 
 use crate::truth::equals_upstream;
@@ -32,54 +30,34 @@ struct Renamed {
     name: UpstreamUrl,
 }
 
-impl Source for Renamed {
-    fn upstream(&self) -> &UpstreamUrl {
+impl upstream::Upstream for Renamed {
+    fn url(&self) -> &UpstreamUrl {
         &self.name
     }
 
-    async fn page(
-        &self,
-        project: &ProjectName,
-        validator: Option<&Validator>,
+    fn page<'a>(
+        &'a self,
+        project: &'a ProjectName,
+        validator: Option<&'a Validator>,
         way: Way,
-    ) -> Result<Answer, SourceError> {
-        self.index.page(project, validator, way).await
+    ) -> BoxFuture<'a, Result<Answer, UpstreamError>> {
+        self.index.page(project, validator, way)
     }
 
-    fn file(
-        &self,
-        url: &str,
-    ) -> impl Future<Output = Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin, SourceError>> + Send
-    {
+    fn file<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Body, UpstreamError>> {
         self.index.file(url)
     }
 
-    async fn last_serial(&self) -> Result<Serial, SourceError> {
-        self.index.last_serial().await
+    fn last_serial(&self) -> BoxFuture<'_, Result<Serial, UpstreamError>> {
+        self.index.last_serial()
     }
 
-    async fn events_since(&self, since: Serial) -> Result<Vec<Event>, SourceError> {
-        self.index.events_since(since).await
+    fn events_since(&self, since: Serial) -> BoxFuture<'_, Result<Vec<Event>, UpstreamError>> {
+        self.index.events_since(since)
     }
 
-    async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
-        self.index.projects().await
-    }
-
-    fn file_paths(&self, file: &ListedFile) -> [TreePath; 2] {
-        self.index.file_paths(file)
-    }
-
-    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-        self.index.is_of_release(project, filename, version)
-    }
-
-    fn render(&self, record: &Record) -> Vec<Rendered> {
-        self.index.render(record)
-    }
-
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
-        self.index.read_record(bytes)
+    fn projects(&self) -> BoxFuture<'_, Result<Vec<(DisplayName, Serial)>, UpstreamError>> {
+        self.index.projects()
     }
 }
 
@@ -121,7 +99,7 @@ fn move_to(upstream: &Upstream, generator: &mut Generator, events: usize) {
 fn sync(world: &World, patience: Duration) -> Outcome {
     let upstream = &world.upstream;
     let index = Index::new(Asking::new(upstream.simple_url().parse().unwrap())).unwrap();
-    let source = Renamed { index, name: "https://index.example/simple/".parse().unwrap() };
+    let renamed = Renamed { index, name: "https://index.example/simple/".parse().unwrap() };
     let settings = Settings {
         method: Some(Method::Changelog),
         drain: Duration::ZERO,
@@ -130,16 +108,17 @@ fn sync(world: &World, patience: Duration) -> Outcome {
         part_after: patience,
         ..Settings::new("pypi".parse().unwrap(), Selection::Everything)
     };
+    let now = Timestamp::from_seconds(i64::try_from(upstream.now_ms() / 1000).unwrap()).unwrap();
     let context = Context {
         store: Store::open(&world.path("store"), Disk::new()).unwrap(),
-        source: Arc::new(source),
+        upstream: Arc::new(renamed),
+        format: Arc::new(Pypi),
         settings: Arc::new(settings),
+        clock: Arc::new(move || now),
         progress: Arc::new(Progress::default()),
     };
-    let now = Timestamp::from_seconds(i64::try_from(upstream.now_ms() / 1000).unwrap()).unwrap();
-    let clock: Clock = Arc::new(move || now);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(strandline_sync::sync(&context, &PypiLists, &clock)).unwrap()
+    runtime.block_on(strandline_sync::sync(&context)).unwrap()
 }
 
 /// The history: seven syncs, eight days apart, so that the sweep asks for every page again each time.

@@ -3,7 +3,7 @@
 use indicatif::HumanBytes;
 use strandline_durable::Disk;
 use strandline_model::MirrorName;
-use strandline_pypi::PypiLists;
+use strandline_pypi::Pypi;
 use strandline_store::gc::{self, Collected};
 use strandline_store::{SelectError, Wait, reserve};
 
@@ -35,7 +35,7 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
         let drain = configured.settings(mirror).drain;
         tokio::time::sleep(strandline_view::undrained(state, drain, now())).await;
     }
-    strandline_view::publish(&locked, &verified, &PypiLists, serial.is_some(), now())?;
+    strandline_view::publish(&locked, &verified, &Pypi, serial.is_some(), now())?;
     if serial.is_some() {
         tracing::warn!(
             "{mirror}: published serial {label}; syncs record and do not publish until `strandline rollback {mirror} --resume`"

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use strandline_durable::LockError;
-use strandline_model::{ClaimedSha256, DisplayName, MirrorName, ProjectName, with_causes};
-use strandline_pypi::{PypiLists, PypiPages};
+use strandline_model::{ClaimedSha256, DisplayName, Formats, MirrorName, ProjectName, Releases as _, with_causes};
+use strandline_pypi::Pypi;
 use strandline_store::{Locked, Mirror, Order, Store, Wait, Withdrawal, WithdrawnFile};
-use strandline_sync::purge::{Busy, Done, Pages as _, Purge, PurgeError};
+use strandline_sync::purge::{Busy, Done, Purge, PurgeError};
 
 use super::{clock, open, say};
 use crate::config::Config;
@@ -83,7 +83,7 @@ pub(crate) fn purge(
 ) -> Result<Exit, Failure> {
     let store = open(&config.store)?;
     let mirrors = in_scope(config, &store, scope.as_ref())?;
-    let purge = Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() };
+    let purge = Purge { store: &store, formats: &formats(), now: clock()() };
     let found = match what {
         What::File(sha256) => purge.file(&known_in(&store, &mirrors)?, *sha256)?,
         What::Release(project, version) => purge.files_of_release(&known_in(&store, &mirrors)?, project, version)?,
@@ -150,7 +150,7 @@ pub(crate) fn undo(
     let tell = |mirror: &MirrorName, error: &LockError| {
         tracing::warn!("{mirror}: waiting until another process has ended: {error}");
     };
-    Purge { store: &store, pages: &PypiPages, lists: &PypiLists, now: clock()() }.finish(Busy::Wait(&tell))?;
+    Purge { store: &store, formats: &formats(), now: clock()() }.finish(Busy::Wait(&tell))?;
     let locked: Vec<Locked> =
         mirrors.iter().map(|mirror| store.lock(mirror, Wait::UntilFree, clock()())).collect::<Result<_, _>>()?;
     let order = Order { scope, time: clock()(), who: who(), reason };
@@ -160,6 +160,11 @@ pub(crate) fn undo(
     }
     tracing::info!("the next sync brings {what} back, if upstream still has it");
     Ok(Exit::Done)
+}
+
+/// How the mirrors are written.
+fn formats() -> Formats {
+    Formats::usual(Arc::new(Pypi))
 }
 
 /// The record of what was withdrawn and let back, the oldest first.
@@ -180,7 +185,7 @@ pub(crate) fn list(config: &Config, json: bool) -> Result<Exit, Failure> {
 pub(crate) fn resume(store: &Arc<Store>) {
     let finished = || {
         if store.is_purging()? {
-            let purge = Purge { store, pages: &PypiPages, lists: &PypiLists, now: clock()() };
+            let purge = Purge { store, formats: &formats(), now: clock()() };
             for purged in purge.finish(Busy::Leave)?.mirrors {
                 tracing::warn!("{}: finished a withdrawal that was interrupted", purged.mirror);
             }
@@ -258,7 +263,7 @@ fn withdrawn_files(store: &Store, what: &What, mirrors: &[MirrorName]) -> Result
         let is_meant = match (what, &file.name) {
             (What::File(sha256), _) => file.sha256 == *sha256,
             (What::Release(project, version), Some((of, name))) => {
-                of == project && PypiPages.is_of_release(project, name, version) == Some(true)
+                of == project && Pypi.is_of_release(project, name, version) == Some(true)
             }
             (What::Release(..), None) => false,
         };

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use indicatif::HumanBytes;
 use strandline_model::MirrorName;
-use strandline_pypi::{Index, PypiLists};
+use strandline_pypi::{Index, Pypi};
 use strandline_store::{Store, Wait};
 use strandline_sync::{Context, Outcome, Progress, Settings};
 
@@ -53,12 +53,14 @@ async fn sync_one(
     let progress = Arc::new(Progress::default());
     let context = Context {
         store: store.clone(),
-        source: Arc::new(index),
+        upstream: Arc::new(index),
+        format: Arc::new(Pypi),
         settings: Arc::new(settings),
+        clock: clock(),
         progress: progress.clone(),
     };
     let shown = Shown::new(name, progress.clone());
-    let outcome = strandline_sync::sync(&context, &PypiLists, &clock()).await;
+    let outcome = strandline_sync::sync(&context).await;
     drop(shown);
     let outcome = outcome?;
     tell(name, &outcome, &progress);

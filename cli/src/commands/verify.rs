@@ -5,9 +5,10 @@ use std::sync::Arc;
 use indicatif::HumanBytes;
 use strandline_durable::Disk;
 use strandline_model::MirrorName;
-use strandline_pypi::{Index, PypiLists};
+use strandline_pypi::{Index, Pypi};
 use strandline_store::verify::{Damage, Data, Report, damaged_pages, verify as store_verify};
 use strandline_store::{Access, Limiter, Rebuild, Store};
+use strandline_sync::repair::{BytesFrom, Left, Repaired};
 use strandline_sync::{Context, Progress, Settings};
 
 use super::{clock, open, say};
@@ -119,8 +120,10 @@ async fn put_right(
         if mirrors.iter().any(|known| known.name() == *name) {
             contexts.push(Context {
                 store: store.clone(),
-                source: Arc::new(Index::new(mirror.index(mirror.upstream()?))?),
+                upstream: Arc::new(Index::new(mirror.index(mirror.upstream()?))?),
+                format: Arc::new(Pypi),
                 settings: Arc::new(mirror.settings(name)),
+                clock: clock(),
                 progress: Arc::new(Progress::default()),
             });
         }
@@ -128,12 +131,12 @@ async fn put_right(
     let (mut seen, mut repaired, mut left, mut views) = (Vec::new(), 0, Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         seen.extend(damage.iter().cloned());
-        let done = strandline_sync::repair::repair(&contexts, &PypiLists, damage, data, &clock()).await?;
-        for line in &done.repaired {
-            say!("repaired: {line}");
+        let done = strandline_sync::repair::repair(&contexts, damage, data).await?;
+        for thing in &done.repaired {
+            say!("repaired: {}", repaired_in_words(thing));
         }
         repaired += done.repaired.len();
-        left.extend(done.left);
+        left.extend(done.left.iter().map(left_in_words));
         views = done.views;
         let again = tokio::task::block_in_place(|| store_verify(store, mirrors, None, &|_| {}))?;
         damage = again.damage.into_iter().filter(|damage| !seen.contains(damage)).collect();
@@ -141,7 +144,7 @@ async fn put_right(
             break;
         }
     }
-    left.extend(damage.iter().map(ToString::to_string).chain(views));
+    left.extend(damage.iter().map(ToString::to_string).chain(views.iter().map(ToString::to_string)));
     for mirror in mirrors.iter().filter(|mirror| !contexts.iter().any(|known| known.settings.mirror == *mirror.name()))
     {
         left.extend(strandline_view::look(mirror, data)?.iter().map(ToString::to_string));
@@ -156,12 +159,57 @@ async fn put_right(
     Ok(Exit::Done)
 }
 
+fn repaired_in_words(repaired: &Repaired) -> String {
+    match repaired {
+        Repaired::Unit { id, project } => format!("body {id}: made again from the record of {project} in the view"),
+        Repaired::Blob { blob, problem, from, aside } => {
+            let from = match from {
+                BytesFrom::Withdrawn => "it was withdrawn since, so nobody needs it".to_owned(),
+                BytesFrom::Itself => "its file is whole, and has its row again".to_owned(),
+                BytesFrom::Copy(path) => format!("taken from `{}`", path.display()),
+                BytesFrom::Record(project) => format!("made again from the record of {project}"),
+                BytesFrom::Upstream(upstream) => format!("fetched again from {upstream}"),
+            };
+            let aside = aside.as_ref().map(|path| format!("; what was there is `{}` now", path.display()));
+            format!("blob {blob} {problem}: {from}{}", aside.unwrap_or_default())
+        }
+        Repaired::View(broken) => format!("{broken}: put right"),
+        Repaired::Pool { mirror, links } => format!("{mirror}: {links} links of the pool for earlier serials"),
+        Repaired::Standby { mirror } => {
+            format!("{mirror}: the tree that is not live was damaged; the next switch makes it anew")
+        }
+    }
+}
+
+fn left_in_words(left: &Left) -> String {
+    match left {
+        Left::Catalog(damage) => format!(
+            "{damage}; restore the catalog from a backup (docs/operations.md, \"Restoring\"), or move it aside and run `strandline rebuild`"
+        ),
+        Left::Blob { blob, problem, asked, named_by } => {
+            let asked: Vec<_> = asked
+                .iter()
+                .map(|(upstream, error)| {
+                    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
+                    format!("{upstream}: {error}{cause}")
+                })
+                .collect();
+            let why = match &asked[..] {
+                [] => "no mirror of the configuration has it, so it was not looked for".to_owned(),
+                asked => asked.join("; "),
+            };
+            let names: Vec<_> = named_by.iter().map(ToString::to_string).collect();
+            format!("blob {blob} {problem}; {why}; named by {}", names.join(", "))
+        }
+    }
+}
+
 /// Makes a new catalog of what the views show.
 pub(crate) fn rebuild(config: &Config) -> Result<Exit, Failure> {
     let configured = config.mirrors(&[])?;
-    let mut sources: Vec<(&MirrorName, Settings, Index)> = Vec::new();
+    let mut sources: Vec<(&MirrorName, Settings, Arc<Index>)> = Vec::new();
     for (name, mirror) in &configured {
-        sources.push((name, mirror.settings(name), Index::new(mirror.index(mirror.upstream()?))?));
+        sources.push((name, mirror.settings(name), Arc::new(Index::new(mirror.index(mirror.upstream()?))?)));
     }
     for name in Rebuild::views(&config.store)? {
         if !sources.iter().any(|(known, ..)| **known == name) {
@@ -185,7 +233,15 @@ pub(crate) fn rebuild(config: &Config) -> Result<Exit, Failure> {
     for locked in rebuild.mirrors() {
         let mirror = locked.name();
         let Some((_, settings, index)) = sources.iter().find(|(name, ..)| *name == mirror) else { continue };
-        let done = strandline_sync::rebuild::rebuild(&rebuild, index, settings, &PypiLists, now, locked)
+        let context = Context {
+            store: locked.store().clone(),
+            upstream: index.clone(),
+            format: Arc::new(Pypi),
+            settings: Arc::new(settings.clone()),
+            clock: clock(),
+            progress: Arc::new(Progress::default()),
+        };
+        let done = strandline_sync::rebuild::rebuild(&rebuild, &context, locked)
             .during(|| format!("mirror `{mirror}` was not rebuilt; `strandline rebuild` begins anew"))?;
         match done {
             Some(done) => {

@@ -18,9 +18,10 @@ use strandline_bench::bare::{self, Failure};
 use strandline_bench::{ScaleWorld, catalog};
 use strandline_durable::{Disk, Step, Watch};
 use strandline_model::{MirrorName, Serial, Snapshot, Timestamp};
-use strandline_pypi::PypiLists;
+use strandline_pypi::Pypi;
 use strandline_store::{Mirror, Store};
-use strandline_sync::source::Source as _;
+use strandline_sync::cut::Action;
+use strandline_sync::upstream::Upstream as _;
 use strandline_sync::{Context, Method, Progress, Selection, Settings};
 
 fn main() -> Result<(), Failure> {
@@ -80,13 +81,18 @@ fn sync(
         recheck: Duration::from_hours(24 * 36_500),
         ..Settings::new(mirror, Selection::Everything)
     };
-    let context =
-        Context { store, source: world.clone(), settings: Arc::new(settings), progress: Arc::new(Progress::default()) };
-    let clock: strandline_sync::Clock = Arc::new(now);
+    let context = Context {
+        store,
+        upstream: world.clone(),
+        format: Arc::new(Pypi),
+        settings: Arc::new(settings),
+        clock: Arc::new(now),
+        progress: Arc::new(Progress::default()),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     bare::settle(directory)?;
     let (begin, cpu) = (Instant::now(), bare::cpu()?);
-    let outcome = runtime.block_on(strandline_sync::sync(&context, &PypiLists, &clock))?;
+    let outcome = runtime.block_on(strandline_sync::sync(&context))?;
     let (wall, cpu) = (begin.elapsed(), bare::cpu()? - cpu);
     let behind = switch.time().ok_or("nothing was published")?.duration_since(world.last_byte());
     let base = stands.and_then(|serial| Serial::try_from(serial).ok());
@@ -108,7 +114,7 @@ fn sync(
         "projects": outcome.projects,
         "changed": outcome.changed,
         "files": context.progress.files_done.load(Ordering::Relaxed),
-        "upstream": world.upstream().as_str(),
+        "upstream": world.url().as_str(),
         "wall": wall.as_secs_f64(),
         "cpu": cpu,
         "publish": behind.as_secs_f64(),
@@ -143,7 +149,7 @@ fn lists(mirror: &Mirror, snapshot: &Snapshot, directory: &Path) -> Result<Durat
     let bytes: u64 = snapshot.lists.iter().map(|list| list.size).sum();
     let begin = Instant::now();
     let projects = mirror.listed(snapshot)?;
-    drop(strandline_view::root_lists(&PypiLists, snapshot.label.serial, projects));
+    drop(strandline_view::root_lists(&Pypi, snapshot.label.serial, projects));
     // The lists are two, one of them with two names.
     let place = directory.join("incoming/measured");
     let mut file = mirror.store().disk().create_file(&place)?;
@@ -160,14 +166,13 @@ fn lists(mirror: &Mirror, snapshot: &Snapshot, directory: &Path) -> Result<Durat
 fn log(world: &ScaleWorld, since: u64) -> Result<(), Failure> {
     let mut rows = String::new();
     for event in world.log(since) {
-        let version = event.version.map_or("<nil/>".to_owned(), |version| format!("<string>{version}</string>"));
+        let Some(Action::AddFile(version, file)) = event.change else { continue };
         writeln!(
             rows,
-            "<value><array><data><value><string>{}</string></value><value>{version}</value><value><int>{}</int></value>\
-             <value><string>{}</string></value><value><int>{}</int></value></data></array></value>",
-            event.project,
+            "<value><array><data><value><string>{}</string></value><value><string>{version}</string></value><value><int>{}</int></value>\
+             <value><string>add py3 file {file}</string></value><value><int>{}</int></value></data></array></value>",
+            event.display,
             event.time.seconds(),
-            event.action,
             event.serial
         )?;
     }

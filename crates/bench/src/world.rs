@@ -1,15 +1,20 @@
 //! An index that is made up as it is asked for.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
-use strandline_model::{Blake3, DisplayName, ProjectName, Serial, Sha256, Timestamp, TreePath, UpstreamUrl};
+use futures_util::future::{BoxFuture, ready};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use strandline_model::{
+    Blake3, CoreMetadata, DisplayName, FileName, Maintenance, ProjectName, Record, Seen, SeenFile, Serial, Sha256,
+    Timestamp, Told, ToldFile, UpstreamUrl, Yanked,
+};
 use strandline_pypi::{Index, SettingsError};
-use strandline_sync::record::{CoreMetadata, Details, FileName, ListedFile, Page, Record, Status, Yanked};
-use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Source, SourceError, Validator, Way};
+use strandline_sync::cut::Action;
+use strandline_sync::upstream::{Answer, Body, Event, Page, Problem, Upstream, UpstreamError, Validator, Way};
 use url::Url;
 
 /// When everything happened, in seconds since 1970: long ago, so that nothing is waited for.
@@ -21,7 +26,6 @@ const LOG_PAGE: usize = 50_000;
 /// is drawn by the event's number. Pages are rendered as those of a real index are.
 #[derive(Debug)]
 pub struct ScaleWorld {
-    index: Index,
     upstream: UpstreamUrl,
     projects: u64,
     files: u64,
@@ -42,8 +46,7 @@ impl ScaleWorld {
             u64::from_le_bytes(bytes) % projects.max(1)
         };
         Ok(Self {
-            upstream: index.upstream().clone(),
-            index,
+            upstream: index.url().clone(),
             projects,
             files,
             size,
@@ -77,17 +80,17 @@ impl ScaleWorld {
             None => (serial - 1, self.files.saturating_sub(1)),
         };
         let version = format!("1.{minor}");
-        let action = format!("add py3 file {}", Self::file_name(number, &version));
+        let file = Self::file_name(number, &version);
         Event {
             serial: serial_of(serial),
-            project: Self::display(number).parse().expect("a name"),
-            version: Some(version),
+            project: name_of(number),
+            display: Self::display(number).parse().expect("a name"),
             time: Timestamp::from_seconds(LONG_AGO).expect("a time"),
-            action,
+            change: Some(Action::AddFile(version, file)),
         }
     }
 
-    /// The log after a serial, as [`Source::events_since`] gives it.
+    /// The log after a serial, as [`Upstream::events_since`] gives it.
     pub fn log(&self, since: u64) -> Vec<Event> {
         (since + 1..=self.head()).take(LOG_PAGE).map(|serial| self.event(serial)).collect()
     }
@@ -104,26 +107,54 @@ impl ScaleWorld {
         Bytes::from(text)
     }
 
-    fn listed(&self, number: u64, version: &str) -> ListedFile {
+    fn listed(&self, number: u64, version: &str) -> (FileName, ToldFile, SeenFile) {
         let name = Self::file_name(number, version);
         let project = name_of(number);
         let content = self.content(&name);
         let path = Blake3::of(name.as_bytes()).to_string();
         let (a, rest) = path.split_at(2);
         let (b, rest) = rest.split_at(2);
-        ListedFile {
-            details: Details {
-                filename: FileName::of(&project, &name).expect("a file of the project"),
-                requires_python: Some(">=3.8".to_owned()),
-                upload_time: Some("2026-01-01T12:00:00.000000Z".to_owned()),
-                yanked: Yanked::No,
-                provenance: None,
-            },
-            url: format!("{}packages/{a}/{b}/{rest}/{name}", self.upstream.as_str().trim_end_matches("simple/")),
+        let told = ToldFile {
             sha256: Sha256::of(&content).into(),
             size: Some(content.len() as u64),
+            upload_time: Some("2026-01-01T12:00:00.000000Z".to_owned()),
+            yanked: Yanked::No,
+        };
+        let top = self.upstream.as_str().trim_end_matches("simple/");
+        let seen = SeenFile {
+            url: Some(format!("{top}packages/{a}/{b}/{rest}/{name}")),
+            requires_python: Some(">=3.8".to_owned()),
             core_metadata: CoreMetadata::Absent,
+            provenance: None,
+        };
+        (FileName::of(&project, &name).expect("a file of the project"), told, seen)
+    }
+
+    fn page_now(&self, project: &ProjectName, validator: Option<&Validator>) -> Answer {
+        let number = project.as_str().trim_start_matches("project-").parse::<u64>().ok();
+        let Some(number) = number.filter(|number| *number < self.projects) else { return Answer::Missing };
+        let events = self.later.iter().zip(self.projects + 1..).filter(|(of, _)| **of == number);
+        let events: Vec<u64> = events.map(|(_, serial)| serial).collect();
+        let tag = Validator(format!("\"{number}-{}\"", events.len()));
+        self.gave();
+        if validator == Some(&tag) {
+            return Answer::NotModified;
         }
+        let later = events.iter().map(|serial| self.files + serial - self.projects);
+        let versions: Vec<_> = (0..self.files).chain(later).map(|minor| format!("1.{minor}")).collect();
+        let mut told = Told { name: project.clone(), quarantined: false, files: BTreeMap::new() };
+        let display = Self::display(number).parse().expect("a name");
+        let (maintenance, files) = (Maintenance::Active, BTreeMap::new());
+        let mut seen = Seen { display, maintenance, status_reason: None, versions: Vec::new(), files };
+        for version in &versions {
+            let (name, told_file, seen_file) = self.listed(number, version);
+            told.files.insert(name.clone(), told_file);
+            seen.files.insert(name, seen_file);
+        }
+        seen.versions = versions;
+        let serial = Some(serial_of(events.last().copied().unwrap_or(number + 1)));
+        let page = Page { record: Record::new(told, seen).expect("its parts go together"), serial };
+        Answer::Page { page, validator: Some(tag) }
     }
 }
 
@@ -135,54 +166,38 @@ fn name_of(number: u64) -> ProjectName {
     format!("project-{number:07}").parse().expect("a name")
 }
 
-impl Source for ScaleWorld {
-    fn upstream(&self) -> &UpstreamUrl {
+impl Upstream for ScaleWorld {
+    fn url(&self) -> &UpstreamUrl {
         &self.upstream
     }
 
-    async fn page(&self, project: &ProjectName, validator: Option<&Validator>, _: Way) -> Result<Answer, SourceError> {
-        let number = project.as_str().trim_start_matches("project-").parse::<u64>().ok();
-        let Some(number) = number.filter(|number| *number < self.projects) else { return Ok(Answer::Missing) };
-        let events = self.later.iter().zip(self.projects + 1..).filter(|(of, _)| **of == number);
-        let events: Vec<u64> = events.map(|(_, serial)| serial).collect();
-        let tag = Validator(format!("\"{number}-{}\"", events.len()));
+    fn page<'a>(
+        &'a self,
+        project: &'a ProjectName,
+        validator: Option<&'a Validator>,
+        _: Way,
+    ) -> BoxFuture<'a, Result<Answer, UpstreamError>> {
+        ready(Ok(self.page_now(project, validator))).boxed()
+    }
+
+    fn file<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Body, UpstreamError>> {
         self.gave();
-        if validator == Some(&tag) {
-            return Ok(Answer::NotModified);
-        }
-        let later = events.iter().map(|serial| self.files + serial - self.projects);
-        let versions: Vec<_> = (0..self.files).chain(later).map(|minor| format!("1.{minor}")).collect();
-        let page = Page {
-            name: Self::display(number).parse().expect("a name"),
-            serial: Some(serial_of(events.last().copied().unwrap_or(number + 1))),
-            status: Status::Active,
-            status_reason: None,
-            files: versions.iter().map(|version| self.listed(number, version)).collect(),
-            versions,
-        };
-        Ok(Answer::Page { page, validator: Some(tag) })
+        let content = url.rsplit_once('/').map(|(_, name)| self.content(name));
+        let body = content
+            .map(|content| stream::iter([Ok(content)]).boxed())
+            .ok_or_else(|| UpstreamError::new(url, Problem::Status { status: 404, retry_after: None }));
+        ready(body).boxed()
     }
 
-    async fn file(
-        &self,
-        url: &str,
-    ) -> Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin, SourceError> {
-        self.gave();
-        let Some((_, name)) = url.rsplit_once('/') else {
-            return Err(SourceError::new(url, Problem::Status { status: 404, retry_after: None }));
-        };
-        Ok(stream::iter([Ok(self.content(name))]))
+    fn last_serial(&self) -> BoxFuture<'_, Result<Serial, UpstreamError>> {
+        ready(Ok(serial_of(self.head()))).boxed()
     }
 
-    async fn last_serial(&self) -> Result<Serial, SourceError> {
-        Ok(serial_of(self.head()))
+    fn events_since(&self, since: Serial) -> BoxFuture<'_, Result<Vec<Event>, UpstreamError>> {
+        ready(Ok(self.log(since.get()))).boxed()
     }
 
-    async fn events_since(&self, since: Serial) -> Result<Vec<Event>, SourceError> {
-        Ok(self.log(since.get()))
-    }
-
-    async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+    fn projects(&self) -> BoxFuture<'_, Result<Vec<(DisplayName, Serial)>, UpstreamError>> {
         let mut last: Vec<u64> = (1..=self.projects).collect();
         for (number, serial) in self.later.iter().zip(self.projects + 1..) {
             if let Some(last) = usize::try_from(*number).ok().and_then(|number| last.get_mut(number)) {
@@ -191,22 +206,6 @@ impl Source for ScaleWorld {
         }
         let listed =
             (0..).zip(last).map(|(number, serial)| (Self::display(number).parse().expect("a name"), serial_of(serial)));
-        Ok(listed.collect())
-    }
-
-    fn file_paths(&self, file: &ListedFile) -> [TreePath; 2] {
-        self.index.file_paths(file)
-    }
-
-    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-        self.index.is_of_release(project, filename, version)
-    }
-
-    fn render(&self, record: &Record) -> Vec<Rendered> {
-        self.index.render(record)
-    }
-
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
-        self.index.read_record(bytes)
+        ready(Ok(listed.collect())).boxed()
     }
 }

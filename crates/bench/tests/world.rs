@@ -10,7 +10,7 @@ use std::time::Duration;
 use strandline_bench::{ScaleWorld, bare, catalog};
 use strandline_durable::{Disk, Step, Watch};
 use strandline_model::{Blake3, MirrorName, Timestamp};
-use strandline_pypi::PypiLists;
+use strandline_pypi::Pypi;
 use strandline_store::verify::verify;
 use strandline_store::{Mirror, Store, gc};
 use strandline_sync::{Context, Method, Outcome, Progress, Selection, Settings};
@@ -35,11 +35,17 @@ fn sync_store(store: Arc<Store>, events: u64, park_every: usize) -> Done<(Outcom
     };
     let world = ScaleWorld::new("http://127.0.0.1:9/simple/".parse()?, PROJECTS, 2, 100, events)?;
     let progress = Arc::new(Progress::default());
-    let context = Context { store, source: Arc::new(world), settings: Arc::new(settings), progress: progress.clone() };
     let now = Timestamp::from_seconds(1_777_777_777)?;
+    let context = Context {
+        store,
+        upstream: Arc::new(world),
+        format: Arc::new(Pypi),
+        settings: Arc::new(settings),
+        clock: Arc::new(move || now),
+        progress: progress.clone(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let clock: strandline_sync::Clock = Arc::new(move || now);
-    let outcome = runtime.block_on(strandline_sync::sync(&context, &PypiLists, &clock))?;
+    let outcome = runtime.block_on(strandline_sync::sync(&context))?;
     Ok((outcome, progress.files_done.load(Ordering::Relaxed)))
 }
 

@@ -7,13 +7,17 @@
 //!    (`tests/trie.rs`); the bytes are plain text that `b3sum` can check (`tests/format.rs`).
 //! 3. A digest that upstream *claims* is another type than one that was *computed*.
 //!
+//! What upstream says of a project is a [`Record`]; how pages and lists are made of it is a [`Format`].
+//!
 //! This crate has no I/O, no clock and no async. `docs/format.md` describes the format, `docs/glossary.md` the words.
 
 mod at;
 mod causes;
 mod digest;
+mod format;
 mod name;
 mod path;
+mod record;
 mod serial;
 mod snapshot;
 mod text;
@@ -24,8 +28,13 @@ mod unit;
 pub use at::{At, InvalidAt};
 pub use causes::with_causes;
 pub use digest::{Blake3, ClaimedSha256, DigestMismatch, Hasher, InvalidDigest, Sha256, read_chunks};
+pub use format::{BadRecord, Format, Formats, ListedProject, Releases, Rendered};
 pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
 pub use path::{InvalidPath, TreePath};
+pub use record::{
+    CoreMetadata, FileName, InvalidFileName, InvalidRecord, Maintenance, Mirrored, Placed, Record, Seen, SeenFile,
+    Status, Told, ToldFile, Yanked,
+};
 pub use serial::{InvalidSerial, Label, Serial};
 pub use snapshot::{Held, HoldReason, InvalidUpstreamUrl, RootList, Snapshot, UpstreamUrl};
 pub use text::BadBody;

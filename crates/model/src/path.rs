@@ -32,6 +32,11 @@ impl TreePath {
         self.0.rsplit_once('/').map_or(self.0.as_str(), |(_, name)| name)
     }
 
+    /// Where the metadata file of the release file at this path stands (PEP 658); an error where the path leaves no room.
+    pub fn metadata(&self) -> Result<Self, InvalidPath> {
+        format!("{}.metadata", self.0).parse()
+    }
+
     /// The part before the first `/`; the whole path when there is none.
     pub fn first_segment(&self) -> &str {
         self.0.split_once('/').map_or(self.0.as_str(), |(first, _)| first)

@@ -66,6 +66,11 @@ impl Unit {
         self.entries.get(index)
     }
 
+    /// The entry of the metadata file of the release file at `path`, if the unit has one.
+    pub fn metadata_of(&self, path: &TreePath) -> Option<&Entry> {
+        self.entry(path.metadata().ok()?.as_str())
+    }
+
     /// The canonical bytes; their BLAKE3 is the unit's id.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = String::with_capacity(64 + self.entries.len() * 260);

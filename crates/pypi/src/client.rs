@@ -13,13 +13,12 @@ use std::error::Error as _;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
 };
 use reqwest::{RequestBuilder, Response, StatusCode};
-use strandline_sync::source::{Problem, SourceError, Validator, Way};
+use strandline_sync::upstream::{Body, Problem, UpstreamError, Validator, Way};
 use tokio::time::Instant;
 use url::Url;
 
@@ -135,7 +134,7 @@ impl Client {
         url: &Url,
         validator: Option<&Validator>,
         way: Way,
-    ) -> Result<Fetched, SourceError> {
+    ) -> Result<Fetched, UpstreamError> {
         let (client, guard) = match (way, &self.origin) {
             (Way::Uncompressed, _) => (self.files(url.as_str())?, &self.guard),
             (Way::Origin, Some((client, guard))) => (client, guard),
@@ -156,7 +155,7 @@ impl Client {
 
     /// Posts XML, whatever the answer's status. Waits first where an answer has said that the quota is used up, if the wait
     /// is short; where it is long, upstream may say so once more.
-    pub(crate) async fn post(&self, url: &Url, body: String) -> Result<Fetched, SourceError> {
+    pub(crate) async fn post(&self, url: &Url, body: String) -> Result<Fetched, UpstreamError> {
         let quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(until) = quiet.filter(|until| until.saturating_duration_since(Instant::now()) <= LONGEST_WAIT) {
             tokio::time::sleep_until(until).await;
@@ -167,34 +166,31 @@ impl Client {
         Ok(fetched)
     }
 
-    async fn post_now(&self, url: &Url, body: String) -> Result<Fetched, SourceError> {
+    async fn post_now(&self, url: &Url, body: String) -> Result<Fetched, UpstreamError> {
         let request = self.pages.post(url.clone()).header(CONTENT_TYPE, "text/xml").body(body);
         let response = self.send(url, request, &self.guard).await?;
         self.whole(url, response).await
     }
 
     /// Asks for a file's bytes.
-    pub(crate) async fn file(
-        &self,
-        text: &str,
-    ) -> Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin + use<>, SourceError> {
-        let url: Url = text
-            .parse()
-            .map_err(|error| SourceError::new(shown(text), Problem::Forbidden(format!("it is not a URL: {error}"))))?;
+    pub(crate) async fn file(&self, text: &str) -> Result<Body, UpstreamError> {
+        let url: Url = text.parse().map_err(|error| {
+            UpstreamError::new(shown(text), Problem::Forbidden(format!("it is not a URL: {error}")))
+        })?;
         let request = self.files(text)?.get(url.clone()).header(ACCEPT_ENCODING, "identity");
         let response = self.send(&url, request, &self.guard).await?;
         if response.status() != StatusCode::OK {
-            return Err(SourceError::new(shown(text), status_problem(response.status(), response.headers())));
+            return Err(UpstreamError::new(shown(text), status_problem(response.status(), response.headers())));
         }
         let limit = self.limits.file.unwrap_or(u64::MAX);
         let length = response.content_length();
         if length.is_some_and(|length| length > limit) {
-            return Err(SourceError::new(shown(text), Problem::TooLarge { limit }));
+            return Err(UpstreamError::new(shown(text), Problem::TooLarge { limit }));
         }
         let text = text.to_owned();
         let mut taken = 0_u64;
         let bytes = response.bytes_stream().map(move |chunk| {
-            let fail = |problem| SourceError::new(shown(&text), problem);
+            let fail = |problem| UpstreamError::new(shown(&text), problem);
             let chunk = chunk.map_err(|error| fail(cut_short(problem(error), length, taken)))?;
             taken += chunk.len() as u64;
             if taken > limit {
@@ -202,17 +198,17 @@ impl Client {
             }
             Ok(chunk)
         });
-        Ok(Box::pin(bytes))
+        Ok(bytes.boxed())
     }
 
     /// The client for what comes as it is, which is about to be asked for `url`.
-    fn files(&self, url: &str) -> Result<&reqwest::Client, SourceError> {
-        self.files.as_ref().map_err(|problem| SourceError::new(shown(url), problem.clone()))
+    fn files(&self, url: &str) -> Result<&reqwest::Client, UpstreamError> {
+        self.files.as_ref().map_err(|problem| UpstreamError::new(shown(url), problem.clone()))
     }
 
-    async fn send(&self, url: &Url, request: RequestBuilder, guard: &Guard) -> Result<Response, SourceError> {
+    async fn send(&self, url: &Url, request: RequestBuilder, guard: &Guard) -> Result<Response, UpstreamError> {
         guard.learn().await;
-        let fail = |problem| SourceError::new(shown(url.as_str()), problem);
+        let fail = |problem| UpstreamError::new(shown(url.as_str()), problem);
         guard.check(url).map_err(|Refused(why)| fail(Problem::Forbidden(why)))?;
         let request = match &self.credentials {
             Some(found) if url.origin() == self.upstream.origin() => {
@@ -224,8 +220,8 @@ impl Client {
     }
 
     /// Reads the body up to the limit.
-    async fn whole(&self, url: &Url, mut response: Response) -> Result<Fetched, SourceError> {
-        let fail = |problem| SourceError::new(shown(url.as_str()), problem);
+    async fn whole(&self, url: &Url, mut response: Response) -> Result<Fetched, UpstreamError> {
+        let fail = |problem| UpstreamError::new(shown(url.as_str()), problem);
         let limit = self.limits.page;
         // Of a packed body this is the packed length, which is too much as well if it is over the limit.
         let length = response.content_length();

@@ -177,7 +177,7 @@ pub(crate) fn proxy_hosts(variable: impl Fn(&str) -> Option<String>) -> Vec<Stri
 
 #[cfg(test)]
 mod tests {
-    use strandline_sync::source::Problem;
+    use strandline_sync::upstream::Problem;
 
     use super::*;
 

@@ -6,9 +6,8 @@
 use std::collections::BTreeMap;
 
 use html5gum::{HtmlString, Spanned, Token, Tokenizer};
-use strandline_model::Serial;
-use strandline_sync::record::{CoreMetadata, Page, Status, Yanked};
-use strandline_sync::source::Problem;
+use strandline_model::{CoreMetadata, Serial, Status, Yanked};
+use strandline_sync::upstream::{Page, Problem};
 use url::Url;
 
 use crate::filename::is_release_file;
@@ -139,64 +138,82 @@ mod tests {
         );
         insta::assert_debug_snapshot!(read(&text).unwrap(), @r#"
         Page {
-            name: DisplayName(
-                "six",
-            ),
+            record: Record {
+                told: Told {
+                    name: ProjectName(
+                        "six",
+                    ),
+                    quarantined: false,
+                    files: {
+                        FileName(
+                            "six-0.9.tar.gz",
+                        ): ToldFile {
+                            sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            size: None,
+                            upload_time: None,
+                            yanked: Yes(
+                                "a & b",
+                            ),
+                        },
+                        FileName(
+                            "six-1.0+b-py3-none-any.whl",
+                        ): ToldFile {
+                            sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            size: None,
+                            upload_time: None,
+                            yanked: Yes(
+                                "",
+                            ),
+                        },
+                    },
+                },
+                seen: Seen {
+                    display: DisplayName(
+                        "six",
+                    ),
+                    maintenance: Deprecated,
+                    status_reason: Some(
+                        "use \"seven\"",
+                    ),
+                    versions: [
+                        "0.9",
+                        "1.0+b",
+                    ],
+                    files: {
+                        FileName(
+                            "six-0.9.tar.gz",
+                        ): SeenFile {
+                            url: Some(
+                                "https://files.example/six-0.9.tar.gz",
+                            ),
+                            requires_python: None,
+                            core_metadata: Unhashed,
+                            provenance: None,
+                        },
+                        FileName(
+                            "six-1.0+b-py3-none-any.whl",
+                        ): SeenFile {
+                            url: Some(
+                                "https://files.example/p/six-1.0%2Bb-py3-none-any.whl",
+                            ),
+                            requires_python: Some(
+                                ">=3.8, <4",
+                            ),
+                            core_metadata: Hashed(
+                                ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            ),
+                            provenance: Some(
+                                "https://index.example/integrity/x",
+                            ),
+                        },
+                    },
+                },
+            },
             serial: Some(
                 Serial(
                     42,
                 ),
             ),
-            status: Deprecated,
-            status_reason: Some(
-                "use \"seven\"",
-            ),
-            versions: [
-                "0.9",
-                "1.0+b",
-            ],
-            files: [
-                ListedFile {
-                    details: Details {
-                        filename: FileName(
-                            "six-1.0+b-py3-none-any.whl",
-                        ),
-                        requires_python: Some(
-                            ">=3.8, <4",
-                        ),
-                        upload_time: None,
-                        yanked: Yes(
-                            "",
-                        ),
-                        provenance: Some(
-                            "https://index.example/integrity/x",
-                        ),
-                    },
-                    url: "https://files.example/p/six-1.0%2Bb-py3-none-any.whl",
-                    sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
-                    size: None,
-                    core_metadata: Hashed(
-                        ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
-                    ),
-                },
-                ListedFile {
-                    details: Details {
-                        filename: FileName(
-                            "six-0.9.tar.gz",
-                        ),
-                        requires_python: None,
-                        upload_time: None,
-                        yanked: Yes(
-                            "a & b",
-                        ),
-                        provenance: None,
-                    },
-                    url: "https://files.example/six-0.9.tar.gz",
-                    sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
-                    size: None,
-                    core_metadata: Unhashed,
-                },
-            ],
         }
         "#);
     }
@@ -212,7 +229,8 @@ mod tests {
             ("data-core-metadata=false data-dist-info-metadata=true", CoreMetadata::Absent),
         ] {
             let page = read(&format!("<a href=six-1.0.zip#sha256={DIGEST} {attribute}>")).unwrap();
-            assert_eq!(page.files[0].core_metadata, expected, "{attribute}");
+            let (.., seen) = page.record.files().next().unwrap();
+            assert_eq!(seen.core_metadata, expected, "{attribute}");
         }
     }
 

@@ -5,9 +5,8 @@
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use strandline_model::{ClaimedSha256, Serial};
-use strandline_sync::record::{CoreMetadata, Page, Status, Yanked};
-use strandline_sync::source::Problem;
+use strandline_model::{ClaimedSha256, CoreMetadata, Serial, Status, Yanked};
+use strandline_sync::upstream::{Page, Problem};
 
 use crate::listing::{Claim, Context, Listing, check_api_version, malformed, status};
 use crate::url_check::shown;
@@ -261,58 +260,77 @@ mod tests {
         );
         insta::assert_debug_snapshot!(read(&text).unwrap(), @r#"
         Page {
-            name: DisplayName(
-                "Six",
-            ),
+            record: Record {
+                told: Told {
+                    name: ProjectName(
+                        "six",
+                    ),
+                    quarantined: false,
+                    files: {
+                        FileName(
+                            "six-1.10-py3-none-any.whl",
+                        ): ToldFile {
+                            sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            size: Some(
+                                11,
+                            ),
+                            upload_time: Some(
+                                "2026-01-02T03:04:05.678901Z",
+                            ),
+                            yanked: Yes(
+                                "broken <b>",
+                            ),
+                        },
+                    },
+                },
+                seen: Seen {
+                    display: DisplayName(
+                        "Six",
+                    ),
+                    maintenance: Archived,
+                    status_reason: Some(
+                        "done",
+                    ),
+                    versions: [
+                        "1.9",
+                        "1.10",
+                    ],
+                    files: {
+                        FileName(
+                            "six-1.10-py3-none-any.whl",
+                        ): SeenFile {
+                            url: Some(
+                                "https://files.example/a/six-1.10-py3-none-any.whl",
+                            ),
+                            requires_python: Some(
+                                ">=3.8",
+                            ),
+                            core_metadata: Hashed(
+                                ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            ),
+                            provenance: Some(
+                                "https://index.example/integrity/x",
+                            ),
+                        },
+                    },
+                },
+            },
             serial: Some(
                 Serial(
                     12,
                 ),
             ),
-            status: Archived,
-            status_reason: Some(
-                "done",
-            ),
-            versions: [
-                "1.9",
-                "1.10",
-            ],
-            files: [
-                ListedFile {
-                    details: Details {
-                        filename: FileName(
-                            "six-1.10-py3-none-any.whl",
-                        ),
-                        requires_python: Some(
-                            ">=3.8",
-                        ),
-                        upload_time: Some(
-                            "2026-01-02T03:04:05.678901Z",
-                        ),
-                        yanked: Yes(
-                            "broken <b>",
-                        ),
-                        provenance: Some(
-                            "https://index.example/integrity/x",
-                        ),
-                    },
-                    url: "https://files.example/a/six-1.10-py3-none-any.whl",
-                    sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
-                    size: Some(
-                        11,
-                    ),
-                    core_metadata: Hashed(
-                        ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
-                    ),
-                },
-            ],
         }
         "#);
     }
 
     #[test]
     fn fields_have_few_forms() {
-        let first = |fields: &str| read(&with(fields)).map(|mut page| page.files.remove(0)).unwrap();
+        let first = |fields: &str| {
+            let record = read(&with(fields)).unwrap().record;
+            let (_, told, seen) = record.files().next().unwrap();
+            (told.clone(), seen.clone())
+        };
         for (fields, yanked) in [
             ("", Yanked::No),
             (r#","yanked":false"#, Yanked::No),
@@ -321,7 +339,7 @@ mod tests {
             (r#","yanked":true"#, Yanked::Yes(String::new())),
             (r#","yanked":"why""#, Yanked::Yes("why".to_owned())),
         ] {
-            assert_eq!(first(fields).details.yanked, yanked, "{fields}");
+            assert_eq!(first(fields).0.yanked, yanked, "{fields}");
         }
         let hashed = format!(r#"{{"sha256":"{DIGEST}"}}"#);
         let digest = CoreMetadata::Hashed(DIGEST.parse().unwrap());
@@ -333,10 +351,10 @@ mod tests {
             (format!(r#","dist-info-metadata":{hashed}"#), digest),
             (format!(r#","data-dist-info-metadata":{hashed}"#), digest),
         ] {
-            assert_eq!(first(&fields).core_metadata, metadata, "{fields}");
+            assert_eq!(first(&fields).1.core_metadata, metadata, "{fields}");
         }
-        assert_eq!(first(r#","upload-time":"yesterday""#).details.upload_time, None);
-        assert_eq!(first(r#","requires-python":"""#).details.requires_python, None);
+        assert_eq!(first(r#","upload-time":"yesterday""#).0.upload_time, None);
+        assert_eq!(first(r#","requires-python":"""#).1.requires_python, None);
     }
 
     #[test]
@@ -349,14 +367,14 @@ mod tests {
 
     #[test]
     fn versions_come_from_the_files_where_the_page_has_none() {
-        assert_eq!(read(&with("")).unwrap().versions, ["1.0"]);
+        assert_eq!(read(&with("")).unwrap().record.seen().versions, ["1.0"]);
     }
 
     #[test]
     fn a_quarantined_project_has_no_files() {
         let text = with("").replacen("\"name\"", "\"project-status\":{\"status\":\"quarantined\"},\"name\"", 1);
         let page = read(&text).unwrap();
-        assert_eq!((page.status, page.files.len()), (Status::Quarantined, 0));
+        assert_eq!((page.record.status(), page.record.files().len()), (Status::Quarantined, 0));
     }
 
     /// Long because it is a table: each page that cannot be used, and in the same order what is said of it.

@@ -1,8 +1,8 @@
 //! A Python package index as a source for a mirror, and the pages of the mirror of it.
 //!
 //! [`Index`] asks: the Simple API for pages and files, XML-RPC for the changelog where there is one. What it answers
-//! are claims, each checked for its form ([`Source`]). [`PypiLists`] and [`Source::render`] write what the mirror
-//! serves; they depend on nothing but what they are given. [`default_upstream`] finds the index that pip uses.
+//! are claims, each checked for its form ([`Upstream`]). [`Pypi`] writes what the mirror serves; it depends on nothing but
+//! what it is given. [`default_upstream`] finds the index that pip uses.
 //!
 //! What always holds:
 //!
@@ -15,6 +15,7 @@
 mod client;
 mod credentials;
 mod filename;
+mod format;
 mod guard;
 mod html;
 mod json;
@@ -31,16 +32,14 @@ mod xmlrpc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use reqwest::StatusCode;
-use strandline_model::{DisplayName, ProjectName, Serial, TreePath, UpstreamUrl, with_causes};
-use strandline_sync::purge::Pages;
-use strandline_sync::record::{ListedFile, Page, Record};
-use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Source, SourceError, Validator, Way};
+use strandline_model::{DisplayName, ProjectName, Serial, UpstreamUrl, with_causes};
+use strandline_sync::upstream::{Answer, Body, Event, Page, Problem, Upstream, UpstreamError, Validator, Way};
 use url::Url;
 
-pub use crate::lists::PypiLists;
+pub use crate::format::Pypi;
 pub use crate::tree::{NoTree, WebTree};
 pub use crate::upstream::{NoDefault, PipEnvironment, default_upstream, default_upstream_in};
 
@@ -212,9 +211,9 @@ impl Index {
     }
 
     /// The index's own list of projects, for an index without a changelog.
-    async fn listed_projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+    async fn listed_projects(&self) -> Result<Vec<(DisplayName, Serial)>, UpstreamError> {
         let fetched = self.client.page(&self.url, None, Way::Usual).await?;
-        let fail = |problem| SourceError::new(&self.url, problem);
+        let fail = |problem| UpstreamError::new(&self.url, problem);
         if fetched.status != StatusCode::OK {
             return Err(fail(fetched.status_problem()));
         }
@@ -261,88 +260,59 @@ fn kind(fetched: &Fetched) -> Result<Kind, Problem> {
     }
 }
 
-/// The pages of an index as this crate reads and makes them, without an index to ask.
-#[derive(Debug, Clone, Copy)]
-pub struct PypiPages;
-
-impl Pages for PypiPages {
-    fn render(&self, record: &Record) -> Vec<Rendered> {
-        render::render(record)
-    }
-
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
-        render::read_record(bytes)
-    }
-
-    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-        filename::is_of_release(project, filename, version)
-    }
-}
-
-impl Source for Index {
-    fn upstream(&self) -> &UpstreamUrl {
+impl Upstream for Index {
+    fn url(&self) -> &UpstreamUrl {
         &self.upstream
     }
 
-    async fn page(
-        &self,
-        project: &ProjectName,
-        validator: Option<&Validator>,
+    fn page<'a>(
+        &'a self,
+        project: &'a ProjectName,
+        validator: Option<&'a Validator>,
         way: Way,
-    ) -> Result<Answer, SourceError> {
-        let url = self.page_url(project);
-        let fetched = self.client.page(&url, validator, way).await?;
-        let fail = |problem| SourceError::new(&url, problem);
-        match fetched.status {
-            StatusCode::OK => {
-                let page = self.read_page(project, &fetched).map_err(fail)?;
-                Ok(Answer::Page { page, validator: fetched.validator })
+    ) -> BoxFuture<'a, Result<Answer, UpstreamError>> {
+        async move {
+            let url = self.page_url(project);
+            let fetched = self.client.page(&url, validator, way).await?;
+            let fail = |problem| UpstreamError::new(&url, problem);
+            match fetched.status {
+                StatusCode::OK => {
+                    let page = self.read_page(project, &fetched).map_err(fail)?;
+                    Ok(Answer::Page { page, validator: fetched.validator })
+                }
+                StatusCode::NOT_MODIFIED if validator.is_some() => Ok(Answer::NotModified),
+                StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Answer::Missing),
+                _ => Err(fail(fetched.status_problem())),
             }
-            StatusCode::NOT_MODIFIED if validator.is_some() => Ok(Answer::NotModified),
-            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Answer::Missing),
-            _ => Err(fail(fetched.status_problem())),
         }
+        .boxed()
     }
 
-    fn file(
-        &self,
-        url: &str,
-    ) -> impl Future<Output = Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin, SourceError>> + Send
-    {
-        self.client.file(url)
+    fn file<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Body, UpstreamError>> {
+        self.client.file(url).boxed()
     }
 
-    async fn last_serial(&self) -> Result<Serial, SourceError> {
-        xmlrpc::last_serial(&self.client, &self.url).await
+    fn last_serial(&self) -> BoxFuture<'_, Result<Serial, UpstreamError>> {
+        xmlrpc::last_serial(&self.client, &self.url).boxed()
     }
 
-    async fn events_since(&self, since: Serial) -> Result<Vec<Event>, SourceError> {
-        let events = xmlrpc::events_since(&self.client, &self.url, since).await?;
-        // Whoever has the log has pages in JSON.
-        self.has_json.store(true, Ordering::Relaxed);
-        Ok(events)
-    }
-
-    async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
-        match xmlrpc::projects(&self.client, &self.url).await {
-            Err(SourceError { problem: Problem::NoChangelog, .. }) => self.listed_projects().await,
-            other => other,
+    fn events_since(&self, since: Serial) -> BoxFuture<'_, Result<Vec<Event>, UpstreamError>> {
+        async move {
+            let events = xmlrpc::events_since(&self.client, &self.url, since).await?;
+            // An index that has the log has pages in JSON.
+            self.has_json.store(true, Ordering::Relaxed);
+            Ok(events)
         }
+        .boxed()
     }
 
-    fn file_paths(&self, file: &ListedFile) -> [TreePath; 2] {
-        paths::file_paths(file)
-    }
-
-    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-        filename::is_of_release(project, filename, version)
-    }
-
-    fn render(&self, record: &Record) -> Vec<Rendered> {
-        render::render(record)
-    }
-
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
-        render::read_record(bytes)
+    fn projects(&self) -> BoxFuture<'_, Result<Vec<(DisplayName, Serial)>, UpstreamError>> {
+        async move {
+            match xmlrpc::projects(&self.client, &self.url).await {
+                Err(UpstreamError { problem: Problem::NoChangelog, .. }) => self.listed_projects().await,
+                other => other,
+            }
+        }
+        .boxed()
     }
 }

@@ -3,11 +3,14 @@
 //! What always holds: a [`Page`] that [`Listing::finish`] made names only files of the project itself, each with
 //! a digest, at URLs that [`resolve`] let through. Tested in `json.rs` and `html.rs`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
-use strandline_model::{ClaimedSha256, ProjectName, Serial};
-use strandline_sync::record::{CoreMetadata, Details, FileName, ListedFile, Page, Status, Yanked};
-use strandline_sync::source::Problem;
+use strandline_model::{
+    ClaimedSha256, CoreMetadata, DisplayName, FileName, ProjectName, Record, Seen, SeenFile, Serial, Status, Told,
+    ToldFile, Yanked,
+};
+use strandline_sync::upstream::{Page, Problem};
 use url::Url;
 
 use crate::filename;
@@ -28,8 +31,7 @@ pub(crate) struct Context<'a> {
 #[derive(Debug)]
 pub(crate) struct Listing<'a> {
     context: Context<'a>,
-    files: Vec<ListedFile>,
-    seen: HashMap<FileName, usize>,
+    files: BTreeMap<FileName, (ToldFile, SeenFile)>,
 }
 
 /// A file as a page names it, before it is checked.
@@ -53,7 +55,7 @@ pub(crate) fn malformed(text: impl Into<String>) -> Problem {
 
 impl<'a> Listing<'a> {
     pub(crate) fn new(context: Context<'a>) -> Self {
-        Self { context, files: Vec::new(), seen: HashMap::new() }
+        Self { context, files: BTreeMap::new() }
     }
 
     /// Resolves a URL that the page names for `what`; also its fragment.
@@ -82,31 +84,25 @@ impl<'a> Listing<'a> {
                 Some(self.url(self.context.url, &what, text)?.0.to_string())
             }
         };
-        let file = ListedFile {
-            details: Details {
-                filename: filename.clone(),
-                requires_python: claim.requires_python.filter(|text| !text.is_empty()),
-                upload_time: claim.upload_time,
-                yanked: claim.yanked,
-                provenance,
-            },
-            url: claim.url.to_string(),
-            sha256: claim.sha256,
-            size: claim.size,
+        let told =
+            ToldFile { sha256: claim.sha256, size: claim.size, upload_time: claim.upload_time, yanked: claim.yanked };
+        let seen = SeenFile {
+            url: Some(claim.url.to_string()),
+            requires_python: claim.requires_python.filter(|text| !text.is_empty()),
             core_metadata: claim.core_metadata,
+            provenance,
         };
-        match self.seen.get(&filename).and_then(|index| self.files.get(*index)) {
-            None => {
-                self.seen.insert(filename, self.files.len());
-                self.files.push(file);
+        match self.files.entry(filename) {
+            Entry::Vacant(free) => {
+                free.insert((told, seen));
                 Ok(())
             }
-            Some(known) if known.sha256 == file.sha256 => Ok(()),
-            Some(known) => Err(malformed(format!(
+            Entry::Occupied(known) if known.get().0.sha256 == told.sha256 => Ok(()),
+            Entry::Occupied(known) => Err(malformed(format!(
                 "`{}` stands on the page twice, with sha256 {} and {}",
-                filename.as_str(),
-                known.sha256,
-                file.sha256
+                known.key().as_str(),
+                known.get().0.sha256,
+                told.sha256
             ))),
         }
     }
@@ -120,18 +116,26 @@ impl<'a> Listing<'a> {
         versions: Option<Vec<String>>,
     ) -> Result<Page, Problem> {
         let project = self.context.project;
-        let name: strandline_model::DisplayName = name.parse().map_err(|error| malformed(format!("name: {error}")))?;
-        if name.normalise() != *project {
-            return Err(malformed(format!("the page is that of `{name}`, not of `{project}`")));
+        let display: DisplayName = name.parse().map_err(|error| malformed(format!("name: {error}")))?;
+        if !display.is_of(project) {
+            return Err(malformed(format!("the page is that of `{display}`, not of `{project}`")));
         }
         // A quarantined project offers no files, whatever else its page says (PEP 792).
-        let files = if status == Status::Quarantined { Vec::new() } else { self.files };
-        let mut versions = versions.unwrap_or_else(|| {
-            files.iter().filter_map(|file| filename::version_of(project, file.details.filename.as_str())).collect()
-        });
+        let files = if status == Status::Quarantined { BTreeMap::new() } else { self.files };
+        let mut versions = versions
+            .unwrap_or_else(|| files.keys().filter_map(|file| filename::version_of(project, file.as_str())).collect());
         versions.sort_by_cached_key(|version| filename::Order::of_version(version));
         versions.dedup();
-        Ok(Page { name, serial, status, status_reason, versions, files })
+        let (quarantined, maintenance) = status.parts();
+        let (mut told, mut seen) = (BTreeMap::new(), BTreeMap::new());
+        for (name, (told_file, seen_file)) in files {
+            told.insert(name.clone(), told_file);
+            seen.insert(name, seen_file);
+        }
+        let told = Told { name: project.clone(), quarantined, files: told };
+        let seen = Seen { display, maintenance, status_reason, versions, files: seen };
+        let record = Record::new(told, seen).map_err(|error| malformed(error.to_string()))?;
+        Ok(Page { record, serial })
     }
 }
 

@@ -7,51 +7,46 @@ use std::io;
 
 use serde::ser::SerializeSeq as _;
 use serde::{Serialize, Serializer};
-use strandline_model::{DisplayName, Serial, TreePath};
-use strandline_view::{ListedProject, RootLists};
+use strandline_model::{DisplayName, ListedProject, Serial, TreePath};
 
 use crate::render::API_VERSION;
 use crate::root::parse_with_serial;
 
-/// The lists of all projects of a Python package index (PEPs 503 and 691).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PypiLists;
-
 const PATHS: [&str; 3] = ["simple/index.html", "simple/index.v1_html", "simple/index.v1_json"];
 
-impl RootLists for PypiLists {
-    fn paths(&self) -> Vec<TreePath> {
-        PATHS.iter().map(|path| path.parse().expect("written above as valid paths")).collect()
-    }
+/// Where the lists stand, sorted.
+pub(crate) fn paths() -> Vec<TreePath> {
+    PATHS.iter().map(|path| path.parse().expect("written above as valid paths")).collect()
+}
 
-    fn same_as(&self, path: &TreePath) -> Option<TreePath> {
-        (path.as_str() == PATHS[1]).then(|| PATHS[0].parse().expect("written above as a valid path"))
-    }
+/// Which list before it has the same bytes, where one has.
+pub(crate) fn same_as(path: &TreePath) -> Option<TreePath> {
+    (path.as_str() == PATHS[1]).then(|| PATHS[0].parse().expect("written above as a valid path"))
+}
 
-    fn write(
-        &self,
-        path: &TreePath,
-        serial: Serial,
-        projects: &[ListedProject],
-        out: &mut dyn io::Write,
-    ) -> io::Result<()> {
-        match path.as_str() {
-            "simple/index.v1_json" => write_json(serial, projects, out),
-            "simple/index.html" | "simple/index.v1_html" => write_html(serial, projects, out),
-            other => Err(io::Error::other(format!("`{other}` is not a list of projects"))),
-        }
+/// Writes the list that stands at `path`.
+pub(crate) fn write(
+    path: &TreePath,
+    serial: Serial,
+    projects: &[ListedProject],
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
+    match path.as_str() {
+        "simple/index.v1_json" => write_json(serial, projects, out),
+        "simple/index.html" | "simple/index.v1_html" => write_html(serial, projects, out),
+        other => Err(io::Error::other(format!("`{other}` is not a list of projects"))),
     }
+}
 
-    /// Reads the list in JSON; the one in HTML lacks the projects' serials.
-    fn read(&self, bytes: &[u8]) -> io::Result<(Serial, Vec<ListedProject>)> {
-        let (serial, projects) = parse_with_serial(bytes).map_err(io::Error::other)?;
-        let serial = serial.ok_or_else(|| io::Error::other("the list has no serial"))?;
-        let listed = |(display, serial): (DisplayName, Serial)| {
-            let name = display.normalise();
-            ListedProject { name, display, serial }
-        };
-        Ok((serial, projects.into_iter().map(listed).collect()))
-    }
+/// Reads the list in JSON; the one in HTML lacks the projects' serials.
+pub(crate) fn read(bytes: &[u8]) -> io::Result<(Serial, Vec<ListedProject>)> {
+    let (serial, projects) = parse_with_serial(bytes).map_err(io::Error::other)?;
+    let serial = serial.ok_or_else(|| io::Error::other("the list has no serial"))?;
+    let listed = |(display, serial): (DisplayName, Serial)| {
+        let name = display.normalise();
+        ListedProject { name, display, serial }
+    };
+    Ok((serial, projects.into_iter().map(listed).collect()))
 }
 
 #[derive(Serialize)]

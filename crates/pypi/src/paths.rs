@@ -3,25 +3,23 @@
 //! What always holds: a path ends in the file's own name, and a path of the second choice names the bytes, so
 //! that no other bytes ever need it. Tested below.
 
-use strandline_model::TreePath;
-use strandline_sync::record::ListedFile;
+use strandline_model::{ClaimedSha256, FileName, TreePath};
 use url::Url;
 
 use crate::url_check::percent_decode;
 
 /// Upstream's own path if it has the form `packages/xx/yy/REST/FILENAME`, and one made from the digest.
-pub(crate) fn file_paths(file: &ListedFile) -> [TreePath; 2] {
-    let digest = file.sha256.to_string();
+pub(crate) fn file_paths(name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
+    let digest = sha256.to_string();
     let (first, rest) = digest.split_at(2);
     let (second, rest) = rest.split_at(2);
-    let made = format!("packages/{first}/{second}/{rest}/{}", file.details.filename.as_str());
+    let made = format!("packages/{first}/{second}/{rest}/{}", name.as_str());
     let made: TreePath = made.parse().expect("digits and a checked file name are valid segments");
-    [own(file).unwrap_or_else(|| made.clone()), made]
+    [own(name.as_str(), url).unwrap_or_else(|| made.clone()), made]
 }
 
-fn own(file: &ListedFile) -> Option<TreePath> {
-    let url: Url = file.url.parse().ok()?;
-    let filename = file.details.filename.as_str();
+fn own(filename: &str, url: &str) -> Option<TreePath> {
+    let url: Url = url.parse().ok()?;
     let hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let mut segments = url.path().rsplit('/');
     let last = segments.next().and_then(percent_decode)?;
@@ -39,17 +37,12 @@ fn own(file: &ListedFile) -> Option<TreePath> {
 
 #[cfg(test)]
 mod tests {
-    use strandline_sync::record::{CoreMetadata, Details, FileName, Yanked};
-
     use super::*;
 
     fn paths(url: &str) -> [String; 2] {
         let filename = FileName::of(&"torch".parse().unwrap(), "torch-1.0+cu.tar.gz").unwrap();
-        let details =
-            Details { filename, requires_python: None, upload_time: None, yanked: Yanked::No, provenance: None };
         let sha256 = "0123".repeat(16).parse().unwrap();
-        let file = ListedFile { details, url: url.to_owned(), sha256, size: None, core_metadata: CoreMetadata::Absent };
-        file_paths(&file).map(|path| path.to_string())
+        file_paths(&filename, sha256, url).map(|path| path.to_string())
     }
 
     #[test]

@@ -4,17 +4,22 @@
 //!
 //! 1. A page is a pure function of what the record says: the order in which it lists files or versions does not
 //!    matter, and nothing else goes in.
-//! 2. [`read_record`] of what [`render`] made is the record, in [`normal`] order.
+//! 2. [`read`] reads from a page what [`render`] made it of, as far as a page keeps it: sizes and digests as they were
+//!    measured, the normalised name, no URLs.
 //! 3. The HTML page and the JSON page name the same files.
 //!
 //! `tests/render.rs` has one test per number, and the pages as they are.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use bytes::Bytes;
 use maud::{DOCTYPE, PreEscaped, html};
 use serde::{Deserialize, Serialize};
-use strandline_model::{ProjectName, Serial, Sha256, TreePath};
-use strandline_sync::record::{Details, FileName, MirroredFile, Record, Yanked};
-use strandline_sync::source::{BadRecord, Rendered};
+use strandline_model::{
+    BadRecord, ClaimedSha256, CoreMetadata, FileName, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile,
+    Serial, Sha256, Told, ToldFile, TreePath, Yanked,
+};
 
 use crate::filename::Order;
 use crate::listing::{status, status_text};
@@ -23,28 +28,42 @@ use crate::url_check::{percent_decode, percent_encode};
 /// The version of the Simple API that pages follow.
 pub(crate) const API_VERSION: &str = "1.4";
 
+/// The page that is read back.
+pub(crate) const JSON: &str = "index.v1_json";
+
+/// Where a page of a project stands.
+pub(crate) fn page_path(project: &ProjectName, file: &str) -> TreePath {
+    format!("simple/{project}/{file}").parse().expect("a project's name is a valid segment")
+}
+
 /// From a project's page to the mirror's root.
 const UP: &str = "../../";
 
-/// The record with its files sorted by version and name, and its versions sorted, each once.
-pub(crate) fn normal(record: &Record) -> Record {
-    let mut record = record.clone();
-    record.files.sort_by_cached_key(|file| Order::of_file(&record.name, file.details.filename.as_str()));
-    record.versions.sort_by_cached_key(|version| Order::of_version(version));
-    record.versions.dedup();
-    record
+/// A project in the order of its pages: files by version and name, and versions, each once.
+struct Sorted<'a> {
+    project: &'a Mirrored,
+    versions: Vec<&'a str>,
+    files: Vec<(&'a FileName, &'a ToldFile, &'a SeenFile, &'a Placed)>,
+}
+
+impl<'a> Sorted<'a> {
+    fn of(project: &'a Mirrored) -> Self {
+        let mut files: Vec<_> = project.files().collect();
+        files.sort_by_cached_key(|(name, ..)| Order::of_file(project.record().name(), name.as_str()));
+        let mut versions: Vec<_> = project.record().seen().versions.iter().map(String::as_str).collect();
+        versions.sort_by_cached_key(|version| Order::of_version(version));
+        versions.dedup();
+        Self { project, versions, files }
+    }
 }
 
 /// The pages: `index.html`, `index.v1_html` and `index.v1_json`.
-pub(crate) fn render(record: &Record) -> Vec<Rendered> {
-    let record = normal(record);
-    let page = |file: &str, bytes: Bytes| {
-        let path = format!("simple/{}/{file}", record.name);
-        Rendered { path: path.parse().expect("a project's name is a valid segment"), bytes }
-    };
-    let html = Bytes::from(render_html(&record));
-    let json = Bytes::from(render_json(&record));
-    vec![page("index.html", html.clone()), page("index.v1_html", html), page("index.v1_json", json)]
+pub(crate) fn render(project: &Mirrored) -> Vec<Rendered> {
+    let sorted = Sorted::of(project);
+    let page = |file: &str, bytes: Bytes| Rendered { path: page_path(project.record().name(), file), bytes };
+    let html = Bytes::from(render_html(&sorted));
+    let json = Bytes::from(render_json(&sorted));
+    vec![page("index.html", html.clone()), page("index.v1_html", html), page(JSON, json)]
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,38 +146,39 @@ enum JsonYanked<'a> {
     Reason(Text<'a>),
 }
 
-/// `record` is in normal order.
-fn render_json(record: &Record) -> Vec<u8> {
-    let files = record.files.iter().map(|file| JsonFile {
-        filename: file.details.filename.as_str().into(),
-        url: relative(&file.path).into(),
-        hashes: JsonHashes::of(&file.sha256),
-        requires_python: file.details.requires_python.as_deref().map(Into::into),
-        size: file.size,
-        upload_time: file.details.upload_time.as_deref().map(Into::into),
-        yanked: match &file.details.yanked {
+fn render_json(Sorted { project, versions, files }: &Sorted<'_>) -> Vec<u8> {
+    let record = project.record();
+    let files = files.iter().map(|(name, told, seen, placed)| JsonFile {
+        filename: name.as_str().into(),
+        url: relative(&placed.path).into(),
+        hashes: JsonHashes::of(&placed.sha256),
+        requires_python: seen.requires_python.as_deref().map(Into::into),
+        size: placed.size,
+        upload_time: told.upload_time.as_deref().map(Into::into),
+        yanked: match &told.yanked {
             Yanked::No => JsonYanked::Flag(false),
             Yanked::Yes(reason) if reason.is_empty() => JsonYanked::Flag(true),
             Yanked::Yes(reason) => JsonYanked::Reason(reason.into()),
         },
-        core_metadata: file.core_metadata.as_ref().map(JsonHashes::of),
-        provenance: file.details.provenance.as_deref().map(Into::into),
+        core_metadata: placed.metadata.as_ref().map(JsonHashes::of),
+        provenance: seen.provenance.as_deref().map(Into::into),
     });
     let page = JsonPage {
-        meta: JsonMeta { api_version: API_VERSION.into(), last_serial: record.serial },
-        name: record.name.as_str().into(),
+        meta: JsonMeta { api_version: API_VERSION.into(), last_serial: project.serial() },
+        name: record.name().as_str().into(),
         project_status: JsonStatus {
-            status: status_text(record.status).into(),
-            reason: record.status_reason.as_deref().map(Into::into),
+            status: status_text(record.status()).into(),
+            reason: record.seen().status_reason.as_deref().map(Into::into),
         },
-        versions: record.versions.iter().map(Into::into).collect(),
+        versions: versions.iter().map(|version| (*version).into()).collect(),
         files: files.collect(),
     };
     serde_json::to_vec(&page).expect("texts and numbers with text keys are always JSON")
 }
 
-/// Reads what [`render_json`] wrote; an error for anything else.
-pub(crate) fn read_record(bytes: &[u8]) -> Result<Record, BadRecord> {
+/// Reads what [`render_json`] wrote; an error for anything else. What the page does not keep is as near as the page tells: the
+/// display name is the normalised one, what upstream says of sizes and metadata is what was measured, and URLs are lacking.
+pub(crate) fn read(bytes: &[u8]) -> Result<Mirrored, BadRecord> {
     let page: JsonPage<'_> = serde_json::from_slice(bytes).map_err(bad)?;
     if page.meta.api_version != API_VERSION {
         return Err(bad(format!("its API version is `{}`, not {API_VERSION}", page.meta.api_version)));
@@ -168,37 +188,52 @@ pub(crate) fn read_record(bytes: &[u8]) -> Result<Record, BadRecord> {
     if status_text(read_status) != page.project_status.status {
         return Err(bad(format!("unknown status `{}`", page.project_status.status)));
     }
-    let files = page.files.into_iter().map(|file| read_file(&name, file)).collect::<Result<_, _>>()?;
-    Ok(Record {
-        serial: page.meta.last_serial,
-        status: read_status,
+    let (mut told, mut seen, mut placed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for file in page.files {
+        let filename = FileName::of(&name, &file.filename).map_err(bad)?;
+        let (told_file, seen_file, placed_file) = read_file(file)?;
+        match told.entry(filename.clone()) {
+            Entry::Vacant(free) => free.insert(told_file),
+            Entry::Occupied(_) => return Err(bad(format!("`{}` stands there twice", filename.as_str()))),
+        };
+        seen.insert(filename.clone(), seen_file);
+        placed.insert(filename, placed_file);
+    }
+    let (quarantined, maintenance) = read_status.parts();
+    let seen = Seen {
+        display: name.as_str().parse().map_err(bad)?,
+        maintenance,
         status_reason: page.project_status.reason.map(Into::into),
         versions: page.versions.into_iter().map(Into::into).collect(),
-        files,
-        name,
-    })
+        files: seen,
+    };
+    let record = Record::new(Told { name, quarantined, files: told }, seen).map_err(bad)?;
+    Mirrored::new(record, page.meta.last_serial, placed).map_err(bad)
 }
 
-fn read_file(project: &ProjectName, file: JsonFile<'_>) -> Result<MirroredFile, BadRecord> {
+fn read_file(file: JsonFile<'_>) -> Result<(ToldFile, SeenFile, Placed), BadRecord> {
     let path = file.url.strip_prefix(UP).and_then(percent_decode);
     let path = path.ok_or_else(|| bad(format!("`{}` does not lead to the mirror's packages", file.url)))?;
-    Ok(MirroredFile {
-        path: path.parse().map_err(bad)?,
-        sha256: file.hashes.read()?,
-        size: file.size,
-        core_metadata: file.core_metadata.map(|hashes| hashes.read()).transpose()?,
-        details: Details {
-            filename: FileName::of(project, &file.filename).map_err(bad)?,
-            requires_python: file.requires_python.map(Into::into),
-            upload_time: file.upload_time.map(Into::into),
-            yanked: match file.yanked {
-                JsonYanked::Flag(false) => Yanked::No,
-                JsonYanked::Flag(true) => Yanked::Yes(String::new()),
-                JsonYanked::Reason(reason) => Yanked::Yes(reason.into()),
-            },
-            provenance: file.provenance.map(Into::into),
+    let (sha256, size) = (file.hashes.read()?, file.size);
+    let metadata = file.core_metadata.map(|hashes| hashes.read()).transpose()?;
+    let told = ToldFile {
+        sha256: sha256.into(),
+        size: Some(size),
+        upload_time: file.upload_time.map(Into::into),
+        yanked: match file.yanked {
+            JsonYanked::Flag(false) => Yanked::No,
+            JsonYanked::Flag(true) => Yanked::Yes(String::new()),
+            JsonYanked::Reason(reason) => Yanked::Yes(reason.into()),
         },
-    })
+    };
+    let seen = SeenFile {
+        url: None,
+        requires_python: file.requires_python.map(Into::into),
+        core_metadata: metadata
+            .map_or(CoreMetadata::Absent, |sha256| CoreMetadata::Hashed(ClaimedSha256::from(sha256))),
+        provenance: file.provenance.map(Into::into),
+    };
+    Ok((told, seen, Placed { path: path.parse().map_err(bad)?, sha256, size, metadata }))
 }
 
 fn bad(error: impl std::fmt::Display) -> BadRecord {
@@ -210,50 +245,49 @@ fn relative(path: &TreePath) -> String {
     format!("{UP}{}", percent_encode(path.as_str()))
 }
 
-/// `record` is in normal order.
-fn render_html(record: &Record) -> String {
+fn render_html(Sorted { project, files, .. }: &Sorted<'_>) -> String {
+    let record = project.record();
     let page = html! {
         (DOCTYPE)
         html {
             head {
                 meta charset="utf-8";
                 meta name="pypi:repository-version" content=(API_VERSION);
-                meta name="pypi:project-status" content=(status_text(record.status));
-                @if let Some(reason) = &record.status_reason {
+                meta name="pypi:project-status" content=(status_text(record.status()));
+                @if let Some(reason) = &record.seen().status_reason {
                     meta name="pypi:project-status-reason" content=(reason);
                 }
-                title { "Links for " (record.name) }
+                title { "Links for " (record.name()) }
             }
             (PreEscaped("\n"))
             body {
-                h1 { "Links for " (record.name) }
+                h1 { "Links for " (record.name()) }
                 (PreEscaped("\n"))
-                @for file in &record.files {
-                    (link(file))
+                @for (name, told, seen, placed) in files {
+                    (link(name, told, seen, placed))
                     (PreEscaped("\n"))
                 }
             }
         }
-        (PreEscaped(format!("\n<!--SERIAL {}-->\n", record.serial)))
+        (PreEscaped(format!("\n<!--SERIAL {}-->\n", project.serial())))
     };
     page.into_string()
 }
 
-fn link(file: &MirroredFile) -> maud::Markup {
-    let Details { filename, requires_python, yanked, provenance, .. } = &file.details;
-    let yanked = match yanked {
+fn link(name: &FileName, told: &ToldFile, seen: &SeenFile, placed: &Placed) -> maud::Markup {
+    let yanked = match &told.yanked {
         Yanked::No => None,
         Yanked::Yes(reason) => Some(reason),
     };
-    let metadata = file.core_metadata.map(|digest| format!("sha256={digest}"));
+    let metadata = placed.metadata.map(|digest| format!("sha256={digest}"));
     html! {
-        a href={ (relative(&file.path)) "#sha256=" (file.sha256) }
-            data-requires-python=[requires_python.as_deref()]
+        a href={ (relative(&placed.path)) "#sha256=" (placed.sha256) }
+            data-requires-python=[seen.requires_python.as_deref()]
             data-yanked=[yanked]
             data-core-metadata=[metadata.as_deref()]
             data-dist-info-metadata=[metadata.as_deref()]
-            data-provenance=[provenance.as_deref()]
-            { (filename.as_str()) }
+            data-provenance=[seen.provenance.as_deref()]
+            { (name.as_str()) }
         br;
     }
 }

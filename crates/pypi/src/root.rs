@@ -7,7 +7,7 @@ use html5gum::{Token, Tokenizer};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use strandline_model::{DisplayName, Serial};
-use strandline_sync::source::Problem;
+use strandline_sync::upstream::Problem;
 use url::Url;
 
 use crate::json::{Raw, object, required, serial};

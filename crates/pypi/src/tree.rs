@@ -20,10 +20,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use strandline_durable::DiskError;
-use strandline_model::{ProjectName, TreePath};
+use strandline_model::{CoreMetadata, FileName, ProjectName, SeenFile, ToldFile, TreePath};
 use strandline_sync::adopt::{Claim, Finding, Listed, Named, Opened, Tree, Visited};
-use strandline_sync::record::{CoreMetadata, ListedFile, Page};
-use strandline_sync::source::Problem;
+use strandline_sync::upstream::Problem;
 use url::Url;
 
 use crate::listing::Context;
@@ -139,8 +138,8 @@ impl WebTree {
             let page = self.page(&path).and_then(|bytes| bytes.map(|bytes| read(&bytes).map_err(said)).transpose());
             match page {
                 Ok(None) => {}
-                Ok(Some(Page { files, .. })) => {
-                    for file in &files {
+                Ok(Some(page)) => {
+                    for file in page.record.files() {
                         add(&path, file, true, listed);
                     }
                     return true;
@@ -158,12 +157,12 @@ fn said(problem: Problem) -> String {
 }
 
 /// Adds a file that a page names, and its metadata file.
-fn add(page: &str, file: &ListedFile, expected: bool, listed: &mut Listed) {
-    let name = file.details.filename.as_str();
-    let place = place(&file.url, name);
-    let beside = place.as_ref().and_then(|path| format!("{path}.metadata").parse::<TreePath>().ok());
+fn add(page: &str, (name, told, seen): (&FileName, &ToldFile, &SeenFile), expected: bool, listed: &mut Listed) {
+    let (name, url) = (name.as_str(), seen.url.as_deref().unwrap_or_default());
+    let place = place(url, name);
+    let beside = place.as_ref().and_then(|path| path.metadata().ok());
     let (Some(path), Some(beside)) = (place, beside) else {
-        let url = shown(file.url.strip_prefix(BASE).unwrap_or(&file.url));
+        let url = shown(url.strip_prefix(BASE).unwrap_or(url));
         let problem = format!("says that `{name}` is at `{url}`, which is not a path of its own below `{PACKAGES}`");
         listed.problems.push(Finding::Unreadable { path: page.to_owned(), problem });
         return;
@@ -173,8 +172,8 @@ fn add(page: &str, file: &ListedFile, expected: bool, listed: &mut Listed) {
         named.expected |= expected && claim.is_some();
         named.claims.extend(claim.filter(|claim| !named.claims.contains(claim)));
     };
-    claim(path, Some(Claim { sha256: file.sha256, size: file.size }));
-    match file.core_metadata {
+    claim(path, Some(Claim { sha256: told.sha256, size: told.size }));
+    match seen.core_metadata {
         CoreMetadata::Absent => {}
         CoreMetadata::Unhashed => claim(beside, None),
         CoreMetadata::Hashed(sha256) => claim(beside, Some(Claim { sha256, size: None })),
@@ -262,8 +261,8 @@ impl Tree for WebTree {
             match files {
                 // Where there is a page, it says what the tree should have: JSON names also what a filter keeps away.
                 Ok(files) => {
-                    for file in &files {
-                        add(path.as_str(), file, !any, &mut listed);
+                    for (name, told, seen) in &files {
+                        add(path.as_str(), (name, told, seen), !any, &mut listed);
                     }
                 }
                 Err(problem) => listed.problems.push(Finding::Unreadable { path: path.to_string(), problem }),

@@ -4,13 +4,14 @@
 //! order of their serials, each after the one that was asked from; a row of a name that no project can have is left
 //! out with a warning, for nothing could be mirrored by it. Tested below and in `tests/changelog.rs`.
 
+mod action;
 mod value;
 
 use std::time::Duration;
 
 use reqwest::StatusCode;
 use strandline_model::{DisplayName, Serial, Timestamp};
-use strandline_sync::source::{Event, Problem, SourceError};
+use strandline_sync::upstream::{Event, Problem, UpstreamError};
 use url::Url;
 
 use self::value::{Reply, Value};
@@ -26,19 +27,19 @@ const NO_METHOD: i64 = -32601;
 const LATEST: i64 = 253_402_127_999;
 
 /// `changelog_last_serial`.
-pub(crate) async fn last_serial(client: &Client, index: &Url) -> Result<Serial, SourceError> {
+pub(crate) async fn last_serial(client: &Client, index: &Url) -> Result<Serial, UpstreamError> {
     let url = endpoint(index)?;
     let value = call(client, &url, "changelog_last_serial", None).await?;
-    serial(&value, "the last serial").map_err(|problem| SourceError::new(&url, problem))
+    serial(&value, "the last serial").map_err(|problem| UpstreamError::new(&url, problem))
 }
 
 /// `changelog_since_serial`, asked again where a whole answer held nothing that can be mirrored.
-pub(crate) async fn events_since(client: &Client, index: &Url, since: Serial) -> Result<Vec<Event>, SourceError> {
+pub(crate) async fn events_since(client: &Client, index: &Url, since: Serial) -> Result<Vec<Event>, UpstreamError> {
     let url = endpoint(index)?;
     let mut since = since;
     loop {
         let value = call(client, &url, "changelog_since_serial", Some(since)).await?;
-        let rows = rows(value, since).map_err(|problem| SourceError::new(&url, problem))?;
+        let rows = rows(value, since).map_err(|problem| UpstreamError::new(&url, problem))?;
         match rows.last {
             Some(last) if rows.events.is_empty() => since = last,
             _ => return Ok(rows.events),
@@ -47,27 +48,27 @@ pub(crate) async fn events_since(client: &Client, index: &Url, since: Serial) ->
 }
 
 /// `list_packages_with_serial`.
-pub(crate) async fn projects(client: &Client, index: &Url) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+pub(crate) async fn projects(client: &Client, index: &Url) -> Result<Vec<(DisplayName, Serial)>, UpstreamError> {
     let url = endpoint(index)?;
     let value = call(client, &url, "list_packages_with_serial", None).await?;
-    list(value).map_err(|problem| SourceError::new(&url, problem))
+    list(value).map_err(|problem| UpstreamError::new(&url, problem))
 }
 
 /// Where the index takes calls: `pypi` beside its `simple/`.
-fn endpoint(index: &Url) -> Result<Url, SourceError> {
+fn endpoint(index: &Url) -> Result<Url, UpstreamError> {
     let mut url = index.clone();
     match index.path().strip_suffix("/simple/") {
         Some(above) => {
             url.set_path(&format!("{above}/pypi"));
             Ok(url)
         }
-        None => Err(SourceError::new(index, Problem::NoChangelog)),
+        None => Err(UpstreamError::new(index, Problem::NoChangelog)),
     }
 }
 
-async fn call(client: &Client, url: &Url, method: &str, parameter: Option<Serial>) -> Result<Value, SourceError> {
+async fn call(client: &Client, url: &Url, method: &str, parameter: Option<Serial>) -> Result<Value, UpstreamError> {
     let fetched = client.post(url, request(method, parameter)).await?;
-    reply(method, &fetched).map_err(|problem| SourceError::new(url, problem))
+    reply(method, &fetched).map_err(|problem| UpstreamError::new(url, problem))
 }
 
 fn request(method: &str, parameter: Option<Serial>) -> String {
@@ -168,11 +169,12 @@ fn rows(value: Value, since: Serial) -> Result<Rows, Problem> {
         let Value::Text(action) = action else { return Err(wrong("action", &action, "a text")) };
         let Value::Text(project) = project else { return Err(wrong("project", &project, "a text")) };
         rows.last = rows.last.max(Some(serial));
-        match project.parse() {
-            Ok(project) => {
+        match project.parse::<DisplayName>() {
+            Ok(display) => {
                 // Times are upstream's clock and only ever a measure of age: one out of range is clamped.
                 let time = Timestamp::from_seconds(time.clamp(0, LATEST)).expect("clamped into the range");
-                rows.events.push(Event { serial, project, version, time, action });
+                let change = action::read(&action, version.as_deref());
+                rows.events.push(Event { serial, project: display.normalise(), display, time, change });
             }
             Err(error) => tracing::warn!(%serial, %error, "an event is left out"),
         }
@@ -200,6 +202,8 @@ fn list(value: Value) -> Result<Vec<(DisplayName, Serial)>, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use strandline_sync::cut::Action;
+
     use super::*;
 
     fn text(text: &str) -> Value {
@@ -221,9 +225,11 @@ mod tests {
         let seen: Vec<_> = rows
             .events
             .iter()
-            .map(|event| (event.serial.get(), event.project.as_str(), event.version.as_deref(), event.time.seconds()))
+            .map(|event| (event.serial.get(), event.display.as_str(), event.change.clone(), event.time.seconds()))
             .collect();
-        assert_eq!(seen, [(11, "Zope.Interface", None, 0), (12, "six", Some("1.0"), LATEST)]);
+        let released = Some(Action::NewRelease("1.0".to_owned()));
+        assert_eq!(seen, [(11, "Zope.Interface", Some(Action::Create), 0), (12, "six", released, LATEST)]);
+        assert_eq!(rows.events[0].project.as_str(), "zope-interface");
         assert_eq!(rows.last, Serial::try_from(13).ok());
     }
 

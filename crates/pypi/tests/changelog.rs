@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use common::{Server, answer};
 use strandline_model::Serial;
-use strandline_sync::source::{Problem, Source as _};
+use strandline_sync::cut::Action;
+use strandline_sync::upstream::{Problem, Upstream as _};
 
 const XML: &str = "content-type: text/xml; charset=utf-8";
 
@@ -40,7 +41,7 @@ async fn events_serials_and_projects() {
             response("<value><int>9</int></value>")
         } else if request.contains("changelog_since_serial") {
             response(&array(&[
-                row("Zope.Interface", "<nil/>", "add source file a &amp; b.tar.gz", 8),
+                row("Zope.Interface", "<string>1.0</string>", "add source file a &amp; b.tar.gz", 8),
                 row("six", "<string>1.0</string>", "new release", 9),
             ]))
         } else {
@@ -55,11 +56,11 @@ async fn events_serials_and_projects() {
     assert_eq!(index.last_serial().await.unwrap(), serial(9));
     let events = index.events_since(serial(7)).await.unwrap();
     assert_eq!(events.len(), 2);
-    assert_eq!(events[0].project.as_str(), "Zope.Interface");
-    assert_eq!(events[0].version, None);
-    assert_eq!(events[0].action, "add source file a & b.tar.gz");
+    assert_eq!(events[0].display.as_str(), "Zope.Interface");
+    assert_eq!(events[0].project.as_str(), "zope-interface");
+    assert_eq!(events[0].change, Some(Action::AddFile("1.0".to_owned(), "a & b.tar.gz".to_owned())));
     assert_eq!(events[0].time.to_string(), "2025-11-23T15:10:00Z");
-    assert_eq!(events[1].version.as_deref(), Some("1.0"));
+    assert_eq!(events[1].change, Some(Action::NewRelease("1.0".to_owned())));
     let projects = index.projects().await.unwrap();
     assert_eq!(projects, [("Six".parse().unwrap(), serial(9))]);
     let request = server.requests().remove(1);

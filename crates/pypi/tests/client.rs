@@ -10,8 +10,7 @@ use common::{Server, answer};
 use futures_util::StreamExt as _;
 use strandline_model::ProjectName;
 use strandline_pypi::{Index, Settings, SettingsError};
-use strandline_sync::record::Page;
-use strandline_sync::source::{Answer, Problem, Source as _, SourceError, Validator, Way};
+use strandline_sync::upstream::{Answer, Page, Problem, Upstream as _, UpstreamError, Validator, Way};
 
 const JSON: &str = "content-type: application/vnd.pypi.simple.v1+json";
 const PAGE: &str = r#"{"meta":{"api-version":"1.4","_last-serial":7},"name":"six","files":[]}"#;
@@ -20,18 +19,24 @@ fn six() -> ProjectName {
     "six".parse().expect("a name")
 }
 
-async fn page(index: &Index) -> Result<Page, SourceError> {
+async fn page(index: &Index) -> Result<Page, UpstreamError> {
     match index.page(&six(), None, Way::Usual).await? {
         Answer::Page { page, .. } => Ok(page),
         other => unreachable!("not a page: {other:?}"),
     }
 }
 
+/// Where the one file of a page is.
+fn url_of_the_file(page: &Page) -> String {
+    let (.., seen) = page.record.files().next().expect("the page has a file");
+    seen.url.clone().expect("pages of an index have URLs")
+}
+
 async fn problem(server: &Server) -> Problem {
     page(&server.index()).await.expect_err("this server has no pages").problem
 }
 
-async fn bytes(index: &Index, url: &str) -> Result<Vec<u8>, SourceError> {
+async fn bytes(index: &Index, url: &str) -> Result<Vec<u8>, UpstreamError> {
     let mut stream = index.file(url).await?;
     let mut out = Vec::new();
     while let Some(chunk) = stream.next().await {
@@ -69,7 +74,7 @@ async fn html_where_there_is_no_json() {
     let body = format!("<a href=../../p/six-1.0.tar.gz#sha256={digest}>six</a><!--SERIAL 3-->");
     let server = Server::start(move |_| answer("200 OK", &["content-type: text/html; charset=utf-8"], body.as_bytes()));
     let page = page(&server.index()).await.unwrap();
-    assert_eq!(page.files[0].url, server.url("/p/six-1.0.tar.gz"));
+    assert_eq!(url_of_the_file(&page), server.url("/p/six-1.0.tar.gz"));
 }
 
 #[tokio::test]
@@ -84,7 +89,7 @@ async fn urls_are_relative_to_where_the_page_was_found() {
         }
     });
     let page = page(&server.index()).await.unwrap();
-    assert_eq!(page.files[0].url, server.url("/moved/here/six/six-1.0.zip"));
+    assert_eq!(url_of_the_file(&page), server.url("/moved/here/six/six-1.0.zip"));
 }
 
 #[tokio::test]
@@ -255,7 +260,7 @@ async fn credentials_go_to_upstream_only_and_are_never_shown() {
     settings.upstream.set_password(Some("hunter2")).unwrap();
     assert!(!format!("{settings:?}").contains("hunter2"));
     let index = Index::new(settings).unwrap();
-    assert_eq!(index.upstream().as_str(), server.url("/simple/"));
+    assert_eq!(index.url().as_str(), server.url("/simple/"));
     assert!(!format!("{index:?}").contains("hunter2"));
     let error = page(&index).await.unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter2"));
@@ -353,7 +358,7 @@ async fn a_quota_that_is_used_up_is_waited_for() {
 async fn nobody_there() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let index = Index::new(Settings::new(format!("http://127.0.0.1:{port}/").parse().unwrap())).unwrap();
-    assert_eq!(index.upstream().as_str(), format!("http://127.0.0.1:{port}/simple/"));
+    assert_eq!(index.url().as_str(), format!("http://127.0.0.1:{port}/simple/"));
     let error = page(&index).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("refused"), "{error}");
 }

@@ -2,9 +2,8 @@
 
 #![cfg(test)]
 
-use strandline_model::{DisplayName, Serial};
-use strandline_pypi::PypiLists;
-use strandline_view::{ListedProject, RootLists as _};
+use strandline_model::{DisplayName, Format as _, ListedProject, Serial};
+use strandline_pypi::Pypi;
 
 fn written(path: &str, projects: &[(&str, u64)]) -> String {
     let projects: Vec<_> = projects
@@ -16,7 +15,7 @@ fn written(path: &str, projects: &[(&str, u64)]) -> String {
         .collect();
     let mut out = Vec::new();
     let serial = Serial::try_from(12).expect("in range");
-    PypiLists.write(&path.parse().expect("a path"), serial, &projects, &mut out).expect("memory takes everything");
+    Pypi.write_list(&path.parse().expect("a path"), serial, &projects, &mut out).expect("memory takes everything");
     String::from_utf8(out).expect("text")
 }
 
@@ -39,8 +38,8 @@ fn lists() {
 fn both_html_lists_are_the_same_and_paths_are_sorted() {
     let projects = [("six", 7)];
     assert_eq!(written("simple/index.html", &projects), written("simple/index.v1_html", &projects));
-    assert!(PypiLists.paths().is_sorted());
-    for path in PypiLists.paths() {
+    assert!(Pypi.list_paths().is_sorted());
+    for path in Pypi.list_paths() {
         assert!(!written(path.as_str(), &projects).is_empty());
     }
 }
@@ -48,5 +47,5 @@ fn both_html_lists_are_the_same_and_paths_are_sorted() {
 #[test]
 fn any_other_path_is_an_error() {
     let path = "simple/other".parse().unwrap();
-    assert!(PypiLists.write(&path, Serial::ZERO, &[], &mut Vec::new()).is_err());
+    assert!(Pypi.write_list(&path, Serial::ZERO, &[], &mut Vec::new()).is_err());
 }

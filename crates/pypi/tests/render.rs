@@ -2,42 +2,56 @@
 
 #![cfg(test)]
 
-use proptest::prelude::*;
-use strandline_model::{ProjectName, Serial, Sha256};
-use strandline_pypi::{Index, Settings};
-use strandline_sync::record::{Details, FileName, MirroredFile, Record, Status, Yanked};
-use strandline_sync::source::{Rendered, Source as _};
+use std::collections::{BTreeMap, BTreeSet};
 
-fn index() -> Index {
-    Index::new(Settings::new("https://index.example/simple/".parse().expect("a URL")))
-        .expect("the system has root certificates")
-}
+use proptest::prelude::*;
+use strandline_model::{
+    CoreMetadata, FileName, Format as _, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile, Serial,
+    Sha256, Status, Told, ToldFile, Yanked,
+};
+use strandline_pypi::Pypi;
 
 fn project() -> ProjectName {
     "zope-interface".parse().expect("a name")
 }
 
-fn file(name: &str) -> MirroredFile {
+/// A file of the project with all that there is to say of it.
+type File = (FileName, ToldFile, SeenFile, Placed);
+
+fn file(name: &str) -> File {
     let filename = FileName::of(&project(), name).expect("one of the project");
     let sha256 = Sha256::of(name.as_bytes());
-    MirroredFile {
-        path: format!("packages/ab/cd/ef/{name}").parse().expect("a path"),
-        sha256,
-        size: 7,
-        core_metadata: None,
-        details: Details { filename, requires_python: None, upload_time: None, yanked: Yanked::No, provenance: None },
-    }
+    let told = ToldFile { sha256: sha256.into(), size: Some(7), upload_time: None, yanked: Yanked::No };
+    let seen = SeenFile { url: None, requires_python: None, core_metadata: CoreMetadata::Absent, provenance: None };
+    let path = format!("packages/ab/cd/ef/{name}").parse().expect("a path");
+    (filename, told, seen, Placed { path, sha256, size: 7, metadata: None })
 }
 
-fn record(files: Vec<MirroredFile>) -> Record {
-    Record {
-        name: project(),
-        serial: Serial::try_from(12).expect("in range"),
-        status: Status::Active,
-        status_reason: None,
-        versions: vec!["1.10".to_owned(), "1.9".to_owned()],
-        files,
+/// The same with a metadata file.
+fn with_metadata((name, told, seen, placed): File) -> File {
+    let sha256 = Sha256::of(b"metadata");
+    let seen = SeenFile { core_metadata: CoreMetadata::Hashed(sha256.into()), ..seen };
+    (name, told, seen, Placed { metadata: Some(sha256), ..placed })
+}
+
+fn mirrored(serial: u64, status: (Status, Option<String>), versions: Vec<String>, files: Vec<File>) -> Mirrored {
+    let (status, status_reason) = status;
+    let (quarantined, maintenance) = status.parts();
+    let mut told = Told { name: project(), quarantined, files: BTreeMap::new() };
+    let display = project().as_str().parse().expect("a name");
+    let mut seen = Seen { display, maintenance, status_reason, versions, files: BTreeMap::new() };
+    let mut placed = BTreeMap::new();
+    for (name, told_file, seen_file, placed_file) in files {
+        told.files.insert(name.clone(), told_file);
+        seen.files.insert(name.clone(), seen_file);
+        placed.insert(name, placed_file);
     }
+    let record = Record::new(told, seen).expect("its parts go together");
+    Mirrored::new(record, Serial::try_from(serial).expect("in range"), placed).expect("its files are what it says")
+}
+
+fn record(files: Vec<File>) -> Mirrored {
+    mirrored(12, (Status::Active, None), vec!["1.10".to_owned(), "1.9".to_owned()], files)
 }
 
 fn text(pages: &[Rendered], file: &str) -> String {
@@ -45,26 +59,25 @@ fn text(pages: &[Rendered], file: &str) -> String {
     String::from_utf8(page.bytes.to_vec()).expect("text")
 }
 
-fn example() -> Record {
-    let mut wheel = file("zope.interface-1.10+b-py3-none-any.whl");
-    wheel.details.requires_python = Some(">=3.8, <\"4\"".to_owned());
-    wheel.details.upload_time = Some("2026-01-02T03:04:05.678901Z".to_owned());
-    wheel.details.yanked = Yanked::Yes("a < b & 'c'".to_owned());
-    wheel.details.provenance = Some("https://index.example/integrity/x".to_owned());
-    wheel.core_metadata = Some(Sha256::of(b"metadata"));
+fn example() -> Mirrored {
+    let (name, told, seen, placed) = with_metadata(file("zope.interface-1.10+b-py3-none-any.whl"));
+    let upload_time = Some("2026-01-02T03:04:05.678901Z".to_owned());
+    let told = ToldFile { upload_time, yanked: Yanked::Yes("a < b & 'c'".to_owned()), ..told };
+    let provenance = Some("https://index.example/integrity/x".to_owned());
+    let seen = SeenFile { requires_python: Some(">=3.8, <\"4\"".to_owned()), provenance, ..seen };
     let mut old = file("Zope.Interface-1.9.tar.gz");
-    old.details.yanked = Yanked::Yes(String::new());
-    record(vec![wheel, file("zope_interface-odd.zip"), old])
+    old.1.yanked = Yanked::Yes(String::new());
+    record(vec![(name, told, seen, placed), file("zope_interface-odd.zip"), old])
 }
 
 #[test]
 fn the_json_page() {
-    insta::assert_snapshot!(text(&index().render(&example()), "index.v1_json"), @r#"{"meta":{"api-version":"1.4","_last-serial":12},"name":"zope-interface","project-status":{"status":"active"},"versions":["1.9","1.10"],"files":[{"filename":"zope_interface-odd.zip","url":"../../packages/ab/cd/ef/zope_interface-odd.zip","hashes":{"sha256":"4bd1cd647f3960cba060a7b27ce838a893c321b5a78d88d33529f8f9896b0aec"},"size":7,"yanked":false},{"filename":"Zope.Interface-1.9.tar.gz","url":"../../packages/ab/cd/ef/Zope.Interface-1.9.tar.gz","hashes":{"sha256":"050d7f8b9be059ca0310a78ce546c8eeea55ed81533ba696d7805e94c457456a"},"size":7,"yanked":true},{"filename":"zope.interface-1.10+b-py3-none-any.whl","url":"../../packages/ab/cd/ef/zope.interface-1.10%2Bb-py3-none-any.whl","hashes":{"sha256":"f00ee16e0fa71e9bebc28848d45e7535048c62f22b19bd11c28c99633bbe4c6e"},"requires-python":">=3.8, <\"4\"","size":7,"upload-time":"2026-01-02T03:04:05.678901Z","yanked":"a < b & 'c'","core-metadata":{"sha256":"45447b7afbd5e544f7d0f1df0fccd26014d9850130abd3f020b89ff96b82079f"},"provenance":"https://index.example/integrity/x"}]}"#);
+    insta::assert_snapshot!(text(&Pypi.render(&example()), "index.v1_json"), @r#"{"meta":{"api-version":"1.4","_last-serial":12},"name":"zope-interface","project-status":{"status":"active"},"versions":["1.9","1.10"],"files":[{"filename":"zope_interface-odd.zip","url":"../../packages/ab/cd/ef/zope_interface-odd.zip","hashes":{"sha256":"4bd1cd647f3960cba060a7b27ce838a893c321b5a78d88d33529f8f9896b0aec"},"size":7,"yanked":false},{"filename":"Zope.Interface-1.9.tar.gz","url":"../../packages/ab/cd/ef/Zope.Interface-1.9.tar.gz","hashes":{"sha256":"050d7f8b9be059ca0310a78ce546c8eeea55ed81533ba696d7805e94c457456a"},"size":7,"yanked":true},{"filename":"zope.interface-1.10+b-py3-none-any.whl","url":"../../packages/ab/cd/ef/zope.interface-1.10%2Bb-py3-none-any.whl","hashes":{"sha256":"f00ee16e0fa71e9bebc28848d45e7535048c62f22b19bd11c28c99633bbe4c6e"},"requires-python":">=3.8, <\"4\"","size":7,"upload-time":"2026-01-02T03:04:05.678901Z","yanked":"a < b & 'c'","core-metadata":{"sha256":"45447b7afbd5e544f7d0f1df0fccd26014d9850130abd3f020b89ff96b82079f"},"provenance":"https://index.example/integrity/x"}]}"#);
 }
 
 #[test]
 fn the_html_page() {
-    insta::assert_snapshot!(text(&index().render(&example()), "index.html"), @r#"
+    insta::assert_snapshot!(text(&Pypi.render(&example()), "index.html"), @r#"
     <!DOCTYPE html><html><head><meta charset="utf-8"><meta name="pypi:repository-version" content="1.4"><meta name="pypi:project-status" content="active"><title>Links for zope-interface</title></head>
     <body><h1>Links for zope-interface</h1>
     <a href="../../packages/ab/cd/ef/zope_interface-odd.zip#sha256=4bd1cd647f3960cba060a7b27ce838a893c321b5a78d88d33529f8f9896b0aec">zope_interface-odd.zip</a><br>
@@ -77,10 +90,8 @@ fn the_html_page() {
 
 #[test]
 fn a_status_and_no_files() {
-    let mut record = record(Vec::new());
-    (record.status, record.status_reason) = (Status::Quarantined, Some("under <review>".to_owned()));
-    record.versions.clear();
-    let pages = index().render(&record);
+    let status = (Status::Quarantined, Some("under <review>".to_owned()));
+    let pages = Pypi.render(&mirrored(12, status, Vec::new(), Vec::new()));
     insta::assert_snapshot!(text(&pages, "index.v1_json"), @r#"{"meta":{"api-version":"1.4","_last-serial":12},"name":"zope-interface","project-status":{"status":"quarantined","reason":"under <review>"},"versions":[],"files":[]}"#);
     insta::assert_snapshot!(text(&pages, "index.html"), @r#"
     <!DOCTYPE html><html><head><meta charset="utf-8"><meta name="pypi:repository-version" content="1.4"><meta name="pypi:project-status" content="quarantined"><meta name="pypi:project-status-reason" content="under &lt;review&gt;"><title>Links for zope-interface</title></head>
@@ -96,8 +107,7 @@ fn a_status_and_no_files() {
 
 #[test]
 fn what_is_no_record() {
-    let index = index();
-    let json = text(&index.render(&example()), "index.v1_json");
+    let json = text(&Pypi.render(&example()), "index.v1_json");
     for (from, to) in [
         ("1.4", "1.3"),
         ("active", "odd"),
@@ -110,37 +120,37 @@ fn what_is_no_record() {
         ("zope_interface-odd", "six"),
     ] {
         assert!(json.contains(from), "{from}");
-        assert!(index.read_record(json.replace(from, to).as_bytes()).is_err(), "{from} -> {to}");
+        assert!(Pypi.read(json.replace(from, to).as_bytes()).is_err(), "{from} -> {to}");
     }
-    assert!(index.read_record(b"").is_err());
+    assert!(Pypi.read(b"").is_err());
 }
 
-fn any_file() -> impl Strategy<Value = MirroredFile> {
+fn any_file() -> impl Strategy<Value = File> {
     let name = "(Zope\\.Interface|zope__interface)-([0-9]{1,2}(\\.[0-9]{1,2}){0,2}(rc1)?|[a-z+!%&\"é]{1,4})(\\.tar\\.gz|\\.zip|-py3-none-any\\.whl)";
     let text = "\\PC{0,12}|[\\x00-\\x7f]{0,6}";
     let yanked = prop_oneof![Just(Yanked::No), text.prop_map(Yanked::Yes)];
     let details = (prop::option::of(text), prop::option::of(text), yanked, prop::option::of(text));
     (name, details, any::<u64>(), any::<bool>()).prop_map(|(name, details, size, metadata)| {
         let (requires_python, upload_time, yanked, provenance) = details;
-        let mut file = file(&name);
-        file.size = size;
-        file.core_metadata = metadata.then(|| Sha256::of(b"metadata"));
-        let filename = file.details.filename.clone();
-        file.details = Details { filename, requires_python, upload_time, yanked, provenance };
-        file
+        let file = if metadata { with_metadata(file(&name)) } else { file(&name) };
+        let (name, told, seen, placed) = file;
+        let told = ToldFile { size: Some(size), upload_time, yanked, ..told };
+        (name, told, SeenFile { requires_python, provenance, ..seen }, Placed { size, ..placed })
     })
 }
 
-fn any_record() -> impl Strategy<Value = Record> {
+/// A project, and the same with its versions in another order.
+fn any_project() -> impl Strategy<Value = (Mirrored, Mirrored)> {
     let status = prop::sample::select(vec![Status::Active, Status::Archived, Status::Quarantined, Status::Deprecated]);
     let versions = proptest::collection::vec("[0-9]{1,2}(\\.0){0,2}|[a-z<]{1,3}", 0..6);
     let files = proptest::collection::vec(any_file(), 0..6);
-    (status, prop::option::of("\\PC{0,12}"), versions, files, 0..i64::MAX as u64).prop_map(
-        |(status, status_reason, versions, mut files, serial)| {
-            files.sort_by(|a, b| a.details.filename.cmp(&b.details.filename));
-            files.dedup_by(|a, b| a.details.filename == b.details.filename);
-            let serial = Serial::try_from(serial).expect("in range");
-            Record { name: project(), serial, status, status_reason, versions, files }
+    (status, prop::option::of("\\PC{0,12}"), versions, files, 0..i64::MAX as u64, 0_usize..6).prop_map(
+        |(status, reason, versions, files, serial, turn)| {
+            let files = if status == Status::Quarantined { Vec::new() } else { files };
+            let mut turned = versions.clone();
+            turned.rotate_left(turn % versions.len().max(1));
+            let of = |versions| mirrored(serial, (status, reason.clone()), versions, files.clone());
+            (of(versions), of(turned))
         },
     )
 }
@@ -168,36 +178,27 @@ proptest! {
     /// 1, 2 and 3: the same content has the same pages whatever its order, they are read back as what they were
     /// made from, and both kinds list the same files.
     #[test]
-    fn pages_are_a_function_of_the_record(record in any_record(), turn in 0_usize..6) {
-        let index = INDEX.with(Clone::clone);
-        let pages = index.render(&record);
-        let mut turned = record.clone();
-        let (by, versions) = (turn % turned.files.len().max(1), turn % turned.versions.len().max(1));
-        turned.files.rotate_left(by);
-        turned.versions.rotate_left(versions);
-        prop_assert_eq!(&index.render(&turned), &pages);
+    fn pages_are_a_function_of_the_record((project, turned) in any_project()) {
+        let pages = Pypi.render(&project);
+        prop_assert_eq!(&Pypi.render(&turned), &pages);
 
         let json = text(&pages, "index.v1_json");
-        let read = index.read_record(json.as_bytes()).expect("it was made just now");
-        prop_assert_eq!(&index.render(&read), &pages);
-        let sorted = |record: &Record| {
-            let mut record = record.clone();
-            record.files.sort_by(|a, b| a.details.filename.cmp(&b.details.filename));
-            record.versions.sort();
-            record.versions.dedup();
-            record
+        let read = Pypi.read(json.as_bytes()).expect("it was made just now");
+        prop_assert_eq!(&Pypi.render(&read), &pages);
+        let sorted = |project: &Mirrored| {
+            let mut versions = project.record().seen().versions.clone();
+            versions.sort();
+            versions.dedup();
+            project.clone().without(&BTreeSet::new(), versions)
         };
-        prop_assert_eq!(sorted(&read), sorted(&record));
+        prop_assert_eq!(sorted(&read), sorted(&project));
 
-        let from_json: Vec<_> = read
-            .files
-            .iter()
-            .map(|file| (file.details.filename.as_str().to_owned(), file.sha256.to_string()))
+        let order = |name: &str| json.find(&format!("\"filename\":{}", serde_json::to_string(name).expect("text")));
+        let mut from_json: Vec<_> = read
+            .files()
+            .map(|(name, .., placed)| (name.as_str().to_owned(), placed.sha256.to_string()))
             .collect();
+        from_json.sort_by_key(|(name, _)| order(name));
         prop_assert_eq!(links(&text(&pages, "index.html")), from_json);
     }
-}
-
-thread_local! {
-    static INDEX: std::rc::Rc<Index> = std::rc::Rc::new(index());
 }

@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use strandline_durable::{Disk, DiskError};
-use strandline_model::{At, Blake3, Entry, MirrorName, ProjectName, RootList, Serial, TreePath, Unit};
+use strandline_model::{
+    At, Blake3, Entry, Formats, ListedProject, MirrorName, ProjectName, RootList, Serial, TreePath, Unit,
+};
 use strandline_store::{Mirror, Recorded, SelectError, Store, StoreError, ViewState};
-use strandline_view::{ListedProject, RootLists};
 
 use crate::accept::Form;
 use crate::cache::Cache;
@@ -42,7 +43,7 @@ pub struct Site {
     next: AtomicUsize,
     /// For lists, which take long to make: requests for anything else do not wait for them.
     list_reader: Mutex<Arc<Store>>,
-    lists: Arc<dyn RootLists>,
+    formats: Formats,
     snapshots: Cache<Blake3, Arc<Recorded>>,
     projects: Cache<(Blake3, ProjectName), Arc<Project>>,
     blobs: Cache<Blake3, Bytes>,
@@ -147,15 +148,15 @@ impl Watcher {
 }
 
 impl Site {
-    /// Opens the store at `root`, several times over. `lists` writes the lists of all projects.
-    pub fn open(root: &Path, lists: Arc<dyn RootLists>) -> Result<Self, StoreError> {
+    /// Opens the store at `root`, several times over. `formats` says how the lists of each mirror are written.
+    pub fn open(root: &Path, formats: Formats) -> Result<Self, StoreError> {
         let open = || Store::open(root, Disk::new());
         Ok(Self {
             watchers: (0..WATCHERS).map(|_| open().map(Watcher::new)).collect::<Result<_, _>>()?,
             readers: (0..READERS).map(|_| open()).collect::<Result<_, _>>()?,
             next: AtomicUsize::new(0),
             list_reader: Mutex::new(open()?),
-            lists,
+            formats,
             snapshots: Cache::of_bytes(SNAPSHOTS),
             projects: Cache::of_bytes(PROJECTS),
             blobs: Cache::of_bytes(BLOBS),
@@ -385,7 +386,8 @@ impl Site {
         }
         let projects: Vec<_> = store.leaves(&recorded.snapshot)?.into_iter().map(ListedProject::from).collect();
         let mut bytes = Vec::new();
-        self.lists.write(&list.path, recorded.snapshot.label.serial, &projects, &mut bytes).map_err(|source| {
+        let format = self.formats.of(&recorded.snapshot.mirror);
+        format.write_list(&list.path, recorded.snapshot.label.serial, &projects, &mut bytes).map_err(|source| {
             StoreError::from(DiskError::new("write the list", Path::new(list.path.as_str()), source))
         })?;
         let made = List { blake3: Blake3::of(&bytes), bytes: bytes.into() };

@@ -22,7 +22,8 @@ use strandline_model::{Blake3, ClaimedSha256, Entry, ProjectName, TreePath, Unit
 use strandline_store::{Blob, Intake, Locked, Manner, ReceiveError, Staged, Store, StoreError};
 
 use crate::progress::Progress;
-use crate::{Clock, Settings, SyncError, require_room};
+use crate::room::require_room;
+use crate::{Clock, Settings, SyncError};
 
 /// How many projects' pages are read before their files are.
 const PROJECTS: usize = 64;

@@ -8,15 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_model::{Leaf, ProjectName, Serial};
+use strandline_model::{Leaf, ProjectName, Serial, Status};
 use strandline_store::Recorded;
 use tokio::time::Instant;
 
 use crate::fetch::each;
 use crate::progress::Progress;
-use crate::record::{Page, Status};
-use crate::source::{Answer, Source, Validator, Way};
-use crate::{Cut, Fetcher, Selection, SyncError, Whole, cut};
+use crate::upstream::{Answer, Page, Validator, Way};
+use crate::{Cut, Fetcher, Selection, SyncError, Whole};
 
 /// What is known of a selected project.
 #[derive(Debug, Clone)]
@@ -40,7 +39,7 @@ enum Look {
 }
 
 /// Reads all selected projects until a whole pass brings no change, or the settings' patience ends.
-pub async fn collect<S: Source>(fetcher: &Arc<Fetcher<S>>, base: Option<&Recorded>) -> Result<Cut, SyncError> {
+pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<Cut, SyncError> {
     let mut known = BTreeMap::new();
     // A project with a file that was let back lacks it in the base.
     let reread = fetcher.mirror.to_reread()?;
@@ -89,24 +88,22 @@ pub async fn collect<S: Source>(fetcher: &Arc<Fetcher<S>>, base: Option<&Recorde
 }
 
 /// The selected projects. Where everything is selected, the index's own list of projects says what there is.
-async fn selected<S: Source>(fetcher: &Fetcher<S>) -> Result<Vec<ProjectName>, SyncError> {
+async fn selected(fetcher: &Fetcher) -> Result<Vec<ProjectName>, SyncError> {
     Ok(match &fetcher.settings.selection {
         Selection::Projects(names) => names.keys().cloned().collect(),
-        Selection::Everything => fetcher.projects().await?.into_iter().map(|(name, _)| name.normalise()).collect(),
+        Selection::Everything => {
+            fetcher.patient.projects().await?.into_iter().map(|(name, _)| name.normalise()).collect()
+        }
     })
 }
 
-async fn look<S: Source>(
-    fetcher: Arc<Fetcher<S>>,
-    project: ProjectName,
-    known: Known,
-) -> Result<(ProjectName, Look), SyncError> {
+async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Result<(ProjectName, Look), SyncError> {
     let (validator, serial) = match &known {
         Known::Base(leaf) => (fetcher.base_validator(&project, Some(leaf))?, Some(leaf.serial)),
         Known::Page(page, whole) => (whole.validator.clone(), page.serial),
         Known::Absent | Known::Nothing => (None, None),
     };
-    let answer = match fetcher.page(&project, validator.as_ref(), Way::Usual).await? {
+    let answer = match fetcher.patient.page(&project, validator.as_ref(), Way::Usual).await? {
         Answer::Page { page, validator } => Answer::Page { page: fetcher.shown(&project, page)?, validator },
         other => other,
     };
@@ -133,32 +130,21 @@ async fn look<S: Source>(
 }
 
 /// Brings all files of a page into the store.
-async fn whole<S: Source>(
-    fetcher: &Arc<Fetcher<S>>,
+async fn whole(
+    fetcher: &Arc<Fetcher>,
     project: &ProjectName,
     page: &Page,
     validator: Option<Validator>,
 ) -> Result<Whole, SyncError> {
-    let stored = fetcher.files(project, page).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let files = page.files.iter().zip(stored).map(|(file, stored)| {
-        let yanked = file.details.yanked.clone();
-        (file.details.filename.as_str().to_owned(), cut::File { yanked, content: Ok(stored) })
-    });
-    let content = cut::Content {
-        status: page.status,
-        status_reason: page.status_reason.clone(),
-        versions: page.versions.clone(),
-        files: files.collect(),
-    };
-    Ok(Whole { display: page.name.clone(), serial: page.serial, content, validator })
+    let (content, failures) = fetcher.content_of_page(project, &page.record).await?;
+    if let Some(failure) = failures.into_iter().next() {
+        return Err(failure.into());
+    }
+    Ok(Whole { display: page.record.seen().display.clone(), serial: page.serial, content, validator })
 }
 
 /// What was found, as the difference from the base.
-fn conclude<S: Source>(
-    fetcher: &Fetcher<S>,
-    base: Option<&Recorded>,
-    known: BTreeMap<ProjectName, Known>,
-) -> Result<Cut, SyncError> {
+fn conclude(fetcher: &Fetcher, base: Option<&Recorded>, known: BTreeMap<ProjectName, Known>) -> Result<Cut, SyncError> {
     let before = base.map(|base| &base.snapshot);
     let mut greatest = before.map_or(Serial::ZERO, |before| before.label.serial);
     let mut counted = false;
@@ -166,7 +152,7 @@ fn conclude<S: Source>(
     let any = known.values().any(|known| !matches!(known, Known::Absent));
     if !any && !known.is_empty() {
         return Err(SyncError::NothingFound {
-            upstream: fetcher.source.upstream().clone(),
+            upstream: fetcher.patient.upstream().url().clone(),
             projects: known.keys().map(ProjectName::as_str).collect::<Vec<_>>().join(", "),
         });
     }

@@ -19,41 +19,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use strandline_durable::LockError;
-use strandline_model::{Blake3, ClaimedSha256, Label, MirrorName, ProjectName, Serial, Timestamp, TreePath, Unit};
+use strandline_model::{
+    BadRecord, Blake3, ClaimedSha256, FileName, Format, Formats, Label, MirrorName, Mirrored, ProjectName, Record,
+    Releases, Rendered, Serial, Timestamp, TreePath, Unit,
+};
 use strandline_store::{
     Access, Draft, DraftUnit, Intake, Locked, Mirror, Naming, Order, Recorded, Staged, Store, StoreError, Verified,
     VerifyError, Wait, WithdrawnFile, is_release_file,
 };
-use strandline_view::{FollowError, RootLists, ViewError};
+use strandline_view::{FollowError, ViewError};
 
-use crate::record::Record;
-use crate::source::{BadRecord, Rendered, Source};
-
-/// How a project's pages are read and made.
-pub trait Pages: Send + Sync {
-    /// As [`Source::render`].
-    fn render(&self, record: &Record) -> Vec<Rendered>;
-
-    /// As [`Source::read_record`].
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord>;
-
-    /// As [`Source::is_of_release`].
-    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool>;
-}
-
-impl<S: Source> Pages for S {
-    fn render(&self, record: &Record) -> Vec<Rendered> {
-        Source::render(self, record)
-    }
-
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
-        Source::read_record(self, bytes)
-    }
-
-    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-        Source::is_of_release(self, project, filename, version)
-    }
-}
+use crate::cut::ReleasesOf;
+use crate::stored::{self, RecordError};
 
 /// A withdrawal is recorded and not done everywhere. Doing it again, any command and the next sync go on from there.
 #[derive(Debug, thiserror::Error)]
@@ -143,10 +120,8 @@ impl std::fmt::Debug for Busy<'_> {
 pub struct Purge<'a> {
     /// Where.
     pub store: &'a Arc<Store>,
-    /// How pages are made.
-    pub pages: &'a dyn Pages,
-    /// How the lists of all projects are.
-    pub lists: &'a dyn RootLists,
+    /// How the pages and lists of each mirror are written.
+    pub formats: &'a Formats,
     /// When it is.
     pub now: Timestamp,
 }
@@ -158,17 +133,14 @@ impl std::fmt::Debug for Purge<'_> {
 }
 
 /// The versions that a page still lists without the files `removed`: a release of which no other file is left goes.
-pub(crate) fn versions_left(
-    versions: &[String],
-    removed: &[&str],
-    left: &[&str],
-    is_of_release: &dyn Fn(&str, &str) -> Option<bool>,
-) -> Vec<String> {
+pub(crate) fn versions_left(record: &Record, removed: &BTreeSet<FileName>, releases: &dyn Releases) -> Vec<String> {
+    let releases = ReleasesOf { project: record.name(), releases };
     let goes = |version: &String| {
-        removed.iter().any(|file| is_of_release(file, version) == Some(true))
-            && !left.iter().any(|file| is_of_release(file, version) != Some(false))
+        let mut left = record.files().map(|(name, ..)| name).filter(|name| !removed.contains(*name));
+        removed.iter().any(|file| releases.has(file.as_str(), version) == Some(true))
+            && !left.any(|file| releases.has(file.as_str(), version) != Some(false))
     };
-    versions.iter().filter(|version| !goes(version)).cloned().collect()
+    record.seen().versions.iter().filter(|version| !goes(version)).cloned().collect()
 }
 
 impl Purge<'_> {
@@ -190,7 +162,7 @@ impl Purge<'_> {
                 let unit = self.store.unit(leaf.unit)?;
                 for entry in unit.entries().iter().filter(|entry| is_release_file(&unit, entry)) {
                     let name = entry.path.file_name();
-                    match self.pages.is_of_release(project, name, version) {
+                    match self.formats.of(mirror.name()).is_of_release(project, name, version) {
                         Some(true) => found.add(mirror.name(), &unit, entry.sha256.into()),
                         Some(false) => {}
                         None => {
@@ -282,13 +254,13 @@ impl Purge<'_> {
                 let ids: Vec<_> = pairs.iter().map(|(old, new)| (old.id, new.id())).collect();
                 mirror.supersede(&ids)?;
                 if Some(serial) == published {
-                    strandline_view::follow_withdrawal(mirror, self.lists, self.now)?;
+                    strandline_view::follow_withdrawal(mirror, self.formats.of(mirror.name()), self.now)?;
                 }
                 revisions.extend(pairs.iter().map(|(old, new)| (old.snapshot.label, new.snapshot().label)));
             }
             revisions.sort_unstable();
         }
-        strandline_view::follow_withdrawal(mirror, self.lists, self.now)?;
+        strandline_view::follow_withdrawal(mirror, self.formats.of(mirror.name()), self.now)?;
         mirror.purged()?;
         Ok(Purged { mirror: mirror.name().clone(), revisions })
     }
@@ -313,7 +285,7 @@ fn withdrawn_paths(unit: &Unit, files: &BTreeSet<ClaimedSha256>) -> BTreeSet<Tre
     let mut paths = BTreeSet::new();
     for entry in unit.entries() {
         if files.contains(&entry.sha256.into()) && is_release_file(unit, entry) {
-            let metadata = unit.entry(&format!("{}.metadata", entry.path));
+            let metadata = unit.metadata_of(&entry.path);
             paths.extend(metadata.map(|metadata| metadata.path.clone()));
             paths.insert(entry.path.clone());
         }
@@ -428,8 +400,8 @@ impl Revising<'_> {
             missing: None,
             conclusion: None,
         };
-        let lists = self.purge.lists;
-        let root_lists = |serial, leaves| strandline_view::root_lists(lists, serial, leaves);
+        let format = self.format();
+        let root_lists = |serial, leaves| strandline_view::root_lists(format, serial, leaves);
         Ok(self.mirror.verify(self.mirror.commit(draft, root_lists)?)?)
     }
 
@@ -454,11 +426,13 @@ impl Revising<'_> {
         Ok(changes)
     }
 
-    fn record(&self, unit: &Unit) -> Result<Record, BadRecord> {
-        let path = format!("simple/{}/index.v1_json", unit.name());
-        let entry = unit.entry(&path).ok_or_else(|| BadRecord(format!("there is no `{path}`")))?;
-        let bytes = self.purge.store.read_blob(entry.blob).map_err(|error| BadRecord(error.to_string()))?;
-        self.purge.pages.read_record(&bytes)
+    fn format(&self) -> &dyn Format {
+        self.purge.formats.of(self.mirror.name())
+    }
+
+    fn record(&self, unit: &Unit) -> Result<Mirrored, RecordError> {
+        let missing = || BadRecord(format!("there is no `{}`", self.format().record_path(unit.name())));
+        Ok(stored::record_of(self.purge.store, self.format(), unit)?.ok_or_else(missing)?)
     }
 
     fn leave_out(&self, label: Label, project: &ProjectName, error: &dyn std::error::Error) -> Result<(), PurgeError> {
@@ -470,22 +444,16 @@ impl Revising<'_> {
     }
 
     /// The unit without what is withdrawn, with its pages made anew.
-    fn without(&self, unit: &Unit, mut record: Record) -> Result<Unit, PurgeError> {
+    fn without(&self, unit: &Unit, project: Mirrored) -> Result<Unit, PurgeError> {
         let goes = withdrawn_paths(unit, self.files);
-        let (removed, left): (Vec<_>, Vec<_>) = record.files.into_iter().partition(|file| goes.contains(&file.path));
-        let names = |files: &[crate::record::MirroredFile]| -> Vec<String> {
-            files.iter().map(|file| file.details.filename.as_str().to_owned()).collect()
-        };
-        let (removed, names) = (names(&removed), names(&left));
-        let [removed, names] = [&removed, &names].map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
-        record.versions = versions_left(&record.versions, &removed, &names, &|file, version| {
-            self.purge.pages.is_of_release(unit.name(), file, version)
-        });
-        record.files = left;
+        let removed = project.files().filter(|(.., placed)| goes.contains(&placed.path)).map(|(name, ..)| name.clone());
+        let removed = removed.collect();
+        let versions = versions_left(project.record(), &removed, self.format());
+        let project = project.without(&removed, versions);
 
         let mut entries: Vec<_> = unit.entries().iter().filter(|entry| !goes.contains(&entry.path)).cloned().collect();
         entries.retain(|entry| entry.path.first_segment() != "simple");
-        let pages = self.purge.pages.render(&record);
+        let pages = self.format().render(&project);
         let stage = |page: &Rendered| self.intake.stage(&page.bytes).map_err(StoreError::from);
         let staged = pages.iter().map(stage).collect::<Result<Vec<Staged>, _>>()?;
         let blobs = self.intake.land(staged)?;

@@ -8,16 +8,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use strandline_model::{Blake3, Label, ProjectName, Serial, Timestamp};
+use strandline_model::{Blake3, Format, Label, ListedProject, Mirrored, ProjectName, Serial};
 use strandline_store::{
     Access, Draft, DraftUnit, Intake, Locked, Mirror, Rebuild, ReceiveError, Staged, Store, StoreError,
 };
-use strandline_view::{ListedProject, RootLists};
 
-use crate::record::Record;
-use crate::repair::{paths_of, shown_records, unit_of};
-use crate::source::Source;
-use crate::{Settings, SyncError};
+use crate::repair::{shown_records, unit_of};
+use crate::{Context, SyncError};
 
 /// What a mirror has again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,32 +27,26 @@ pub struct Found {
     pub lost: Vec<(ProjectName, String)>,
 }
 
-/// Makes a snapshot of what a mirror's view shows, and publishes it; `None` where the view shows no list that can be read.
-pub fn rebuild<S: Source>(
-    rebuild: &Rebuild,
-    source: &S,
-    settings: &Settings,
-    lists: &dyn RootLists,
-    now: Timestamp,
-    mirror: &Locked,
-) -> Result<Option<Found>, SyncError> {
-    let store = mirror.store();
-    let Some((serial, listed)) = list(mirror, lists) else { return Ok(None) };
+/// Makes a snapshot of what a mirror's view shows, and publishes it; `None` where the view shows no list that can be read. The
+/// context's store is the one that is rebuilt.
+pub fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> Result<Option<Found>, SyncError> {
+    let Context { store, upstream, settings, .. } = context;
+    let format = &*context.format;
+    let Some((serial, listed)) = list(mirror, format) else { return Ok(None) };
     let (mut units, mut lost, mut claimed) = (BTreeMap::new(), Vec::new(), Vec::new());
     let mut taking = Taking { intake: Intake::open(mirror, settings.access)?, staged: Vec::new() };
     for ListedProject { name, display, serial } in listed {
-        let unit = match project(&mut taking, source, mirror, &name, serial)? {
+        let unit = match project(&mut taking, format, mirror, &name, serial)? {
             Ok(record) => {
                 taking.land()?;
-                unit_of(store, source, &record)?.ok_or_else(|| "its record is not usable".to_owned())
+                unit_of(store, format, &record)?.ok_or_else(|| "its record is not usable".to_owned())
             }
             Err(why) => Err(why),
         };
         match unit {
             Ok(unit) => {
-                claimed.extend(
-                    unit.entries().iter().map(|entry| entry.blob).filter(|_| rebuild.access() == Access::Private),
-                );
+                let blobs = unit.entries().iter().map(|entry| entry.blob);
+                claimed.extend(blobs.filter(|_| rebuild.access() == Access::Private));
                 units.insert(name, Some(DraftUnit { unit, serial, display }));
             }
             Err(why) => lost.push((name, why)),
@@ -67,8 +58,8 @@ pub fn rebuild<S: Source>(
     let draft = Draft {
         base: None,
         serial,
-        time: now,
-        upstream: source.upstream().clone(),
+        time: context.now(),
+        upstream: upstream.url().clone(),
         selection,
         changes: units,
         stored: Vec::new(),
@@ -76,7 +67,7 @@ pub fn rebuild<S: Source>(
         missing: None,
         conclusion: None,
     };
-    let committed = mirror.commit(draft, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?;
+    let committed = mirror.commit(draft, |serial, leaves| strandline_view::root_lists(format, serial, leaves))?;
     let verified = mirror.verify(committed)?;
     let snapshot = verified.snapshot();
     for leaf in store.leaves(snapshot)? {
@@ -85,17 +76,17 @@ pub fn rebuild<S: Source>(
         let paths = unit.entries().iter().map(|entry| (entry.path.clone(), entry.blob));
         strandline_view::restock(mirror, paths)?;
     }
-    strandline_view::publish(mirror, &verified, lists, false, now)?;
+    strandline_view::publish(mirror, &verified, format, false, context.now())?;
     Ok(Some(Found { label: snapshot.label, projects: snapshot.units, lost }))
 }
 
 /// The serial and the projects that the view shows.
-fn list(mirror: &Mirror, lists: &dyn RootLists) -> Option<(Serial, Vec<ListedProject>)> {
+fn list(mirror: &Mirror, format: &dyn Format) -> Option<(Serial, Vec<ListedProject>)> {
     let view = mirror.view_directory();
     // Where `live` is lost, it is not known which of the trees was: the later one is whole, or is about to be.
     let read = |tree: &str| {
-        let mut paths = lists.paths().into_iter();
-        paths.find_map(|path| lists.read(&std::fs::read(view.join(tree).join(path.as_str())).ok()?).ok())
+        let mut paths = format.list_paths().into_iter();
+        paths.find_map(|path| format.read_list(&std::fs::read(view.join(tree).join(path.as_str())).ok()?).ok())
     };
     read("live").or_else(|| ["a", "b"].into_iter().filter_map(read).max_by_key(|(serial, _)| *serial))
 }
@@ -117,21 +108,21 @@ impl Taking {
 }
 
 /// The record of a project, all of whose blobs are in the store now; or why it cannot be had.
-fn project<S: Source>(
+fn project(
     taking: &mut Taking,
-    source: &S,
+    format: &dyn Format,
     mirror: &Mirror,
     name: &ProjectName,
     serial: Serial,
-) -> Result<Result<Record, String>, SyncError> {
+) -> Result<Result<Mirrored, String>, SyncError> {
     let store = taking.store().clone();
-    let records = shown_records(mirror, source, name).into_iter();
-    let mut records = records.filter(|record| record.name == *name && record.serial == serial);
+    let records = shown_records(mirror, format, name).into_iter();
+    let mut records = records.filter(|record| record.record().name() == name && record.serial() == serial);
     let Some(record) = records.next() else {
         return Ok(Err(format!("the view has no record of it at serial {serial}")));
     };
     // One of two bytes that agree is enough: a blob that has its own digest, or a page in HTML that says the same.
-    let pages = source.render(&record);
+    let pages = format.render(&record);
     let mut proven = false;
     for page in &pages {
         let blob = Blake3::of(&page.bytes);
@@ -146,8 +137,8 @@ fn project<S: Source>(
     if !proven {
         return Ok(Err("its record in the view is damaged".to_owned()));
     }
-    for file in &record.files {
-        for (path, sha256) in paths_of(file) {
+    for (.., placed) in record.files() {
+        for (path, sha256) in placed.paths() {
             if store.blob_of(sha256)?.is_some() {
                 continue;
             }

@@ -11,26 +11,100 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use strandline_model::{Blake3, Entry, Label, MirrorName, ProjectName, Sha256, TreePath, Unit};
+use strandline_model::{
+    Blake3, CoreMetadata, Entry, Format, Label, MirrorName, Mirrored, Placed, ProjectName, Sha256, TreePath, Unit,
+    UpstreamUrl,
+};
 use strandline_store::verify::{Damage, Naming};
 use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Store, StoreError, Wait};
-use strandline_view::RootLists;
+use strandline_view::Broken;
 use tokio::task::block_in_place;
 
 use crate::fetch::{FetchError, Fetcher, metadata_url};
-use crate::record::{CoreMetadata, MirroredFile, Page, Record};
-use crate::source::{Answer, Source, Way};
-use crate::{Clock, Context, SyncError};
+use crate::stored::{self, RecordError};
+use crate::upstream::{Answer, Page, Way};
+use crate::{Context, SyncError};
 
-/// What became of what was damaged, in words.
+/// What became of what was damaged.
 #[derive(Debug, Default)]
 pub struct Repair {
     /// What is right again, and how.
-    pub repaired: Vec<String>,
-    /// What is damaged yet, and what to do.
-    pub left: Vec<String>,
+    pub repaired: Vec<Repaired>,
+    /// What is damaged yet.
+    pub left: Vec<Left>,
     /// What of the views is damaged yet: for want of a blob, which a further repair may have.
-    pub views: Vec<String>,
+    pub views: Vec<Broken>,
+}
+
+/// Something that is right again.
+#[derive(Debug)]
+pub enum Repaired {
+    /// A unit was made again, from the record of its project in the view.
+    Unit {
+        /// The body.
+        id: Blake3,
+        /// The project.
+        project: ProjectName,
+    },
+    /// A blob has its bytes and its row again, or is needed no more.
+    Blob {
+        /// The blob.
+        blob: Blake3,
+        /// What was wrong with it.
+        problem: String,
+        /// Where its bytes are from.
+        from: BytesFrom,
+        /// Where what stood in its place is now.
+        aside: Option<PathBuf>,
+    },
+    /// Something of a view.
+    View(Broken),
+    /// Links of a mirror's pool that only snapshots name which are not published.
+    Pool {
+        /// The mirror.
+        mirror: MirrorName,
+        /// How many.
+        links: u64,
+    },
+    /// The tree of a mirror that is not live was damaged; the next switch makes it anew.
+    Standby {
+        /// The mirror.
+        mirror: MirrorName,
+    },
+}
+
+/// Where the bytes of a blob are from.
+#[derive(Debug)]
+pub enum BytesFrom {
+    /// Nowhere: it was withdrawn since the check, and is not needed.
+    Withdrawn,
+    /// From its own file, which is whole and lacked only its row.
+    Itself,
+    /// From a copy in a view.
+    Copy(PathBuf),
+    /// It is a page, and was made again from the record of this project.
+    Record(ProjectName),
+    /// From upstream.
+    Upstream(UpstreamUrl),
+}
+
+/// Something that is damaged yet.
+#[derive(Debug)]
+pub enum Left {
+    /// A body or the catalog: only a backup or a rebuild helps.
+    Catalog(Damage),
+    /// A blob whose bytes cannot be had.
+    Blob {
+        /// The blob.
+        blob: Blake3,
+        /// What is wrong with it.
+        problem: String,
+        /// What each upstream did that was asked; empty where no mirror of the configuration has the blob, so that it was not
+        /// looked for.
+        asked: Vec<(UpstreamUrl, FetchError)>,
+        /// What names it.
+        named_by: Vec<Naming>,
+    },
 }
 
 /// A blob without its bytes.
@@ -43,26 +117,20 @@ struct Lost {
 }
 
 /// A mirror at work on its repair.
-struct Worker<'a, S> {
-    context: &'a Context<S>,
-    fetcher: Arc<Fetcher<S>>,
+struct Worker<'a> {
+    context: &'a Context,
+    fetcher: Arc<Fetcher>,
     mirror: Arc<Locked>,
 }
 
 /// Repairs what it can of what a check found, and the views of the mirrors. Waits for syncs that are running. With `data`,
 /// pages and files of the views that are copies are read.
-pub async fn repair<S: Source>(
-    contexts: &[Context<S>],
-    lists: &dyn RootLists,
-    damage: Vec<Damage>,
-    data: bool,
-    clock: &Clock,
-) -> Result<Repair, SyncError> {
+pub async fn repair(contexts: &[Context], damage: Vec<Damage>, data: bool) -> Result<Repair, SyncError> {
     let mut done = Repair::default();
     let mut workers = Vec::new();
     for context in contexts {
         let Context { store, settings, .. } = context;
-        let mirror = Arc::new(block_in_place(|| store.lock(&settings.mirror, Wait::UntilFree, clock()))?);
+        let mirror = Arc::new(block_in_place(|| store.lock(&settings.mirror, Wait::UntilFree, context.now()))?);
         let fetcher = block_in_place(|| Fetcher::open(context, &mirror, None))?;
         workers.push(Worker { context, fetcher, mirror });
     }
@@ -72,16 +140,16 @@ pub async fn repair<S: Source>(
             Damage::Body { id, project: Some(ref project), ref needed_by, .. } => {
                 let restored = block_in_place(|| restore_unit(&workers, id, project, needed_by))?;
                 if restored {
-                    done.repaired.push(format!("body {id}: made again from the record of {project} in the view"));
+                    done.repaired.push(Repaired::Unit { id, project: project.clone() });
                 } else {
-                    done.left.push(format!("{damage}; {RESTORE}"));
+                    done.left.push(Left::Catalog(damage));
                 }
             }
-            Damage::Catalog { .. } | Damage::Body { .. } => done.left.push(format!("{damage}; {RESTORE}")),
+            Damage::Catalog { .. } | Damage::Body { .. } => done.left.push(Left::Catalog(damage)),
             Damage::Blob { blob, sha256, size, problem, mut named_by } => {
                 block_in_place(|| leave_withdrawn(&workers, sha256, &mut named_by))?;
                 if named_by.is_empty() {
-                    done.repaired.push(format!("blob {blob} {problem}: it was withdrawn since, so nobody needs it"));
+                    done.repaired.push(Repaired::Blob { blob, problem, from: BytesFrom::Withdrawn, aside: None });
                 } else {
                     lost.push(Lost { blob, sha256, size, problem, named_by });
                 }
@@ -89,52 +157,51 @@ pub async fn repair<S: Source>(
         }
     }
     // Records first: pages are made from them.
-    lost.sort_by_key(|lost| !lost.named_by.iter().any(|naming| naming.path.file_name() == RECORD));
+    lost.sort_by_key(|lost| !lost.named_by.iter().any(|naming| is_record(&workers, naming)));
     for lost in lost {
-        let Lost { blob, problem, named_by, .. } = &lost;
-        match restore(&workers, &lost).await? {
-            Ok(how) => done.repaired.push(format!("blob {blob} {problem}: {how}")),
-            Err(why) => {
-                let names: Vec<_> = named_by.iter().map(ToString::to_string).collect();
-                done.left.push(format!("blob {blob} {problem}; {why}; named by {}", names.join(", ")));
-            }
+        let restored = restore(&workers, &lost).await?;
+        let Lost { blob, problem, named_by, .. } = lost;
+        match restored {
+            Ok((from, aside)) => done.repaired.push(Repaired::Blob { blob, problem, from, aside }),
+            Err(asked) => done.left.push(Left::Blob { blob, problem, asked, named_by }),
         }
     }
-    for Worker { context: Context { store, settings, .. }, mirror, .. } in &workers {
-        block_in_place(|| store.outrun_views())?;
-        let mended = block_in_place(|| strandline_view::mend(mirror, lists, data))?;
-        done.repaired.extend(mended.mended.iter().map(|broken| format!("{broken}: put right")));
-        done.views.extend(mended.left.iter().map(ToString::to_string));
-        if mended.earlier > 0 {
-            done.repaired
-                .push(format!("{}: {} links of the pool for earlier serials", settings.mirror, mended.earlier));
-        }
-        if mended.standby {
-            let standby =
-                format!("{}: the tree that is not live was damaged; the next switch makes it anew", settings.mirror);
-            done.repaired.push(standby);
-        }
+    for worker in &workers {
+        block_in_place(|| mend(worker, data, &mut done))?;
     }
     Ok(done)
 }
 
-/// The page that is the record itself.
-const RECORD: &str = "index.v1_json";
-const RESTORE: &str = "restore the catalog from a backup (docs/operations.md, \"Restoring\"), or move it aside and run `strandline rebuild`";
+/// Puts right what it can of a mirror's view.
+fn mend(worker: &Worker<'_>, data: bool, done: &mut Repair) -> Result<(), SyncError> {
+    let Worker { context: Context { store, format, .. }, mirror, .. } = worker;
+    store.outrun_views()?;
+    let mended = strandline_view::mend(mirror, &**format, data)?;
+    let mirror = mirror.name();
+    done.repaired.extend(mended.mended.into_iter().map(Repaired::View));
+    done.views.extend(mended.left);
+    if mended.earlier > 0 {
+        done.repaired.push(Repaired::Pool { mirror: mirror.clone(), links: mended.earlier });
+    }
+    if mended.standby {
+        done.repaired.push(Repaired::Standby { mirror: mirror.clone() });
+    }
+    Ok(())
+}
 
 /// Makes a unit again, from the record that one of the trees of a view shows.
-fn restore_unit<S: Source>(
-    workers: &[Worker<'_, S>],
+fn restore_unit(
+    workers: &[Worker<'_>],
     id: Blake3,
     project: &ProjectName,
     needed_by: &[(MirrorName, Label)],
 ) -> Result<bool, SyncError> {
-    for Worker { context: Context { store, source, .. }, mirror, .. } in workers {
+    for Worker { context: Context { store, format, .. }, mirror, .. } in workers {
         if !needed_by.iter().any(|(of, _)| of == mirror.name()) {
             continue;
         }
-        for record in shown_records(mirror, &**source, project) {
-            if let Some(unit) = unit_of(store, &**source, &record)?
+        for record in shown_records(mirror, &**format, project) {
+            if let Some(unit) = unit_of(store, &**format, &record)?
                 && mirror.restore_unit(id, &unit)?
             {
                 return Ok(true);
@@ -146,11 +213,7 @@ fn restore_unit<S: Source>(
 
 /// Leaves out where a file was named that was withdrawn after the check: it is not to come back. A withdrawal that comes later
 /// is carried out when the mirror's lock is free, and finds what came back.
-fn leave_withdrawn<S: Source>(
-    workers: &[Worker<'_, S>],
-    sha256: Sha256,
-    named_by: &mut Vec<Naming>,
-) -> Result<(), StoreError> {
+fn leave_withdrawn(workers: &[Worker<'_>], sha256: Sha256, named_by: &mut Vec<Naming>) -> Result<(), StoreError> {
     let Some(Worker { context: Context { store, .. }, .. }) = workers.first() else { return Ok(()) };
     for naming in std::mem::take(named_by) {
         if !store.is_withdrawn_from(&naming.mirror, sha256)? {
@@ -161,72 +224,78 @@ fn leave_withdrawn<S: Source>(
 }
 
 /// The records of a project that the trees of a view show, as far as they can be read.
-pub(crate) fn shown_records<S: Source>(mirror: &Mirror, source: &S, project: &ProjectName) -> Vec<Record> {
-    let Ok(path) = format!("simple/{project}/{RECORD}").parse() else { return Vec::new() };
+pub(crate) fn shown_records(mirror: &Mirror, format: &dyn Format, project: &ProjectName) -> Vec<Mirrored> {
+    let path = format.record_path(project);
     let copies = strandline_view::copies(mirror, &path).into_iter();
-    copies.filter_map(|path| source.read_record(&std::fs::read(path).ok()?).ok()).collect()
+    copies.filter_map(|path| format.read(&std::fs::read(path).ok()?).ok()).collect()
 }
 
 /// The unit of a project with this record; `None` where the store has never had one of its files.
-pub(crate) fn unit_of<S: Source>(store: &Store, source: &S, record: &Record) -> Result<Option<Unit>, StoreError> {
+pub(crate) fn unit_of(store: &Store, format: &dyn Format, record: &Mirrored) -> Result<Option<Unit>, StoreError> {
     let mut entries = Vec::new();
-    for page in source.render(record) {
+    for page in format.render(record) {
         let (blob, sha256, size) = (Blake3::of(&page.bytes), Sha256::of(&page.bytes), page.bytes.len() as u64);
         entries.push(Entry { path: page.path, blob, sha256, size });
     }
-    for file in &record.files {
-        for (path, sha256) in paths_of(file) {
+    for (.., placed) in record.files() {
+        for (path, sha256) in placed.paths() {
             let Some(blob) = store.blob_of(sha256)? else { return Ok(None) };
             entries.push(blob.at(path));
         }
     }
-    Ok(Unit::new(record.name.clone(), entries).ok())
+    Ok(Unit::new(record.record().name().clone(), entries).ok())
 }
 
-/// Where a file and its metadata file stand, and what they are.
-pub(crate) fn paths_of(file: &MirroredFile) -> Vec<(TreePath, Sha256)> {
-    let metadata =
-        file.core_metadata.and_then(|sha256| Some((format!("{}.metadata", file.path).parse().ok()?, sha256)));
-    std::iter::once((file.path.clone(), file.sha256)).chain(metadata).collect()
-}
+/// Why a blob cannot be had: what each upstream did that was asked.
+type Asked = Vec<(UpstreamUrl, FetchError)>;
 
-/// Puts a blob in its place again; returns how, or why not.
-async fn restore<S: Source>(workers: &[Worker<'_, S>], lost: &Lost) -> Result<Result<String, String>, SyncError> {
-    let is_of =
-        |worker: &&Worker<'_, S>| lost.named_by.iter().any(|naming| naming.mirror == worker.context.settings.mirror);
-    let Some(owner) = workers.iter().find(is_of) else {
-        return Ok(Err("no mirror of the configuration has it, so it was not looked for".to_owned()));
+/// Puts a blob in its place again; returns where it is from and where what stood there is now, or why not.
+async fn restore(
+    workers: &[Worker<'_>],
+    lost: &Lost,
+) -> Result<Result<(BytesFrom, Option<PathBuf>), Asked>, SyncError> {
+    let Some(owner) = lost.named_by.iter().find_map(|naming| worker_of(workers, &naming.mirror)) else {
+        return Ok(Err(Asked::new()));
     };
-    let found = match block_in_place(|| at_hand(owner, lost))? {
+    let found = match block_in_place(|| at_hand(workers, owner, lost))? {
         Some(found) => found,
         None => match fetch(workers, owner, lost).await? {
             Ok(found) => found,
-            Err(why) => return Ok(Err(why)),
+            Err(asked) => return Ok(Err(asked)),
         },
     };
-    let (staged, how) = found;
+    let (staged, from) = found;
     block_in_place(|| {
-        let (_, aside) = owner.fetcher.intake.restore(staged)?;
+        let (_, aside) = owner.fetcher.batches.intake.restore(staged)?;
         for Worker { mirror, .. } in workers {
             let of_mirror = lost.named_by.iter().filter(|naming| naming.mirror == *mirror.name());
             let paths: BTreeMap<_, _> = of_mirror.map(|naming| (naming.path.clone(), lost.blob)).collect();
             strandline_view::restock(mirror, paths)?;
         }
-        let aside = aside.map_or_else(String::new, |path| format!("; what was there is `{}` now", path.display()));
-        Ok(Ok(format!("{how}{aside}")))
+        Ok(Ok((from, aside)))
     })
 }
 
-type Found = (Staged, String);
+fn worker_of<'a, 'b>(workers: &'a [Worker<'b>], mirror: &MirrorName) -> Option<&'a Worker<'b>> {
+    workers.iter().find(|worker| worker.context.settings.mirror == *mirror)
+}
+
+/// Whether a path is that of the page that is read back.
+fn is_record(workers: &[Worker<'_>], naming: &Naming) -> bool {
+    worker_of(workers, &naming.mirror)
+        .is_some_and(|worker| worker.context.format.record_path(&naming.project) == naming.path)
+}
+
+type Found = (Staged, BytesFrom);
 
 /// The bytes of a blob from what is on this disk.
-fn at_hand<S: Source>(owner: &Worker<'_, S>, lost: &Lost) -> Result<Option<Found>, SyncError> {
-    let Context { store, source, .. } = owner.context;
-    let intake = &owner.fetcher.intake;
+fn at_hand(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Result<Option<Found>, SyncError> {
+    let store = &owner.context.store;
+    let intake = &owner.fetcher.batches.intake;
     let copy =
         |path: &PathBuf| intake.stage_copy(path, lost.blob, lost.sha256).map_err(|error| not_stored(lost, error));
     if let Some(staged) = copy(&store.blob_path(lost.blob))? {
-        return Ok(Some((staged, "its file is whole, and has its row again".to_owned())));
+        return Ok(Some((staged, BytesFrom::Itself)));
     }
     let mut seen = BTreeSet::new();
     for naming in &lost.named_by {
@@ -235,23 +304,21 @@ fn at_hand<S: Source>(owner: &Worker<'_, S>, lost: &Lost) -> Result<Option<Found
             if seen.insert(path.clone())
                 && let Some(staged) = copy(&path)?
             {
-                return Ok(Some((staged, format!("taken from `{}`", path.display()))));
+                return Ok(Some((staged, BytesFrom::Copy(path))));
             }
         }
     }
     let mut units = BTreeSet::new();
-    for naming in lost.named_by.iter().filter(|naming| is_page(&naming.path) && naming.path.file_name() != RECORD) {
-        if !units.insert(naming.unit) {
-            continue;
-        }
+    for naming in lost.named_by.iter().filter(|naming| is_page(&naming.path) && !is_record(workers, naming)) {
+        let Some(worker) = worker_of(workers, &naming.mirror).filter(|_| units.insert(naming.unit)) else { continue };
+        let format = &*worker.context.format;
         // A record that is damaged itself makes no page.
-        let Ok(Some(record)) =
-            store.unit(naming.unit).map_err(SyncError::from).and_then(|unit| owner.fetcher.record(&unit))
-        else {
-            continue;
-        };
-        if let Some(staged) = rendered(&**source, intake, &record, lost)? {
-            return Ok(Some((staged, format!("made again from the record of {}", naming.project))));
+        let record = store.unit(naming.unit).map_err(RecordError::from);
+        let record = record.and_then(|unit| stored::record_of(store, format, &unit));
+        if let Ok(Some(record)) = record
+            && let Some(staged) = rendered(format, intake, &record, lost)?
+        {
+            return Ok(Some((staged, BytesFrom::Record(naming.project.clone()))));
         }
     }
     Ok(None)
@@ -262,8 +329,8 @@ fn is_page(path: &TreePath) -> bool {
 }
 
 /// The page of a record that has the blob's bytes, if one has.
-fn rendered<S: Source>(source: &S, intake: &Intake, record: &Record, lost: &Lost) -> Result<Option<Staged>, SyncError> {
-    let page = source.render(record).into_iter().find(|page| Blake3::of(&page.bytes) == lost.blob);
+fn rendered(format: &dyn Format, intake: &Intake, record: &Mirrored, lost: &Lost) -> Result<Option<Staged>, SyncError> {
+    let page = format.render(record).into_iter().find(|page| Blake3::of(&page.bytes) == lost.blob);
     page.map(|page| intake.stage(&page.bytes).map_err(|error| StoreError::from(error).into())).transpose()
 }
 
@@ -285,12 +352,8 @@ fn not_stored(lost: &Lost, source: ReceiveError) -> SyncError {
 }
 
 /// The bytes of a blob from upstream: the mirror's own, then those of other mirrors; or why they cannot be had.
-async fn fetch<S: Source>(
-    workers: &[Worker<'_, S>],
-    owner: &Worker<'_, S>,
-    lost: &Lost,
-) -> Result<Result<Found, String>, SyncError> {
-    let mut why = Vec::new();
+async fn fetch(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Result<Result<Found, Asked>, SyncError> {
+    let mut refused = Asked::new();
     let others = workers.iter().filter(|worker| {
         // What a private mirror has, not even its name, is told to no other upstream.
         worker.context.settings.mirror != owner.context.settings.mirror
@@ -298,41 +361,38 @@ async fn fetch<S: Source>(
     });
     let mut asked = BTreeSet::new();
     for worker in std::iter::once(owner).chain(others) {
-        let upstream = worker.context.source.upstream();
+        let upstream = worker.context.upstream.url();
         for naming in &lost.named_by {
             if !asked.insert((upstream.as_str(), &naming.project, is_page(&naming.path))) {
                 continue;
             }
             match fetch_from(worker, owner, naming, lost).await {
-                Ok(staged) => return Ok(Ok((staged, format!("fetched again from {upstream}")))),
-                Err(SyncError::Fetch(error)) if error.is_upstreams() => {
-                    let cause =
-                        std::error::Error::source(&*error).map_or_else(String::new, |cause| format!(": {cause}"));
-                    why.push(format!("{upstream}: {error}{cause}"));
-                }
+                Ok(staged) => return Ok(Ok((staged, BytesFrom::Upstream(upstream.clone())))),
+                Err(SyncError::Fetch(error)) if error.is_upstreams() => refused.push((upstream.clone(), *error)),
                 Err(error) => return Err(error),
             }
         }
     }
-    Ok(Err(why.join("; ")))
+    Ok(Err(refused))
 }
 
-async fn fetch_from<S: Source>(
-    worker: &Worker<'_, S>,
-    owner: &Worker<'_, S>,
+async fn fetch_from(
+    worker: &Worker<'_>,
+    owner: &Worker<'_>,
     naming: &Naming,
     lost: &Lost,
 ) -> Result<Staged, SyncError> {
     let project = &naming.project;
     let gone =
         |problem: &str| SyncError::from(FetchError::Unusable { project: project.clone(), problem: problem.to_owned() });
-    let Answer::Page { page, .. } = worker.fetcher.page(project, None, Way::Usual).await? else {
+    let Answer::Page { page, .. } = worker.fetcher.patient.page(project, None, Way::Usual).await? else {
         return Err(gone("upstream has it no more"));
     };
-    let source = &*owner.context.source;
+    let format = &*owner.context.format;
     if is_page(&naming.path) {
         let record = block_in_place(|| record_of(&owner.context.store, naming, &page))?;
-        let staged = record.map(|record| block_in_place(|| rendered(source, &owner.fetcher.intake, &record, lost)));
+        let staged =
+            record.map(|record| block_in_place(|| rendered(format, &owner.fetcher.batches.intake, &record, lost)));
         return staged
             .transpose()?
             .flatten()
@@ -345,47 +405,41 @@ async fn fetch_from<S: Source>(
 /// Where upstream has a file: where its page says, or, for one that is not listed any more, beside those that are.
 fn url_of(naming: &Naming, lost: &Lost, page: &Page) -> Option<String> {
     let name = naming.path.file_name();
-    let listed = |name: &str| page.files.iter().find(|file| file.details.filename.as_str() == name);
-    if let Some(file) = page.files.iter().find(|file| file.sha256 == lost.sha256.into()) {
-        return Some(file.url.clone());
+    if let Some((.., seen)) = page.record.files().find(|(_, told, _)| told.sha256 == lost.sha256.into()) {
+        return seen.url.clone();
     }
-    if let Some(file) = name.strip_suffix(".metadata").and_then(listed)
-        && file.core_metadata != CoreMetadata::Absent
+    if let Some(name) = name.strip_suffix(".metadata")
+        && let Some(seen) = page.record.seen().files.get(name)
+        && seen.core_metadata != CoreMetadata::Absent
     {
-        return Some(metadata_url(&file.url));
+        return seen.url.as_deref().map(metadata_url);
     }
-    let url = &page.files.first()?.url;
+    let url = page.record.seen().files.values().next()?.url.as_ref()?;
     let top = url.find("/packages/")?;
     Some(format!("{}/{}", &url[..top], naming.path))
 }
 
-/// The record that a mirror made of upstream's page, if the page says yet what it said then: the digests tell.
-fn record_of(store: &Arc<Store>, naming: &Naming, page: &Page) -> Result<Option<Record>, SyncError> {
+/// What a mirror made of upstream's page, if the page says yet what it said then: the digests tell.
+fn record_of(store: &Arc<Store>, naming: &Naming, page: &Page) -> Result<Option<Mirrored>, SyncError> {
     let unit = store.unit(naming.unit)?;
     let Some(mirror) = store.mirror(&naming.mirror)? else { return Ok(None) };
     let Some(recorded) = mirror.at_label(naming.label)? else { return Ok(None) };
     let Some(leaf) = store.find(&recorded.snapshot, &naming.project)? else { return Ok(None) };
-    let mut files = Vec::new();
-    for listed in &page.files {
-        let name = listed.details.filename.as_str();
+    let (mut files, mut others) = (BTreeMap::new(), BTreeSet::new());
+    for (name, told, _) in page.record.files() {
         let entry = unit.entries().iter().find(|entry| {
-            !is_page(&entry.path) && entry.path.file_name() == name && listed.sha256 == entry.sha256.into()
+            !is_page(&entry.path) && entry.path.file_name() == name.as_str() && told.sha256 == entry.sha256.into()
         });
-        let Some(entry) = entry else { continue };
-        files.push(MirroredFile {
-            details: listed.details.clone(),
-            path: entry.path.clone(),
-            sha256: entry.sha256,
-            size: entry.size,
-            core_metadata: unit.entry(&format!("{}.metadata", entry.path)).map(|entry| entry.sha256),
-        });
+        let Some(entry) = entry else {
+            others.insert(name.clone());
+            continue;
+        };
+        let metadata = unit.metadata_of(&entry.path).map(|entry| entry.sha256);
+        files.insert(
+            name.clone(),
+            Placed { path: entry.path.clone(), sha256: entry.sha256, size: entry.size, metadata },
+        );
     }
-    Ok(Some(Record {
-        name: naming.project.clone(),
-        serial: leaf.serial,
-        status: page.status,
-        status_reason: page.status_reason.clone(),
-        versions: page.versions.clone(),
-        files,
-    }))
+    let record = page.record.clone().without(&others, page.record.seen().versions.clone());
+    Ok(Mirrored::new(record, leaf.serial, files).ok())
 }

@@ -1,100 +1,60 @@
 //! Withdrawn files in a sync: they are left out of what upstream shows, as if it did not list them.
 
-use std::borrow::Cow;
-
-use strandline_model::ProjectName;
+use strandline_model::{Formats, Mirrored, ProjectName};
 use strandline_store::Locked;
-use strandline_view::RootLists;
 use tokio::task::block_in_place;
 
-use crate::cut::Content;
 use crate::purge::{Purge, versions_left};
-use crate::record::Page;
-use crate::source::Source;
-use crate::{Clock, Context, Fetcher, Stored, SyncError};
+use crate::upstream::Page;
+use crate::{Context, Fetcher, SyncError};
 
 /// Carries out what is withdrawn from the mirror and was not carried out yet. Returns whether there was something.
-pub(crate) fn finish<S: Source>(
-    context: &Context<S>,
-    lists: &dyn RootLists,
-    clock: &Clock,
-    mirror: &Locked,
-) -> Result<bool, SyncError> {
-    let Context { store, source, .. } = context;
+pub(crate) fn finish(context: &Context, mirror: &Locked) -> Result<bool, SyncError> {
+    let Context { store, format, .. } = context;
     if !store.purging()?.contains(mirror.name()) {
         // The process that went through the last mirror may have died before the bytes went.
         if store.is_purging()? {
-            block_in_place(|| store.delete_withdrawn(clock()))?;
+            block_in_place(|| store.delete_withdrawn(context.now()))?;
         }
         return Ok(false);
     }
-    let purge = Purge { store, pages: &**source, lists, now: clock() };
+    let formats = Formats::usual(format.clone());
+    let purge = Purge { store, formats: &formats, now: context.now() };
     block_in_place(|| {
         purge.mirror(mirror)?;
-        store.delete_withdrawn(clock())?;
+        store.delete_withdrawn(context.now())?;
         tracing::warn!(mirror = %mirror.name(), "carried out a withdrawal that was recorded and not done yet");
         Ok(true)
     })
 }
 
-impl<S: Source> Fetcher<S> {
+impl Fetcher {
     /// A page without what is withdrawn from the mirror.
-    pub(crate) fn shown(&self, project: &ProjectName, mut page: Page) -> Result<Page, SyncError> {
+    pub(crate) fn shown(&self, project: &ProjectName, page: Page) -> Result<Page, SyncError> {
         let withdrawn = block_in_place(|| self.mirror.withdrawn())?;
-        if !page.files.iter().any(|file| withdrawn.contains(&file.sha256)) {
+        let goes: Vec<_> = page.record.files().filter(|(_, told, _)| withdrawn.contains(&told.sha256)).collect();
+        if goes.is_empty() {
             return Ok(page);
         }
-        let (removed, left): (Vec<_>, Vec<_>) =
-            page.files.into_iter().partition(|file| withdrawn.contains(&file.sha256));
-        let names = |files: &[crate::record::ListedFile]| -> Vec<String> {
-            files.iter().map(|file| file.details.filename.as_str().to_owned()).collect()
-        };
-        page.versions = self.versions_left(project, &page.versions, &names(&removed), &names(&left));
-        page.files = left;
-        let removed = removed.iter().map(|file| file.sha256).collect();
+        let removed = goes.iter().map(|(_, told, _)| told.sha256).collect();
+        let names = goes.iter().map(|(name, ..)| (*name).clone()).collect();
+        let versions = versions_left(&page.record, &names, &*self.format);
         block_in_place(|| self.mirror.note_left_out(project, &removed))?;
-        Ok(page)
+        Ok(Page { record: page.record.without(&names, versions), serial: page.serial })
     }
 
-    /// What a project is to be without what was withdrawn from the mirror since it was fetched.
-    pub(crate) fn unwithdrawn<'a>(
-        &self,
-        project: &ProjectName,
-        content: &'a Content<Stored>,
-    ) -> Result<Cow<'a, Content<Stored>>, SyncError> {
+    /// A project without what was withdrawn from the mirror since it was fetched.
+    pub(crate) fn unwithdrawn(&self, project: Mirrored) -> Result<Mirrored, SyncError> {
         let withdrawn = self.mirror.withdrawn()?;
-        let goes = |file: &crate::cut::File<Stored>| {
-            file.content.as_ref().ok().map(Stored::sha256).filter(|sha256| withdrawn.contains(sha256))
-        };
-        let removed: std::collections::BTreeSet<_> = content.files.values().filter_map(goes).collect();
-        if removed.is_empty() {
-            return Ok(Cow::Borrowed(content));
+        let goes: Vec<_> = project.files().filter(|(_, told, ..)| withdrawn.contains(&told.sha256)).collect();
+        if goes.is_empty() {
+            return Ok(project);
         }
-        let mut content = content.clone();
-        let (mut gone, mut left) = (Vec::new(), Vec::new());
-        content.files.retain(|name, file| {
-            let stays = goes(file).is_none();
-            if stays {
-                left.push(name.clone());
-            } else {
-                gone.push(name.clone());
-            }
-            stays
-        });
-        content.versions = self.versions_left(project, &content.versions, &gone, &left);
-        self.mirror.note_left_out(project, &removed)?;
-        Ok(Cow::Owned(content))
-    }
-
-    fn versions_left(
-        &self,
-        project: &ProjectName,
-        versions: &[String],
-        removed: &[String],
-        left: &[String],
-    ) -> Vec<String> {
-        let [removed, left] = [removed, left].map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
-        let is_of_release = |file: &str, version: &str| self.source.is_of_release(project, file, version);
-        versions_left(versions, &removed, &left, &is_of_release)
+        let removed = goes.iter().map(|(_, told, ..)| told.sha256).collect();
+        let names = goes.iter().map(|(name, ..)| (*name).clone()).collect();
+        let name = project.record().name();
+        let versions = versions_left(project.record(), &names, &*self.format);
+        self.mirror.note_left_out(name, &removed)?;
+        Ok(project.without(&names, versions))
     }
 }

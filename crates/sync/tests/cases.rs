@@ -4,10 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use strandline_model::{ProjectName, Serial, Timestamp};
-use strandline_sync::cut::{self, Base, Content, File, Log, Project, Rule, Seen, State, Why};
-use strandline_sync::record::{Status, Yanked};
-use strandline_sync::source::Event;
+use strandline_model::{ProjectName, Releases, Serial, Status, Timestamp, Yanked};
+use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, Rule, Seen, State, Why};
+use strandline_sync::upstream::Event;
 
 type Page = (u64, &'static [&'static str]);
 
@@ -29,24 +28,32 @@ fn content(files: &[&str]) -> Content<()> {
     }
 }
 
+/// Each file is named `VERSION/NAME`.
+struct Named;
+
+impl Releases for Named {
+    fn is_of_release(&self, _: &ProjectName, file: &str, version: &str) -> Option<bool> {
+        file.split_once('/').map(|(of, _)| of == version)
+    }
+}
+
 /// How a project that M has with the file `1/a` stands at 20, after these events and with these pages.
-fn at_20(events: &[(u64, &str)], pages: &[Page]) -> Result<State<()>, Why> {
+fn at_20(events: &[(u64, Action)], pages: &[Page]) -> Result<State<()>, Why> {
     let name: ProjectName = "six".parse().unwrap();
     let mut log = Log::default();
     for (number, action) in events {
         log.add(&Event {
             serial: serial(*number),
-            project: "six".parse().unwrap(),
-            version: Some("1".into()),
+            project: name.clone(),
+            display: "six".parse().unwrap(),
             time: Timestamp::from_seconds(0).unwrap(),
-            action: (*action).to_owned(),
+            change: Some(action.clone()),
         });
     }
     let pages = pages.iter().map(|(number, files)| Seen { serial: serial(*number), content: content(files) }).collect();
     let project = Project { base: Base::Known(content(&["1/a"])), since: serial(10), pages };
     let projects = BTreeMap::from([(&name, &project)]);
-    let is_of_release = |_: &ProjectName, file: &str, version: &str| file.split_once('/').map(|(of, _)| of == version);
-    let found = cut::cut(Rule::WHOLE, serial(10), serial(20), &log, &projects, &is_of_release);
+    let found = cut::cut(Rule::WHOLE, serial(10), serial(20), &log, &projects, &Named);
     match found.in_the_way.get(&name) {
         Some(obstacle) => {
             assert!(found.serial < Some(serial(20)), "it stands in the way of {:?}", found.serial);
@@ -64,77 +71,94 @@ fn shown(number: u64, files: &[&str]) -> Result<State<()>, Why> {
     Ok(State::At(serial(number), content(files)))
 }
 
-const ADD: &str = "add py3 file 1/b";
+/// A file of version 1 is added.
+fn add(file: &str) -> Action {
+    Action::AddFile("1".to_owned(), file.to_owned())
+}
+
+/// A file is removed.
+fn remove(file: &str) -> Action {
+    Action::RemoveFile(file.to_owned())
+}
+
+/// Version 1, with what happens to it.
+fn one(make: fn(String) -> Action) -> Action {
+    make("1".to_owned())
+}
 
 #[test]
 fn untouched() {
     assert_eq!(at_20(&[], &[]), Ok(State::Untouched));
-    assert_eq!(at_20(&[(25, ADD)], &[(25, &["1/a", "1/b"])]), Ok(State::Untouched));
+    assert_eq!(at_20(&[(25, add("1/b"))], &[(25, &["1/a", "1/b"])]), Ok(State::Untouched));
 }
 
 #[test]
 fn quiet() {
-    assert_eq!(at_20(&[(15, ADD)], &[(15, &["1/a", "1/b"])]), shown(15, &["1/a", "1/b"]));
-    let removed = [(15, ADD), (18, "remove file 1/b")];
+    assert_eq!(at_20(&[(15, add("1/b"))], &[(15, &["1/a", "1/b"])]), shown(15, &["1/a", "1/b"]));
+    let removed = [(15, add("1/b")), (18, remove("1/b"))];
     assert_eq!(at_20(&removed, &[(18, &["1/a"])]), shown(18, &["1/a"]));
-    assert_eq!(at_20(&[(15, "rename everything")], &[(15, &["1/z"])]), shown(15, &["1/z"]));
+    assert_eq!(at_20(&[(15, Action::Unknown)], &[(15, &["1/z"])]), shown(15, &["1/z"]));
 }
 
 #[test]
 fn stale() {
-    assert_eq!(at_20(&[(15, ADD)], &[(12, &["1/a"])]), Err(Why::Stale));
-    assert_eq!(at_20(&[(15, "rename everything")], &[(12, &["1/a"])]), Err(Why::Stale));
-    assert_eq!(at_20(&[(15, ADD)], &[]), Err(Why::NoPage));
+    assert_eq!(at_20(&[(15, add("1/b"))], &[(12, &["1/a"])]), Err(Why::Stale));
+    assert_eq!(at_20(&[(15, Action::Unknown)], &[(12, &["1/a"])]), Err(Why::Stale));
+    assert_eq!(at_20(&[(15, add("1/b"))], &[]), Err(Why::NoPage));
 }
 
 #[test]
 fn replayed() {
     let whole = shown(15, &["1/a", "1/b"]);
-    assert_eq!(at_20(&[(15, ADD)], &[(12, &["1/a", "1/b"]), (12, &["1/a"])]), whole, "an older page showed the file");
-    let later = [(15, ADD), (25, "add py3 file 1/c")];
+    assert_eq!(
+        at_20(&[(15, add("1/b"))], &[(12, &["1/a", "1/b"]), (12, &["1/a"])]),
+        whole,
+        "an older page showed the file"
+    );
+    let later = [(15, add("1/b")), (25, add("1/c"))];
     assert_eq!(at_20(&later, &[(15, &["1/a", "1/b"])]), whole);
     assert_eq!(at_20(&later, &[(15, &["1/a", "1/b", "1/c"])]), whole);
-    assert_eq!(at_20(&[(15, ADD), (18, "remove file 1/b")], &[]), shown(18, &["1/a"]));
+    assert_eq!(at_20(&[(15, add("1/b")), (18, remove("1/b"))], &[]), shown(18, &["1/a"]));
 }
 
 #[test]
 fn a_reason_that_no_page_shows() {
-    let yanked = [(15, "yank release"), (25, "unyank release")];
+    let yanked = [(15, one(Action::YankRelease)), (25, one(Action::UnyankRelease))];
     assert_eq!(at_20(&yanked, &[(25, &["1/a"])]), Err(Why::Moving));
     assert_eq!(at_20(&yanked, &[(15, &["!1/a"]), (25, &["1/a"])]), shown(15, &["!1/a"]));
 }
 
 #[test]
 fn a_release_that_was_hidden() {
-    let cleared = [(15, ADD), (25, "release quarantine cleared")];
+    let cleared = [(15, add("1/b")), (25, one(Action::ClearRelease))];
     assert_eq!(at_20(&cleared, &[(25, &["1/a", "1/b"])]), Err(Why::Moving));
-    let quarantined = [(15, ADD), (25, "release quarantined"), (26, "release quarantine cleared")];
+    let quarantined = [(15, add("1/b")), (25, one(Action::QuarantineRelease)), (26, one(Action::ClearRelease))];
     assert_eq!(at_20(&quarantined, &[(26, &["1/a", "1/b"])]), shown(15, &["1/a", "1/b"]));
 }
 
 #[test]
 fn gone() {
-    for action in ["remove project", "project quarantined"] {
-        assert_eq!(at_20(&[(15, action)], &[]), Ok(State::Gone));
+    for action in [Action::RemoveProject, Action::QuarantineProject] {
+        assert_eq!(at_20(&[(15, action.clone())], &[]), Ok(State::Gone));
         assert_eq!(at_20(&[(15, action)], &[(12, &["1/a"])]), Ok(State::Gone));
     }
 }
 
 #[test]
 fn gone_before_a_page_told_how_it_stood() {
-    let cleared = (15, "release quarantine cleared");
-    for action in ["remove project", "project quarantined"] {
+    let cleared = (15, one(Action::ClearRelease));
+    for action in [Action::RemoveProject, Action::QuarantineProject] {
         for pages in [&[][..], &[(12, &["1/a"][..])]] {
-            assert_eq!(at_20(&[cleared, (25, action)], pages), Err(Why::Moving));
+            assert_eq!(at_20(&[cleared.clone(), (25, action.clone())], pages), Err(Why::Moving));
         }
     }
-    let back = [cleared, (25, "project quarantined"), (26, "project quarantine cleared")];
+    let back = [cleared, (25, Action::QuarantineProject), (26, Action::ClearProject)];
     assert_eq!(at_20(&back, &[(12, &["1/a"])]), Err(Why::Stale), "there will be a page again");
 }
 
 #[test]
 fn a_page_that_contradicts_the_log_is_believed_when_it_says_so_twice() {
-    let removed = [(15, "remove file 1/a")];
+    let removed = [(15, remove("1/a"))];
     assert_eq!(at_20(&removed, &[(15, &["1/a"])]), Err(Why::Disagrees));
     assert_eq!(at_20(&removed, &[(15, &["1/a"]), (15, &["1/a"])]), shown(15, &["1/a"]));
 }

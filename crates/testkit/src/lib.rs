@@ -58,6 +58,7 @@
 )]
 
 mod faults;
+mod format;
 mod history;
 mod http;
 mod project;
@@ -69,9 +70,10 @@ mod wheel;
 mod world;
 
 pub use faults::{Age, Endpoint, Fault, Label, On, Rule, RuleId};
+pub use format::Plain;
 pub use history::{Generator, PAIR, Weights, history};
 pub use http::Response;
-pub use project::{FileState, ProjectState, Status, normalise};
+pub use project::{EventKind, FileState, ProjectState, Status, normalise};
 pub use rng::Rng;
 pub use server::{Counts, RateLimit, Upstream};
 pub use wheel::{Upload, WheelSpec, metadata_of};

@@ -106,6 +106,39 @@ pub(crate) struct StoredFile {
     pub(crate) uploaded_ms: u64,
 }
 
+/// What a row of the log says, without Warehouse's words for it. Versions and file names are as the project has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// `create`.
+    Create,
+    /// `new release` of a version.
+    NewRelease(String),
+    /// `add … file …`: the version and the file.
+    AddFile(String, String),
+    /// `remove file …`.
+    RemoveFile(String),
+    /// `remove release` of a version.
+    RemoveRelease(String),
+    /// `remove project`.
+    RemoveProject,
+    /// `yank release` of a version.
+    YankRelease(String),
+    /// `unyank release` of a version.
+    UnyankRelease(String),
+    /// `project quarantined`.
+    QuarantineProject,
+    /// `project quarantine cleared`.
+    ClearProject,
+    /// `release quarantined`, of a version.
+    QuarantineRelease(String),
+    /// `release quarantine cleared`, of a version.
+    ClearRelease(String),
+    /// Something about people.
+    Role,
+    /// An action that nobody has heard of.
+    Unknown,
+}
+
 /// What a row of the log does. Only [`Change::Status`] and [`Change::Replace`] are not journaled.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
@@ -127,6 +160,28 @@ pub(crate) enum Change {
     },
     Status(Status),
     Replace(Arc<StoredFile>),
+}
+
+impl Change {
+    /// What a row of the log with this change says.
+    pub(crate) fn kind(&self) -> EventKind {
+        match self {
+            Self::Create => EventKind::Create,
+            Self::NewRelease(version) => EventKind::NewRelease(version.clone()),
+            Self::AddFile(file) => EventKind::AddFile(file.version.clone(), file.filename.clone()),
+            Self::RemoveFile(file) => EventKind::RemoveFile(file.clone()),
+            Self::RemoveRelease(version) => EventKind::RemoveRelease(version.clone()),
+            Self::RemoveProject => EventKind::RemoveProject,
+            Self::Yank(version, _) => EventKind::YankRelease(version.clone()),
+            Self::Unyank(version) => EventKind::UnyankRelease(version.clone()),
+            Self::Quarantine => EventKind::QuarantineProject,
+            Self::ClearQuarantine => EventKind::ClearProject,
+            Self::QuarantineRelease(version) => EventKind::QuarantineRelease(version.clone()),
+            Self::ClearReleaseQuarantine(version) => EventKind::ClearRelease(version.clone()),
+            Self::Nothing { role: true } => EventKind::Role,
+            Self::Nothing { role: false } | Self::Status(_) | Self::Replace(_) => EventKind::Unknown,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use crate::project::{Change, Project, ProjectState, Status, StoredFile, apply, normalise};
+use crate::project::{Change, EventKind, Project, ProjectState, Status, StoredFile, apply, normalise};
 use crate::rng::Rng;
 use crate::wheel::Upload;
 
@@ -38,6 +38,8 @@ pub struct Event {
     pub visible_ms: u64,
     /// What happened, in Warehouse's words.
     pub action: String,
+    /// The same without words.
+    pub kind: EventKind,
 }
 
 #[derive(Clone, Debug)]
@@ -388,7 +390,15 @@ impl World {
         self.all_visible_ms = self.all_visible_ms.max(visible_ms);
         self.by_project.entry(name.clone()).or_default().push(self.rows.len());
         self.rows.push(Row {
-            event: Event { serial, name: display_name, version, at_ms: self.now_ms, visible_ms, action },
+            event: Event {
+                serial,
+                name: display_name,
+                version,
+                at_ms: self.now_ms,
+                visible_ms,
+                action,
+                kind: change.kind(),
+            },
             project: name,
             journaled,
             change,

@@ -18,14 +18,12 @@
 //! `tests/view/` has a test for each, and a crash at every step.
 
 mod check;
-mod lists;
 mod mend;
 mod publish;
 mod staging;
 mod withdrawal;
 
 pub use check::{Broken, check, look};
-pub use lists::{ListedProject, RootLists};
 pub use mend::{Mended, copies, mend, restock};
 pub use publish::{Published, Stamp, ViewError, catch_up, pool_file, publish, recover, repair, stock_pool, undrained};
 pub use staging::{Staging, root_lists};

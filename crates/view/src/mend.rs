@@ -7,10 +7,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use strandline_durable::DiskError;
-use strandline_model::{Blake3, Snapshot, TreePath};
+use strandline_model::{Blake3, Format, Snapshot, TreePath};
 use strandline_store::{Locked, Mirror, StoreError, Twin};
 
-use crate::RootLists;
 use crate::check::{Broken, What, look, look_at_tree, published};
 use crate::publish::{POOL, Touched, ViewError, repair, stamp, sync_all, write_lists};
 
@@ -31,7 +30,7 @@ pub struct Mended {
 }
 
 /// Puts right what of a view is not as the catalog says.
-pub fn mend(mirror: &Locked, lists: &dyn RootLists, data: bool) -> Result<Mended, ViewError> {
+pub fn mend(mirror: &Locked, format: &dyn Format, data: bool) -> Result<Mended, ViewError> {
     let (store, mut done) = (mirror.store(), Mended::default());
     let Some(state) = mirror.view_state()? else { return Ok(done) };
     let broken = look(mirror, data)?;
@@ -41,7 +40,7 @@ pub fn mend(mirror: &Locked, lists: &dyn RootLists, data: bool) -> Result<Mended
     }
     let lost_lists = broken.iter().any(|broken| broken.should_be == What::List);
     let written = match &snapshot {
-        Some(snapshot) if lost_lists => mend_lists(mirror, &state.slot.to_string(), snapshot, lists),
+        Some(snapshot) if lost_lists => mend_lists(mirror, &state.slot.to_string(), snapshot, format),
         _ => Ok(()),
     };
     let mut touched = Touched::default();
@@ -170,7 +169,7 @@ fn relink(mirror: &Locked, blob: Blake3, link: &Path, touched: &mut Touched) -> 
 }
 
 /// Writes all root lists anew and puts them in their places.
-fn mend_lists(mirror: &Locked, tree: &str, snapshot: &Snapshot, lists: &dyn RootLists) -> Result<(), ViewError> {
+fn mend_lists(mirror: &Locked, tree: &str, snapshot: &Snapshot, format: &dyn Format) -> Result<(), ViewError> {
     let disk = mirror.store().disk();
     let view = mirror.view_directory();
     let scratch = view.join(SCRATCH);
@@ -180,7 +179,7 @@ fn mend_lists(mirror: &Locked, tree: &str, snapshot: &Snapshot, lists: &dyn Root
             disk.create_directory(tree.join(list.path.as_str()).parent().unwrap_or(tree))?;
         }
     }
-    write_lists(mirror, &scratch, snapshot, lists)?;
+    write_lists(mirror, &scratch, snapshot, format)?;
     for list in &snapshot.lists {
         disk.rename(&scratch.join(list.path.as_str()), &view.join(tree).join(list.path.as_str()))?;
     }

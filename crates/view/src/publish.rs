@@ -23,11 +23,11 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 use strandline_durable::{DiskError, LockError, look_ahead, wide};
-use strandline_model::{Blake3, MirrorName, ProjectName, Snapshot, Timestamp, TreePath, Unit};
+use strandline_model::{Blake3, Format, ListedProject, MirrorName, ProjectName, Snapshot, Timestamp, TreePath, Unit};
 use strandline_store::{Locked, Mirror, Slot, Store, StoreError, Twin, Verified, ViewState, Wait};
 use walkdir::WalkDir;
 
-use crate::{ListedProject, RootLists, staging};
+use crate::staging;
 
 /// The directory of a tree that changes with the snapshot. Everything else is in the pool.
 pub(crate) const PAGES: &str = "simple";
@@ -116,7 +116,7 @@ fn misdirected(mirror: &Mirror) -> Result<Option<Slot>, ViewError> {
 pub fn publish(
     mirror: &Locked,
     verified: &Verified,
-    lists: &dyn RootLists,
+    format: &dyn Format,
     frozen: bool,
     now: Timestamp,
 ) -> Result<Published, ViewError> {
@@ -138,7 +138,7 @@ pub fn publish(
         None => Slot::A,
     };
 
-    let projects = bring_up(mirror, verified, standby, || link_files(mirror, verified), lists)?;
+    let projects = bring_up(mirror, verified, standby, || link_files(mirror, verified), format)?;
 
     let state = ViewState {
         slot: standby,
@@ -165,7 +165,7 @@ pub(crate) fn bring_up(
     verified: &Verified,
     slot: Slot,
     beside: impl FnOnce() -> Result<Touched, ViewError> + Send,
-    lists: &dyn RootLists,
+    format: &dyn Format,
 ) -> Result<usize, ViewError> {
     let (snapshot, view) = (verified.snapshot(), mirror.view_directory());
     let twin = mirror.twin(slot)?;
@@ -176,7 +176,7 @@ pub(crate) fn bring_up(
     }
     let base = finish_pages(mirror, slot, twin)?;
     mirror.record_twin(slot, Twin { base, target: Some(verified.id()) })?;
-    update(mirror, &view.join(slot.as_str()), base, snapshot, beside, lists)
+    update(mirror, &view.join(slot.as_str()), base, snapshot, beside, format)
 }
 
 /// Brings the pages of the standby to what readers see, but not its lists, so that the next publication has less to change: the
@@ -306,14 +306,14 @@ fn update(
     base: Option<Blake3>,
     target: &Snapshot,
     beside: impl FnOnce() -> Result<Touched, ViewError> + Send,
-    lists: &dyn RootLists,
+    format: &dyn Format,
 ) -> Result<usize, ViewError> {
     let (store, mut touched) = (mirror.store(), Touched::default());
     begin_tree(store, tree, base, &mut touched)?;
     // In a large mirror the lists are tens of megabytes, which have to come to the disk whole, and the pool's directories lie as
     // far apart as the pages': all that is waited for together.
     let changed = std::thread::scope(|scope| {
-        let (listing, beside) = (scope.spawn(|| write_lists(mirror, tree, target, lists)), scope.spawn(beside));
+        let (listing, beside) = (scope.spawn(|| write_lists(mirror, tree, target, format)), scope.spawn(beside));
         let changed = update_pages(store, tree, base, target, &mut touched);
         touched.extend(joined(beside)?.0);
         joined(listing)?;
@@ -422,7 +422,7 @@ pub(crate) fn write_lists(
     mirror: &Mirror,
     tree: &Path,
     target: &Snapshot,
-    lists: &dyn RootLists,
+    format: &dyn Format,
 ) -> Result<(), ViewError> {
     let store = mirror.store();
     let disk = store.disk();
@@ -444,7 +444,7 @@ pub(crate) fn write_lists(
                     none => none.insert(mirror.listed(target)?.into_iter().map(ListedProject::from).collect()),
                 };
                 let file = disk.create_file(&path)?;
-                let (digests, file) = staging::write(lists, &list.path, target.label.serial, projects, Some(file))?;
+                let (digests, file) = staging::write(format, &list.path, target.label.serial, projects, Some(file))?;
                 if digests.0 != list.blake3 {
                     return Err(ViewError::List { mirror: target.mirror.clone(), path: list.path.clone() });
                 }

@@ -9,10 +9,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use strandline_durable::{DiskError, NewFile};
-use strandline_model::{Blake3, Hasher, Leaf, RootList, Serial, Sha256, TreePath};
+use strandline_model::{Blake3, Format, Hasher, Leaf, ListedProject, RootList, Serial, Sha256, TreePath};
 use strandline_store::{Locked, Mirror, Store};
 
-use crate::{ListedProject, RootLists, ViewError};
+use crate::ViewError;
 
 /// Where the lists of a snapshot wait that is being made. What is left of them goes when this is dropped.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl<'a> Staging<'a> {
 
     /// The digests of all root lists of a tree, each of which is written to a file that publishing will find. `leaves` are
     /// sorted by name. Where the disk refuses a file there is only the digest.
-    pub fn root_lists(&self, lists: &dyn RootLists, serial: Serial, leaves: Vec<Leaf>) -> Vec<RootList> {
+    pub fn root_lists(&self, format: &dyn Format, serial: Serial, leaves: Vec<Leaf>) -> Vec<RootList> {
         let disk = self.store.disk();
         let prepared = disk.remove_tree(&self.directory).and_then(|()| disk.create_directory(&self.directory));
         let file = |path: &TreePath| {
@@ -42,7 +42,7 @@ impl<'a> Staging<'a> {
                 tracing::debug!(%error, "a list is rendered again when it is published");
             }
         };
-        render(lists, serial, leaves, &file, &keep)
+        render(format, serial, leaves, &file, &keep)
     }
 }
 
@@ -56,13 +56,13 @@ impl Drop for Staging<'_> {
 }
 
 /// The digests of all root lists of a tree. `leaves` are sorted by name.
-pub fn root_lists(lists: &dyn RootLists, serial: Serial, leaves: Vec<Leaf>) -> Vec<RootList> {
-    render(lists, serial, leaves, &|_| None, &|_| {})
+pub fn root_lists(format: &dyn Format, serial: Serial, leaves: Vec<Leaf>) -> Vec<RootList> {
+    render(format, serial, leaves, &|_| None, &|_| {})
 }
 
 /// Renders all lists, each on a thread of its own: there are two or three.
 fn render(
-    lists: &dyn RootLists,
+    format: &dyn Format,
     serial: Serial,
     leaves: Vec<Leaf>,
     file: &(dyn Fn(&TreePath) -> Option<NewFile> + Sync),
@@ -70,12 +70,12 @@ fn render(
 ) -> Vec<RootList> {
     let projects: Vec<_> = leaves.into_iter().map(ListedProject::from).collect();
     let one = |path: TreePath| {
-        let written = write(lists, &path, serial, &projects, file(&path));
+        let written = write(format, &path, serial, &projects, file(&path));
         let was_kept = matches!(&written, Ok((_, Some(_))));
         let (blake3, sha256, size) = match written {
             Ok((digests, _)) => digests,
             // Without a file there is nothing that can fail.
-            Err(_) => write(lists, &path, serial, &projects, None).expect("hashing takes everything").0,
+            Err(_) => write(format, &path, serial, &projects, None).expect("hashing takes everything").0,
         };
         let list = RootList { path, blake3, sha256, size };
         if was_kept {
@@ -83,15 +83,15 @@ fn render(
         }
         list
     };
-    let paths = lists.paths();
-    let different = paths.iter().filter(|path| lists.same_as(path).is_none());
+    let paths = format.list_paths();
+    let different = paths.iter().filter(|path| format.same_as(path).is_none());
     let done: Vec<RootList> = std::thread::scope(|scope| {
         let running: Vec<_> = different.map(|path| scope.spawn(|| one(path.clone()))).collect();
         let results = running.into_iter().map(std::thread::ScopedJoinHandle::join);
         results.map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
     let of = |path: TreePath| {
-        let original = lists.same_as(&path).unwrap_or_else(|| path.clone());
+        let original = format.same_as(&path).unwrap_or_else(|| path.clone());
         let list = done.iter().find(|list| list.path == original).expect("a list has the bytes of one that is no copy");
         RootList { path, ..list.clone() }
     };
@@ -100,7 +100,7 @@ fn render(
 
 /// Renders a list, hashed and, if there is a file, into that.
 pub(crate) fn write(
-    lists: &dyn RootLists,
+    format: &dyn Format,
     path: &TreePath,
     serial: Serial,
     projects: &[ListedProject],
@@ -110,7 +110,7 @@ pub(crate) fn write(
     let mut hashing = Hashing { hasher: Hasher::default(), file, failed: None };
     let done = {
         let mut buffered = io::BufWriter::with_capacity(1 << 20, &mut hashing);
-        lists.write(path, serial, projects, &mut buffered).and_then(|()| buffered.flush())
+        format.write_list(path, serial, projects, &mut buffered).and_then(|()| buffered.flush())
     };
     let Hashing { hasher, file, failed } = hashing;
     if let Some(error) = failed {

@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use strandline_model::ProjectName;
-use strandline_sync::record::{CoreMetadata, Details, FileName, ListedFile, Yanked};
-use strandline_sync::source::Problem;
+use strandline_model::{CoreMetadata, FileName, ProjectName, SeenFile, ToldFile, Yanked};
+use strandline_sync::upstream::Problem;
 use url::Url;
 
 use crate::json::{Raw, digest, metadata, object, optional, required};
@@ -42,8 +41,11 @@ struct RawDigests<'a> {
     sha256: Raw<'a>,
 }
 
+/// A file as the index's older JSON names it.
+type File = (FileName, ToldFile, SeenFile);
+
 /// The files of all releases.
-pub(crate) fn parse(bytes: &[u8], project: &ProjectName) -> Result<Vec<ListedFile>, Problem> {
+pub(crate) fn parse(bytes: &[u8], project: &ProjectName) -> Result<Vec<File>, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("it is not UTF-8: {error}")))?;
     let raw = serde_json::from_str(text).map_err(|error| malformed(format!("it is not JSON: {error}")))?;
     let raw: RawProject<'_> = object("it", Some(raw))?.ok_or_else(|| malformed("it is `null`"))?;
@@ -51,7 +53,7 @@ pub(crate) fn parse(bytes: &[u8], project: &ProjectName) -> Result<Vec<ListedFil
     releases.into_values().flatten().map(|file| read(file, project)).collect()
 }
 
-fn read(raw: &RawValue, project: &ProjectName) -> Result<ListedFile, Problem> {
+fn read(raw: &RawValue, project: &ProjectName) -> Result<File, Problem> {
     let raw: RawFile<'_> = object("a file", Some(raw))?.ok_or_else(|| malformed("a file is `null`"))?;
     let filename: String = required("the filename of a file", "a text", raw.filename)?;
     let of = |name: &str| format!("{name} of `{}`", shown(&filename));
@@ -66,19 +68,10 @@ fn read(raw: &RawValue, project: &ProjectName) -> Result<ListedFile, Problem> {
         None => CoreMetadata::Absent,
         Some(raw) => metadata(&of("core-metadata"), raw)?,
     };
-    Ok(ListedFile {
-        details: Details {
-            filename: checked,
-            requires_python: None,
-            upload_time: None,
-            yanked: Yanked::No,
-            provenance: None,
-        },
-        url: url.to_string(),
-        sha256,
-        size: optional(&of("size"), "a number of bytes", raw.size)?,
-        core_metadata,
-    })
+    let size = optional(&of("size"), "a number of bytes", raw.size)?;
+    let told = ToldFile { sha256, size, upload_time: None, yanked: Yanked::No };
+    let seen = SeenFile { url: Some(url.to_string()), requires_python: None, core_metadata, provenance: None };
+    Ok((checked, told, seen))
 }
 
 #[cfg(test)]
@@ -107,10 +100,10 @@ mod tests {
     #[test]
     fn files_of_all_releases() {
         let files = parse(good().as_bytes(), &"six".parse().unwrap()).unwrap();
-        let [file] = &files[..] else { unreachable!("{files:?}") };
-        assert_eq!(file.url, "https://f.example/packages/aa/bb/cc/six-1.0.tar.gz");
-        assert_eq!((file.sha256, file.size), (DIGEST.parse().unwrap(), Some(7)));
-        assert_eq!(file.core_metadata, CoreMetadata::Hashed(DIGEST.parse().unwrap()));
+        let [(_, told, seen)] = &files[..] else { unreachable!("{files:?}") };
+        assert_eq!(seen.url.as_deref(), Some("https://f.example/packages/aa/bb/cc/six-1.0.tar.gz"));
+        assert_eq!((told.sha256, told.size), (DIGEST.parse().unwrap(), Some(7)));
+        assert_eq!(seen.core_metadata, CoreMetadata::Hashed(DIGEST.parse().unwrap()));
     }
 
     #[test]

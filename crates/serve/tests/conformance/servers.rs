@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use strandline_model::Formats;
 use strandline_serve::Site;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use crate::world::{Lists, Outcome, World};
+use crate::world::{FORMAT, Outcome, World};
 
 /// The embedded server, in a thread of its own; it ends with the value.
 pub(crate) struct Embedded {
@@ -24,7 +25,12 @@ pub(crate) struct Embedded {
 
 impl Embedded {
     pub(crate) fn start(world: &World) -> Outcome<Self> {
-        let site = Arc::new(Site::open(world.root(), Arc::new(Lists))?);
+        Self::start_with(world, Formats::usual(Arc::new(FORMAT)))
+    }
+
+    /// The same for mirrors of these formats.
+    pub(crate) fn start_with(world: &World, formats: Formats) -> Outcome<Self> {
+        let site = Arc::new(Site::open(world.root(), formats)?);
         let listener = TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let at = listener.local_addr()?;

@@ -1,13 +1,16 @@
 //! Pages and files at a serial or date, which only the embedded server has.
 
+use std::sync::Arc;
+
 use strandline_durable::Disk;
-use strandline_model::{Sha256, Timestamp};
+use strandline_model::{Formats, MirrorName, Sha256, Timestamp};
 use strandline_store::{Order, Store, WithdrawnFile};
+use strandline_testkit::Plain;
 
 use crate::http::ask;
 use crate::servers::Embedded;
 use crate::table::WHEEL;
-use crate::world::{Outcome, World, file_path, project};
+use crate::world::{FORMAT, Outcome, World, file_path, project};
 
 const NEWER: (&str, &[u8]) = ("six-1.17.0-py3-none-any.whl", b"another wheel");
 
@@ -28,8 +31,8 @@ fn every_snapshot_that_is_kept() -> Outcome<()> {
         ("/pypi/@10/simple/six/", "json six old"),
         ("/pypi/@12/simple/six/", "json six newer"),
         ("/pypi/@12.2/simple/six/", "json six newer"),
-        ("/pypi/@10/simple/", "json 10 six"),
-        ("/pypi/@12/simple/", "json 12 idna six"),
+        ("/pypi/@10/simple/", "json 10 six:10"),
+        ("/pypi/@12/simple/", "json 12 idna:12 six:12"),
         // Serial 10 was published on 2026-01-01, 12 on 2026-01-03.
         ("/pypi/@2026-01-01/simple/six/", "json six old"),
         ("/pypi/@2026-01-02/simple/six/", "json six old"),
@@ -115,6 +118,31 @@ fn tags_of_forms_differ_although_their_bytes_are_the_same() -> Outcome<()> {
         tags.sort();
         tags.dedup();
         assert_eq!(tags.len(), 3, "{path}: {tags:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn mirrors_of_different_formats_are_served_by_one_site() -> Outcome<()> {
+    let world = World::new()?;
+    let other: MirrorName = "other".parse()?;
+    let format = Plain { number: 2, ..FORMAT };
+    world.publish(10, vec![("six", Some(project("six", "old", &[WHEEL])))])?;
+    world.publish(11, vec![("six", None)])?;
+    world.publish_in(&other, &format, 10, vec![("idna", Some(project("idna", "1", &[])))])?;
+    world.publish_in(&other, &format, 12, vec![("idna", None)])?;
+    let formats = Formats::usual(Arc::new(FORMAT)).with(other, Arc::new(format));
+    let server = Embedded::start_with(&world, formats)?;
+    // The lists of serials that are not published are written when they are asked for.
+    for (path, body) in [
+        ("/pypi/simple/", "json 11"),
+        ("/pypi/@10/simple/", "json 10 six:10"),
+        ("/other/simple/", "json-2 12"),
+        ("/other/@10/simple/", "json-2 10 idna:10"),
+        ("/other/@10/simple/idna/", "json idna 1"),
+    ] {
+        let answer = ask(server.at, "GET", path, &[("Accept", "application/vnd.pypi.simple.v1+json")])?;
+        assert_eq!((answer.status, String::from_utf8(answer.body)?), (200, body.to_owned()), "{path}");
     }
     Ok(())
 }

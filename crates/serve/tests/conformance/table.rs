@@ -181,9 +181,9 @@ fn negotiation() -> Vec<Case> {
             .accepting(PIP)
             .gives(page(JSON, json).with("x-pypi-last-serial", "10").with("x-strandline-serial", "10"))
             .but_nginx("no serials", page(JSON, json).without("x-pypi-last-serial")),
-        get("/pypi/simple/").gives(page(HTML, "html 10 a__b six Zope.Interface")),
-        get("/pypi/simple/").accepting(PIP).gives(page(JSON, "json 10 a__b six Zope.Interface")),
-        get("/pypi/simple/").accepting(VERSIONED).gives(page(VERSIONED, "html 10 a__b six Zope.Interface")),
+        get("/pypi/simple/").gives(page(HTML, "html 10 a__b:10 six:10 Zope.Interface:10")),
+        get("/pypi/simple/").accepting(PIP).gives(page(JSON, "json 10 a__b:10 six:10 Zope.Interface:10")),
+        get("/pypi/simple/").accepting(VERSIONED).gives(page(VERSIONED, "html 10 a__b:10 six:10 Zope.Interface:10")),
         get("/pypi/simple/zope-interface/").accepting(JSON).gives(page(JSON, "json zope-interface 5.0")),
         get("/pypi/simple/a-b/?format=json").gives(page(HTML, "html a-b ")),
         get("/pypi/simple/%73ix/").accepting(JSON).gives(page(JSON, json)),

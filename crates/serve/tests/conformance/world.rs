@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use strandline_durable::Disk;
-use strandline_model::{Blake3, DisplayName, MirrorName, Serial, Timestamp, TreePath, Unit};
+use strandline_model::{Blake3, DisplayName, Format, ListedProject, MirrorName, Serial, Timestamp, Unit};
 use strandline_store::{Access, Draft, DraftUnit, Intake, Slot, Store, ViewState, Wait};
-use strandline_view::{ListedProject, RootLists};
+use strandline_testkit::Plain;
 use tempfile::TempDir;
 
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -30,29 +30,8 @@ pub(crate) struct World {
     mirror: MirrorName,
 }
 
-/// Lists that are short to write.
-#[derive(Debug)]
-pub(crate) struct Lists;
-
-impl RootLists for Lists {
-    fn paths(&self) -> Vec<TreePath> {
-        ["index.html", "index.v1_html", "index.v1_json"]
-            .map(|name| format!("simple/{name}").parse().expect("valid"))
-            .into()
-    }
-
-    fn write(
-        &self,
-        path: &TreePath,
-        serial: Serial,
-        projects: &[ListedProject],
-        out: &mut dyn io::Write,
-    ) -> io::Result<()> {
-        let form = if path.file_name().ends_with("json") { "json" } else { "html" };
-        write!(out, "{form} {serial}")?;
-        projects.iter().try_for_each(|project| write!(out, " {}", project.display))
-    }
-}
+/// How lists are written.
+pub(crate) const FORMAT: Plain = Plain::WHOLE;
 
 /// A project's pages and files. `files` are file names with their bytes.
 pub(crate) fn project(name: &str, text: &str, files: &[(&str, &[u8])]) -> Vec<Content> {
@@ -97,9 +76,20 @@ impl World {
 
     /// Commits the changes as a snapshot and switches to it. `None` removes a project.
     pub(crate) fn publish(&self, serial: u64, changes: Vec<(&str, Option<Vec<Content>>)>) -> Outcome<()> {
+        self.publish_in(&self.mirror, &FORMAT, serial, changes)
+    }
+
+    /// The same in a mirror of the store that has a format of its own.
+    pub(crate) fn publish_in(
+        &self,
+        mirror: &MirrorName,
+        format: &dyn Format,
+        serial: u64,
+        changes: Vec<(&str, Option<Vec<Content>>)>,
+    ) -> Outcome<()> {
         let serial = Serial::try_from(serial)?;
         let time = Timestamp::from_seconds(FIRST + 86_400 * i64::try_from(serial.get() - 10)?)?;
-        let locked = self.store.lock(&self.mirror, Wait::Never, time)?;
+        let locked = self.store.lock(mirror, Wait::Never, time)?;
         let intake = Intake::open(&locked, Access::Public)?;
         let mut units = BTreeMap::new();
         for (name, content) in changes {
@@ -130,23 +120,25 @@ impl World {
             stored: Vec::new(),
             conclusion: None,
         };
-        let committed = locked.commit(draft, |serial, leaves| strandline_view::root_lists(&Lists, serial, leaves))?;
+        let committed = locked.commit(draft, |serial, leaves| strandline_view::root_lists(format, serial, leaves))?;
         let verified = locked.verify(committed)?;
 
         let before = locked.view_state()?;
         let slot = before.map_or(Slot::A, |state| state.slot.other());
-        self.build(slot, verified.snapshot())?;
+        self.build(slot, verified.snapshot(), format)?;
         let previous = before.map(|state| state.snapshot);
         let state = ViewState { slot, snapshot: verified.id(), previous, switched: time, frozen: false };
         locked.record_switch(state)?;
-        let next = self.view().join("live.next");
+        let view = self.store.view_directory(mirror);
+        let next = view.join("live.next");
         symlink(slot.as_str(), &next)?;
-        Ok(fs::rename(next, self.view().join("live"))?)
+        Ok(fs::rename(next, view.join("live"))?)
     }
 
     /// Makes the whole tree of a snapshot, and adds its files to the pool.
-    fn build(&self, slot: Slot, snapshot: &strandline_model::Snapshot) -> Outcome<()> {
-        let tree = self.view().join(slot.as_str());
+    fn build(&self, slot: Slot, snapshot: &strandline_model::Snapshot, format: &dyn Format) -> Outcome<()> {
+        let view = self.store.view_directory(&snapshot.mirror);
+        let tree = view.join(slot.as_str());
         if tree.exists() {
             fs::remove_dir_all(&tree)?;
         }
@@ -155,7 +147,7 @@ impl World {
         let leaves = self.store.leaves(snapshot)?;
         for leaf in &leaves {
             for entry in self.store.unit(leaf.unit)?.entries() {
-                let top = if entry.path.first_segment() == "packages" { self.view() } else { tree.clone() };
+                let top = if entry.path.first_segment() == "packages" { view.clone() } else { tree.clone() };
                 let to = top.join(entry.path.as_str());
                 fs::create_dir_all(to.parent().ok_or("a path with a parent")?)?;
                 if !to.exists() {
@@ -164,12 +156,12 @@ impl World {
             }
         }
         // What a copy that was cut off leaves; nobody shall see it.
-        fs::create_dir_all(self.view().join("packages/aa"))?;
-        fs::write(self.view().join("packages/aa/.copy-1"), "half")?;
+        fs::create_dir_all(view.join("packages/aa"))?;
+        fs::write(view.join("packages/aa/.copy-1"), "half")?;
         let projects: Vec<_> = leaves.into_iter().map(ListedProject::from).collect();
         for list in &snapshot.lists {
             let mut file = fs::File::create(tree.join(list.path.as_str()))?;
-            Lists.write(&list.path, snapshot.label.serial, &projects, &mut file)?;
+            format.write_list(&list.path, snapshot.label.serial, &projects, &mut file)?;
             let mtime = self.store.allocate_mtimes(1)?;
             file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(mtime))?;
         }

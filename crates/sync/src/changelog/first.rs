@@ -12,24 +12,25 @@ use strandline_model::{Leaf, ProjectName, Serial};
 use strandline_store::SeenRow;
 use tokio::task::JoinSet;
 
+use super::Following;
+use super::begin::READ_BACK;
 use super::pages::Asked;
-use super::{Following, READ_BACK};
 use crate::cut::{self, Action, Base, Seen};
-use crate::source::{Source, Way};
+use crate::upstream::Way;
 use crate::{Selection, SyncError};
 
 /// From how many files on the projects that have them are parked, however few these are.
 const PARKED_FILES: usize = 4_096;
 
-impl<S: Source> Following<'_, S> {
+impl Following<'_> {
     /// The first sync of a mirror: upstream's list says which projects there are.
     pub(super) async fn begin_anew(&mut self) -> Result<(), SyncError> {
         let selection = &self.fetcher.settings.selection;
-        let list = self.fetcher.projects().await?;
+        let list = self.fetcher.patient.projects().await?;
         let greatest = list.iter().map(|(_, serial)| *serial).max().unwrap_or(Serial::ZERO);
         self.from = greatest;
         for event in self.read_from(READ_BACK).await? {
-            if selection.has(&event.project.normalise()) {
+            if selection.has(&event.project) {
                 self.log.add(&event);
             } else {
                 self.log.add_other(&event);
@@ -93,10 +94,10 @@ impl<S: Source> Following<'_, S> {
             while running.len() < self.fetcher.settings.connections
                 && let Some((name, (display, _))) = self.waiting.pop_first()
             {
-                if !self.projects.contains_key(&name) {
-                    self.follow_project(name.clone(), Some(Serial::ZERO), &[])?;
+                match self.projects.get_mut(&name) {
+                    Some(followed) => followed.display = display,
+                    None => self.follow_project(name.clone(), Some(Serial::ZERO), &[])?.display = display,
                 }
-                self.projects.get_mut(&name).expect("it is followed").display = display;
                 running.spawn(self.asking(name, Way::Usual));
             }
             let Some(asked) = running.join_next().await else { break };
@@ -118,7 +119,7 @@ impl<S: Source> Following<'_, S> {
         for leaf in self.remember(names, 1)? {
             let newest = self.projects[&leaf.name].project.pages.last();
             // A quarantined project is not shown: the cut knows.
-            if newest.is_some_and(|page| page.content.status != crate::record::Status::Quarantined) {
+            if newest.is_some_and(|page| page.content.status != strandline_model::Status::Quarantined) {
                 self.projects.remove(&leaf.name);
                 self.parked.insert(leaf.name.clone(), leaf);
             }
@@ -141,8 +142,7 @@ impl<S: Source> Following<'_, S> {
         for name in names {
             let Some(leaf) = self.parked.remove(&name) else { continue };
             let content = self.fetcher.base_content(&leaf)?;
-            self.follow_project(name.clone(), Some(Serial::ZERO), &[])?;
-            let followed = self.projects.get_mut(&name).expect("it is followed");
+            let followed = self.follow_project(name, Some(Serial::ZERO), &[])?;
             followed.display = leaf.display;
             followed.project.pages.push(Seen { serial: leaf.serial, content });
             followed.validates_base = false;
@@ -159,11 +159,10 @@ impl<S: Source> Following<'_, S> {
     /// Takes what a first sync knows of projects at a serial for a base of their own: the log is applied to that when they
     /// move before all the others are known.
     pub(super) fn promote(&mut self, at: Serial) {
-        let source = &self.fetcher.source;
         for (name, followed) in &mut self.projects {
             if matches!(followed.project.base, Base::Unknown(_) | Base::Found(..)) {
-                let of_release = |file: &str, version: &str| source.is_of_release(name, file, version);
-                if let Some(known) = cut::promoted(&followed.project, self.log.of(name), at, &of_release) {
+                let releases = self.fetcher.releases_of(name);
+                if let Some(known) = cut::promoted(&followed.project, self.log.of(name), at, releases) {
                     followed.project = known;
                 }
             }

@@ -1,19 +1,19 @@
 //! The pages of projects: asked for, with their files, taken as what is known of the project, and remembered for a later sync.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use strandline_model::{Leaf, ProjectName, Serial};
 
 use super::{Followed, Following};
-use crate::cut::{Content, File, Seen};
+use crate::cut::Seen;
 use crate::fetch::each;
 use crate::progress::Progress;
-use crate::source::{Answer, Source, Validator, Way};
+use crate::upstream::{Answer, Validator, Way};
 use crate::{FetchError, Fetcher, Stored, SyncError, Whole};
 
-impl<S: Source> Following<'_, S> {
+impl Following<'_> {
     /// Asks for the pages of held projects in all other ways, where the usual one does not lead to the page that is needed:
     /// nobody waits for them, so there may be no other round.
     pub(super) async fn ask_otherwise_for_held(&mut self) -> Result<(), SyncError> {
@@ -44,7 +44,7 @@ impl<S: Source> Following<'_, S> {
         &self,
         name: ProjectName,
         way: Way,
-    ) -> impl Future<Output = Result<(ProjectName, Asked), SyncError>> + Send + use<S> {
+    ) -> impl Future<Output = Result<(ProjectName, Asked), SyncError>> + Send + use<> {
         let fetcher = self.fetcher.clone();
         let gone = self.log.of(&name).last().is_some_and(|change| change.action.removes_project());
         let validator = self.projects.get(&name).and_then(|followed| followed.validator.clone());
@@ -131,33 +131,22 @@ pub(super) enum Asked {
 }
 
 /// Fetches a page and its files. What upstream does wrong is an answer; an error is this machine's.
-async fn ask<S: Source>(
-    fetcher: Arc<Fetcher<S>>,
+async fn ask(
+    fetcher: Arc<Fetcher>,
     name: ProjectName,
     validator: Option<Validator>,
     way: Way,
 ) -> Result<(ProjectName, Asked), SyncError> {
-    let asked = match fetcher.page(&name, validator.as_ref(), way).await {
+    let asked = match fetcher.patient.page(&name, validator.as_ref(), way).await {
         Ok(Answer::NotModified) => Asked::NotModified,
         Ok(Answer::Missing) => Asked::Missing,
         Err(error) => Asked::Failed(error),
         Ok(Answer::Page { page, validator }) => {
             let page = fetcher.shown(&name, page)?;
-            let mut failure = None;
-            let mut files = BTreeMap::new();
-            for (listed, stored) in page.files.iter().zip(fetcher.files(&name, &page).await?) {
-                let content = stored.map_err(|error| {
-                    let reason = error.hold_reason();
-                    failure = Some(error);
-                    reason
-                });
-                let yanked = listed.details.yanked.clone();
-                files.insert(listed.details.filename.as_str().to_owned(), File { yanked, content });
-            }
+            let (content, failures) = fetcher.content_of_page(&name, &page.record).await?;
+            let failure = failures.into_iter().last();
             // A page that could not be used whole is asked for again whole.
             let validator = validator.filter(|_| failure.is_none());
-            let content =
-                Content { status: page.status, status_reason: page.status_reason, versions: page.versions, files };
             let serial = page.serial.unwrap_or(Serial::ZERO);
             Asked::Page { seen: Box::new(Seen { serial, content }), validator, failure }
         }

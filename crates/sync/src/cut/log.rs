@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use strandline_model::{DisplayName, ProjectName, Serial, Timestamp};
 
-use crate::source::Event;
+use crate::upstream::Event;
 
 /// What an event does to its project's page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,37 +38,6 @@ pub enum Action {
 }
 
 impl Action {
-    /// Reads an action as upstream writes it; `None` for one about people, which changes no page.
-    pub fn read(action: &str, version: Option<&str>) -> Option<Self> {
-        let words: Vec<_> = action.splitn(4, ' ').collect();
-        let of_release = |make: fn(String) -> Self| version.map_or(Self::Unknown, |version| make(version.to_owned()));
-        Some(match (action, &words[..]) {
-            ("create", _) => Self::Create,
-            ("new release", _) => of_release(Self::NewRelease),
-            ("remove release", _) => of_release(Self::RemoveRelease),
-            ("remove project", _) => Self::RemoveProject,
-            ("yank release", _) => of_release(Self::YankRelease),
-            ("unyank release", _) => of_release(Self::UnyankRelease),
-            ("project quarantined", _) => Self::QuarantineProject,
-            ("project quarantine cleared", _) => Self::ClearProject,
-            ("release quarantined", _) => of_release(Self::QuarantineRelease),
-            ("release quarantine cleared", _) => of_release(Self::ClearRelease),
-            (_, ["add", _, "file", name]) => match version {
-                Some(version) => Self::AddFile(version.to_owned(), (*name).to_owned()),
-                None => Self::Unknown,
-            },
-            (_, ["remove", "file", ..]) => match action.strip_prefix("remove file ") {
-                Some(name) if !name.is_empty() => Self::RemoveFile(name.to_owned()),
-                _ => Self::Unknown,
-            },
-            (
-                _,
-                ["add" | "remove" | "change" | "invite" | "revoke_invite" | "accepted", "Owner" | "Maintainer", ..],
-            ) => return None,
-            _ => Self::Unknown,
-        })
-    }
-
     /// Whether the project shows nothing after it.
     pub fn removes_project(&self) -> bool {
         matches!(self, Self::RemoveProject | Self::QuarantineProject)
@@ -101,13 +70,12 @@ impl Log {
         if self.serials.insert(event.serial, event.time).is_some() {
             return false;
         }
-        let name = event.project.normalise();
-        let Some(action) = Action::read(&event.action, event.version.as_deref()) else { return false };
-        let changes = self.changes.entry(name.clone()).or_default();
+        let Some(action) = event.change.clone() else { return false };
+        let changes = self.changes.entry(event.project.clone()).or_default();
         let position = changes.partition_point(|change| change.serial < event.serial);
         changes.insert(position, Change { serial: event.serial, time: event.time, action });
         if position + 1 == changes.len() {
-            self.names.insert(name, event.project.clone());
+            self.names.insert(event.project.clone(), event.display.clone());
         }
         true
     }

@@ -49,12 +49,11 @@ mod replay;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 
-use strandline_model::{HoldReason, ProjectName, Serial};
+use strandline_model::{HoldReason, ProjectName, Releases, Serial, Status, Yanked};
 
 pub use log::{Action, Change, Log};
 
 use crate::cut::replay::Shown;
-use crate::record::{Status, Yanked};
 
 /// A file as the cut sees it; `F` is whatever else there is to know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,9 +196,28 @@ pub struct Cut<F> {
     pub in_the_way: BTreeMap<ProjectName, Obstacle>,
 }
 
-/// Tells whether a file of one project, by its name, belongs to a release, by its version as the log writes it: `None`
-/// where the name does not tell.
-pub type IsOfRelease<'a> = &'a dyn Fn(&str, &str) -> Option<bool>;
+/// Which files of one project belong to which release.
+#[derive(Clone, Copy)]
+pub struct ReleasesOf<'a> {
+    /// The project.
+    pub project: &'a ProjectName,
+    /// What tells.
+    pub releases: &'a dyn Releases,
+}
+
+impl ReleasesOf<'_> {
+    /// Whether a file, by its name, belongs to a release, by its version as the log writes it: `None` where the name does not
+    /// tell.
+    pub fn has(self, filename: &str, version: &str) -> Option<bool> {
+        self.releases.is_of_release(self.project, filename, version)
+    }
+}
+
+impl fmt::Debug for ReleasesOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReleasesOf").field("project", &self.project).finish_non_exhaustive()
+    }
+}
 
 /// Which parts of the rule are in force: all of them, except in tests that show what each is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,10 +245,10 @@ pub fn cut<F: Clone + PartialEq>(
     target: Serial,
     log: &Log,
     projects: &BTreeMap<&ProjectName, &Project<F>>,
-    is_of_release: &dyn Fn(&ProjectName, &str, &str) -> Option<bool>,
+    releases: &dyn Releases,
 ) -> Cut<F> {
     let verdict = |name: &ProjectName, project: &Project<F>, at| {
-        determine(rule, project, log.of(name), at, &|file, version| is_of_release(name, file, version))
+        determine(rule, project, log.of(name), at, ReleasesOf { project: name, releases })
     };
     let mut serial = Some(target);
     let mut in_the_way = BTreeMap::new();
@@ -288,7 +306,7 @@ fn determine<F: Clone + PartialEq>(
     project: &Project<F>,
     events: &[Change],
     at: Serial,
-    is_of_release: IsOfRelease<'_>,
+    releases: ReleasesOf<'_>,
 ) -> Result<State<F>, Obstacle> {
     let events = &events[events.partition_point(|change| change.serial <= project.since)..];
     let (before, after) = events.split_at(events.partition_point(|change| change.serial <= at));
@@ -312,19 +330,9 @@ fn determine<F: Clone + PartialEq>(
     if before.last().is_some_and(|last| last.action.removes_project()) {
         return Ok(State::Gone);
     }
-    let replayed = replay::replay(project, before, events, is_of_release);
+    let replayed = replay::replay(project, before, events, releases);
     let seen = newest.map(|page| page.serial);
-    let obstacle = |why| {
-        let since = match why {
-            // What the page does not show yet.
-            Why::NoPage | Why::Stale => before.iter().find(|change| Some(change.serial) > seen),
-            // The same, be it before or after the cut.
-            Why::Moving => events.iter().find(|change| Some(change.serial) > seen).or(before.last()),
-            Why::Disagrees | Why::File(_) => before.last(),
-        };
-        Obstacle { since: since.map_or(needs, |change| change.serial), needs, seen, why }
-    };
-
+    let obstacle = |why| obstacle(why, before, events, needs, seen);
     let quiet = newest.filter(|page| (!rule.body_serial || page.serial >= needs) && (!rule.quiet || after.is_empty()));
     if let Some(page) = quiet {
         let agrees = match &replayed {
@@ -357,6 +365,18 @@ fn determine<F: Clone + PartialEq>(
     }))
 }
 
+/// Why a project is not determined: `before` are its events up to the cut, `events` all of them.
+fn obstacle(why: Why, before: &[Change], events: &[Change], needs: Serial, seen: Option<Serial>) -> Obstacle {
+    let since = match why {
+        // What the page does not show yet.
+        Why::NoPage | Why::Stale => before.iter().find(|change| Some(change.serial) > seen),
+        // The same, be it before or after the cut.
+        Why::Moving => events.iter().find(|change| Some(change.serial) > seen).or(before.last()),
+        Why::Disagrees | Why::File(_) => before.last(),
+    };
+    Obstacle { since: since.map_or(needs, |change| change.serial), needs, seen, why }
+}
+
 /// A state whose files are all there. A quarantined project is not shown.
 fn finished<F>(content: Option<Content<F>>, serial: Serial) -> Result<State<F>, HoldReason> {
     match content {
@@ -380,17 +400,17 @@ pub fn promoted<F: Clone + PartialEq>(
     project: &Project<F>,
     events: &[Change],
     at: Serial,
-    is_of_release: IsOfRelease<'_>,
+    releases: ReleasesOf<'_>,
 ) -> Option<Project<F>> {
     if matches!(project.base, Base::Found(..)) {
         // As long as the log can be applied to it, it will do for more serials than a later one.
         let later = &events[events.partition_point(|change| change.serial <= project.since)..];
         let before = &later[..later.partition_point(|change| change.serial <= at)];
-        if at < project.since || replay::replay(project, before, later, is_of_release).is_some() {
+        if at < project.since || replay::replay(project, before, later, releases).is_some() {
             return None;
         }
     }
-    let base = match determine(Rule::WHOLE, project, events, at, is_of_release).ok()? {
+    let base = match determine(Rule::WHOLE, project, events, at, releases).ok()? {
         State::Untouched => return None,
         State::Gone => Base::Absent,
         State::At(serial, content) => Base::Found(serial, content),
@@ -407,7 +427,7 @@ pub fn carried<F: Clone>(
     since: Serial,
     events: &[Change],
     at: Serial,
-    is_of_release: IsOfRelease<'_>,
+    releases: ReleasesOf<'_>,
 ) -> Option<Content<F>> {
     let mut content = good.clone();
     for change in events.iter().filter(|change| change.serial > since && change.serial <= at) {
@@ -417,11 +437,11 @@ pub fn carried<F: Clone>(
                 content.files.remove(name);
             }
             Action::RemoveRelease(version) | Action::QuarantineRelease(version) => {
-                content.files.retain(|name, _| is_of_release(name, version) == Some(false));
+                content.files.retain(|name, _| releases.has(name, version) == Some(false));
             }
             _ => {}
         }
     }
-    content.versions.retain(|version| content.files.keys().any(|name| is_of_release(name, version) != Some(false)));
+    content.versions.retain(|version| content.files.keys().any(|name| releases.has(name, version) != Some(false)));
     Some(content)
 }

@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Base, Change, Content, File, IsOfRelease, Project};
-use crate::record::{Status, Yanked};
+use strandline_model::{Status, Yanked};
+
+use super::{Action, Base, Change, Content, File, Project, ReleasesOf};
 
 /// What is known of a release's yank: as the files show it that were there at M, or by the log.
 #[derive(Clone)]
@@ -39,7 +40,7 @@ pub(super) fn replay<F: Clone + PartialEq>(
     project: &Project<F>,
     before: &[Change],
     all: &[Change],
-    is_of_release: IsOfRelease<'_>,
+    releases_of: ReleasesOf<'_>,
 ) -> Option<Shown<F>> {
     let shown = match &project.base {
         Base::Known(content) | Base::Found(_, content) => Some(content),
@@ -55,7 +56,7 @@ pub(super) fn replay<F: Clone + PartialEq>(
     let mut replaying = Replaying {
         project,
         all,
-        is_of_release,
+        releases_of,
         exists: shown.is_some(),
         quarantined: false,
         hidden: BTreeSet::new(),
@@ -71,7 +72,7 @@ pub(super) fn replay<F: Clone + PartialEq>(
 struct Replaying<'a, F> {
     project: &'a Project<F>,
     all: &'a [Change],
-    is_of_release: IsOfRelease<'a>,
+    releases_of: ReleasesOf<'a>,
     /// What M says of it, unless it began anew since.
     shown: Option<&'a Content<F>>,
     exists: bool,
@@ -87,7 +88,7 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
     fn of_release(&self, name: &str, file: &Present, version: &str) -> Option<bool> {
         match &file.version {
             Some(own) if own == version => Some(true),
-            _ => (self.is_of_release)(name, version),
+            _ => self.releases_of.has(name, version),
         }
     }
 
@@ -139,7 +140,7 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
                 self.hidden.remove(version);
             }
             Action::YankRelease(version) => {
-                let reason = reason(self.project, self.all, change, version, self.is_of_release);
+                let reason = reason(self.project, self.all, change, version, self.releases_of);
                 let yank = reason.map_or(Yank::NoReason, |reason| Yank::Known(Yanked::Yes(reason)));
                 self.releases.insert(version.clone(), yank);
             }
@@ -235,7 +236,7 @@ fn reason<F>(
     all: &[Change],
     yank: &Change,
     version: &str,
-    is_of_release: IsOfRelease<'_>,
+    releases_of: ReleasesOf<'_>,
 ) -> Option<String> {
     let others = all.iter().any(|change| {
         change.serial != yank.serial && matches!(&change.action, Action::YankRelease(of) if of == version)
@@ -247,7 +248,7 @@ fn reason<F>(
     for page in project.pages.iter().filter(|page| page.serial >= yank.serial) {
         for (name, file) in &page.content.files {
             if let Yanked::Yes(reason) = &file.yanked
-                && is_of_release(name, version)?
+                && releases_of.has(name, version)?
             {
                 reasons.insert(reason.clone());
             }

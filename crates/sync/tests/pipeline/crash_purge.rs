@@ -13,7 +13,7 @@ use strandline_store::{
 
 use crate::invariants;
 use crate::purge::{EVIL, first, resume, second, third, withdraw};
-use crate::world::{Lists, Outcome, World, known, lock, mirror, now, settings, sync_store};
+use crate::world::{FORMAT, Outcome, World, known, lock, mirror, now, settings, sync_store};
 
 const NAMES: &[&str] = &["Alpha", "beta"];
 
@@ -32,7 +32,7 @@ fn old() -> World {
     let pinned = locked.select("5".parse().unwrap()).unwrap();
     locked.pin(pinned.id, now()).unwrap();
     let back = locked.verified(locked.select("7".parse().unwrap()).unwrap(), None).unwrap();
-    strandline_view::publish(&locked, &back, &Lists, true, now()).unwrap();
+    strandline_view::publish(&locked, &back, &FORMAT, true, now()).unwrap();
     drop(locked);
     let others = strandline_sync::Settings { mirror: other(), ..settings(&["Alpha"]) };
     sync_store(&store, &first(), &others).unwrap();

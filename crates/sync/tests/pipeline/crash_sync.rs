@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use strandline_durable::Disk;
 use strandline_store::Store;
+use strandline_sync::cut::Action;
 use strandline_sync::{Method, Settings};
 
 use crate::crash::at_every_step;
 use crate::invariants;
-use crate::script::{Script, event};
+use crate::script::{Script, add, event};
 use crate::world::{Outcome, World, known, mirror, settings, sync_store};
 
 pub(crate) const NAMES: &[&str] = &["Alpha", "beta", "gamma"];
@@ -43,14 +44,18 @@ fn following(script: impl Fn() -> Arc<Script>) -> impl Fn(&Arc<Store>) -> Outcom
 
 fn first_logged() -> Arc<Script> {
     let script = first();
-    script.log([event(3, "Alpha", "create"), event(5, "beta", "create")]);
+    script.log([event(3, "Alpha", Action::Create), event(5, "beta", Action::Create)]);
     script
 }
 
 fn second_logged() -> Arc<Script> {
     let script = second();
-    script.log([event(3, "Alpha", "create"), event(5, "beta", "create"), event(7, "beta", "remove project")]);
-    script.log([event(8, "Alpha", "add source file alpha-2.tar.gz"), event(9, "gamma", "create")]);
+    script.log([
+        event(3, "Alpha", Action::Create),
+        event(5, "beta", Action::Create),
+        event(7, "beta", Action::RemoveProject),
+    ]);
+    script.log([event(8, "Alpha", add("alpha-2.tar.gz")), event(9, "gamma", Action::Create)]);
     script
 }
 

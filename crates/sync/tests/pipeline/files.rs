@@ -4,14 +4,13 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strandline_model::Sha256;
+use strandline_model::{CoreMetadata, Sha256, Yanked};
 use strandline_store::{ReceiveError, Store};
-use strandline_sync::record::{CoreMetadata, Yanked};
-use strandline_sync::source::Problem;
+use strandline_sync::upstream::Problem;
 use strandline_sync::{FetchError, Settings, SyncError};
 
 use crate::invariants;
-use crate::script::{Body, Reply, Script, name, page, status, url};
+use crate::script::{Body, Reply, Script, changed, name, page, status, url};
 use crate::world::{World, mirror, settings};
 
 const FILE: &str = "alpha-1.tar.gz";
@@ -205,8 +204,8 @@ fn metadata_files_come_with_their_own_hash() {
     const METADATA: &[u8] = b"Name: alpha";
     let (world, script) = moved_on();
     let with = |number, core_metadata| {
-        let mut page = page("Alpha", Some(number), "1", &[(FILE, BYTES)]);
-        page.files[0].core_metadata = core_metadata;
+        let page = page("Alpha", Some(number), "1", &[(FILE, BYTES)]);
+        let page = changed(page, |_, seen| seen.files.get_mut(FILE).unwrap().core_metadata = core_metadata);
         [Reply::Page(page, None)]
     };
     let at = format!("packages/aa/bb/cc/{FILE}.metadata");
@@ -238,8 +237,10 @@ fn the_same_metadata_of_many_wheels_is_fetched_once() {
     let metadata_of = |wheel: &String| format!("{}.metadata", url(wheel));
     let (world, script) = moved_on();
     let files: Vec<(&str, &[u8])> = wheels.iter().map(|wheel| (wheel.as_str(), BYTES)).collect();
-    let mut page = page("Alpha", Some(6), "1", &files);
-    page.files.iter_mut().for_each(|file| file.core_metadata = CoreMetadata::Hashed(Sha256::of(METADATA).into()));
+    let hashed = CoreMetadata::Hashed(Sha256::of(METADATA).into());
+    let page = changed(page("Alpha", Some(6), "1", &files), |_, seen| {
+        seen.files.values_mut().for_each(|file| file.core_metadata = hashed);
+    });
     script.pages("Alpha", [Reply::Page(page, None)]);
     // The first that is asked for is not there: the next one gives it.
     for wheel in &wheels {
@@ -277,8 +278,9 @@ fn a_yank_is_a_change_of_the_page_alone() {
     let (world, script) = moved_on();
     world.sync(&script, &settings(&["Alpha"])).unwrap();
     script.asked();
-    let mut yanked = page("Alpha", Some(7), "1", &[(FILE, BYTES)]);
-    yanked.files[0].details.yanked = Yanked::Yes("broken".to_owned());
+    let yanked = changed(page("Alpha", Some(7), "1", &[(FILE, BYTES)]), |told, _| {
+        told.files.get_mut(FILE).unwrap().yanked = Yanked::Yes("broken".to_owned());
+    });
     script.pages("Alpha", [Reply::Page(yanked, None)]);
     assert_eq!(world.sync(&script, &settings(&["Alpha"])).unwrap().changed, 1);
     assert!(script.asked().iter().all(|asked| asked == "page alpha"));

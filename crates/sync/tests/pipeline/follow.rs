@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use strandline_model::{HoldReason, Timestamp};
 use strandline_store::{Conclusion, Validation};
-use strandline_sync::source::Event;
+use strandline_sync::cut::Action;
+use strandline_sync::upstream::Event;
 use strandline_sync::{Method, OnBroken, Selection, Settings, SyncError};
 
 use crate::invariants;
-use crate::script::{Reply, Script, event, name, page, status};
+use crate::script::{Reply, Script, add, event, name, page, status, two};
 use crate::world::{World, in_the_way, lock, mirror, now, settings, sync_store_at};
 
 const NAMES: &[&str] = &["Alpha", "beta"];
@@ -29,7 +30,11 @@ fn synced() -> (World, Arc<Script>) {
     script.publish("Alpha", Some(5), "1", &[ALPHA_1]);
     script.publish("beta", Some(7), "1", &[]);
     script.publish("other", Some(6), "1", &[]);
-    script.log([event(5, "Alpha", "new release"), event(6, "other", "new release"), event(7, "beta", "new release")]);
+    script.log([
+        event(5, "Alpha", two(Action::NewRelease)),
+        event(6, "other", two(Action::NewRelease)),
+        event(7, "beta", two(Action::NewRelease)),
+    ]);
     let done = world.sync(&script, &following(NAMES)).unwrap();
     assert_eq!((done.label.to_string().as_str(), done.projects), ("7", 2));
     assert_eq!(world.list(), "7 Alpha:5 beta:7");
@@ -41,7 +46,7 @@ fn synced() -> (World, Arc<Script>) {
 /// Of this event the log alone does not say enough: what the file is, only a page tells.
 fn upload(number: u64, file: &str) -> Event {
     let project = file.split_once('-').unwrap().0;
-    event(number, project, &format!("add source file {file}"))
+    event(number, project, add(file))
 }
 
 const ALPHA_1: (&str, &[u8]) = ("alpha-1.tar.gz", b"alpha 1");
@@ -84,11 +89,15 @@ fn a_log_that_comes_in_parts_is_read_to_its_end() {
     let (world, script) = (World::new(), Arc::new(Script::new()));
     script.publish("Alpha", Some(5), "1", &[]);
     script.publish("beta", Some(7), "1", &[]);
-    script.log([event(5, "Alpha", "create"), event(7, "beta", "create")]);
+    script.log([event(5, "Alpha", Action::Create), event(7, "beta", Action::Create)]);
     world.sync(&script, &following(NAMES)).unwrap();
     script.give_at_once(3);
     // The first three events are one answer now, and the last one comes with another.
-    script.log([event(8, "other", "create"), event(9, "other", "remove project"), event(10, "beta", "remove project")]);
+    script.log([
+        event(8, "other", Action::Create),
+        event(9, "other", Action::RemoveProject),
+        event(10, "beta", Action::RemoveProject),
+    ]);
     assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "10");
     assert_eq!(world.list(), "10 Alpha:5");
 }
@@ -96,7 +105,7 @@ fn a_log_that_comes_in_parts_is_read_to_its_end() {
 #[test]
 fn events_about_people_and_other_projects_move_the_serial_alone() {
     let (world, script) = synced();
-    script.log([event(8, "Alpha", "add Owner somebody"), event(9, "other", "new release")]);
+    script.log([event(8, "Alpha", None), event(9, "other", two(Action::NewRelease))]);
     let done = world.sync(&script, &following(NAMES)).unwrap();
     assert_eq!((done.label.to_string().as_str(), done.changed), ("9", 0));
     assert!(script.asked().iter().all(|asked| asked == "log"));
@@ -106,7 +115,7 @@ fn events_about_people_and_other_projects_move_the_serial_alone() {
 #[test]
 fn a_removal_needs_no_page() {
     let (world, script) = synced();
-    script.log([event(8, "beta", "remove project")]);
+    script.log([event(8, "beta", Action::RemoveProject)]);
     let done = world.sync(&script, &following(NAMES)).unwrap();
     assert_eq!((done.label.to_string().as_str(), done.changed), ("8", 1));
     assert!(script.asked().iter().all(|asked| asked == "log"), "its page may well be there still, in some cache");
@@ -134,7 +143,7 @@ fn a_page_older_than_its_event_is_asked_for_again() {
 #[test]
 fn what_the_log_tells_whole_needs_no_new_page() {
     let (world, script) = synced();
-    script.log([event(8, "Alpha", "remove file alpha-1.tar.gz")]);
+    script.log([event(8, "Alpha", Action::RemoveFile("alpha-1.tar.gz".to_owned()))]);
     let done = world.sync(&script, &once(NAMES)).unwrap();
     assert_eq!((done.label.to_string().as_str(), done.changed), ("8", 1), "although the page is old");
     assert!(!world.served("simple/alpha/index.v1_json").unwrap().contains("alpha-1.tar.gz"));
@@ -145,7 +154,7 @@ fn what_the_log_tells_whole_needs_no_new_page() {
 fn a_stale_page_delays_the_serials_from_its_own_event_on() {
     let (world, script) = synced();
     script.publish("beta", Some(8), "2", &[BETA_2]);
-    script.log([upload(8, "beta-2.tar.gz"), upload(9, "alpha-2.tar.gz"), event(10, "other", "new release")]);
+    script.log([upload(8, "beta-2.tar.gz"), upload(9, "alpha-2.tar.gz"), event(10, "other", two(Action::NewRelease))]);
     let done = world.sync(&script, &once(NAMES)).unwrap();
     assert_eq!((done.label.to_string().as_str(), done.changed), ("8", 1));
     assert_eq!(world.list(), "8 Alpha:5 beta:8");
@@ -181,12 +190,12 @@ fn what_is_determined_is_published_while_the_rest_is_waited_for() {
 
     // What came of it stays when the rest does not come in time.
     script.publish("beta", Some(10), "3", &[BETA_2]);
-    script.log([event(10, "beta", "new release"), upload(11, "alpha-3.tar.gz")]);
+    script.log([event(10, "beta", two(Action::NewRelease)), upload(11, "alpha-3.tar.gz")]);
     let once_in_parts = Settings { part_after: Duration::ZERO, ..once(NAMES) };
     assert_eq!(world.sync(&script, &once_in_parts).unwrap().label.to_string(), "10");
     let briefly = Settings { cut_timeout: Duration::from_millis(1), ..in_parts };
     script.publish("beta", Some(12), "3", &[BETA_2]);
-    script.log([event(12, "beta", "new release")]);
+    script.log([event(12, "beta", two(Action::NewRelease))]);
     in_the_way(world.sync(&script, &Settings { hold_after: Duration::from_secs(10 << 30), ..briefly }));
     assert_eq!(world.labels()[0], "10");
 }
@@ -202,12 +211,12 @@ fn what_a_page_showed_is_remembered_until_a_snapshot_does() {
     // Nobody can see the file any more, and beta stands in the way of the serial at which it was gone.
     script.publish("Alpha", Some(11), "1", &[ALPHA_1]);
     script.publish("beta", Some(8), "2", &[BETA_2]);
-    script.log([upload(10, "beta-3.tar.gz"), event(11, "Alpha", "remove file alpha-2.tar.gz")]);
+    script.log([upload(10, "beta-3.tar.gz"), event(11, "Alpha", Action::RemoveFile("alpha-2.tar.gz".to_owned()))]);
     assert_eq!(world.sync(&script, &once(NAMES)).unwrap().label.to_string(), "9");
     assert!(world.served("simple/alpha/index.v1_json").unwrap().contains("alpha-2.tar.gz"));
     stands(&world, 9);
 
-    script.log([event(12, "beta", "remove project")]);
+    script.log([event(12, "beta", Action::RemoveProject)]);
     assert_eq!(world.sync(&script, &once(NAMES)).unwrap().label.to_string(), "12");
     assert_eq!(world.version("alpha").as_deref(), Some("1"));
     assert_eq!(world.mirror().seen().unwrap(), []);
@@ -229,8 +238,8 @@ fn a_missing_page_is_not_believed() {
 fn what_happens_while_pages_are_read_is_seen() {
     let (world, script) = synced();
     script.publish("Alpha", Some(8), "2", &[ALPHA_1, ALPHA_2]);
-    script.log([event(8, "Alpha", "an action that nobody can replay")]);
-    script.meanwhile([event(9, "Alpha", "another")]);
+    script.log([event(8, "Alpha", Action::Unknown)]);
+    script.meanwhile([event(9, "Alpha", Action::Unknown)]);
     let names = in_the_way(world.sync(&script, &once(NAMES)));
     assert_eq!(names.keys().collect::<Vec<_>>(), [&name("alpha")]);
     assert_eq!(world.labels(), ["7"]);
@@ -244,13 +253,13 @@ fn what_happens_while_pages_are_read_is_seen() {
 /// A project that has gone meanwhile has no page any more: nobody waits for one.
 #[test]
 fn what_goes_before_its_page_is_seen_is_not_waited_for() {
-    for action in ["project quarantined", "remove project"] {
+    for action in [Action::QuarantineProject, Action::RemoveProject] {
         let (world, script) = synced();
         script.publish("beta", Some(9), "2", &[BETA_2]);
-        script.log([event(8, "Alpha", "release quarantine cleared"), upload(9, "beta-2.tar.gz")]);
-        script.meanwhile([event(10, "Alpha", action)]);
+        script.log([event(8, "Alpha", two(Action::ClearRelease)), upload(9, "beta-2.tar.gz")]);
+        script.meanwhile([event(10, "Alpha", action.clone())]);
         let patient = Settings { cut_timeout: Duration::from_secs(10), ..once(NAMES) };
-        assert_eq!(world.sync(&script, &patient).unwrap().label.to_string(), "10", "{action}");
+        assert_eq!(world.sync(&script, &patient).unwrap().label.to_string(), "10", "{action:?}");
         assert_eq!(world.list(), "10 beta:9");
         assert_eq!(Script::count(&script.asked(), "page alpha"), 1);
         stands(&world, 10);
@@ -261,10 +270,10 @@ fn what_goes_before_its_page_is_seen_is_not_waited_for() {
 #[test]
 fn a_target_that_moved_on_is_that_of_all_later_parts() {
     let (world, script) = synced();
-    script.log([event(8, "Alpha", "release quarantine cleared")]);
-    script.meanwhile([event(9, "Alpha", "project quarantined"), upload(10, "beta-2.tar.gz")]);
+    script.log([event(8, "Alpha", two(Action::ClearRelease))]);
+    script.meanwhile([event(9, "Alpha", Action::QuarantineProject), upload(10, "beta-2.tar.gz")]);
     script.meanwhile([]);
-    script.meanwhile([event(11, "other", "new release")]);
+    script.meanwhile([event(11, "other", two(Action::NewRelease))]);
     let old = Reply::Page(page("beta", Some(7), "1", &[]), None);
     let new = Reply::Page(page("beta", Some(10), "2", &[BETA_2]), None);
     script.publish("beta", Some(10), "2", &[BETA_2]);
@@ -340,18 +349,18 @@ fn patience_with_a_project_is_remembered_between_syncs() {
 #[test]
 fn how_far_behind_a_mirror_is_that_gets_nowhere_is_recorded() {
     let (world, script) = synced();
-    script.log([upload(8, "alpha-2.tar.gz"), event(12, "other", "new release")]);
+    script.log([upload(8, "alpha-2.tar.gz"), event(12, "other", two(Action::NewRelease))]);
     in_the_way(world.sync(&script, &once(NAMES)));
     let cut = world.mirror().last_sync().unwrap().unwrap().cut.unwrap();
     assert_eq!((cut.head.get(), cut.rounds), (12, 1));
-    assert_eq!(cut.behind, Some(event(8, "Alpha", "").time));
+    assert_eq!(cut.behind, Some(event(8, "Alpha", None).time));
 }
 
 #[test]
 fn an_event_that_came_late_is_noticed_whatever_its_project_is() {
     // Neither project nor a later event of one that is shown already tells: only the serial does.
     let (world, script) = synced();
-    script.log([event(10, "other", "add Owner somebody")]);
+    script.log([event(10, "other", None)]);
     assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "10");
     let everything = Settings { selection: Selection::Everything, ..following(NAMES) };
     assert_eq!(world.sync(&script, &everything).unwrap().label.to_string(), "10.2");
@@ -359,8 +368,8 @@ fn an_event_that_came_late_is_noticed_whatever_its_project_is() {
 
     script.publish("late", Some(8), "1", &[]);
     script.publish("beta", Some(11), "3", &[BETA_2]);
-    script.insert([event(8, "late", "create"), event(9, "beta", "an action that nobody can replay")]);
-    script.log([event(11, "beta", "new release")]);
+    script.insert([event(8, "late", Action::Create), event(9, "beta", Action::Unknown)]);
+    script.log([event(11, "beta", two(Action::NewRelease))]);
     let done = world.sync(&script, &everything).unwrap();
     assert_eq!((done.label.to_string().as_str(), done.changed), ("11", 2));
     assert_eq!(world.list(), "11 Alpha:5 beta:11 late:8 other:6");
@@ -368,7 +377,7 @@ fn an_event_that_came_late_is_noticed_whatever_its_project_is() {
     assert_eq!(missed, [false, true, true, false]);
 
     // Once.
-    script.log([event(12, "beta", "remove project")]);
+    script.log([event(12, "beta", Action::RemoveProject)]);
     script.asked();
     world.sync(&script, &everything).unwrap();
     assert!(script.asked().iter().all(|asked| asked == "log"));
@@ -378,7 +387,7 @@ fn an_event_that_came_late_is_noticed_whatever_its_project_is() {
 fn a_project_that_the_list_does_not_have_yet_is_found_in_the_log() {
     let (world, script) = synced();
     script.publish("new", Some(8), "1", &[]);
-    script.log([event(8, "new", "create")]);
+    script.log([event(8, "new", Action::Create)]);
     script.unlist("new");
     // Nobody asks for it yet.
     assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "8");
@@ -394,14 +403,14 @@ fn a_page_of_an_interrupted_first_sync_is_read_again_if_the_log_does_not_go_back
     script.publish("beta", Some(6), "2", &[BETA_2]);
     script.pages("beta", [Reply::Page(page("beta", Some(6), "2", &[BETA_2]), None)]);
     script.files(&crate::script::url(BETA_2.0), [crate::script::Body::Fail(status(404))]);
-    script.log([event(5, "Alpha", "new release"), event(6, "beta", "new release")]);
+    script.log([event(5, "Alpha", two(Action::NewRelease)), event(6, "beta", two(Action::NewRelease))]);
     let stops = Settings { park_every: 1, ..once(NAMES) };
     let names = in_the_way(world.sync(&script, &stops));
     assert_eq!(names.keys().collect::<Vec<_>>(), [&name("beta")]);
 
     script.publish("Alpha", Some(9), "2", &[ALPHA_1, ALPHA_2]);
     script.publish("beta", Some(60_009), "3", &[BETA_2]);
-    script.log([upload(9, "alpha-2.tar.gz"), event(60_009, "beta", "new release")]);
+    script.log([upload(9, "alpha-2.tar.gz"), event(60_009, "beta", two(Action::NewRelease))]);
     assert_eq!(world.sync(&script, &stops).unwrap().label.to_string(), "60009");
     assert_eq!(world.version("alpha").as_deref(), Some("2"));
     stands(&world, 60_009);
@@ -427,7 +436,7 @@ fn what_the_sweep_looks_at_is_followed_by_the_log_when_it_moves() {
 #[test]
 fn who_asks_for_a_long_pause_is_not_asked_again() {
     let (world, script) = synced();
-    let pause = |seconds| strandline_sync::source::Problem::Status {
+    let pause = |seconds| strandline_sync::upstream::Problem::Status {
         status: 429,
         retry_after: Some(Duration::from_secs(seconds)),
     };
@@ -445,14 +454,14 @@ fn who_asks_for_a_long_pause_is_not_asked_again() {
 fn entity_tags_may_be_lost() {
     let (world, script) = synced();
     script.pages("Alpha", [Reply::Page(page("Alpha", Some(8), "2", &[ALPHA_1]), Some("\"8\""))]);
-    script.log([event(8, "Alpha", "new release")]);
+    script.log([event(8, "Alpha", two(Action::NewRelease))]);
     assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "8");
     let unit = strandline_model::Blake3::of(b"of another page");
     let lost = Validation { project: name("alpha"), unit, tag: "\"7\"".to_owned() };
     let lost = Conclusion { validations: vec![lost], ..Conclusion::default() };
     lock(&world.open()).conclude(&lost).unwrap();
     script.pages("Alpha", [Reply::Page(page("Alpha", Some(9), "3", &[ALPHA_1]), Some("\"9\""))]);
-    script.log([event(9, "Alpha", "new release")]);
+    script.log([event(9, "Alpha", two(Action::NewRelease))]);
     script.asked();
     assert_eq!(world.sync(&script, &following(NAMES)).unwrap().label.to_string(), "9");
     assert_eq!(Script::count(&script.asked(), "page alpha"), 1);
@@ -477,7 +486,7 @@ fn a_log_that_went_back_is_refused() {
     let (world, _) = synced();
     let shorter = Arc::new(Script::new());
     shorter.publish("Alpha", Some(3), "0", &[]);
-    shorter.log([event(3, "Alpha", "new release")]);
+    shorter.log([event(3, "Alpha", two(Action::NewRelease))]);
     let before = invariants::essence(&world.root());
     let error = world.sync(&shorter, &following(NAMES)).unwrap_err();
     assert!(
@@ -497,7 +506,7 @@ fn an_index_without_a_log_is_collected_where_the_method_is_open() {
     assert!(matches!(error, SyncError::Upstream(_)), "{error}");
 
     let few = Settings { method: None, ..settings(&["Alpha"]) };
-    script.log([event(5, "Alpha", "new release")]);
+    script.log([event(5, "Alpha", two(Action::NewRelease))]);
     script.asked();
     assert_eq!(world.sync(&script, &few).unwrap().projects, 1);
     assert_eq!(Script::count(&script.asked(), "log"), 0, "a few pages are less than a log");
@@ -510,7 +519,7 @@ fn a_first_sync_that_was_interrupted_goes_on_where_it_was() {
     script.publish("Alpha", Some(5), "1", &[ALPHA_1]);
     script.publish("beta", Some(6), "2", &[BETA_2]);
     script.publish("gamma", Some(7), "1", &[]);
-    let begins = |number, project| event(number, project, "new release");
+    let begins = |number, project| event(number, project, two(Action::NewRelease));
     script.log([begins(5, "Alpha"), begins(6, "beta"), begins(7, "gamma")]);
     let stops = Settings { park_every: 2, ..following(THREE) };
     let steps = {

@@ -15,6 +15,7 @@ mod files;
 mod follow;
 #[path = "../../../view/tests/view/invariants.rs"]
 mod invariants;
+mod kinds;
 mod model;
 #[path = "../../../view/tests/view/outage.rs"]
 mod outage;

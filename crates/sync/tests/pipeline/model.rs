@@ -8,17 +8,15 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use strandline_model::{Blake3, MirrorName, Sha256, Timestamp};
+use strandline_model::{Blake3, Format as _, MirrorName, Timestamp};
 use strandline_store::gc::{self, Keep};
 use strandline_store::{Locked, Slot, Store, Wait, verify};
 use strandline_sync::Settings;
-use strandline_sync::record::{MirroredFile, Record, Status};
-use strandline_sync::source::Source as _;
 
 use crate::invariants;
 use crate::purge::{let_back, withdraw};
-use crate::script::{Script, listed, name, serial};
-use crate::world::{Lists, World, known, now, settings, sync_store_at};
+use crate::script::{Script, mirrored, page};
+use crate::world::{FORMAT, World, known, now, settings, sync_store_at};
 
 /// All files that there can be: their bytes, the same in each project and mirror.
 const BYTES: [&[u8]; 5] = [b"zero", b"one", b"two", b"three", b"four"];
@@ -114,21 +112,11 @@ fn path(project: usize, file: usize) -> String {
 
 /// The pages of a project, by their paths.
 fn pages(project: usize, (at, files): (u64, Files)) -> BTreeMap<String, Vec<u8>> {
-    let file = |file: usize| {
-        let bytes = BYTES[file];
-        let details = listed(PROJECTS[project], &file_name(project, file), bytes).details;
-        let (path, sha256) = (path(project, file).parse().unwrap(), Sha256::of(bytes));
-        MirroredFile { details, path, sha256, size: bytes.len() as u64, core_metadata: None }
-    };
-    let record = Record {
-        name: name(PROJECTS[project]),
-        serial: serial(at),
-        status: Status::Active,
-        status_reason: None,
-        versions: each(files).map(|file| file.to_string()).collect(),
-        files: each(files).map(file).collect(),
-    };
-    Script::new().render(&record).into_iter().map(|page| (page.path.to_string(), page.bytes.to_vec())).collect()
+    let names: Vec<_> = each(files).map(|file| (file_name(project, file), BYTES[file])).collect();
+    let names: Vec<_> = names.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
+    let versions: Vec<_> = each(files).map(|file| file.to_string()).collect();
+    let project = mirrored(&page(PROJECTS[project], Some(at), &versions.join(" "), &names), &names);
+    FORMAT.render(&project).into_iter().map(|page| (page.path.to_string(), page.bytes.to_vec())).collect()
 }
 
 impl Shot {
@@ -382,7 +370,7 @@ impl Run {
         let locked = self.lock(at);
         let recorded = locked.select_served(label(place).parse().unwrap()).unwrap();
         let verified = locked.verified(recorded, None).unwrap();
-        strandline_view::publish(&locked, &verified, &Lists, frozen, self.time()).unwrap();
+        strandline_view::publish(&locked, &verified, &FORMAT, frozen, self.time()).unwrap();
         self.model.mirrors[at].publish(place, frozen);
     }
 

@@ -10,7 +10,7 @@ use strandline_sync::{Settings, SyncError};
 
 use crate::invariants;
 use crate::script::{Body, Script, serial, status, url};
-use crate::world::{Lists, World, known, lock, mirror, now, settings, sync_store};
+use crate::world::{FORMAT, World, known, lock, mirror, now, settings, sync_store};
 
 fn synced() -> (World, Arc<Script>) {
     let (world, script) = (World::new(), Arc::new(Script::new()));
@@ -28,7 +28,7 @@ fn a_frozen_mirror_records_and_does_not_publish() {
     let locked = lock(&store);
     let back = locked.at_serial(serial(5)).unwrap().unwrap();
     let back = locked.verified(back, None).unwrap();
-    strandline_view::publish(&locked, &back, &Lists, true, now()).unwrap();
+    strandline_view::publish(&locked, &back, &FORMAT, true, now()).unwrap();
     drop(locked);
 
     script.publish("Alpha", Some(7), "3", &[("alpha-3.tar.gz", b"alpha 3")]);

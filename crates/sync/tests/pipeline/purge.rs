@@ -8,18 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use strandline_model::{Blake3, ClaimedSha256, Label, MirrorName, Sha256, Timestamp};
+use strandline_model::{Blake3, ClaimedSha256, Formats, Label, MirrorName, Sha256, Timestamp};
 use strandline_store::gc::{self, Keep};
 use strandline_store::{
     Mirror, Order, Slot, Store, Wait, WithdrawnFile,
     verify::{self, Data},
 };
+use strandline_sync::cut::Action;
 use strandline_sync::purge::{Busy, Done, Purge};
+use strandline_sync::repair::{BytesFrom, Repaired};
 use strandline_sync::{Method, Settings, repair};
 
 use crate::invariants;
-use crate::script::{Script, event, name, url};
-use crate::world::{Lists, Outcome, World, context, known, lock, mirror, now, settings, sync_store};
+use crate::script::{Script, add, event, name, two, url};
+use crate::world::{FORMAT, Outcome, World, context, formats, known, lock, mirror, now, settings, sync_store};
 
 pub(crate) const EVIL: &[u8] = b"evil";
 
@@ -31,14 +33,14 @@ pub(crate) fn order(scope: Option<&MirrorName>) -> Order {
     Order { scope: scope.cloned(), time: now(), who: "the test".to_owned(), reason: Some("malware".to_owned()) }
 }
 
-fn purge_of<'a>(store: &'a Arc<Store>, script: &'a Script) -> Purge<'a> {
-    Purge { store, pages: script, lists: &Lists, now: now() }
+fn purge_of<'a>(store: &'a Arc<Store>, formats: &'a Formats) -> Purge<'a> {
+    Purge { store, formats, now: now() }
 }
 
 /// Withdraws bytes from one mirror or from all.
 pub(crate) fn withdraw(store: &Arc<Store>, scope: Option<&MirrorName>, bytes: &[u8]) -> Outcome<Done> {
-    let script = Script::new();
-    let purge = purge_of(store, &script);
+    let formats = formats();
+    let purge = purge_of(store, &formats);
     let mut mirrors = store.mirrors()?;
     mirrors.retain(|mirror| scope.is_none_or(|scope| scope == mirror.name()));
     let found = purge.file(&mirrors, sha256(bytes))?;
@@ -50,7 +52,7 @@ pub(crate) fn withdraw(store: &Arc<Store>, scope: Option<&MirrorName>, bytes: &[
 
 /// Does what whoever opens the store does about what was interrupted.
 pub(crate) fn resume(store: &Arc<Store>) -> Outcome<Done> {
-    Ok(purge_of(store, &Script::new()).finish(Busy::Leave)?)
+    Ok(purge_of(store, &formats()).finish(Busy::Leave)?)
 }
 
 pub(crate) fn let_back(store: &Arc<Store>, scope: Option<&MirrorName>, bytes: &[u8]) -> Outcome<usize> {
@@ -116,7 +118,7 @@ fn label(text: &str) -> Label {
     text.parse().unwrap()
 }
 
-fn damage(store: &Arc<Store>) -> Vec<verify::Damage> {
+pub(crate) fn damage(store: &Arc<Store>) -> Vec<verify::Damage> {
     verify::verify(store, &store.mirrors().unwrap(), Some(&Data::default()), &|_| {}).unwrap().damage
 }
 
@@ -152,10 +154,10 @@ fn a_repair_does_not_bring_back_what_was_withdrawn_after_the_check() {
     assert_eq!(found.len(), 2);
     withdraw(&store, None, EVIL).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let contexts = [context(&store, &second(), &settings(NAMES))];
-    let clock: strandline_sync::Clock = Arc::new(now);
-    let done = runtime.block_on(repair::repair(&contexts, &Lists, found, false, &clock)).unwrap();
-    assert!(done.repaired.iter().any(|line| line.contains("it was withdrawn since")), "{done:?}");
+    let contexts = [context(&store, &second(), &settings(NAMES), now())];
+    let done = runtime.block_on(repair::repair(&contexts, found, false)).unwrap();
+    let withdrawn = |repaired: &Repaired| matches!(repaired, Repaired::Blob { from: BytesFrom::Withdrawn, .. });
+    assert!(done.repaired.iter().any(withdrawn), "{done:?}");
     assert!(!store.blob_path(Blake3::of(EVIL)).exists());
     assert_eq!(pool(&world, "pypi"), ["alpha-1.tar.gz", "beta-1.tar.gz", "beta-2.tar.gz"]);
     assert_eq!(damage(&store), []);
@@ -204,7 +206,7 @@ fn it_is_gone_from_everything_that_is_served() {
 fn no_sync_brings_it_back_until_it_is_let_back() {
     for method in [Method::Collect, Method::Changelog] {
         let settings = Settings { method: Some(method), ..settings(NAMES) };
-        let log = || [event(3, "Alpha", "create"), event(5, "beta", "create")];
+        let log = || [event(3, "Alpha", Action::Create), event(5, "beta", Action::Create)];
         let world = World::new();
         let script = first();
         script.log(log());
@@ -224,7 +226,7 @@ fn no_sync_brings_it_back_until_it_is_let_back() {
             "1 2 3",
             &[("alpha-1.tar.gz", b"alpha 1"), ("alpha-2.tar.gz", EVIL), ("alpha-3.tar.gz", b"alpha 3")],
         );
-        script.log([event(7, "beta", "new release"), event(8, "Alpha", "add source file alpha-3.tar.gz")]);
+        script.log([event(7, "beta", two(Action::NewRelease)), event(8, "Alpha", add("alpha-3.tar.gz"))]);
         world.sync(&script, &settings).unwrap();
         assert_eq!(world.latest().snapshot.label, label("8"), "{method:?}");
         assert_eq!(world.version("alpha").as_deref(), Some("1 3"), "{method:?}");
@@ -293,7 +295,7 @@ fn a_pin_and_a_view_that_was_rolled_back_go_over_to_the_revision() {
     let locked = lock(&store);
     locked.pin(old.id, now()).unwrap();
     let verified = locked.verified(old.clone(), None).unwrap();
-    strandline_view::publish(&locked, &verified, &Lists, true, now()).unwrap();
+    strandline_view::publish(&locked, &verified, &FORMAT, true, now()).unwrap();
     drop(locked);
 
     withdraw(&store, None, EVIL).unwrap();
@@ -317,7 +319,7 @@ fn a_pin_and_a_view_that_was_rolled_back_go_over_to_the_revision() {
         for serial in ["7", "9"] {
             let recorded = locked.select_served(serial.parse().unwrap()).unwrap();
             let verified = locked.verified(recorded, None).unwrap();
-            strandline_view::publish(&locked, &verified, &Lists, false, now()).unwrap();
+            strandline_view::publish(&locked, &verified, &FORMAT, false, now()).unwrap();
         }
     }
     drop(locked);
@@ -398,8 +400,8 @@ fn a_sync_finishes_what_it_stood_in_the_way_of() {
 fn the_files_of_a_release() {
     let world = world();
     let store = world.open();
-    let script = Script::new();
-    let purge = purge_of(&store, &script);
+    let formats = formats();
+    let purge = purge_of(&store, &formats);
     let mirrors = [known(&store, &mirror())];
     let of_release = |project, version| purge.files_of_release(&mirrors, &name(project), version).unwrap();
     let file = WithdrawnFile { sha256: sha256(EVIL), name: Some((name("alpha"), "alpha-2.tar.gz".to_owned())) };

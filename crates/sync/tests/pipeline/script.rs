@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
-use strandline_model::{ClaimedSha256, DisplayName, ProjectName, Serial, Sha256, Timestamp, TreePath, UpstreamUrl};
-use strandline_sync::record::{
-    CoreMetadata, Details, FileName, ListedFile, MirroredFile, Page, Record, Status, Yanked,
+use futures_util::future::{BoxFuture, ready};
+use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, stream};
+use strandline_model::{
+    CoreMetadata, DisplayName, FileName, Maintenance, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial,
+    Sha256, Timestamp, Told, ToldFile, UpstreamUrl, Yanked,
 };
-use strandline_sync::source::{Answer, BadRecord, Event, Problem, Rendered, Source, SourceError, Validator, Way};
+use strandline_sync::cut::Action;
+use strandline_sync::upstream::{self, Answer, Event, Page, Problem, Upstream, UpstreamError, Validator, Way};
 
 /// How upstream answers when it is asked for a page.
 #[derive(Debug, Clone)]
@@ -61,49 +63,76 @@ pub(crate) fn name(text: &str) -> ProjectName {
 
 /// A page of a project. Each file is its name with its bytes; `versions` are of the page itself, with spaces in between.
 pub(crate) fn page(display: &str, number: Option<u64>, versions: &str, files: &[(&str, &[u8])]) -> Page {
-    Page {
-        name: display.parse().unwrap(),
-        serial: number.map(serial),
-        status: Status::Active,
+    let of = |file: &str| FileName::of(&name(display), file).unwrap();
+    let told = Told {
+        name: name(display),
+        quarantined: false,
+        files: files.iter().map(|(file, bytes)| (of(file), told(bytes))).collect(),
+    };
+    let seen = Seen {
+        display: display.parse().unwrap(),
+        maintenance: Maintenance::Active,
         status_reason: None,
         versions: versions.split(' ').map(str::to_owned).collect(),
-        files: files.iter().map(|(file, bytes)| listed(display, file, bytes)).collect(),
-    }
+        files: files.iter().map(|(file, _)| (of(file), seen(Some(url(file))))).collect(),
+    };
+    Page { record: Record::new(told, seen).unwrap(), serial: number.map(serial) }
+}
+
+/// The same page with something changed.
+pub(crate) fn changed(page: Page, change: impl FnOnce(&mut Told, &mut Seen)) -> Page {
+    let (mut told, mut seen) = page.record.into_parts();
+    change(&mut told, &mut seen);
+    Page { record: Record::new(told, seen).unwrap(), ..page }
 }
 
 pub(crate) fn url(file: &str) -> String {
     format!("https://files.example/packages/aa/bb/cc/{file}")
 }
 
-pub(crate) fn listed(display: &str, file: &str, bytes: &[u8]) -> ListedFile {
-    ListedFile {
-        details: Details {
-            filename: FileName::of(&name(display), file).unwrap(),
-            requires_python: None,
-            upload_time: None,
-            yanked: Yanked::No,
-            provenance: None,
-        },
-        url: url(file),
-        sha256: Sha256::of(bytes).into(),
-        size: Some(bytes.len() as u64),
-        core_metadata: CoreMetadata::Absent,
-    }
+fn told(bytes: &[u8]) -> ToldFile {
+    let (sha256, size) = (Sha256::of(bytes).into(), Some(bytes.len() as u64));
+    ToldFile { sha256, size, upload_time: None, yanked: Yanked::No }
+}
+
+fn seen(url: Option<String>) -> SeenFile {
+    SeenFile { url, requires_python: None, core_metadata: CoreMetadata::Absent, provenance: None }
+}
+
+/// What a mirror has of a project: what a page says, and each file at a path below `packages/aa/bb/cc`.
+pub(crate) fn mirrored(page: &Page, files: &[(&str, &[u8])]) -> Mirrored {
+    let placed = |(file, bytes): &(&str, &[u8])| {
+        let path = format!("packages/aa/bb/cc/{file}").parse().unwrap();
+        let placed = Placed { path, sha256: Sha256::of(bytes), size: bytes.len() as u64, metadata: None };
+        (FileName::of(page.record.name(), file).unwrap(), placed)
+    };
+    Mirrored::new(page.record.clone(), page.serial.unwrap(), files.iter().map(placed).collect()).unwrap()
 }
 
 pub(crate) fn status(status: u16) -> Problem {
     Problem::Status { status, retry_after: None }
 }
 
-pub(crate) fn event(number: u64, project: &str, action: &str) -> Event {
+/// An event of a project; `None` for one about people.
+pub(crate) fn event(number: u64, project: &str, change: impl Into<Option<Action>>) -> Event {
     Event {
         serial: serial(number),
-        project: project.parse().unwrap(),
-        version: ["release", "file"].iter().any(|word| action.contains(word)).then(|| "2".to_owned()),
+        project: name(project),
+        display: project.parse().unwrap(),
         // So long ago that a missing serial before it is believed to be a hole.
         time: Timestamp::from_seconds(1_700_000_000).unwrap(),
-        action: action.to_owned(),
+        change: change.into(),
     }
+}
+
+/// Version 2, with what happens to it.
+pub(crate) fn two(make: fn(String) -> Action) -> Action {
+    make("2".to_owned())
+}
+
+/// A file of version 2 is added.
+pub(crate) fn add(file: &str) -> Action {
+    Action::AddFile("2".to_owned(), file.to_owned())
 }
 
 impl Script {
@@ -181,17 +210,17 @@ fn next<T: Clone>(queue: Option<&mut VecDeque<T>>) -> Option<T> {
     if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() }
 }
 
-impl Source for Script {
-    fn upstream(&self) -> &UpstreamUrl {
+impl Upstream for Script {
+    fn url(&self) -> &UpstreamUrl {
         &self.upstream
     }
 
-    async fn page(
-        &self,
-        project: &ProjectName,
-        validator: Option<&Validator>,
+    fn page<'a>(
+        &'a self,
+        project: &'a ProjectName,
+        validator: Option<&'a Validator>,
         way: Way,
-    ) -> Result<Answer, SourceError> {
+    ) -> BoxFuture<'a, Result<Answer, UpstreamError>> {
         let mut state = self.state();
         let condition = validator.map(|Validator(tag)| format!(" if {tag}")).unwrap_or_default();
         let way = match way {
@@ -203,7 +232,7 @@ impl Source for Script {
         if let Some(events) = state.meanwhile.pop_front() {
             state.log.get_or_insert_default().extend(events);
         }
-        match next(state.pages.get_mut(project)) {
+        let answer = match next(state.pages.get_mut(project)) {
             Some(Reply::Page(page, tag)) => {
                 let current = tag.map(|tag| Validator(tag.to_owned()));
                 match validator {
@@ -212,98 +241,53 @@ impl Source for Script {
                 }
             }
             Some(Reply::Missing) | None => Ok(Answer::Missing),
-            Some(Reply::Fail(problem)) => Err(SourceError::new(format!("{}{project}/", self.upstream), problem)),
-        }
+            Some(Reply::Fail(problem)) => Err(UpstreamError::new(format!("{}{project}/", self.upstream), problem)),
+        };
+        ready(answer).boxed()
     }
 
-    async fn file(
-        &self,
-        url: &str,
-    ) -> Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin, SourceError> {
+    fn file<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<upstream::Body, UpstreamError>> {
         let mut state = self.state();
         state.asked.push(format!("file {url}"));
         let broken = Problem::Transport("the connection was reset".to_owned());
-        let (bytes, end) = match next(state.files.get_mut(url)) {
-            Some(Body::Bytes(bytes)) => (bytes, None),
-            Some(Body::Torn(bytes)) => (bytes, Some(Err(SourceError::new(url, broken)))),
-            Some(Body::Fail(problem)) => return Err(SourceError::new(url, problem)),
-            None => return Err(SourceError::new(url, status(404))),
+        let body = match next(state.files.get_mut(url)) {
+            Some(Body::Bytes(bytes)) => Ok((bytes, None)),
+            Some(Body::Torn(bytes)) => Ok((bytes, Some(Err(UpstreamError::new(url, broken))))),
+            Some(Body::Fail(problem)) => Err(UpstreamError::new(url, problem)),
+            None => Err(UpstreamError::new(url, status(404))),
         };
         // In pieces, as a network gives them.
-        let pieces = bytes.chunks(5).map(|piece| Ok(Bytes::from_static(piece)));
-        Ok(stream::iter(pieces.chain(end).collect::<Vec<_>>()))
+        let in_pieces = |(bytes, end): (&'static [u8], Option<_>)| {
+            let pieces = bytes.chunks(5).map(|piece| Ok(Bytes::from_static(piece)));
+            stream::iter(pieces.chain(end).collect::<Vec<_>>()).boxed()
+        };
+        ready(body.map(in_pieces)).boxed()
     }
 
-    async fn last_serial(&self) -> Result<Serial, SourceError> {
-        let events = self.events_since(Serial::ZERO).await?;
-        Ok(events.last().map_or(Serial::ZERO, |event| event.serial))
+    fn last_serial(&self) -> BoxFuture<'_, Result<Serial, UpstreamError>> {
+        let events = self.events_since(Serial::ZERO);
+        events.map_ok(|events| events.last().map_or(Serial::ZERO, |event| event.serial)).boxed()
     }
 
-    async fn events_since(&self, since: Serial) -> Result<Vec<Event>, SourceError> {
+    fn events_since(&self, since: Serial) -> BoxFuture<'_, Result<Vec<Event>, UpstreamError>> {
         let mut state = self.state();
         state.asked.push("log".to_owned());
-        let Some(log) = &state.log else { return Err(SourceError::new(&self.upstream, Problem::NoChangelog)) };
         let at_once = state.at_once.unwrap_or(usize::MAX);
-        Ok(log.iter().filter(|event| event.serial > since).take(at_once).cloned().collect())
+        let log = state.log.as_ref().ok_or_else(|| UpstreamError::new(&self.upstream, Problem::NoChangelog));
+        let events = log.map(|log| log.iter().filter(|event| event.serial > since).take(at_once).cloned().collect());
+        ready(events).boxed()
     }
 
-    async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, SourceError> {
+    fn projects(&self) -> BoxFuture<'_, Result<Vec<(DisplayName, Serial)>, UpstreamError>> {
         let mut state = self.state();
         state.asked.push("projects".to_owned());
         let pages = state.pages.iter().filter(|(name, _)| !state.unlisted.contains(*name)).map(|(_, replies)| replies);
         let listed = pages.filter_map(|replies| match replies.front() {
-            Some(Reply::Page(page, _)) => Some((page.name.clone(), page.serial.unwrap_or(Serial::ZERO))),
+            Some(Reply::Page(page, _)) => {
+                Some((page.record.seen().display.clone(), page.serial.unwrap_or(Serial::ZERO)))
+            }
             _ => None,
         });
-        Ok(listed.collect())
-    }
-
-    fn file_paths(&self, file: &ListedFile) -> [TreePath; 2] {
-        let own = file.url.trim_start_matches("https://files.example/").parse().unwrap();
-        let made = format!("packages/00/00/{}/{}", file.sha256, file.details.filename.as_str());
-        [own, made.parse().unwrap()]
-    }
-
-    fn is_of_release(&self, _: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-        Some(filename.contains(&format!("-{version}.")))
-    }
-
-    fn render(&self, record: &Record) -> Vec<Rendered> {
-        let mut lines = vec![record.name.to_string(), record.serial.to_string(), record.versions.join(" ")];
-        for file in &record.files {
-            let metadata = file.core_metadata.map_or("-".to_owned(), |sha256| sha256.to_string());
-            let yanked = matches!(file.details.yanked, Yanked::Yes(_));
-            let MirroredFile { details, path, sha256, size, .. } = file;
-            lines.push(format!("{} {path} {sha256} {size} {yanked} {metadata}", details.filename.as_str()));
-        }
-        let text = lines.join("\n") + "\n";
-        let page = |ending: &str, bytes: String| Rendered {
-            path: format!("simple/{}/index.{ending}", record.name).parse().unwrap(),
-            bytes: Bytes::from(bytes),
-        };
-        vec![page("html", format!("<!--\n{text}-->")), page("v1_json", text)]
-    }
-
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord> {
-        let text = std::str::from_utf8(bytes).map_err(|error| BadRecord(error.to_string()))?;
-        let mut lines = text.lines();
-        let mut line = || lines.next().ok_or_else(|| BadRecord("too short".to_owned()));
-        let name: ProjectName = line()?.parse().unwrap();
-        let (serial, versions) = (line()?.parse().unwrap(), line()?.split(' ').map(str::to_owned).collect());
-        let digest = |text: &str| Sha256::from_stored(*text.parse::<ClaimedSha256>().unwrap().as_bytes());
-        let files = lines.map(|line| {
-            let words: Vec<_> = line.split(' ').collect();
-            let [file, path, sha256, size, yanked, metadata] = words[..] else {
-                return Err(BadRecord(line.to_owned()));
-            };
-            let yanked = if yanked == "true" { Yanked::Yes(String::new()) } else { Yanked::No };
-            let mut details = listed(name.as_str(), file, b"").details;
-            details.yanked = yanked;
-            let (path, size) = (path.parse().unwrap(), size.parse().unwrap());
-            let core_metadata = (metadata != "-").then(|| digest(metadata));
-            Ok(MirroredFile { details, path, sha256: digest(sha256), size, core_metadata })
-        });
-        let files = files.collect::<Result<_, _>>()?;
-        Ok(Record { name, serial, status: Status::Active, status_reason: None, versions, files })
+        ready(Ok(listed.collect())).boxed()
     }
 }

@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_durable::Disk;
-use strandline_model::{DisplayName, Leaf, MirrorName, ProjectName, Serial, Timestamp, TreePath};
+use strandline_model::{DisplayName, Formats, Leaf, MirrorName, ProjectName, Timestamp};
 use strandline_store::{Locked, Mirror, Recorded, Store, Wait};
 use strandline_sync::{Context, Method, Outcome as Synced, Progress, Selection, Settings, SyncError};
-use strandline_view::{ListedProject, RootLists};
+use strandline_testkit::Plain;
 use tempfile::TempDir;
 
 use crate::copy::copy_tree;
@@ -26,18 +25,12 @@ pub(crate) struct World {
     directory: TempDir,
 }
 
-#[derive(Debug)]
-pub(crate) struct Lists;
+/// How pages and lists are written.
+pub(crate) const FORMAT: Plain = Plain::ONE_LIST;
 
-impl RootLists for Lists {
-    fn paths(&self) -> Vec<TreePath> {
-        vec!["simple/index.html".parse().unwrap()]
-    }
-
-    fn write(&self, _: &TreePath, at: Serial, all: &[ListedProject], out: &mut dyn io::Write) -> io::Result<()> {
-        write!(out, "{at}")?;
-        all.iter().try_for_each(|project| write!(out, " {}:{}", project.display, project.serial))
-    }
+/// The same for all mirrors of a store.
+pub(crate) fn formats() -> Formats {
+    Formats::usual(Arc::new(FORMAT))
 }
 
 pub(crate) fn mirror() -> MirrorName {
@@ -78,11 +71,13 @@ pub(crate) fn impatient(projects: &[&str]) -> Settings {
     Settings { cut_timeout: Duration::ZERO, ..settings(projects) }
 }
 
-pub(crate) fn context(store: &Arc<Store>, script: &Arc<Script>, settings: &Settings) -> Context<Script> {
+pub(crate) fn context(store: &Arc<Store>, script: &Arc<Script>, settings: &Settings, time: Timestamp) -> Context {
     Context {
         store: Arc::clone(store),
-        source: Arc::clone(script),
+        upstream: script.clone(),
+        format: Arc::new(FORMAT),
         settings: Arc::new(settings.clone()),
+        clock: Arc::new(move || time),
         progress: Arc::new(Progress::default()),
     }
 }
@@ -99,10 +94,9 @@ pub(crate) fn sync_store_at(
     settings: &Settings,
     time: Timestamp,
 ) -> Result<Synced, SyncError> {
-    let context = context(store, script, settings);
+    let context = context(store, script, settings, time);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let clock: strandline_sync::Clock = Arc::new(move || time);
-    runtime.block_on(strandline_sync::sync(&context, &Lists, &clock))
+    runtime.block_on(strandline_sync::sync(&context))
 }
 
 impl World {
@@ -171,7 +165,8 @@ impl World {
 
     /// The list of all projects that readers see.
     pub(crate) fn list(&self) -> String {
-        self.served("simple/index.html").unwrap_or_default()
+        let list = self.served("simple/index.html").unwrap_or_default();
+        list.strip_prefix("html ").unwrap_or_default().to_owned()
     }
 
     /// The version that readers see of a project.

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use strandline_model::{DisplayName, ProjectName, Serial, Timestamp};
-use strandline_sync::cut::{self, Base, Content, File, Log, Project, Rule, Seen, State, Why};
-use strandline_sync::record::{Status, Yanked};
-use strandline_sync::source::Event;
-use strandline_testkit::{Generator, ProjectState, Rng, Weights, World, history};
+use strandline_model::{DisplayName, ProjectName, Releases, Serial, Status, Timestamp, Yanked};
+use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, Rule, Seen, State, Why};
+use strandline_sync::upstream::Event;
+use strandline_testkit::{EventKind, Generator, ProjectState, Rng, Weights, World, history};
 
 /// How upstream and its caches behave, and what of the rule is in force.
 #[derive(Debug, Clone, Copy)]
@@ -102,23 +101,48 @@ fn content(state: &ProjectState) -> Content<String> {
     }
 }
 
+/// What a row of the log does to its project's page.
+fn change(kind: EventKind) -> Option<Action> {
+    Some(match kind {
+        EventKind::Create => Action::Create,
+        EventKind::NewRelease(version) => Action::NewRelease(version),
+        EventKind::AddFile(version, file) => Action::AddFile(version, file),
+        EventKind::RemoveFile(file) => Action::RemoveFile(file),
+        EventKind::RemoveRelease(version) => Action::RemoveRelease(version),
+        EventKind::RemoveProject => Action::RemoveProject,
+        EventKind::YankRelease(version) => Action::YankRelease(version),
+        EventKind::UnyankRelease(version) => Action::UnyankRelease(version),
+        EventKind::QuarantineProject => Action::QuarantineProject,
+        EventKind::ClearProject => Action::ClearProject,
+        EventKind::QuarantineRelease(version) => Action::QuarantineRelease(version),
+        EventKind::ClearRelease(version) => Action::ClearRelease(version),
+        EventKind::Role => return None,
+        EventKind::Unknown => Action::Unknown,
+    })
+}
+
 /// What a mirror should have of a project: a quarantined one is not shown.
 fn wanted(state: Option<&ProjectState>) -> Option<(Serial, Content<String>)> {
     let state = state.filter(|state| state.status.as_str() != "quarantined")?;
     Some((serial(state.content_serial), content(state)))
 }
 
-/// What stands behind the project's name, up to the next separator of a wheel, with other separators than the log has.
-fn is_of_release(project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-    let plain = |text: &str| text.to_lowercase().replace(['-', '_', '.'], "");
-    let rest = match filename.strip_suffix(".whl") {
-        Some(wheel) => wheel.split('-').nth(1)?.to_owned(),
-        None => {
-            let stem = filename.strip_suffix(".tar.gz").or(filename.strip_suffix(".zip"))?;
-            plain(stem).strip_prefix(&plain(project.as_str()))?.to_owned()
-        }
-    };
-    Some(plain(&rest) == plain(version))
+/// What stands behind the project's name, up to the next separator of a wheel, is a file's version, with other separators than
+/// the log has.
+struct Named;
+
+impl Releases for Named {
+    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
+        let plain = |text: &str| text.to_lowercase().replace(['-', '_', '.'], "");
+        let rest = match filename.strip_suffix(".whl") {
+            Some(wheel) => wheel.split('-').nth(1)?.to_owned(),
+            None => {
+                let stem = filename.strip_suffix(".tar.gz").or(filename.strip_suffix(".zip"))?;
+                plain(stem).strip_prefix(&plain(project.as_str()))?.to_owned()
+            }
+        };
+        Some(plain(&rest) == plain(version))
+    }
 }
 
 fn milliseconds(seconds: f64) -> u64 {
@@ -225,12 +249,13 @@ impl Mirror {
         let seen = self.log.head().filter(|_| self.weather.late.0 == 0.0);
         let since = seen.unwrap_or(self.base).max(self.base);
         for event in self.world.changelog(since.get(), usize::MAX, self.world.now_ms()) {
+            let display: DisplayName = event.name.parse().unwrap();
             self.log.add(&Event {
                 serial: serial(event.serial),
-                project: event.name.parse::<DisplayName>().unwrap(),
-                version: event.version.clone(),
+                project: display.normalise(),
+                display,
                 time: Timestamp::from_seconds(i64::try_from(event.at_ms / 1000).unwrap()).unwrap(),
-                action: event.action.clone(),
+                change: change(event.kind),
             });
         }
     }
@@ -300,7 +325,7 @@ impl Mirror {
             projects.insert(name, Project { base, since, pages });
         }
         let all = projects.iter().collect();
-        let mut found = cut::cut(self.weather.rule, self.base, target, &self.log, &all, &is_of_release);
+        let mut found = cut::cut(self.weather.rule, self.base, target, &self.log, &all, &Named);
         // Now and then an operator's patience ends: what stands in the way is held.
         let mut holding = BTreeMap::new();
         for (name, obstacle) in &found.in_the_way {
@@ -310,7 +335,7 @@ impl Mirror {
         }
         if !holding.is_empty() {
             let rest = projects.iter().filter(|(name, _)| !holding.contains_key(*name)).collect();
-            found = cut::cut(self.weather.rule, self.base, target, &self.log, &rest, &is_of_release);
+            found = cut::cut(self.weather.rule, self.base, target, &self.log, &rest, &Named);
         }
         (found, holding)
     }

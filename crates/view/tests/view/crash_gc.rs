@@ -10,7 +10,7 @@ use strandline_store::{Store, StoreError, Wait};
 
 use crate::crash::at_every_step;
 use crate::invariants;
-use crate::world::{Lists, Outcome, World, commit, mirror, state, sync, time};
+use crate::world::{FORMAT, Outcome, World, commit, mirror, state, sync, time};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -36,7 +36,7 @@ fn old() -> World {
     let other = "other".parse().unwrap();
     let lock = store.lock(&other, Wait::Never, time(0)).unwrap();
     let shared = state(&[("Else", "one", &[("else-1.tar.gz", "shared")])]);
-    let committed = commit(&lock, &Lists, 1, &shared).unwrap();
+    let committed = commit(&lock, &FORMAT, 1, &shared).unwrap();
     lock.verify(committed).unwrap();
     drop(lock);
     drop(store);

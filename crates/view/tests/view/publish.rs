@@ -11,13 +11,16 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use strandline_durable::Disk;
-use strandline_model::{Blake3, Serial, TreePath};
+use strandline_model::{
+    BadRecord, Blake3, ClaimedSha256, FileName, Format, ListedProject, Mirrored, ProjectName, Releases, Rendered,
+    Serial, TreePath,
+};
 use strandline_store::{Slot, Store};
-use strandline_view::{ListedProject, Published, RootLists, ViewError};
+use strandline_view::{Published, ViewError};
 
 use crate::invariants;
 use crate::world::{
-    Lists, State, World, catch_up, commit, expected, lock, mirror, of, path, project, publish, record, serial, served,
+    FORMAT, State, World, catch_up, commit, expected, lock, mirror, of, path, project, publish, record, serial, served,
     state, sync, time,
 };
 
@@ -220,13 +223,45 @@ fn the_lists_are_the_ones_that_the_snapshot_names() {
 #[derive(Debug)]
 struct Otherwise;
 
-impl RootLists for Otherwise {
-    fn paths(&self) -> Vec<TreePath> {
-        Lists.paths()
+impl Releases for Otherwise {
+    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
+        FORMAT.is_of_release(project, filename, version)
+    }
+}
+
+impl Format for Otherwise {
+    fn number(&self) -> u32 {
+        FORMAT.number()
     }
 
-    fn write(&self, path: &TreePath, at: Serial, all: &[ListedProject], out: &mut dyn io::Write) -> io::Result<()> {
-        Lists.write(path, at, all, out)?;
+    fn record_path(&self, project: &ProjectName) -> TreePath {
+        FORMAT.record_path(project)
+    }
+
+    fn render(&self, project: &Mirrored) -> Vec<Rendered> {
+        FORMAT.render(project)
+    }
+
+    fn read(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord> {
+        FORMAT.read(bytes)
+    }
+
+    fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
+        FORMAT.file_paths(name, sha256, url)
+    }
+
+    fn list_paths(&self) -> Vec<TreePath> {
+        FORMAT.list_paths()
+    }
+
+    fn write_list(
+        &self,
+        path: &TreePath,
+        at: Serial,
+        all: &[ListedProject],
+        out: &mut dyn io::Write,
+    ) -> io::Result<()> {
+        FORMAT.write_list(path, at, all, out)?;
         out.write_all(b" otherwise")
     }
 }

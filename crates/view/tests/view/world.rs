@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use strandline_durable::Disk;
-use strandline_model::{Blake3, DisplayName, Entry, MirrorName, Serial, Timestamp, TreePath, Unit};
+use strandline_model::{Blake3, DisplayName, Entry, Format, MirrorName, Serial, Timestamp, TreePath, Unit};
 use strandline_store::{Access, Draft, DraftUnit, Intake, Locked, Mirror, Recorded, Store, Verified, Wait};
-use strandline_view::{ListedProject, Published, RootLists};
+use strandline_testkit::Plain;
+use strandline_view::Published;
 use tempfile::TempDir;
 
 use crate::copy::copy_tree;
@@ -29,27 +30,8 @@ pub(crate) struct World {
     directory: TempDir,
 }
 
-/// Lists that are short to write; the two in HTML are the same, as the real ones are.
-#[derive(Debug)]
-pub(crate) struct Lists;
-
-impl RootLists for Lists {
-    fn paths(&self) -> Vec<TreePath> {
-        ["index.html", "index.v1_html", "index.v1_json"].map(|name| path(&format!("simple/{name}"))).into()
-    }
-
-    fn write(
-        &self,
-        path: &TreePath,
-        serial: Serial,
-        projects: &[ListedProject],
-        out: &mut dyn io::Write,
-    ) -> io::Result<()> {
-        let form = if path.file_name().ends_with("json") { "json" } else { "html" };
-        write!(out, "{form} {serial}")?;
-        projects.iter().try_for_each(|project| write!(out, " {}:{}", project.display, project.serial))
-    }
-}
+/// How pages and lists are written.
+pub(crate) const FORMAT: Plain = Plain::WHOLE;
 
 pub(crate) fn path(text: &str) -> TreePath {
     text.parse().unwrap()
@@ -141,7 +123,7 @@ pub(crate) fn lock(store: &Arc<Store>) -> Outcome<Locked> {
 /// Stores what is new of `state` and commits it as the next snapshot after `base`, unverified.
 pub(crate) fn commit(
     mirror: &Locked,
-    lists: &dyn RootLists,
+    format: &dyn Format,
     number: u64,
     state: &State,
 ) -> Outcome<strandline_store::Committed> {
@@ -179,13 +161,13 @@ pub(crate) fn commit(
         conclusion: None,
         stored: Vec::new(),
     };
-    Ok(mirror.commit(draft, |serial, leaves| strandline_view::root_lists(lists, serial, leaves))?)
+    Ok(mirror.commit(draft, |serial, leaves| strandline_view::root_lists(format, serial, leaves))?)
 }
 
 /// Records a state as a verified snapshot.
 pub(crate) fn record(store: &Arc<Store>, number: u64, state: &State) -> Outcome<Verified> {
     let mirror = lock(store)?;
-    Ok(mirror.verify(commit(&mirror, &Lists, number, state)?)?)
+    Ok(mirror.verify(commit(&mirror, &FORMAT, number, state)?)?)
 }
 
 /// Publishes the newest retained snapshot of a serial, as a sync does (`frozen` false) or a rollback (true).
@@ -193,7 +175,7 @@ pub(crate) fn publish(store: &Arc<Store>, number: u64, frozen: bool) -> Outcome<
     let mirror = lock(store)?;
     let recorded = mirror.at_serial(serial(number))?.ok_or("no such snapshot")?;
     let verified = mirror.verified(recorded, None)?;
-    Ok(strandline_view::publish(&mirror, &verified, &Lists, frozen, time(number))?)
+    Ok(strandline_view::publish(&mirror, &verified, &FORMAT, frozen, time(number))?)
 }
 
 /// Records and publishes.

@@ -1,74 +1,46 @@
-//! What a sync needs from an upstream. The second implementation is the one that tests script.
+//! What a sync asks an upstream for. How pages are written and read back is not asked here: that is a
+//! [`Format`](strandline_model::Format).
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
-use strandline_model::{DisplayName, ProjectName, Serial, Timestamp, TreePath, UpstreamUrl};
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use strandline_model::{DisplayName, ProjectName, Record, Serial, Timestamp, UpstreamUrl};
 
-use crate::record::{Page, Record};
+use crate::cut::Action;
 
-/// A package index.
-pub trait Source: Send + Sync + 'static {
+/// A package index, to be asked.
+pub trait Upstream: fmt::Debug + Send + Sync {
     /// What it is, as snapshots name it.
-    fn upstream(&self) -> &UpstreamUrl;
+    fn url(&self) -> &UpstreamUrl;
 
-    /// A project's page as upstream shows it now. With a `validator` that came with an earlier answer,
-    /// upstream may say that nothing changed since.
-    fn page(
-        &self,
-        project: &ProjectName,
-        validator: Option<&Validator>,
+    /// A project's page as upstream shows it now. With a `validator` that came with an earlier answer, upstream may say that
+    /// nothing changed since.
+    fn page<'a>(
+        &'a self,
+        project: &'a ProjectName,
+        validator: Option<&'a Validator>,
         way: Way,
-    ) -> impl Future<Output = Result<Answer, SourceError>> + Send;
+    ) -> BoxFuture<'a, Result<Answer, UpstreamError>>;
 
     /// The bytes at a URL that a page named.
-    fn file(
-        &self,
-        url: &str,
-    ) -> impl Future<Output = Result<impl Stream<Item = Result<Bytes, SourceError>> + Send + Unpin, SourceError>> + Send;
+    fn file<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Body, UpstreamError>>;
 
     /// The greatest serial of the changelog; an error of kind [`Problem::NoChangelog`] if there is no log.
-    fn last_serial(&self) -> impl Future<Output = Result<Serial, SourceError>> + Send;
+    fn last_serial(&self) -> BoxFuture<'_, Result<Serial, UpstreamError>>;
 
     /// The oldest events after `since`, sorted by serial: as many as upstream gives at once. An empty answer means that
     /// there are no more.
-    fn events_since(&self, since: Serial) -> impl Future<Output = Result<Vec<Event>, SourceError>> + Send;
+    fn events_since(&self, since: Serial) -> BoxFuture<'_, Result<Vec<Event>, UpstreamError>>;
 
     /// All projects, each with the serial of its last event or a later one.
-    fn projects(&self) -> impl Future<Output = Result<Vec<(DisplayName, Serial)>, SourceError>> + Send;
-
-    /// Where in the mirror's tree a file with this URL and digest belongs.
-    ///
-    /// The first choice is upstream's own path, if it has the form `packages/xx/yy/REST/FILENAME`; the second,
-    /// for when other bytes are there already, is made from the digest and the filename.
-    fn file_paths(&self, file: &crate::record::ListedFile) -> [TreePath; 2];
-
-    /// Whether a file, by its name, belongs to the release of this version, as the changelog writes it; `None` where the
-    /// name does not tell.
-    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool>;
-
-    /// The pages of a project: a pure function of its record.
-    fn render(&self, record: &Record) -> Vec<Rendered>;
-
-    /// Reads the page that [`render`](Self::render) made as the record itself.
-    fn read_record(&self, bytes: &[u8]) -> Result<Record, BadRecord>;
+    fn projects(&self) -> BoxFuture<'_, Result<Vec<(DisplayName, Serial)>, UpstreamError>>;
 }
 
-/// A page to be stored: where it stands in the tree, and its bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rendered {
-    /// `simple/PROJECT/…`.
-    pub path: TreePath,
-    /// Its content.
-    pub bytes: Bytes,
-}
-
-/// The stored page is not one that this program made.
-#[derive(Debug, thiserror::Error)]
-#[error("not a record: {0}")]
-pub struct BadRecord(pub String);
+/// The bytes of a file as they come.
+pub type Body = BoxStream<'static, Result<Bytes, UpstreamError>>;
 
 /// How to ask for a page: when a cache in between answers with an old one, another way may lead past it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +68,15 @@ impl Way {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Validator(pub String);
 
+/// A project's page: what upstream says of the project, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// What it says.
+    pub record: Record,
+    /// The page's serial, if the index has serials.
+    pub serial: Option<Serial>,
+}
+
 /// What upstream says about a page.
 #[derive(Debug, Clone)]
 pub enum Answer {
@@ -117,20 +98,20 @@ pub enum Answer {
 pub struct Event {
     /// Its serial.
     pub serial: Serial,
-    /// The project, as its owner writes it.
-    pub project: DisplayName,
-    /// The version that it is about, if any.
-    pub version: Option<String>,
+    /// The project.
+    pub project: ProjectName,
+    /// Its name as its owner wrote it at that time.
+    pub display: DisplayName,
     /// When it happened, by upstream's clock; not monotone in the serial.
     pub time: Timestamp,
-    /// What happened, as upstream writes it.
-    pub action: String,
+    /// What happened to the project's page; `None` for a row about people, which changes no page.
+    pub change: Option<Action>,
 }
 
 /// Upstream did not give what was asked for. Nothing was stored or changed.
 #[derive(Debug, thiserror::Error)]
 #[error("{url}: {problem}")]
-pub struct SourceError {
+pub struct UpstreamError {
     /// What was asked for; without credentials.
     pub url: String,
     /// What is wrong.
@@ -168,7 +149,7 @@ pub enum Problem {
     NoChangelog,
 }
 
-impl SourceError {
+impl UpstreamError {
     /// An error about `url`.
     pub fn new(url: impl fmt::Display, problem: Problem) -> Self {
         Self { url: url.to_string(), problem }

@@ -1,0 +1,360 @@
+//! What upstream says of a project, and what a mirror has of it.
+//!
+//! A [`Record`] is what upstream says, whole and in upstream's words: claims, each checked for its form only. Its two parts
+//! change in different ways. [`Told`] is what the changelog tells or what never changes, so two mirrors that stand at one serial
+//! agree on it. [`Seen`] is what only pages show: upstream may change it without an event. [`Mirrored`] is a record together with
+//! the files that a mirror has of it.
+//!
+//! What always holds:
+//!
+//! 1. A record names each file once, both of its parts name the same files, and each file belongs to the project by its name.
+//! 2. A quarantined project has no files (PEP 792).
+//! 3. Each file of a [`Mirrored`] is in place, and its SHA-256 is the one that its record claims.
+//!
+//! `tests/record.rs` has a test for each.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::{ClaimedSha256, DisplayName, ProjectName, Serial, Sha256, TreePath};
+
+/// The name of a release file: one path segment, checked to belong to its project.
+///
+/// Made only by [`FileName::of`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct FileName(String);
+
+/// A name that a release file of the project cannot have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` cannot be a file of {project}: {rule}")]
+pub struct InvalidFileName {
+    found: String,
+    project: ProjectName,
+    rule: &'static str,
+}
+
+impl FileName {
+    /// Takes the name if it is one path segment of at most 240 bytes (room for `.metadata`) without control characters, and
+    /// begins with the project's name, however that is spelled.
+    pub fn of(project: &ProjectName, text: &str) -> Result<Self, InvalidFileName> {
+        let invalid = |rule| InvalidFileName {
+            found: text.chars().take(200).flat_map(char::escape_debug).collect(),
+            project: project.clone(),
+            rule,
+        };
+        if text.len() > 240 {
+            return Err(invalid("it is longer than 240 bytes"));
+        }
+        if text.starts_with('.') || text.contains('/') || text.parse::<TreePath>().is_err() {
+            return Err(invalid("it is not a plain file name"));
+        }
+        if !begins_with_name(text, project) {
+            return Err(invalid("its name is another project's"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Whether a file of this project can have the name.
+    pub fn is_of(&self, project: &ProjectName) -> bool {
+        begins_with_name(&self.0, project)
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for FileName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether `text` begins with some spelling of the project's name and goes on with a separator.
+fn begins_with_name(text: &str, project: &ProjectName) -> bool {
+    let mut rest = text;
+    for (separated, part) in project.as_str().split('-').enumerate().map(|(index, part)| (index > 0, part)) {
+        if separated {
+            let after = rest.trim_start_matches(['-', '_', '.']);
+            if after.len() == rest.len() {
+                return false;
+            }
+            rest = after;
+        }
+        match (rest.get(..part.len()), rest.get(part.len()..)) {
+            (Some(head), Some(tail)) if head.eq_ignore_ascii_case(part) => rest = tail,
+            _ => return false,
+        }
+    }
+    rest.starts_with(['-', '_', '.'])
+}
+
+/// Whether a file was yanked (PEP 592).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Yanked {
+    /// It was not.
+    #[default]
+    No,
+    /// It was, with the reason given, which may be empty.
+    Yes(String),
+}
+
+/// A project's status (PEP 792).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Status {
+    /// The normal one.
+    #[default]
+    Active,
+    /// No updates are expected.
+    Archived,
+    /// Not safe: it offers no files.
+    Quarantined,
+    /// Obsolete.
+    Deprecated,
+}
+
+impl Status {
+    /// The status as a record has it: whether the project is quarantined, which the log tells, and what only pages show.
+    pub fn parts(self) -> (bool, Maintenance) {
+        match self {
+            Self::Active => (false, Maintenance::Active),
+            Self::Archived => (false, Maintenance::Archived),
+            Self::Quarantined => (true, Maintenance::Active),
+            Self::Deprecated => (false, Maintenance::Deprecated),
+        }
+    }
+}
+
+/// The part of a project's status that no log tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Maintenance {
+    /// The normal one.
+    #[default]
+    Active,
+    /// No updates are expected.
+    Archived,
+    /// Obsolete.
+    Deprecated,
+}
+
+/// Whether a file's core metadata can be fetched beside it (PEP 714).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CoreMetadata {
+    /// No.
+    Absent,
+    /// Yes, and nothing is said of what it is.
+    Unhashed,
+    /// Yes, and this is what it should be.
+    Hashed(ClaimedSha256),
+}
+
+/// What the log tells of a project, or what never changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The project's name, normalised.
+    pub name: ProjectName,
+    /// Whether it is quarantined: then it has no files.
+    pub quarantined: bool,
+    /// Its files.
+    pub files: BTreeMap<FileName, ToldFile>,
+}
+
+/// What the log tells of a file, or what never changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToldFile {
+    /// What it should be.
+    pub sha256: ClaimedSha256,
+    /// How large it should be, in bytes, if upstream says so.
+    pub size: Option<u64>,
+    /// When it was uploaded (PEP 700), as upstream writes it: RFC 3339.
+    pub upload_time: Option<String>,
+    /// Whether it was yanked, and why.
+    pub yanked: Yanked,
+}
+
+/// What pages show of a project and no log tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The project's name as the page writes it.
+    pub display: DisplayName,
+    /// Whether it is archived or deprecated.
+    pub maintenance: Maintenance,
+    /// Why it has its status, if upstream says so.
+    pub status_reason: Option<String>,
+    /// All versions that the page names.
+    pub versions: Vec<String>,
+    /// Its files.
+    pub files: BTreeMap<FileName, SeenFile>,
+}
+
+/// What pages show of a file and no log tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenFile {
+    /// Where upstream has it: an absolute http(s) URL without a fragment, whose last segment is the filename. `None` where the
+    /// record was read from a page of this mirror, which does not keep it.
+    pub url: Option<String>,
+    /// Which Pythons it is for (PEP 345), as upstream writes it.
+    pub requires_python: Option<String>,
+    /// Its metadata file, beside it at `.metadata` (PEP 658).
+    pub core_metadata: CoreMetadata,
+    /// Where its attestations are (PEP 740): an absolute URL on upstream.
+    pub provenance: Option<String>,
+}
+
+/// What is said or had of a project does not go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{project}: {problem}")]
+pub struct InvalidRecord {
+    project: ProjectName,
+    problem: String,
+}
+
+/// What upstream says of a project, at some serial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    told: Told,
+    seen: Seen,
+}
+
+impl Record {
+    /// Puts both parts together; an error where they are not of one project, do not name the same files or name one that cannot
+    /// be the project's, or where a quarantined project has files.
+    pub fn new(told: Told, seen: Seen) -> Result<Self, InvalidRecord> {
+        let invalid = |problem| Err(InvalidRecord { project: told.name.clone(), problem });
+        if !seen.display.is_of(&told.name) {
+            return invalid(format!("its display name is `{}`", seen.display));
+        }
+        if !told.files.keys().eq(seen.files.keys()) {
+            return invalid("its parts name different files".to_owned());
+        }
+        if let Some(foreign) = told.files.keys().find(|file| !file.is_of(&told.name)) {
+            return invalid(format!("`{}` is another project's", foreign.as_str()));
+        }
+        if told.quarantined && !told.files.is_empty() {
+            return invalid("it is quarantined and has files".to_owned());
+        }
+        Ok(Self { told, seen })
+    }
+
+    /// The project.
+    pub fn name(&self) -> &ProjectName {
+        &self.told.name
+    }
+
+    /// What the log tells.
+    pub fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// What pages show.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// Both parts, to be changed and put together again.
+    pub fn into_parts(self) -> (Told, Seen) {
+        (self.told, self.seen)
+    }
+
+    /// The status as pages write it.
+    pub fn status(&self) -> Status {
+        match (self.told.quarantined, self.seen.maintenance) {
+            (true, _) => Status::Quarantined,
+            (false, Maintenance::Active) => Status::Active,
+            (false, Maintenance::Archived) => Status::Archived,
+            (false, Maintenance::Deprecated) => Status::Deprecated,
+        }
+    }
+
+    /// Each file with both parts, by name.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = (&FileName, &ToldFile, &SeenFile)> {
+        let both = self.told.files.iter().zip(self.seen.files.values());
+        both.map(|((name, told), seen)| (name, told, seen))
+    }
+
+    /// The same without some of its files, and with these versions.
+    #[must_use]
+    pub fn without(mut self, files: &BTreeSet<FileName>, versions: Vec<String>) -> Self {
+        self.told.files.retain(|name, _| !files.contains(name));
+        self.seen.files.retain(|name, _| !files.contains(name));
+        self.seen.versions = versions;
+        self
+    }
+}
+
+/// Where a file stands in a mirror, and what was measured of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Where it is: `packages/…/FILENAME`.
+    pub path: TreePath,
+    /// What it is.
+    pub sha256: Sha256,
+    /// How large it is, in bytes.
+    pub size: u64,
+    /// What its metadata file is, which stands beside it ([`TreePath::metadata`]), if it has one.
+    pub metadata: Option<Sha256>,
+}
+
+impl Placed {
+    /// The paths of the file and of its metadata file, each with what is there.
+    pub fn paths(&self) -> Vec<(TreePath, Sha256)> {
+        let metadata = self.metadata.and_then(|sha256| Some((self.path.metadata().ok()?, sha256)));
+        std::iter::once((self.path.clone(), self.sha256)).chain(metadata).collect()
+    }
+}
+
+/// A project as a mirror has it: its pages are a function of this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirrored {
+    record: Record,
+    serial: Serial,
+    files: BTreeMap<FileName, Placed>,
+}
+
+impl Mirrored {
+    /// Puts a record and its files together; an error where they are not the same files, or a file is not what the record claims.
+    pub fn new(record: Record, serial: Serial, files: BTreeMap<FileName, Placed>) -> Result<Self, InvalidRecord> {
+        let invalid = |problem| Err(InvalidRecord { project: record.name().clone(), problem });
+        if !record.told.files.keys().eq(files.keys()) {
+            return invalid("its record and its files are not the same".to_owned());
+        }
+        for ((name, told), placed) in record.told.files.iter().zip(files.values()) {
+            if let Err(mismatch) = told.sha256.confirm(placed.sha256) {
+                return invalid(format!("`{}`: {mismatch}", name.as_str()));
+            }
+        }
+        Ok(Self { record, serial, files })
+    }
+
+    /// What upstream says of the project.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The serial that it is of.
+    pub fn serial(&self) -> Serial {
+        self.serial
+    }
+
+    /// The same at another serial.
+    #[must_use]
+    pub fn at(self, serial: Serial) -> Self {
+        Self { serial, ..self }
+    }
+
+    /// Each file with what is said of it and where it is, by name.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = (&FileName, &ToldFile, &SeenFile, &Placed)> {
+        self.record.files().zip(self.files.values()).map(|((name, told, seen), placed)| (name, told, seen, placed))
+    }
+
+    /// The same without some of its files, and with these versions.
+    #[must_use]
+    pub fn without(self, files: &BTreeSet<FileName>, versions: Vec<String>) -> Self {
+        let Self { record, serial, files: mut placed } = self;
+        placed.retain(|name, _| !files.contains(name));
+        Self { record: record.without(files, versions), serial, files: placed }
+    }
+}

@@ -1,0 +1,113 @@
+//! What a sync ends with: the cut as the difference from the base, or why there is none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use strandline_model::{Held, ProjectName, Serial};
+use strandline_store::CutReport;
+
+use super::{Following, Holding, back};
+use crate::cut::{self, State};
+use crate::{Cut, Stored, SyncError, Whole};
+
+impl Following<'_> {
+    /// Takes a cut that was found; also what says why it is not the whole, where it is not. An error where nothing is new in it.
+    pub(super) fn take_found(
+        self,
+        found: cut::Cut<Stored>,
+        holding: &Holding,
+        round: u32,
+        swept: Option<&ProjectName>,
+        nothing_in_the_way: bool,
+    ) -> Result<(Cut, Option<SyncError>), SyncError> {
+        let (fetcher, base) = (self.fetcher, self.base);
+        if nothing_in_the_way {
+            fetcher.mirror.note_trouble(&BTreeSet::new(), (fetcher.clock)())?;
+        }
+        let later = self.remember_after(found.serial.unwrap_or(self.from))?;
+        let inconsistent = self.inconsistent(&found.in_the_way, round);
+        let Some(serial) = found.serial else { return Err(inconsistent) };
+        let cut = Cut { later, ..self.conclude(serial, found.states, holding, round)? };
+        if let Some(last) = swept {
+            fetcher.mirror.record_sweep(last.as_str(), (fetcher.clock)())?;
+        }
+        if nothing_in_the_way {
+            return Ok((cut, None));
+        }
+        let unchanged = base.is_some_and(|base| {
+            cut.changes.is_empty() && base.snapshot.label.serial == serial && base.snapshot.held == cut.held
+        });
+        if unchanged { Err(inconsistent) } else { Ok((cut, Some(inconsistent))) }
+    }
+
+    pub(super) fn inconsistent(&self, in_the_way: &BTreeMap<ProjectName, cut::Obstacle>, rounds: u32) -> SyncError {
+        let words = |(name, obstacle): (&ProjectName, &cut::Obstacle)| {
+            let failure = self.projects.get(name).and_then(|followed| followed.failure.as_ref());
+            let words = match failure {
+                // What upstream did says more than that the project is not determined because of it.
+                Some(failure) => {
+                    let cause =
+                        std::error::Error::source(failure).map_or_else(String::new, |cause| format!(": {cause}"));
+                    format!("{failure}{cause}; {}", obstacle.serials())
+                }
+                None => obstacle.to_string(),
+            };
+            (name.clone(), words)
+        };
+        let in_the_way = in_the_way.iter().map(words).collect();
+        SyncError::Inconsistent { in_the_way, cut: Some(self.report(self.from, rounds)) }
+    }
+
+    /// How far a cut at `serial` got.
+    fn report(&self, serial: Serial, rounds: u32) -> CutReport {
+        CutReport { head: self.head().max(serial), behind: self.log.first_after(serial), rounds }
+    }
+
+    /// The cut as the difference from the base.
+    fn conclude(
+        self,
+        serial: Serial,
+        states: BTreeMap<ProjectName, State<Stored>>,
+        holding: &Holding,
+        rounds: u32,
+    ) -> Result<Cut, SyncError> {
+        let mut changes: BTreeMap<_, _> = self.dropped.iter().map(|name| (name.clone(), None)).collect();
+        for (name, state) in states {
+            match state {
+                State::Untouched => {}
+                State::Gone => {
+                    changes.insert(name, None);
+                }
+                State::At(at, content) => {
+                    let followed = &self.projects[&name];
+                    // Only a page that is the state as it stands says whether the state is still the same.
+                    let shown = followed.project.pages.last().is_some_and(|page| page.content == content);
+                    let validator = followed.validator.clone().filter(|_| shown && !followed.validates_base);
+                    let display = followed.display.clone();
+                    changes.insert(name, Some(Arc::new(Whole { display, serial: Some(at), content, validator })));
+                }
+            }
+        }
+        let mut held = Vec::new();
+        for (name, hold) in holding {
+            let events = self.log.of(name);
+            let last = events.iter().rfind(|change| change.serial <= serial);
+            if last.is_none() && self.projects[name].held.is_none() && hold.needs > serial {
+                // What it is held for comes after this serial.
+                continue;
+            }
+            if let Some(kept) = self.carry(name, serial, &mut changes)? {
+                // What it was held for may come after this serial; then its last event here is what it needs.
+                let known = if hold.needs <= serial { hold.needs } else { Serial::ZERO };
+                let needs = last.map_or(hold.needs, |last| last.serial.max(known));
+                held.push(Held { at: kept, needs, ..hold.clone() });
+            }
+        }
+        let report = Some(self.report(serial, rounds));
+        let overlap = self.fetcher.settings.overlap;
+        let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
+        let (absent, later) = (self.absent, BTreeSet::new());
+        let stored = self.parked.into_values().collect();
+        Ok(Cut { serial, counted: false, changes, stored, held, absent, report, later, missing })
+    }
+}

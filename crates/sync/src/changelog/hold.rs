@@ -1,0 +1,74 @@
+//! Projects that are broken, and carried at their last good state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use strandline_model::{Held, HoldReason, ProjectName, Serial};
+
+use super::{Following, Holding};
+use crate::{Fetcher, SyncError, Whole, cut};
+
+impl Following<'_> {
+    /// The projects that were held at the base and still have no page that will do: nobody waits for them again.
+    pub(super) fn still_held(&self, target: Serial) -> Holding {
+        let held: Vec<_> =
+            self.projects.iter().filter_map(|(name, followed)| Some((name, followed.held.as_ref()?))).collect();
+        if held.is_empty() {
+            return Holding::new();
+        }
+        let found = self.cut(target, &Holding::new());
+        held.into_iter()
+            .filter(|(name, _)| found.in_the_way.contains_key(*name))
+            .map(|(name, held)| (name.clone(), held.clone()))
+            .collect()
+    }
+
+    /// The projects that have stood in the way for longer than `hold_after`.
+    pub(super) fn broken(&self, in_the_way: &BTreeMap<ProjectName, cut::Obstacle>) -> Result<Holding, SyncError> {
+        let Fetcher { mirror, settings, clock, .. } = &**self.fetcher;
+        let now = clock();
+        let names = in_the_way.keys().cloned().collect();
+        let noted = mirror.note_trouble(&names, now)?;
+        let mut broken = Holding::new();
+        for (name, obstacle) in in_the_way {
+            let event = self.log.of(name).iter().find(|change| change.serial >= obstacle.since);
+            let since = event.map_or(noted[name], |change| change.time);
+            if now.since(since) >= settings.hold_after {
+                let followed = &self.projects[name];
+                let reason = match (&followed.failure, obstacle.hold_reason()) {
+                    (Some(failure), HoldReason::PageMissing) => failure.hold_reason(),
+                    (_, reason) => reason,
+                };
+                let at = followed.leaf.as_ref().map_or(Serial::ZERO, |leaf| leaf.serial);
+                broken.insert(name.clone(), Held { name: name.clone(), reason, at, needs: obstacle.needs, since });
+            }
+        }
+        Ok(broken)
+    }
+
+    /// Carries a held project at its last good state; returns that state's serial, or `None` if the log has removed it.
+    pub(super) fn carry(
+        &self,
+        name: &ProjectName,
+        serial: Serial,
+        changes: &mut BTreeMap<ProjectName, Option<Arc<Whole>>>,
+    ) -> Result<Option<Serial>, SyncError> {
+        let followed = &self.projects[name];
+        let events = self.log.of(name);
+        if events.iter().rfind(|change| change.serial <= serial).is_some_and(|last| last.action.removes_project()) {
+            changes.insert(name.clone(), None);
+            return Ok(None);
+        }
+        let Some(leaf) = &followed.leaf else { return Ok(Some(Serial::ZERO)) };
+        let good = self.fetcher.base_content(leaf)?;
+        let content = cut::carried(&good, leaf.serial, events, serial, self.fetcher.releases_of(name));
+        let kept = if content.is_some() { leaf.serial } else { Serial::ZERO };
+        if content.as_ref() != Some(&good) {
+            let display = followed.display.clone();
+            let whole =
+                content.map(|content| Arc::new(Whole { display, serial: Some(leaf.serial), content, validator: None }));
+            changes.insert(name.clone(), whole);
+        }
+        Ok(Some(kept))
+    }
+}

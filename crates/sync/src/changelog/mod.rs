@@ -1,0 +1,310 @@
+//! Following an index by its changelog: the loop around the [rule of the cut](crate::cut).
+//!
+//! The target is the log's head at the sync's start. Rounds of: pages and their files, *then* the log, then the cut; as
+//! long as the cut is short of the target, the pages that stand in the way are asked for again, with growing pauses,
+//! until the settings' patience ends. What is determined beyond the base by then is taken; also after a moment of waiting,
+//! and then the sync goes on from there to the same target.
+//!
+//! What always holds:
+//!
+//! 1. The log that the cut sees was read after the last byte of the last page arrived.
+//! 2. A project that has stood in the way for longer than `hold_after` is held: carried at its last good state, without
+//!    what the log has removed since. It comes back only with a page that has the serial it needs.
+//! 3. A page that changes without an event (a project was archived, say) is found by a slow sweep of conditional requests
+//!    over all projects; what the sweep asks for never stands in the way.
+//! 4. What pages showed of a project that has events after the cut is remembered for the next sync: the log may need it.
+//! 5. An event that came to light late is noticed when the last `overlap` serials are read again, by its serial, which the
+//!    log had not shown before: its project is fetched, and the snapshots that claimed a serial past it are marked.
+
+mod begin;
+mod conclude;
+mod first;
+mod hold;
+mod pages;
+mod sweep;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use strandline_model::{DisplayName, Held, Leaf, ProjectName, Serial, Timestamp};
+use strandline_store::Recorded;
+use tokio::time::Instant;
+
+use crate::cut::{self, Base, Log, Project, Rule};
+use crate::upstream::{Event, Validator, Way};
+use crate::{Cut, FetchError, Fetcher, OnBroken, Stored, SyncError};
+
+/// The longest pause between two rounds.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What one sync is after. It may get there in several parts, each published.
+#[derive(Debug, Default)]
+pub struct Aim {
+    /// The serial that it set out for: the log's head at its beginning, or where the target had to move on to since.
+    head: Option<Serial>,
+    /// When its patience ends.
+    deadline: Option<Instant>,
+    /// Whether the last cut was a part of the way only, and the rest is still waited for.
+    pub unfinished: bool,
+}
+
+/// A project that is followed in this sync.
+struct Followed {
+    project: Project<Stored>,
+    leaf: Option<Leaf>,
+    display: DisplayName,
+    /// With what to ask whether the newest page is still the same.
+    validator: Option<Validator>,
+    /// Whether that validator came with the base's page, and none was fetched yet.
+    validates_base: bool,
+    /// How it is held, if it was at the base.
+    held: Option<Held>,
+    /// Why the last attempt to get its page or one of its files failed.
+    failure: Option<FetchError>,
+    /// Whether it is looked at because it is its turn in the sweep, and not because the log has something of it.
+    swept: bool,
+}
+
+/// One sync of a mirror by the changelog.
+struct Following<'a> {
+    fetcher: &'a Arc<Fetcher>,
+    base: Option<&'a Recorded>,
+    from: Serial,
+    /// The log was read from after this serial on.
+    read_since: Serial,
+    log: Log,
+    /// Up to here the log has shown all that is waited for: no serial is missing, or it was taken for a hole when the sync
+    /// began.
+    sure: Serial,
+    projects: BTreeMap<ProjectName, Followed>,
+    /// What a first sync has not asked for yet, with the serial that upstream's list has for it: of its last event or a later
+    /// one.
+    waiting: BTreeMap<ProjectName, (DisplayName, Serial)>,
+    /// What a first sync has: how the snapshot will list it.
+    parked: BTreeMap<ProjectName, Leaf>,
+    dropped: Vec<ProjectName>,
+    absent: Vec<ProjectName>,
+}
+
+/// What is held in a cut, by its name.
+type Holding = BTreeMap<ProjectName, Held>;
+
+/// Finds the best serial beyond the base at which every selected project is determined.
+pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut Aim) -> Result<Cut, SyncError> {
+    let Fetcher { settings, clock, .. } = &**fetcher;
+    aim.unfinished = false;
+    let begun = before(clock(), settings.settle);
+    let mut following = Following::begin(fetcher, base).await?;
+    following.sure = following.log.without_holes(following.from, begun);
+    following.gather().await?;
+    // What a first sync has asked for already is asked for again only where it stands in the way.
+    let mut wanted = BTreeSet::new();
+    if base.is_some() {
+        wanted.extend(following.projects.keys().cloned());
+    }
+    let swept = following.sweep(clock()).await?;
+    let mut head = *aim.head.get_or_insert(following.head());
+    let mut waiting_since = None;
+    let mut pause = settings.backoff;
+    let mut round = 0_u32;
+    loop {
+        round += 1;
+        let target = following.round(round, std::mem::take(&mut wanted), &mut head).await?;
+        // Patience is for what stands in the way, not for what there is to fetch.
+        let waiting_since = *waiting_since.get_or_insert_with(Instant::now);
+        let deadline = *aim.deadline.get_or_insert(waiting_since + settings.cut_timeout);
+        let late = Instant::now() >= deadline;
+        let (found, holding) = following.look(target, late, round)?;
+
+        // Any serial will do for a first snapshot; the second sync goes on from there.
+        let nothing_in_the_way = found.in_the_way.is_empty() || (base.is_none() && found.serial.is_some());
+        // Projects that have moved on past the target, in a way that the log does not tell whole, are not determined by asking
+        // again: what can be taken is taken now, and where that is nothing, the target moves on too.
+        let moved_on = base.is_some() && found.in_the_way.values().all(|obstacle| obstacle.why == cut::Why::Moving);
+        let progress = found.serial.is_some_and(|serial| serial > following.from);
+        // A hole right after the base: nothing is settled yet that could be published.
+        let waits_for_hole = target == following.from && head > following.from && following.dropped.is_empty();
+        let is_part = base.is_some() && progress && waiting_since.elapsed() >= settings.part_after;
+        if late || (nothing_in_the_way && !waits_for_hole) || (moved_on && progress) || is_part {
+            let (cut, rest) = following.take_found(found, &holding, round, swept.as_ref(), nothing_in_the_way)?;
+            if let Some(rest) = rest {
+                aim.unfinished = is_part && !late && !moved_on;
+                if aim.unfinished || moved_on {
+                    tracing::info!("taking serial {} on the way to {head}: {rest}", cut.serial);
+                } else {
+                    tracing::warn!("taking serial {}, for {head} is not complete yet: {rest}", cut.serial);
+                }
+            }
+            return Ok(cut);
+        }
+        wanted.extend(found.in_the_way.into_keys());
+        if moved_on && !nothing_in_the_way {
+            head = following.head();
+            // Later parts go there too: a target before their base would have to move on again, as long as upstream does.
+            aim.head = Some(head);
+            wanted.append(&mut following.follow_up_to(head)?);
+        }
+        tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn back(serial: Serial, by: u64) -> Serial {
+    Serial::try_from(serial.get().saturating_sub(by)).unwrap_or(Serial::ZERO)
+}
+
+fn before(now: Timestamp, by: Duration) -> Timestamp {
+    let seconds = now.seconds().saturating_sub(i64::try_from(by.as_secs()).unwrap_or(i64::MAX));
+    Timestamp::from_seconds(seconds.max(0)).unwrap_or(now)
+}
+
+/// Everything after `since`, as far as the log goes.
+async fn read_log(fetcher: &Fetcher, mut since: Serial) -> Result<Vec<Event>, SyncError> {
+    let mut events = Vec::new();
+    loop {
+        let mut more = fetcher.patient.events_since(since).await?;
+        match more.last() {
+            Some(last) => since = last.serial,
+            None => return Ok(events),
+        }
+        events.append(&mut more);
+    }
+}
+
+impl Following<'_> {
+    /// The greatest serial that the log has shown.
+    fn head(&self) -> Serial {
+        self.log.head().unwrap_or(self.from).max(self.from)
+    }
+
+    /// One round: pages and their files, *then* the log. Returns the target, up to which the log has no holes.
+    async fn round(
+        &mut self,
+        round: u32,
+        wanted: BTreeSet<ProjectName>,
+        head: &mut Serial,
+    ) -> Result<Serial, SyncError> {
+        let way = Way::of_attempt(usize::try_from(round - 1).unwrap_or(0));
+        self.fetch(wanted, way).await?;
+        if round == 1 {
+            self.ask_otherwise_for_held().await?;
+        }
+        // The time of a row that is missing is up only if it is missing in what is read afterwards.
+        let settled = before((self.fetcher.clock)(), self.fetcher.settings.settle);
+        // Without a page that was fetched, or a row that is waited for, there is nothing that the log could say more of.
+        if self.base.is_none() || !self.projects.is_empty() || self.sure < *head {
+            self.read_on(*head).await?;
+            self.follow_swept_by_log()?;
+        }
+        if self.base.is_none() {
+            // Upstream has moved on while everything was fetched: what the first snapshot is of is found on the way.
+            *head = self.head();
+        }
+        Ok(self.log.without_holes(self.from, settled).min(*head))
+    }
+
+    /// The cut of what is known, and what is held for it. An error where a broken project stops everything.
+    fn look(&mut self, target: Serial, late: bool, round: u32) -> Result<(cut::Cut<Stored>, Holding), SyncError> {
+        if self.base.is_none() {
+            self.unpark(target)?;
+            self.promote(target);
+        }
+        let freezes = self.fetcher.settings.on_broken == OnBroken::Freeze;
+        let mut holding = if freezes { Holding::new() } else { self.still_held(target) };
+        let mut found = self.cut(target, &holding);
+        // Nobody is held before patience has ended; but where a broken project stops everything, it stops a part, too.
+        if (late || freezes) && !found.in_the_way.is_empty() {
+            let broken = self.broken(&found.in_the_way)?;
+            if freezes && !broken.is_empty() && (late || found.serial.is_some_and(|serial| serial > self.from)) {
+                self.remember_after(self.from)?;
+                return Err(self.inconsistent(&found.in_the_way, round));
+            }
+            if late && !broken.is_empty() {
+                holding.extend(broken);
+                found = self.cut(target, &holding);
+            }
+        }
+        Ok((found, holding))
+    }
+
+    /// Reads what the log shows now and did not show before: at its end, and where serials are missing. What came to light
+    /// there, up to `head`, counts for the cut: a page that was fetched may show it.
+    async fn read_on(&mut self, head: Serial) -> Result<(), SyncError> {
+        for event in read_log(self.fetcher, self.sure).await? {
+            let name = &event.project;
+            if !self.fetcher.settings.selection.has(name) {
+                self.log.add_other(&event);
+                continue;
+            }
+            let known = self.projects.contains_key(name) || self.parked.contains_key(name);
+            if !self.log.add(&event) || known {
+                continue;
+            }
+            if self.base.is_none() {
+                // What appears while a first sync runs is in no list.
+                self.follow_project(event.project, Some(Serial::ZERO), &[])?;
+            } else if event.serial <= head {
+                self.follow_project(event.project, None, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the projects that have their first event since the base at or before `head`; returns those that are new.
+    fn follow_up_to(&mut self, head: Serial) -> Result<BTreeSet<ProjectName>, SyncError> {
+        let new: BTreeSet<_> = self
+            .log
+            .projects()
+            .filter(|name| !self.projects.contains_key(*name))
+            .filter(|name| self.log.of(name).first().is_some_and(|change| change.serial <= head))
+            .cloned()
+            .collect();
+        for name in &new {
+            self.follow_project(name.clone(), None, &[])?;
+        }
+        Ok(new)
+    }
+
+    /// Follows a project from what the base has of it, or, where it is said what it `needs`, from nothing but its pages.
+    pub(super) fn follow_project(
+        &mut self,
+        name: ProjectName,
+        needs: Option<Serial>,
+        held: &[Held],
+    ) -> Result<&mut Followed, SyncError> {
+        let leaf = self.fetcher.base_leaf(&name)?;
+        let base = match (needs, &leaf) {
+            (Some(needs), _) => Base::Unknown(needs),
+            (None, Some(leaf)) => Base::Known(self.fetcher.base_content(leaf)?),
+            (None, None) => Base::Absent,
+        };
+        let display = self
+            .log
+            .display_name(&name)
+            .cloned()
+            .or_else(|| leaf.as_ref().map(|leaf| leaf.display.clone()))
+            .or_else(|| name.as_str().parse().ok())
+            .expect("a normalised name is a name");
+        let validator = self.fetcher.base_validator(&name, leaf.as_ref())?;
+        let held = held.iter().find(|held| held.name == name).cloned();
+        let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.from };
+        let project = Project { base, since, pages: Vec::new() };
+        let (failure, swept) = (None, false);
+        let followed = Followed { project, leaf, display, validator, validates_base: true, held, failure, swept };
+        self.projects.remove(&name);
+        Ok(self.projects.entry(name).or_insert(followed))
+    }
+
+    fn cut(&self, target: Serial, holding: &Holding) -> cut::Cut<Stored> {
+        let projects = self
+            .projects
+            .iter()
+            .filter(|(name, _)| !holding.contains_key(*name))
+            .map(|(name, followed)| (name, &followed.project))
+            .collect();
+        let found = cut::cut(Rule::WHOLE, self.from, target, &self.log, &projects, &*self.fetcher.format);
+        let since = self.parked_since();
+        cut::Cut { serial: found.serial.filter(|serial| *serial >= since), ..found }
+    }
+}

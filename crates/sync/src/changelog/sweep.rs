@@ -1,0 +1,67 @@
+//! The sweep: all pages are asked for in turn, slowly, for changes that are not in the log.
+
+use std::collections::BTreeMap;
+
+use strandline_model::{ProjectName, Timestamp};
+
+use super::Following;
+use crate::SyncError;
+use crate::cut::Base;
+use crate::upstream::Way;
+
+/// Of which part of all pages it is the turn in one sweep at the most, and how many pages it may be in any case.
+const SWEEP_SHARE: u64 = 7;
+const SWEEP_AT_ONCE: usize = 1_000;
+impl Following<'_> {
+    /// Asks for the pages whose turn it is in the sweep, and follows the projects whose page is not the base's although
+    /// they have no event. Returns the last project of the turn, if it was anybody's.
+    pub(super) async fn sweep(&mut self, now: Timestamp) -> Result<Option<ProjectName>, SyncError> {
+        let (Some(base), settings) = (self.base, &self.fetcher.settings) else { return Ok(None) };
+        let (last, since) = self.fetcher.mirror.sweep(now)?;
+        let part = now.since(since).as_secs_f64() / settings.recheck.as_secs_f64().max(1.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a share of a count"
+        )]
+        let count = (base.snapshot.units as f64 * part.min(1.0)) as usize;
+        // After a long rest not everything is asked for at once: readers wait for what has happened since.
+        let count =
+            count.min(usize::try_from(base.snapshot.units / SWEEP_SHARE).unwrap_or(usize::MAX).max(SWEEP_AT_ONCE));
+        if count == 0 {
+            return Ok(None);
+        }
+        let turn = self.fetcher.store.leaves_after(&base.snapshot, &last, count)?;
+        let last = turn.last().map(|leaf| leaf.name.clone());
+        let quiet = turn.into_iter().filter(|leaf| !self.projects.contains_key(&leaf.name));
+        let quiet: BTreeMap<_, _> = quiet.map(|leaf| (leaf.name, leaf.serial)).collect();
+        for (name, serial) in &quiet {
+            self.follow_project(name.clone(), Some(*serial), &[])?.swept = true;
+        }
+        self.fetch(quiet.keys().cloned().collect(), Way::Usual).await?;
+        for (name, serial) in quiet {
+            // A page that is older, missing or broken says nothing that the changelog does not.
+            let followed = &self.projects[&name];
+            let usable = followed.project.pages.last().is_some_and(|page| page.serial >= serial);
+            if !usable || followed.validates_base || followed.failure.is_some() {
+                self.projects.remove(&name);
+            }
+        }
+        Ok(last)
+    }
+
+    /// What the sweep looks at and the log has something of is followed by the log, from what the base has: its page stands in
+    /// nobody's way then.
+    pub(super) fn follow_swept_by_log(&mut self) -> Result<(), SyncError> {
+        for (name, followed) in &mut self.projects {
+            if followed.swept && self.log.of(name).last().is_some_and(|change| change.serial > self.from) {
+                followed.swept = false;
+                let leaf = followed.leaf.as_ref().expect("the sweep goes over what the base has");
+                followed.project.base = Base::Known(self.fetcher.base_content(leaf)?);
+                followed.project.since = self.from;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! Why a sync did not come to its end.
+
+use std::path::PathBuf;
+
+use strandline_model::{MirrorName, ProjectName, Serial, UpstreamUrl};
+use strandline_store::{CutReport, StoreError, VerifyError};
+use strandline_view::ViewError;
+
+use crate::fetch::FetchError;
+use crate::purge;
+use crate::upstream::UpstreamError;
+
+/// A sync did not come to its end. Readers see what they saw before.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// Upstream did not answer as it should.
+    #[error("upstream failed")]
+    Upstream(#[from] UpstreamError),
+    /// A project's page or file could not be had.
+    #[error(transparent)]
+    Fetch(Box<FetchError>),
+    /// The pages did not come to belong to one state in time.
+    #[error("upstream was not consistent: {}", in_the_way.iter().map(|(project, why)| format!("{project}: {why}")).collect::<Vec<_>>().join("; "))]
+    Inconsistent {
+        /// The projects that stood in the way, each with the reason.
+        in_the_way: Vec<(ProjectName, String)>,
+        /// How far the cut got, where there is a changelog.
+        cut: Option<CutReport>,
+    },
+    /// The mirror is of another upstream.
+    #[error(
+        "mirror `{mirror}` is a copy of {recorded}, and the configuration says {configured}: give a mirror of another upstream another name"
+    )]
+    OtherUpstream {
+        /// The mirror.
+        mirror: MirrorName,
+        /// What its snapshots say.
+        recorded: UpstreamUrl,
+        /// What it is configured to be.
+        configured: UpstreamUrl,
+    },
+    /// Upstream's serials went back.
+    #[error(
+        "upstream's serial went back: it says {found}, and mirror `{mirror}` stands at {recorded}. Is it still the same index?"
+    )]
+    SerialWentBack {
+        /// The mirror.
+        mirror: MirrorName,
+        /// Where it stands.
+        recorded: Serial,
+        /// What upstream says.
+        found: Serial,
+    },
+    /// Upstream has none of the projects.
+    #[error(
+        "upstream {upstream} has none of the selected projects ({projects}): is that the URL of a package index, and are the names right?"
+    )]
+    NothingFound {
+        /// The upstream.
+        upstream: UpstreamUrl,
+        /// The names.
+        projects: String,
+    },
+    /// There is not enough room for what is to be fetched.
+    #[error(
+        "the disk of the store `{}` has {} free, and {} more would leave less than {} (`min-free`)",
+        store.display(), in_words(*free), in_words(*needed), in_words(*min_free)
+    )]
+    NoRoom {
+        /// Where the store is.
+        store: PathBuf,
+        /// What is free, in bytes.
+        free: u64,
+        /// What is to be stored, in bytes.
+        needed: u64,
+        /// What has to stay free, in bytes.
+        min_free: u64,
+    },
+    /// There are not enough inodes for what is to be fetched.
+    #[error("the file system of the store `{}` has only {free} inodes left, and a sync needs {needed}", store.display())]
+    NoInodes {
+        /// Where the store is.
+        store: PathBuf,
+        /// How many are left.
+        free: u64,
+        /// How many there have to be.
+        needed: u64,
+    },
+    /// The store could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The new manifest was not what it should be when it was read back.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// The view could not be brought up to date.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// What was withdrawn could not be taken out of what was recorded.
+    #[error(transparent)]
+    Purge(Box<purge::PurgeError>),
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for a person")]
+fn in_words(bytes: u64) -> String {
+    let megabytes = bytes as f64 / 1e6;
+    if megabytes < 1000.0 { format!("{megabytes:.1} MB") } else { format!("{:.1} GB", megabytes / 1000.0) }
+}
+
+impl From<purge::PurgeError> for SyncError {
+    fn from(error: purge::PurgeError) -> Self {
+        Self::Purge(Box::new(error))
+    }
+}
+
+impl From<FetchError> for SyncError {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(Box::new(error))
+    }
+}

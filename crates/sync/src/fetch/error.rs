@@ -1,0 +1,132 @@
+//! Why a page or file could not be had.
+
+use std::time::Duration;
+
+use strandline_model::{BadRecord, HoldReason, ProjectName};
+use strandline_store::ReceiveError;
+
+use super::patience::Passing;
+use super::receive::Wanted;
+use crate::upstream::UpstreamError;
+
+/// A project's page or file could not be had. Nothing of it is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The page.
+    #[error("cannot read the page of project `{project}`")]
+    Page {
+        /// The project.
+        project: ProjectName,
+        /// Why.
+        source: UpstreamError,
+    },
+    /// A file: upstream did not give it.
+    #[error("cannot fetch `{filename}` of project `{project}`")]
+    File {
+        /// The project.
+        project: ProjectName,
+        /// The file.
+        filename: String,
+        /// Why.
+        source: UpstreamError,
+    },
+    /// A file: what came is not what the page says.
+    #[error("`{filename}` of project `{project}` is not what its page says: {url}")]
+    Wrong {
+        /// The project.
+        project: ProjectName,
+        /// The file.
+        filename: String,
+        /// Where it came from.
+        url: String,
+        /// What was expected, and what came.
+        source: ReceiveError,
+    },
+    /// The record that an earlier snapshot has of the project cannot be read.
+    #[error("the stored record of project `{project}` is damaged: run `strandline verify`")]
+    Record {
+        /// The project.
+        project: ProjectName,
+        /// Why.
+        source: BadRecord,
+    },
+    /// A blob could not be stored.
+    #[error("cannot store `{filename}` of project `{project}`")]
+    Store {
+        /// The project.
+        project: ProjectName,
+        /// The file.
+        filename: String,
+        /// Why.
+        source: ReceiveError,
+    },
+    /// Two of a project's files would stand at one path.
+    #[error("upstream's page of `{project}` is not usable: {problem}")]
+    Unusable {
+        /// The project.
+        project: ProjectName,
+        /// Why.
+        problem: String,
+    },
+}
+
+impl FetchError {
+    /// Whether it is upstream that failed, and not this machine.
+    pub fn is_upstreams(&self) -> bool {
+        match self {
+            Self::Page { .. } | Self::File { .. } | Self::Wrong { .. } | Self::Unusable { .. } => true,
+            Self::Record { .. } | Self::Store { .. } => false,
+        }
+    }
+
+    /// For what a project with this failure would be held.
+    pub fn hold_reason(&self) -> HoldReason {
+        match self {
+            Self::Page { .. } | Self::Unusable { .. } | Self::Record { .. } => HoldReason::BadPage,
+            Self::File { .. } | Self::Store { .. } => HoldReason::FileMissing,
+            Self::Wrong { .. } => HoldReason::FileWrong,
+        }
+    }
+}
+
+pub(crate) fn unusable(project: &ProjectName, problem: String) -> FetchError {
+    FetchError::Unusable { project: project.clone(), problem }
+}
+
+/// Why one attempt to fetch a blob failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("{0}")]
+    Receive(#[from] ReceiveError),
+}
+
+impl Passing for Failure {
+    /// Wrong bytes may pass too: a broken cache often has a whole neighbour.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Upstream(error) => error.is_transient(),
+            Self::Receive(ReceiveError::Digest(_) | ReceiveError::TooShort { .. }) => true,
+            Self::Receive(_) => false,
+        }
+    }
+
+    fn asked_pause(&self) -> Option<Duration> {
+        match self {
+            Self::Upstream(error) => error.retry_after(),
+            Self::Receive(_) => None,
+        }
+    }
+}
+
+impl Failure {
+    pub(super) fn of(self, wanted: Wanted<'_>) -> FetchError {
+        let (project, filename) = (wanted.project.clone(), wanted.name.to_owned());
+        match self {
+            Self::Upstream(source) => FetchError::File { project, filename, source },
+            Self::Receive(source @ ReceiveError::Disk(_)) => FetchError::Store { project, filename, source },
+            Self::Receive(source) => FetchError::Wrong { project, filename, url: wanted.url.to_owned(), source },
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Pages and files from upstream into the store.
+//!
+//! A [`Fetcher`] serves one sync. What it fetches is in the store, but named by nothing, until [`Fetcher::finish`] has made all of
+//! it durable and the units that name it. Upstream is asked with patience (`patience.rs`); what of a page is here already is
+//! planned first (`plan.rs`), the rest is received (`receive.rs`) and made durable in batches (`batch.rs`); then pages are
+//! rendered and units made (`units.rs`).
+
+mod batch;
+mod error;
+mod patience;
+mod plan;
+mod receive;
+mod units;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, stream};
+use strandline_model::{BadRecord, Format, Leaf, Mirrored, ProjectName, Record, Unit};
+use strandline_store::{Intake, Locked, Recorded, Store, StoreError};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, block_in_place};
+
+pub use self::error::FetchError;
+pub(crate) use self::error::unusable;
+pub(crate) use self::receive::metadata_url;
+
+use self::batch::Batches;
+use self::patience::Patient;
+use crate::cut::{Content, ReleasesOf};
+use crate::progress::Progress;
+use crate::stored::{self, RecordError, Stored};
+use crate::upstream::Validator;
+use crate::{Clock, Context, Settings, SyncError};
+
+/// Fetches for one sync of one mirror.
+pub struct Fetcher {
+    pub(crate) store: Arc<Store>,
+    pub(crate) format: Arc<dyn Format>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) clock: Clock,
+    pub(crate) progress: Arc<Progress>,
+    base: Option<Recorded>,
+    /// Where it comes from.
+    pub(crate) patient: Patient,
+    /// Where it goes.
+    pub(crate) batches: Batches,
+    /// Declared after `batches`, because the process that takes the lock next has an intake of its own.
+    pub(crate) mirror: Arc<Locked>,
+    /// Whether a file came in that was not here: then there is something new to publish.
+    pub(crate) news: watch::Sender<bool>,
+}
+
+impl fmt::Debug for Fetcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetcher").field("mirror", &self.settings.mirror).finish_non_exhaustive()
+    }
+}
+
+impl Fetcher {
+    /// Prepares to fetch what `base` does not have.
+    pub fn open(context: &Context, mirror: &Arc<Locked>, base: Option<Recorded>) -> Result<Arc<Self>, StoreError> {
+        let Context { store, upstream, format, settings, clock, progress } = context;
+        Ok(Arc::new(Self {
+            store: store.clone(),
+            format: format.clone(),
+            settings: settings.clone(),
+            clock: clock.clone(),
+            progress: progress.clone(),
+            base,
+            patient: Patient::new(upstream.clone(), settings),
+            batches: Batches::new(Intake::open(mirror, settings.access)?),
+            mirror: Arc::clone(mirror),
+            news: watch::Sender::new(false),
+        }))
+    }
+
+    /// Which files of a project belong to which release.
+    pub fn releases_of<'a>(&'a self, project: &'a ProjectName) -> ReleasesOf<'a> {
+        ReleasesOf { project, releases: &*self.format }
+    }
+
+    /// How the base lists a project.
+    pub fn base_leaf(&self, project: &ProjectName) -> Result<Option<Leaf>, StoreError> {
+        match &self.base {
+            Some(base) => block_in_place(|| self.store.find(&base.snapshot, project)),
+            None => Ok(None),
+        }
+    }
+
+    /// With what to ask for a project's page, so that upstream may say that it is still the base's.
+    pub fn base_validator(&self, project: &ProjectName, leaf: Option<&Leaf>) -> Result<Option<Validator>, StoreError> {
+        let Some(leaf) = leaf else { return Ok(None) };
+        let tag = block_in_place(|| self.mirror.validator(project, leaf.unit))?;
+        Ok(tag.map(Validator))
+    }
+
+    /// Brings the files of a page into the store; returns what the cut sees of the page then, and why files cannot be had, in
+    /// the order of the record. Fails only where the store does.
+    pub async fn content_of_page(
+        &self,
+        project: &ProjectName,
+        record: &Record,
+    ) -> Result<(Content<Stored>, Vec<FetchError>), SyncError> {
+        let mut failures = Vec::new();
+        let files = self.files(project, record).await?.into_iter().map(|file| {
+            file.map_err(|failure| {
+                let reason = failure.hold_reason();
+                failures.push(failure);
+                reason
+            })
+        });
+        Ok((stored::content(record, files.collect::<Vec<_>>()), failures))
+    }
+
+    /// Brings the files of a page into the store; returns, for each in the order of the record, what is there now or why it
+    /// cannot be had.
+    async fn files(
+        &self,
+        project: &ProjectName,
+        record: &Record,
+    ) -> Result<Vec<Result<Stored, FetchError>>, SyncError> {
+        let plans = block_in_place(|| self.plan(project, record))?;
+        // A project of thousands of files has no more requests under way than the semaphore lets through; the bound
+        // here is on what waits for it.
+        let mut waiting = Vec::with_capacity(record.files().len());
+        for (file, plan) in record.files().zip(plans) {
+            waiting.push(self.file(project, file, plan));
+        }
+        let ahead = self.settings.connections * 2;
+        let mut files = stream::iter(waiting).buffered(ahead);
+        let mut all = Vec::with_capacity(record.files().len());
+        while let Some(file) = files.next().await {
+            all.push(match file {
+                Err(SyncError::Fetch(error)) if error.is_upstreams() => Err(*error),
+                other => Ok(other?),
+            });
+        }
+        Ok(all)
+    }
+
+    /// A project as the base has it.
+    pub fn base_content(&self, leaf: &Leaf) -> Result<Content<Stored>, SyncError> {
+        block_in_place(|| self.content(&self.store.unit(leaf.unit)?))
+    }
+
+    /// A project as a unit has it.
+    pub fn content(&self, unit: &Unit) -> Result<Content<Stored>, SyncError> {
+        let project = unit.name();
+        let missing = || FetchError::Record {
+            project: project.clone(),
+            source: BadRecord("its unit and its record name different files".to_owned()),
+        };
+        let mirrored = self.record(unit)?.ok_or_else(missing)?;
+        Ok(stored::content_of_unit(&mirrored, unit).ok_or_else(missing)?)
+    }
+
+    /// What a unit has of its project; `None` where it lacks the page that says so.
+    pub(crate) fn record(&self, unit: &Unit) -> Result<Option<Mirrored>, SyncError> {
+        stored::record_of(&self.store, &*self.format, unit).map_err(|error| match error {
+            RecordError::Store(error) => error.into(),
+            RecordError::Bad(source) => FetchError::Record { project: unit.name().clone(), source }.into(),
+        })
+    }
+}
+
+/// Does all of `work`, at most `limit` at a time, on all threads. On an error the rest is stopped, and it has ended when
+/// this returns: nothing goes on writing after the sync.
+pub(crate) async fn each<T: Send + 'static>(
+    limit: usize,
+    work: impl IntoIterator<Item = impl Future<Output = Result<T, SyncError>> + Send + 'static>,
+) -> Result<Vec<T>, SyncError> {
+    let mut running = JoinSet::new();
+    let mut done = Vec::new();
+    let mut work = work.into_iter();
+    loop {
+        while running.len() < limit
+            && let Some(next) = work.next()
+        {
+            running.spawn(next);
+        }
+        match running.join_next().await {
+            None => return Ok(done),
+            Some(Ok(Ok(result))) => done.push(result),
+            Some(Ok(Err(error))) => {
+                running.shutdown().await;
+                return Err(error);
+            }
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}

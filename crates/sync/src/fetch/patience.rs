@@ -1,0 +1,108 @@
+//! Asking upstream with patience: what fails in a way that may pass is asked for again, with growing pauses.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable as _};
+use strandline_model::{DisplayName, ProjectName, Serial};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::FetchError;
+use crate::Settings;
+use crate::upstream::{Answer, Event, Upstream, UpstreamError, Validator, Way};
+
+/// How often a request is made before its failure counts.
+const ATTEMPTS: usize = 5;
+/// The longest pause that is made because upstream asks for it. An upstream that asks for a longer one is not asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A failure that may pass.
+pub(super) trait Passing: fmt::Display {
+    /// Whether asking again may help.
+    fn may_pass(&self) -> bool;
+
+    /// How long upstream wants us to wait before asking again.
+    fn asked_pause(&self) -> Option<Duration>;
+}
+
+impl Passing for UpstreamError {
+    fn may_pass(&self) -> bool {
+        self.is_transient()
+    }
+
+    fn asked_pause(&self) -> Option<Duration> {
+        self.retry_after()
+    }
+}
+
+/// An upstream that is asked with patience, and for so many pages and files at once.
+pub(crate) struct Patient {
+    upstream: Arc<dyn Upstream>,
+    requests: Semaphore,
+    /// The pause before the first repetition.
+    backoff: Duration,
+}
+
+impl Patient {
+    pub(super) fn new(upstream: Arc<dyn Upstream>, settings: &Settings) -> Self {
+        Self { upstream, requests: Semaphore::new(settings.connections), backoff: settings.backoff }
+    }
+
+    /// Upstream, to be asked once.
+    pub(crate) fn upstream(&self) -> &dyn Upstream {
+        &*self.upstream
+    }
+
+    /// Waits until one more page or file may be asked for.
+    pub(super) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.requests.acquire().await.ok()
+    }
+
+    /// A project's page as upstream shows it now.
+    pub(crate) async fn page(
+        &self,
+        project: &ProjectName,
+        validator: Option<&Validator>,
+        way: Way,
+    ) -> Result<Answer, FetchError> {
+        let ask = || async {
+            let _permit = self.permit().await;
+            self.upstream.page(project, validator, way).await
+        };
+        self.patiently(project, ask).await.map_err(|source| FetchError::Page { project: project.clone(), source })
+    }
+
+    /// The oldest events after `since`, as [`Upstream::events_since`] gives them.
+    pub(crate) async fn events_since(&self, since: Serial) -> Result<Vec<Event>, UpstreamError> {
+        self.patiently("the changelog", || self.upstream.events_since(since)).await
+    }
+
+    /// The greatest serial of the log.
+    pub(crate) async fn last_serial(&self) -> Result<Serial, UpstreamError> {
+        self.patiently("the last serial", || self.upstream.last_serial()).await
+    }
+
+    /// All projects of upstream.
+    pub(crate) async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, UpstreamError> {
+        self.patiently("the list of projects", || self.upstream.projects()).await
+    }
+
+    /// Does something again, with growing pauses, while it fails in a way that may pass.
+    pub(super) async fn patiently<T, E: Passing, F: Future<Output = Result<T, E>>>(
+        &self,
+        what: impl fmt::Display,
+        act: impl FnMut() -> F,
+    ) -> Result<T, E> {
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(self.backoff)
+            .with_max_delay(LONGEST_PAUSE)
+            .with_max_times(ATTEMPTS - 1)
+            .with_jitter();
+        act.retry(pauses)
+            .when(|error| error.may_pass() && error.asked_pause().is_none_or(|asked| asked <= LONGEST_PAUSE))
+            .adjust(|error, pause| pause.map(|pause| error.asked_pause().unwrap_or(pause)))
+            .notify(|error, pause| tracing::info!("trying again in {} ms: {what}: {error}", pause.as_millis()))
+            .await
+    }
+}

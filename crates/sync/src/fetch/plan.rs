@@ -1,0 +1,161 @@
+//! What of a page's files is here already, and where the rest goes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use strandline_model::{
+    ClaimedSha256, CoreMetadata, Entry, FileName, ProjectName, Record, SeenFile, ToldFile, TreePath, Unit,
+};
+use strandline_store::{Blob, StoreError};
+use tokio::sync::OnceCell;
+
+use super::Fetcher;
+use super::error::unusable;
+use crate::SyncError;
+use crate::room::require_room;
+
+/// What is to be done for a file of a page, and for its metadata file if it has one.
+pub(super) struct Plan {
+    pub(super) own: Part,
+    pub(super) metadata: Option<Part>,
+}
+
+/// Something of a project's that has a path in the tree.
+pub(super) enum Part {
+    Here(Entry),
+    Lacking(Lacking),
+}
+
+/// Something that is to be fetched to a path, and to be what is claimed.
+pub(super) struct Lacking {
+    pub(super) path: TreePath,
+    pub(super) claim: Option<ClaimedSha256>,
+    /// What came, at any of the paths that are to have the same: the first to be asked for fetches it. If that fails, the next
+    /// one does, from its own URL.
+    pub(super) entry: Arc<OnceCell<Entry>>,
+}
+
+impl Part {
+    fn path(&self) -> &TreePath {
+        match self {
+            Self::Here(Entry { path, .. }) | Self::Lacking(Lacking { path, .. }) => path,
+        }
+    }
+}
+
+/// A file as a record names it.
+type Listed<'a> = (&'a FileName, &'a ToldFile, &'a SeenFile);
+
+/// What is here of what a record names.
+struct Known {
+    /// The project as the base has it.
+    base: Option<Unit>,
+    /// Blobs of the store, by what they are claimed to be.
+    blobs: BTreeMap<ClaimedSha256, Option<Blob>>,
+    /// What is lacking, by claim and size: the wheels of a release mostly have one and the same metadata file.
+    lacking: BTreeMap<(ClaimedSha256, Option<u64>), Arc<OnceCell<Entry>>>,
+}
+
+impl Known {
+    fn blob(&self, claim: ClaimedSha256) -> Option<Blob> {
+        self.blobs.get(&claim).copied().flatten()
+    }
+
+    fn lacking(&mut self, path: TreePath, claim: Option<ClaimedSha256>, size: Option<u64>) -> Part {
+        let entry = claim.map(|claim| Arc::clone(self.lacking.entry((claim, size)).or_default())).unwrap_or_default();
+        Part::Lacking(Lacking { path, claim, entry })
+    }
+}
+
+impl Fetcher {
+    /// What of a page's files is here, and where the rest goes, or why a file cannot stand anywhere. Refuses a page whose files
+    /// would fill the disk before any of them is fetched.
+    pub(super) fn plan(
+        &self,
+        project: &ProjectName,
+        record: &Record,
+    ) -> Result<Vec<Result<Plan, SyncError>>, SyncError> {
+        let base = self.base_leaf(project)?.map(|leaf| self.store.unit(leaf.unit)).transpose()?;
+        let in_base: Vec<_> = record.files().map(|file| self.entry_in(base.as_ref(), file)).collect();
+        // The store may have it under another path, or of another mirror.
+        let claims = record.files().zip(&in_base).flat_map(|((_, told, seen), in_base)| {
+            let file_itself = in_base.is_none().then_some(told.sha256);
+            let CoreMetadata::Hashed(metadata) = seen.core_metadata else { return [file_itself, None] };
+            [file_itself, Some(metadata)]
+        });
+        let claims: Vec<_> = claims.flatten().collect();
+        let blobs = claims.iter().copied().zip(self.batches.intake.find_all(&claims)?).collect();
+        let mut known = Known { base, blobs, lacking: BTreeMap::new() };
+
+        let mut plans = Vec::with_capacity(in_base.len());
+        for (file, in_base) in record.files().zip(in_base) {
+            let is_in_base = in_base.is_some();
+            let own = match in_base {
+                Some(entry) => Part::Here(entry),
+                None => self.plan_file(&mut known, file)?,
+            };
+            let metadata = plan_metadata(project, &mut known, file.2, own.path(), is_in_base);
+            plans.push(metadata.map(|metadata| Plan { own, metadata }));
+        }
+        let is_lacking = |plan: &Result<Plan, _>| matches!(plan, Ok(Plan { own: Part::Lacking(..), .. }));
+        let to_come = record.files().zip(&plans).filter(|(_, plan)| is_lacking(plan));
+        let (count, bytes) = to_come.fold((0, 0_u64), |(count, bytes), ((_, told, _), _)| {
+            (count + 1, bytes.saturating_add(told.size.unwrap_or(0)))
+        });
+        // Where nothing is to come, nothing is needed, however little is free.
+        if count > 0 {
+            require_room(&self.store, &self.settings, bytes, count)?;
+        }
+        Ok(plans)
+    }
+
+    fn paths_of(&self, (name, told, seen): Listed<'_>) -> [TreePath; 2] {
+        self.format.file_paths(name, told.sha256, seen.url.as_deref().unwrap_or_default())
+    }
+
+    /// What a unit has at one of the paths of a file, if it is the file.
+    fn entry_in(&self, unit: Option<&Unit>, file: Listed<'_>) -> Option<Entry> {
+        let paths = self.paths_of(file);
+        let mut entries = paths.iter().filter_map(|path| unit?.entry(path.as_str()));
+        entries.find(|entry| file.1.sha256 == entry.sha256.into()).cloned()
+    }
+
+    /// A file that the base does not have.
+    fn plan_file(&self, known: &mut Known, file: Listed<'_>) -> Result<Part, StoreError> {
+        let (_, told, _) = file;
+        let blob = known.blob(told.sha256).filter(|blob| told.size.is_none_or(|size| size == blob.size));
+        let [preferred, other] = self.paths_of(file);
+        let there = strandline_view::pool_file(&self.mirror, &preferred)?;
+        let free = there.is_none_or(|there| blob.is_some_and(|blob| (blob.size, blob.mtime) == there));
+        let path = if free { preferred } else { other };
+        Ok(match blob {
+            Some(blob) => Part::Here(blob.at(path)),
+            None => known.lacking(path, Some(told.sha256), told.size),
+        })
+    }
+}
+
+/// The metadata file of a file that stands at `own`, if it has one; `in_base` says whether the base has the file.
+fn plan_metadata(
+    project: &ProjectName,
+    known: &mut Known,
+    seen: &SeenFile,
+    own: &TreePath,
+    in_base: bool,
+) -> Result<Option<Part>, SyncError> {
+    let claim = match seen.core_metadata {
+        CoreMetadata::Absent => return Ok(None),
+        CoreMetadata::Unhashed => None,
+        CoreMetadata::Hashed(claim) => Some(claim),
+    };
+    let path =
+        own.metadata().map_err(|_| unusable(project, format!("the path `{own}` leaves no room for `.metadata`")))?;
+    let entry = known.base.as_ref().filter(|_| in_base).and_then(|base| base.entry(path.as_str()));
+    if let Some(entry) = entry.filter(|entry| claim.is_none_or(|claim| claim == entry.sha256.into())) {
+        return Ok(Some(Part::Here(entry.clone())));
+    }
+    Ok(Some(match claim.and_then(|claim| known.blob(claim)) {
+        Some(blob) => Part::Here(blob.at(path)),
+        None => known.lacking(path, claim, None),
+    }))
+}

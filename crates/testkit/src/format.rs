@@ -1,0 +1,131 @@
+//! A format that is short to write by hand and to read in a failed test.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use bytes::Bytes;
+use strandline_model::{
+    BadRecord, ClaimedSha256, CoreMetadata, FileName, Format, ListedProject, Maintenance, Mirrored, Placed,
+    ProjectName, Record, Releases, Rendered, Seen, SeenFile, Serial, Sha256, Told, ToldFile, TreePath, Yanked,
+};
+
+/// Pages and lists as plain lines.
+///
+/// A page has the project's name, its serial, its versions with spaces between them, and a line for each file: name, path,
+/// SHA-256, size, whether it is yanked, and the SHA-256 of its metadata or `-`. A list has `json` or `html`, with `-NUMBER` where the format's number is not 1, the serial, and
+/// `DISPLAY-NAME:SERIAL` for each project, with spaces between them. File names look like `NAME-VERSION.ENDING`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plain {
+    /// The number of the format.
+    pub number: u32,
+    /// The file name of the page that is read back; the other page is `index.html`.
+    pub record: &'static str,
+    /// The file names of the lists, sorted.
+    pub lists: &'static [&'static str],
+}
+
+impl Plain {
+    /// With the lists that an index has, of which the two in HTML are the same.
+    pub const WHOLE: Self =
+        Self { number: 1, record: "index.v1_json", lists: &["index.html", "index.v1_html", "index.v1_json"] };
+    /// With one list.
+    pub const ONE_LIST: Self = Self { lists: &["index.html"], ..Self::WHOLE };
+}
+
+fn simple(path: &str) -> TreePath {
+    format!("simple/{path}").parse().expect("names are valid segments")
+}
+
+impl Releases for Plain {
+    fn is_of_release(&self, _: &ProjectName, filename: &str, version: &str) -> Option<bool> {
+        Some(filename.contains(&format!("-{version}.")))
+    }
+}
+
+impl Format for Plain {
+    fn number(&self) -> u32 {
+        self.number
+    }
+
+    fn record_path(&self, project: &ProjectName) -> TreePath {
+        simple(&format!("{project}/{}", self.record))
+    }
+
+    fn render(&self, project: &Mirrored) -> Vec<Rendered> {
+        let name = project.record().name();
+        let versions = project.record().seen().versions.join(" ");
+        let mut text = format!("{name}\n{}\n{versions}\n", project.serial());
+        for (file, told, _, Placed { path, sha256, size, metadata }) in project.files() {
+            let metadata = metadata.map_or("-".to_owned(), |sha256| sha256.to_string());
+            let yanked = matches!(told.yanked, Yanked::Yes(_));
+            text.push_str(&format!("{} {path} {sha256} {size} {yanked} {metadata}\n", file.as_str()));
+        }
+        let html = Bytes::from(format!("<!--\n{text}-->"));
+        let html = Rendered { path: simple(&format!("{name}/index.html")), bytes: html };
+        vec![html, Rendered { path: self.record_path(name), bytes: text.into() }]
+    }
+
+    fn read(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord> {
+        let text = std::str::from_utf8(bytes).map_err(bad)?;
+        let mut lines = text.lines();
+        let mut line = || lines.next().ok_or_else(|| BadRecord("too short".to_owned()));
+        let (name, serial): (ProjectName, Serial) = (line()?.parse().map_err(bad)?, line()?.parse().map_err(bad)?);
+        let versions = line()?.split(' ').map(str::to_owned).collect();
+        let (mut told, mut seen, mut placed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for line in lines {
+            let (file, (told_file, seen_file, placed_file)) = read_file(&name, line)?;
+            told.insert(file.clone(), told_file);
+            seen.insert(file.clone(), seen_file);
+            placed.insert(file, placed_file);
+        }
+        let display = name.as_str().parse().map_err(bad)?;
+        let (maintenance, status_reason) = (Maintenance::Active, None);
+        let seen = Seen { display, maintenance, status_reason, versions, files: seen };
+        let record = Record::new(Told { name, quarantined: false, files: told }, seen).map_err(bad)?;
+        Mirrored::new(record, serial, placed).map_err(bad)
+    }
+
+    fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
+        let made: TreePath =
+            format!("packages/00/00/{sha256}/{}", name.as_str()).parse().expect("digits and names are valid segments");
+        let own = url.find("packages/").and_then(|at| url[at..].parse().ok());
+        [own.unwrap_or_else(|| made.clone()), made]
+    }
+
+    fn list_paths(&self) -> Vec<TreePath> {
+        self.lists.iter().map(|name| simple(name)).collect()
+    }
+
+    fn write_list(
+        &self,
+        path: &TreePath,
+        serial: Serial,
+        projects: &[ListedProject],
+        out: &mut dyn io::Write,
+    ) -> io::Result<()> {
+        let form = if path.file_name().ends_with("json") { "json" } else { "html" };
+        match self.number {
+            1 => write!(out, "{form} {serial}")?,
+            number => write!(out, "{form}-{number} {serial}")?,
+        }
+        projects.iter().try_for_each(|project| write!(out, " {}:{}", project.display, project.serial))
+    }
+}
+
+fn read_file(project: &ProjectName, line: &str) -> Result<(FileName, (ToldFile, SeenFile, Placed)), BadRecord> {
+    let words: Vec<_> = line.split(' ').collect();
+    let [file, path, sha256, size, yanked, metadata] = words[..] else { return Err(BadRecord(line.to_owned())) };
+    let digest = |text: &str| text.parse::<Sha256>().map_err(bad);
+    let metadata = if metadata == "-" { None } else { Some(digest(metadata)?) };
+    let (sha256, size) = (digest(sha256)?, size.parse().map_err(bad)?);
+    let yanked = if yanked == "true" { Yanked::Yes(String::new()) } else { Yanked::No };
+    let told = ToldFile { sha256: sha256.into(), size: Some(size), upload_time: None, yanked };
+    let core_metadata = metadata.map_or(CoreMetadata::Absent, |sha256| CoreMetadata::Hashed(sha256.into()));
+    let seen = SeenFile { url: None, requires_python: None, core_metadata, provenance: None };
+    let placed = Placed { path: path.parse().map_err(bad)?, sha256, size, metadata };
+    Ok((FileName::of(project, file).map_err(bad)?, (told, seen, placed)))
+}
+
+fn bad(error: impl std::fmt::Display) -> BadRecord {
+    BadRecord(error.to_string())
+}
