@@ -4,5 +4,3 @@
 
 mod disk;
 mod lock;
-mod power;
-mod power_rules;

@@ -5,9 +5,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use strandline_faultkit::{World, known, lock};
 use strandline_view::check;
 
-use crate::world::{World, lock, of, record, state, sync};
+use crate::support::{record, repair, state, sync};
 
 fn published() -> World {
     let world = World::new();
@@ -22,13 +23,13 @@ fn found(damage: impl Fn(PathBuf)) -> Vec<String> {
     let world = published();
     damage(world.view());
     let store = world.open();
-    let found = check(&of(&store)).unwrap();
+    let found = check(&known(&store)).unwrap();
     let prefix = format!("{}/", world.view().display());
     found.iter().map(|broken| broken.to_string().replacen(&prefix, "", 1)).collect()
 }
 
 fn pooled(view: &std::path::Path) -> PathBuf {
-    let (_, content) = crate::world::project("Alpha", "two", &[("alpha-1.tar.gz", "alpha 1")]);
+    let (_, content) = crate::support::project("Alpha", "two", &[("alpha-1.tar.gz", "alpha 1")]);
     view.join(content.keys().find(|path| path.starts_with("packages/")).unwrap())
 }
 
@@ -98,7 +99,6 @@ fn live_points_elsewhere_and_the_repair_puts_it_right() {
     let world = published();
     wrong(world.view());
     let store = world.open();
-    let locked = lock(&store).unwrap();
-    assert!(strandline_view::repair(&locked).unwrap());
-    assert_eq!(check(&of(&store)).unwrap(), []);
+    assert!(repair(&store).unwrap());
+    assert_eq!(check(&known(&store)).unwrap(), []);
 }

@@ -4,13 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use strandline_faultkit::{Outcome, World, at_every_step, invariants, mirror};
 use strandline_model::{Blake3, Timestamp};
 use strandline_store::gc::{self, Collected, Keep};
 use strandline_store::{Store, StoreError, Wait};
 
-use crate::crash::at_every_step;
-use crate::invariants;
-use crate::world::{FORMAT, Outcome, World, commit, mirror, state, sync, time};
+use crate::support::{FORMAT, commit, state, sync, time};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use strandline_durable::Disk;
+use strandline_faultkit::{Outcome, World, at_every_step, invariants, mirror};
 use strandline_store::Store;
 
-use crate::crash::at_every_step;
-use crate::invariants;
-use crate::world::{Outcome, State, World, catch_up, mirror, publish, record, state, sync};
+use crate::support::{State, catch_up, publish, record, state, sync};
 
 fn first() -> State {
     state(&[
@@ -63,7 +62,7 @@ fn an_incremental_publication() {
 
 #[test]
 fn a_standby_that_catches_up() {
-    at_every_step(&published(), &[Some(2)], |store| catch_up(store), to(3), invariants::essence);
+    at_every_step(&published(), &[Some(2)], catch_up, to(3), invariants::essence);
 }
 
 #[test]

@@ -1,16 +1,10 @@
-//! The view's promises (`src/lib.rs`), and what any crash leaves of them.
+//! The view's promises (`src/lib.rs`), and what a crash or a power failure leaves of them.
 
 #![cfg(test)]
 
 mod check;
-mod copy;
-mod crash;
 mod crash_gc;
 mod crash_publish;
-mod invariants;
-mod outage;
-#[path = "../../../durable/tests/durable/power.rs"]
-mod power;
-mod power_view;
+mod power_failure;
 mod publish;
-mod world;
+mod support;

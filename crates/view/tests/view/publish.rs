@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use strandline_durable::Disk;
+use strandline_faultkit::{World, invariants, known, lock, mirror};
 use strandline_model::{
     BadRecord, Blake3, ClaimedSha256, FileName, Format, ListedProject, Mirrored, ProjectName, Releases, Rendered,
     Serial, TreePath,
@@ -18,10 +19,9 @@ use strandline_model::{
 use strandline_store::{Slot, Store};
 use strandline_view::{Published, ViewError};
 
-use crate::invariants;
-use crate::world::{
-    FORMAT, State, World, catch_up, commit, expected, lock, mirror, of, path, project, publish, record, serial, served,
-    state, sync, time,
+use crate::support::{
+    FORMAT, State, catch_up, commit, expected, path, project, publish, publish_with, record, serial, served, state,
+    stock_pool, sync, time, undrained,
 };
 
 fn first() -> State {
@@ -99,15 +99,15 @@ fn a_rollback_shows_the_old_state_and_stays_until_it_is_resumed() {
     sync(&store, 2, &second()).unwrap();
     publish(&store, 1, true).unwrap();
     assert_eq!(served(&world), expected(1, &first(), &[("Alpha", 1), ("beta", 1), ("gamma", 1)]));
-    let state = of(&store).view_state().unwrap().unwrap();
+    let state = known(&store).view_state().unwrap().unwrap();
     assert!(state.frozen);
-    assert_eq!(state.previous, Some(of(&store).at_serial(serial(2)).unwrap().unwrap().id));
+    assert_eq!(state.previous, Some(known(&store).at_serial(serial(2)).unwrap().unwrap().id));
     // The files of what was shown before stay: a client may have its page.
     invariants::check(&world.root(), &store, &mirror());
     invariants::check_at_rest(&world.root(), &store, &mirror());
 
     publish(&store, 1, false).unwrap();
-    assert!(!of(&store).view_state().unwrap().unwrap().frozen, "the same snapshot, resumed");
+    assert!(!known(&store).view_state().unwrap().unwrap().frozen, "the same snapshot, resumed");
     publish(&store, 2, false).unwrap();
     assert_eq!(served(&world), expected(2, &second(), &[("Alpha", 2), ("gamma", 1)]));
 }
@@ -148,7 +148,7 @@ fn a_standby_that_has_caught_up_lacks_only_what_is_new() {
     let world = World::new();
     let store = world.open();
     catch_up(&store).unwrap();
-    assert_eq!(of(&store).view_state().unwrap(), None, "nothing is published, and nothing was done");
+    assert_eq!(known(&store).view_state().unwrap(), None, "nothing is published, and nothing was done");
     sync(&store, 1, &first()).unwrap();
     sync(&store, 2, &second()).unwrap();
     assert_ne!(pages(&world, "a"), pages(&world, "b"));
@@ -273,7 +273,7 @@ fn lists_of_another_version_are_not_published_and_do_not_stand_in_the_way() {
     let locked = lock(&store).unwrap();
     let old = commit(&locked, &Otherwise, 1, &first()).unwrap();
     let old = locked.verify(old).unwrap();
-    strandline_view::publish(&locked, &old, &Otherwise, false, time(1)).unwrap();
+    publish_with(&locked, &old, &Otherwise, false, time(1)).unwrap();
     drop(locked);
     sync(&store, 2, &second()).unwrap();
 
@@ -302,10 +302,10 @@ fn a_path_of_the_pool_never_changes_its_meaning() {
     assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(1), "readers see what they saw");
     assert_eq!(fs::read(world.view().join(at)).unwrap(), b"as it was");
 
-    let stamp = strandline_view::pool_file(&of(&store), &path(at)).unwrap();
+    let stamp = strandline_view::pool_file(&known(&store), &path(at)).unwrap();
     let blob = store.find_blob_row(Blake3::of(b"as it was")).unwrap().unwrap();
     assert_eq!(stamp, Some((blob.size, blob.mtime)), "by which a sync tells what is there");
-    assert_eq!(strandline_view::pool_file(&of(&store), &path("packages/none")).unwrap(), None);
+    assert_eq!(strandline_view::pool_file(&known(&store), &path("packages/none")).unwrap(), None);
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn what_is_only_recorded_is_in_the_pool_too() {
     sync(&store, 1, &first()).unwrap();
     let verified = record(&store, 2, &second()).unwrap();
     let locked = lock(&store).unwrap();
-    strandline_view::stock_pool(&locked, &verified).unwrap();
+    stock_pool(&locked, &verified).unwrap();
     assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(1));
     let pooled = invariants::everything(&world.view().join("packages"));
     for file in ["alpha-1.tar.gz", "alpha-2.tar.gz", "beta-1.tar.gz"] {
@@ -328,16 +328,16 @@ fn a_tree_that_was_live_a_moment_ago_is_left_alone_for_a_while() {
     let world = World::new();
     let store = world.open();
     let drain = Duration::from_secs(7200);
-    assert_eq!(strandline_view::undrained(None, drain, time(1)), Duration::ZERO);
+    assert_eq!(undrained(None, drain, time(1)), Duration::ZERO);
     sync(&store, 1, &first()).unwrap();
-    let state = of(&store).view_state().unwrap();
+    let state = known(&store).view_state().unwrap();
     // Times are cut to whole seconds: a moment that reads the same can be one second earlier.
     let whole = drain + Duration::from_secs(1);
-    assert_eq!(strandline_view::undrained(state, drain, time(1)), whole);
-    assert_eq!(strandline_view::undrained(state, drain, time(2)), drain / 2 + Duration::from_secs(1));
-    assert_eq!(strandline_view::undrained(state, drain, time(9)), Duration::ZERO);
-    assert_eq!(strandline_view::undrained(state, drain, time(0)), whole, "a clock that was set back");
-    assert_eq!(strandline_view::undrained(state, Duration::ZERO, time(1)), Duration::ZERO);
+    assert_eq!(undrained(state, drain, time(1)), whole);
+    assert_eq!(undrained(state, drain, time(2)), drain / 2 + Duration::from_secs(1));
+    assert_eq!(undrained(state, drain, time(9)), Duration::ZERO);
+    assert_eq!(undrained(state, drain, time(0)), whole, "a clock that was set back");
+    assert_eq!(undrained(state, Duration::ZERO, time(1)), Duration::ZERO);
 }
 
 /// Every version of every path that readers ever saw, by its path, time of modification and size.
@@ -383,7 +383,7 @@ proptest! {
             let number = recorded[index.index(recorded.len())];
             publish(&store, number, true).unwrap();
             look(&world, &store, &mut seen)?;
-            let shown = of(&store).view_state().unwrap().unwrap().snapshot;
+            let shown = known(&store).view_state().unwrap().unwrap().snapshot;
             prop_assert_eq!(store.recorded(shown).unwrap().snapshot.label.serial, serial(number));
         }
     }

@@ -1,4 +1,5 @@
-//! The rules of the model that loses power (`power.rs`), one by one.
+//! The rules of the model that loses power ([`Power`]), one by one.
+#![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "the tests look at what is left of a disk")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,14 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use strandline_durable::{Disk, DiskError};
+use strandline_faultkit::{Power, temporary_directory};
 use tempfile::TempDir;
-
-use crate::power::Power;
-
-/// In memory where that can be had: no test loses power.
-fn tempdir() -> std::io::Result<TempDir> {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
-}
 
 /// A directory with a file and an empty directory in it, and a disk that is watched.
 struct Watched {
@@ -26,7 +21,7 @@ struct Watched {
 
 impl Watched {
     fn new() -> Self {
-        let directory = tempdir().unwrap();
+        let directory = temporary_directory();
         fs::create_dir_all(directory.path().join("one/two")).unwrap();
         fs::write(directory.path().join("old"), "old").unwrap();
         let power = Power::over(directory.path());
@@ -45,8 +40,8 @@ impl Watched {
     }
 
     fn left_after(&self, steps: usize, seed: Option<u64>) -> BTreeMap<String, String> {
-        let left = tempdir().unwrap();
-        self.power.fail(steps, seed, &BTreeSet::new(), left.path());
+        let left = temporary_directory();
+        self.power.left(steps, seed, &BTreeSet::new()).make(left.path());
         found(left.path())
     }
 
@@ -166,8 +161,8 @@ fn links_are_switched_and_files_have_many_names() {
     watched.disk.link_or_copy(&watched.at("old"), &watched.at("one/link")).unwrap();
     watched.disk.sync_file_system(&watched.at("")).unwrap();
     assert_eq!(watched.left(), map(&[("live", "→ b"), ("one/link", "old")]));
-    let left = tempdir().unwrap();
-    watched.power.fail(watched.power.steps(), None, &BTreeSet::new(), left.path());
+    let left = temporary_directory();
+    watched.power.left(watched.power.steps(), None, &BTreeSet::new()).make(left.path());
     let inode = |name: &str| fs::metadata(left.path().join(name)).unwrap().ino();
     assert_eq!(inode("old"), inode("one/link"));
 }
@@ -183,8 +178,8 @@ fn a_sync_that_did_nothing() {
     let words: Vec<_> = syncs.iter().map(|(_, word)| word.as_str()).collect();
     assert_eq!(words, ["file new", "directory  after new bytes", "file system after new bytes"]);
     for (number, what) in [(0, Some("")), (1, None)] {
-        let left = tempdir().unwrap();
-        watched.power.fail(syncs[1].0 + 1, None, &BTreeSet::from([syncs[number].0]), left.path());
+        let left = temporary_directory();
+        watched.power.left(syncs[1].0 + 1, None, &BTreeSet::from([syncs[number].0])).make(left.path());
         assert_eq!(found(left.path()).get("new").map(String::as_str), what);
     }
 }
@@ -223,7 +218,7 @@ fn the_model_is_the_disk() {
     assert!(disk.remove_empty_directory(&watched.at("one/two")).unwrap());
     assert!(disk.remove_file(&watched.at("old")).unwrap());
     assert!(!disk.remove_file(&watched.at("old")).unwrap());
-    let left = tempdir().unwrap();
-    watched.power.on(left.path());
+    let left = temporary_directory();
+    watched.power.on().make(left.path());
     assert_eq!(found(left.path()), found(watched.directory.path()));
 }

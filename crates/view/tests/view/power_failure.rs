@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_durable::Disk;
+use strandline_faultkit::{Outage, Outcome, World, invariants, lock};
 use strandline_store::Store;
 use strandline_store::gc::{self, Keep};
 
-use crate::invariants;
-use crate::outage::Outage;
-use crate::world::{Outcome, State, World, catch_up, lock, project, publish, state, sync, time};
+use crate::support::{State, catch_up, project, publish, state, sync, time};
 
 fn states() -> [State; 3] {
     [
@@ -42,7 +41,7 @@ fn bring(number: u64) -> impl Fn(&Arc<Store>) -> Outcome<()> {
     move |store| {
         let there = lock(store)?.latest_verified()?;
         if there.is_none_or(|there| there.snapshot.label.serial.get() < number) {
-            crate::world::record(store, number, &state)?;
+            crate::support::record(store, number, &state)?;
         }
         publish(store, number, false).map(drop)
     }
@@ -94,7 +93,7 @@ fn a_rollback() {
 
 #[test]
 fn a_standby_that_catches_up() {
-    Outage::of(&with(2), &[Some(2)], &|store| catch_up(store), &go_on, &essence).everywhere();
+    Outage::of(&with(2), &[Some(2)], &catch_up, &go_on, &essence).everywhere();
 }
 
 #[test]
@@ -124,7 +123,7 @@ fn no_sync_may_be_left_out() {
     Outage::of(&with(1), &[Some(1), Some(2)], &act, &act, &essence).without_each_sync(&mut noticed);
     let act = bring(3);
     Outage::of(&with(2), &[Some(2), Some(3)], &act, &act, &essence).without_each_sync(&mut noticed);
-    Outage::of(&with(2), &[Some(2)], &|store| catch_up(store), &go_on, &essence).without_each_sync(&mut noticed);
+    Outage::of(&with(2), &[Some(2)], &catch_up, &go_on, &essence).without_each_sync(&mut noticed);
     for number in [1, 2] {
         let act = back_to(number);
         Outage::of(&with(3), &[Some(3), Some(number)], &act, &act, &essence).without_each_sync(&mut noticed);

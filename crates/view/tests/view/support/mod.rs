@@ -1,22 +1,17 @@
-//! A small mirror whose states are written down by hand.
+//! A small mirror whose states are written down by hand, and the view's functions on it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::error::Error;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use strandline_durable::Disk;
-use strandline_model::{Blake3, DisplayName, Entry, Format, MirrorName, Serial, Timestamp, TreePath, Unit};
-use strandline_store::{Access, Draft, DraftUnit, Intake, Locked, Mirror, Recorded, Store, Verified, Wait};
+use strandline_faultkit::{Outcome, World, lock};
+use strandline_model::{Blake3, DisplayName, Entry, Format, Serial, Timestamp, TreePath, Unit};
+use strandline_store::{Access, Draft, DraftUnit, Intake, Locked, Recorded, Store, Verified, ViewState};
 use strandline_testkit::Plain;
 use strandline_view::Published;
-use tempfile::TempDir;
-
-use crate::copy::copy_tree;
-
-pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// A project's paths and their bytes.
 pub(crate) type Content = BTreeMap<String, Vec<u8>>;
@@ -24,21 +19,11 @@ pub(crate) type Content = BTreeMap<String, Vec<u8>>;
 /// All projects of a mirror, by the names that their owners write.
 pub(crate) type State = BTreeMap<String, Content>;
 
-/// A store in a directory of its own.
-#[derive(Debug)]
-pub(crate) struct World {
-    directory: TempDir,
-}
-
 /// How pages and lists are written.
 pub(crate) const FORMAT: Plain = Plain::WHOLE;
 
 pub(crate) fn path(text: &str) -> TreePath {
     text.parse().unwrap()
-}
-
-pub(crate) fn mirror() -> MirrorName {
-    "pypi".parse().unwrap()
 }
 
 pub(crate) fn serial(number: u64) -> Serial {
@@ -68,56 +53,6 @@ pub(crate) fn project(name: &str, text: &str, files: &[(&str, &str)]) -> (String
 
 pub(crate) fn state(projects: &[(&str, &str, &[(&str, &str)])]) -> State {
     projects.iter().map(|(name, text, files)| project(name, text, files)).collect()
-}
-
-impl World {
-    /// In memory where that can be had: the enumerations sync thousands of times, and no test loses power.
-    pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        Self { directory }
-    }
-
-    /// The directory in which the store is, or will be.
-    pub(crate) fn top(&self) -> &Path {
-        self.directory.path()
-    }
-
-    pub(crate) fn root(&self) -> PathBuf {
-        self.directory.path().join("store")
-    }
-
-    pub(crate) fn view(&self) -> PathBuf {
-        self.root().join("views/pypi")
-    }
-
-    pub(crate) fn open(&self) -> Arc<Store> {
-        self.open_on(Disk::new()).unwrap()
-    }
-
-    pub(crate) fn open_on(&self, disk: Disk) -> Outcome<Arc<Store>> {
-        let store = Store::open(&self.root(), disk)?;
-        store.finish()?;
-        Ok(store)
-    }
-
-    /// The same store once more: hard links, symbolic links and times of modification as they are. Nobody has it open.
-    pub(crate) fn copy(&self) -> Self {
-        let copy = Self::new();
-        if self.root().exists() {
-            copy_tree(&self.root(), &copy.root(), &mut HashMap::new()).unwrap();
-        }
-        copy
-    }
-}
-
-/// The mirror of a store, as it reads.
-pub(crate) fn of(store: &Arc<Store>) -> Mirror {
-    store.mirror(&mirror()).unwrap().unwrap()
-}
-
-/// The mirror of a store, to be changed.
-pub(crate) fn lock(store: &Arc<Store>) -> Outcome<Locked> {
-    Ok(store.lock(&mirror(), Wait::Never, time(0))?)
 }
 
 /// Stores what is new of `state` and commits it as the next snapshot after `base`, unverified.
@@ -175,7 +110,18 @@ pub(crate) fn publish(store: &Arc<Store>, number: u64, frozen: bool) -> Outcome<
     let mirror = lock(store)?;
     let recorded = mirror.at_serial(serial(number))?.ok_or("no such snapshot")?;
     let verified = mirror.verified(recorded, None)?;
-    Ok(strandline_view::publish(&mirror, &verified, &FORMAT, frozen, time(number))?)
+    publish_with(&mirror, &verified, &FORMAT, frozen, time(number))
+}
+
+/// Publishes a snapshot whose lists are written so.
+pub(crate) fn publish_with(
+    mirror: &Locked,
+    verified: &Verified,
+    format: &dyn Format,
+    frozen: bool,
+    time: Timestamp,
+) -> Outcome<Published> {
+    Ok(strandline_view::publish(mirror, verified, format, frozen, time)?)
 }
 
 /// Records and publishes.
@@ -187,6 +133,21 @@ pub(crate) fn sync(store: &Arc<Store>, number: u64, state: &State) -> Outcome<Pu
 /// Brings the standby to what readers see, as a sync does while it fetches.
 pub(crate) fn catch_up(store: &Arc<Store>) -> Outcome<()> {
     Ok(strandline_view::catch_up(&lock(store)?)?)
+}
+
+/// Puts the files of a snapshot into the pool, as a sync does that only records.
+pub(crate) fn stock_pool(mirror: &Locked, verified: &Verified) -> Outcome<()> {
+    Ok(strandline_view::stock_pool(mirror, verified)?)
+}
+
+/// Makes `live` what the catalog says; whether it was something else.
+pub(crate) fn repair(store: &Arc<Store>) -> Outcome<bool> {
+    Ok(strandline_view::repair(&lock(store)?)?)
+}
+
+/// How long readers may still be in the tree that was live before.
+pub(crate) fn undrained(state: Option<ViewState>, drain: Duration, now: Timestamp) -> Duration {
+    strandline_view::undrained(state, drain, now)
 }
 
 /// The files that readers see below `simple/`, with their bytes.
