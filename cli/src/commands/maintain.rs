@@ -1,11 +1,14 @@
 //! `rollback`, `pin`, `mirror remove` and `gc`.
 
+use std::sync::Arc;
+
 use indicatif::HumanBytes;
 use strandline_durable::Disk;
 use strandline_model::MirrorName;
 use strandline_pypi::Pypi;
 use strandline_store::gc::{self, Collected};
 use strandline_store::{SelectError, Wait, reserve};
+use strandline_view::{Freeze, Publisher};
 
 use super::{clock, keep_reserve, known, open, say};
 use crate::config::Config;
@@ -31,11 +34,9 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
     let present = state.map(|state| store.recorded(state.snapshot)).transpose()?;
     let verified = locked.verified(recorded, present.as_ref().map(|present| &present.snapshot))?;
     let label = verified.snapshot().label;
-    if state.is_none_or(|state| state.snapshot != verified.id()) {
-        let drain = configured.settings(mirror).drain;
-        tokio::time::sleep(strandline_view::undrained(state, drain, now())).await;
-    }
-    strandline_view::publish(&locked, &verified, &Pypi, serial.is_some(), now())?;
+    let publisher = Publisher::new(Arc::new(Pypi), configured.settings(mirror).drain, now);
+    let freeze = if serial.is_some() { Freeze::Set } else { Freeze::Lift };
+    publisher.publish(&locked, &publisher.seal(verified), freeze).await?;
     if serial.is_some() {
         tracing::warn!(
             "{mirror}: published serial {label}; syncs record and do not publish until `strandline rollback {mirror} --resume`"

@@ -15,10 +15,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use strandline_durable::Disk;
-use strandline_model::{MirrorName, Timestamp, with_causes};
+use strandline_model::{Formats, MirrorName, Timestamp, with_causes};
+use strandline_pypi::Pypi;
 use strandline_store::{Mirror, SelectError, Store, Wait};
 use strandline_sync::Clock;
-use strandline_view::ViewError;
 
 use crate::arguments::{Arguments, Command, MirrorCommand};
 use crate::config::{self, Config};
@@ -68,7 +68,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             let data = data.then_some(verify::Which { max_age, sample, limit, restart });
             verify::verify(&read()?, mirror.as_ref(), data, repair).await
         }
-        Command::Rebuild => verify::rebuild(&read()?),
+        Command::Rebuild => verify::rebuild(&read()?).await,
         Command::Gc { dry_run } => maintain::gc(&read()?, dry_run),
         Command::Adopt { mirror, directory, copy, json } => {
             adopt::adopt(&read()?, &mirror, &directory, adopt::Options { copy, json })
@@ -93,18 +93,13 @@ fn clock() -> Clock {
 
 /// Opens the store, and finishes what a process left half done that was interrupted.
 fn open(path: &Path) -> Result<Arc<Store>, Failure> {
-    let store = Store::open(path, Disk::new()).during(|| format!("cannot open the store `{}`", path.display()))?;
-    match store.finish().map_err(ViewError::from).and_then(|()| strandline_view::recover(&store, clock()())) {
-        Ok(mirrors) => {
-            for mirror in mirrors {
-                tracing::warn!("{mirror}: `live` did not point to what the catalog says, and does now");
-            }
-        }
-        // A user who only looks may have no right to write.
-        Err(error) => tracing::warn!("the views could not be looked at: {}", with_causes(&error)),
-    }
-    purge::resume(&store);
-    Ok(store)
+    let opened = strandline_sync::open(path, Disk::new(), &formats(), clock()());
+    opened.during(|| format!("cannot open the store `{}`", path.display()))
+}
+
+/// How the mirrors are written.
+fn formats() -> Formats {
+    Formats::usual(Arc::new(Pypi))
 }
 
 /// A mirror that the store has.

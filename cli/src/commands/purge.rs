@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use strandline_durable::LockError;
-use strandline_model::{ClaimedSha256, DisplayName, Formats, MirrorName, ProjectName, Releases as _, with_causes};
+use strandline_model::{ClaimedSha256, DisplayName, MirrorName, ProjectName, Releases as _};
 use strandline_pypi::Pypi;
 use strandline_store::{Locked, Mirror, Order, Store, Wait, Withdrawal, WithdrawnFile};
-use strandline_sync::purge::{Busy, Done, Purge, PurgeError};
+use strandline_sync::purge::{Busy, Done, Purge};
 
-use super::{clock, open, say};
+use super::{clock, formats, open, say};
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::report::{Failure, Judged, NOTHING_DONE, Verdict};
@@ -162,11 +162,6 @@ pub(crate) fn undo(
     Ok(Exit::Done)
 }
 
-/// How the mirrors are written.
-fn formats() -> Formats {
-    Formats::usual(Arc::new(Pypi))
-}
-
 /// The record of what was withdrawn and let back, the oldest first.
 pub(crate) fn list(config: &Config, json: bool) -> Result<Exit, Failure> {
     for withdrawal in open(&config.store)?.withdrawals()? {
@@ -179,23 +174,6 @@ pub(crate) fn list(config: &Config, json: bool) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Done)
-}
-
-/// Finishes a withdrawal that was interrupted. A mirror that another process has locked is left to that process.
-pub(crate) fn resume(store: &Arc<Store>) {
-    let finished = || {
-        if store.is_purging()? {
-            let purge = Purge { store, formats: &formats(), now: clock()() };
-            for purged in purge.finish(Busy::Leave)?.mirrors {
-                tracing::warn!("{}: finished a withdrawal that was interrupted", purged.mirror);
-            }
-        }
-        Ok::<_, PurgeError>(())
-    };
-    if let Err(error) = finished() {
-        // A user who only looks may have no right to write.
-        tracing::warn!("a withdrawal is not finished: {}", with_causes(&error));
-    }
 }
 
 /// The withdrawals that are in force for a mirror, the newest order for each file.

@@ -4,14 +4,12 @@ use std::net::SocketAddr;
 use std::path::absolute;
 use std::sync::Arc;
 
-use strandline_model::Formats;
-use strandline_pypi::Pypi;
 use strandline_serve::Site;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{open, say};
+use super::{formats, open, say};
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::report::{During as _, Failure};
@@ -28,7 +26,7 @@ pub(crate) struct Running {
 pub(crate) async fn start(config: &Config, listen: SocketAddr) -> Result<Running, Failure> {
     // Creates the store if need be, so that there is something to serve from.
     drop(open(&config.store)?);
-    let site = Arc::new(Site::open(&config.store, Formats::usual(Arc::new(Pypi)))?);
+    let site = Arc::new(Site::open(&config.store, formats())?);
     let listener = TcpListener::bind(listen)
         .await
         .during(|| format!("cannot listen on {listen}; `--listen ADDRESS:PORT` says where else"))?;

@@ -205,7 +205,7 @@ fn left_in_words(left: &Left) -> String {
 }
 
 /// Makes a new catalog of what the views show.
-pub(crate) fn rebuild(config: &Config) -> Result<Exit, Failure> {
+pub(crate) async fn rebuild(config: &Config) -> Result<Exit, Failure> {
     let configured = config.mirrors(&[])?;
     let mut sources: Vec<(&MirrorName, Settings, Arc<Index>)> = Vec::new();
     for (name, mirror) in &configured {
@@ -242,6 +242,7 @@ pub(crate) fn rebuild(config: &Config) -> Result<Exit, Failure> {
             progress: Arc::new(Progress::default()),
         };
         let done = strandline_sync::rebuild::rebuild(&rebuild, &context, locked)
+            .await
             .during(|| format!("mirror `{mirror}` was not rebuilt; `strandline rebuild` begins anew"))?;
         match done {
             Some(done) => {

@@ -116,7 +116,7 @@ impl Formats {
     }
 
     /// The format of a mirror.
-    pub fn of(&self, mirror: &MirrorName) -> &dyn Format {
-        &**self.others.get(mirror).unwrap_or(&self.usual)
+    pub fn of(&self, mirror: &MirrorName) -> &Arc<dyn Format> {
+        self.others.get(mirror).unwrap_or(&self.usual)
     }
 }

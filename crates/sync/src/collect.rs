@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::fetch::each;
 use crate::progress::Progress;
 use crate::upstream::{Answer, Page, Validator, Way};
-use crate::{Cut, Fetcher, Selection, SyncError, Whole};
+use crate::{Fetcher, Proposal, Selection, SyncError, Whole};
 
 /// What is known of a selected project.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ enum Look {
 }
 
 /// Reads all selected projects until a whole pass brings no change, or the settings' patience ends.
-pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<Cut, SyncError> {
+pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<Proposal, SyncError> {
     let mut known = BTreeMap::new();
     // A project with a file that was let back lacks it in the base.
     let reread = fetcher.mirror.to_reread()?;
@@ -144,7 +144,11 @@ async fn whole(
 }
 
 /// What was found, as the difference from the base.
-fn conclude(fetcher: &Fetcher, base: Option<&Recorded>, known: BTreeMap<ProjectName, Known>) -> Result<Cut, SyncError> {
+fn conclude(
+    fetcher: &Fetcher,
+    base: Option<&Recorded>,
+    known: BTreeMap<ProjectName, Known>,
+) -> Result<Proposal, SyncError> {
     let before = base.map(|base| &base.snapshot);
     let mut greatest = before.map_or(Serial::ZERO, |before| before.label.serial);
     let mut counted = false;
@@ -187,5 +191,5 @@ fn conclude(fetcher: &Fetcher, base: Option<&Recorded>, known: BTreeMap<ProjectN
     }
     let serial = if counted { greatest.next() } else { greatest };
     let (stored, held, later, missing) = Default::default();
-    Ok(Cut { serial, counted, changes, stored, held, absent, report: None, later, missing })
+    Ok(Proposal { serial, counted, changes, stored, held, absent, report: None, later, missing })
 }

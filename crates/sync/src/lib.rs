@@ -15,6 +15,7 @@ pub mod collect;
 pub mod cut;
 mod error;
 mod fetch;
+mod open;
 mod progress;
 pub mod purge;
 pub mod rebuild;
@@ -33,19 +34,19 @@ use strandline_model::{Format, Held, Label, Leaf, ProjectName, Serial, Timestamp
 use strandline_store::{
     Conclusion, CutReport, Draft, DraftUnit, LastSync, Locked, Recorded, Store, StoreError, Verified,
 };
-use strandline_view::Staging;
+use strandline_view::{Freeze, Publisher, Staging};
 use tokio::task::{JoinSet, block_in_place};
 
 pub use error::SyncError;
 pub use fetch::{FetchError, Fetcher};
+pub use open::open;
 pub use progress::Progress;
 pub use settings::{Method, OnBroken, Selection, Settings};
 pub use stored::{Stored, Whole};
 
-use crate::upstream::{Problem, Upstream};
+pub use strandline_view::Clock;
 
-/// Says what time it is. Tests decide it.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+use crate::upstream::{Problem, Upstream};
 
 /// What a sync did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub struct Outcome {
 
 /// All pages of one state of upstream, with their files in the store: what a snapshot is made from.
 #[derive(Debug)]
-pub struct Cut {
+pub struct Proposal {
     /// The serial of that state.
     pub serial: Serial,
     /// Whether the serial is the mirror's own count, for an index without serials: it counts what changed.
@@ -126,6 +127,11 @@ impl Context {
     fn now(&self) -> Timestamp {
         (self.clock)()
     }
+
+    /// What shows the mirror's snapshots to readers.
+    fn publisher(&self) -> Publisher {
+        Publisher::new(Arc::clone(&self.format), self.settings.drain, Arc::clone(&self.clock))
+    }
 }
 
 /// Brings a mirror to upstream's state and publishes it. Needs a multi-threaded runtime: disk work is done in place.
@@ -165,7 +171,7 @@ async fn in_parts(context: &Context, mirror: &Arc<Locked>) -> Result<Outcome, Sy
 
 /// One part of a sync: as far as one cut goes.
 async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim) -> Result<Outcome, SyncError> {
-    let store = &context.store;
+    let (store, publisher) = (&context.store, context.publisher());
     if strandline_view::repair(mirror)? {
         tracing::warn!(mirror = %mirror.name(), "finished a switch of the view that was interrupted");
     }
@@ -175,21 +181,21 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     let reread = mirror.to_reread()?;
 
     let fetcher = Fetcher::open(context, mirror, base.clone())?;
-    let mut cut = find_cut(&fetcher, base.as_ref(), aim).await?;
+    let mut proposal = propose(&fetcher, &publisher, base.as_ref(), aim).await?;
     let _until_published = store.postpone_log_copy()?;
-    let (units, validations) = fetcher.finish(cut.serial, std::mem::take(&mut cut.changes))?;
-    let changed = units.len() + cut.stored.len();
-    let (absent, report) = (std::mem::take(&mut cut.absent), cut.report);
+    let (units, validations) = fetcher.finish(proposal.serial, std::mem::take(&mut proposal.changes))?;
+    let changed = units.len() + proposal.stored.len();
+    let (absent, report) = (std::mem::take(&mut proposal.absent), proposal.report);
     let conclusion = Conclusion {
         validations,
         keep_tags: base.is_none(),
-        later: std::mem::take(&mut cut.later),
-        held: cut.held.iter().map(|held| held.name.clone()).collect(),
+        later: std::mem::take(&mut proposal.later),
+        held: proposal.held.iter().map(|held| held.name.clone()).collect(),
         reread,
     };
     // What is staged of the lists is there until they are published.
     let staging = Staging::new(mirror);
-    let verified = record(context, mirror, base.as_ref(), cut, units, conclusion, &staging)?;
+    let verified = record(context, mirror, base.as_ref(), proposal, units, conclusion, &staging)?;
     drop(fetcher);
 
     // Something may have been withdrawn since its file was fetched.
@@ -198,14 +204,15 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     } else {
         verified
     };
-    let published = publish(context, mirror, &verified).await?;
-    let snapshot = verified.snapshot();
+    let sealed = publisher.seal(verified);
+    let published = publisher.publish(mirror, &sealed, Freeze::Keep).await?;
+    let snapshot = sealed.snapshot();
     Ok(Outcome {
         label: snapshot.label,
         before: base.map(|base| base.snapshot.label),
         changed,
         projects: snapshot.units,
-        published,
+        published: published.is_some(),
         held: snapshot.held.clone(),
         absent,
         cut: report,
@@ -213,37 +220,42 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
 }
 
 /// Finds out what upstream is at, and brings its files into the store; beside that, the standby is brought up.
-async fn find_cut(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut changelog::Aim) -> Result<Cut, SyncError> {
-    let beside = catch_up_beside(fetcher)?;
+async fn propose(
+    fetcher: &Arc<Fetcher>,
+    publisher: &Publisher,
+    base: Option<&Recorded>,
+    aim: &mut changelog::Aim,
+) -> Result<Proposal, SyncError> {
+    let beside = catch_up_beside(fetcher, publisher)?;
     let settings = &fetcher.settings;
-    let cut = match settings.method() {
+    let proposal = match settings.method() {
         Method::Collect => collect::collect(fetcher, base).await,
         Method::Changelog => match changelog::follow(fetcher, base, aim).await {
             Err(SyncError::Upstream(error)) if settings.method.is_none() && error.problem == Problem::NoChangelog => {
                 collect::collect(fetcher, base).await
             }
-            cut => cut,
+            proposal => proposal,
         },
     };
     // Where no file came in, the task is still waiting; dropping the set cancels it.
     if *fetcher.news.borrow() {
         beside.join_all().await;
     }
-    cut
+    proposal
 }
 
-/// Makes a snapshot of a cut, and reads it back; where the cut is what the base is, it is the base's.
+/// Makes a snapshot of a proposal, and reads it back; where the proposal is what the base is, the snapshot is the base.
 fn record(
     context: &Context,
     mirror: &Locked,
     base: Option<&Recorded>,
-    cut: Cut,
+    proposal: Proposal,
     units: BTreeMap<ProjectName, Option<DraftUnit>>,
     conclusion: Conclusion,
     staging: &Staging<'_>,
 ) -> Result<Verified, SyncError> {
     let Context { upstream, format, settings, .. } = context;
-    let Cut { serial, counted, stored, held, missing, .. } = cut;
+    let Proposal { serial, counted, stored, held, missing, .. } = proposal;
     let serial = match base {
         Some(base) if counted && units.is_empty() => base.snapshot.label.serial,
         _ => serial,
@@ -273,35 +285,19 @@ fn record(
     Ok(mirror.verify(committed)?)
 }
 
-/// Switches readers to a snapshot, once none of them is in the tree any more that it is brought up in. Returns whether: a
-/// mirror that an operator rolled back gets its files only.
-async fn publish(context: &Context, mirror: &Locked, verified: &Verified) -> Result<bool, SyncError> {
-    let Context { format, settings, .. } = context;
-    let state = mirror.view_state()?;
-    if state.is_some_and(|state| state.frozen) {
-        strandline_view::stock_pool(mirror, verified)?;
-        return Ok(false);
-    }
-    if state.is_none_or(|state| state.snapshot != verified.id()) {
-        tokio::time::sleep(strandline_view::undrained(state, settings.drain, context.now())).await;
-    }
-    strandline_view::publish(mirror, verified, &**format, false, context.now())?;
-    Ok(true)
-}
-
 /// Brings the standby to what readers see, as soon as a file has come in: the switch then waits for what this sync changes alone.
 /// Publishing does whatever is left of it, so a failure is of no consequence here.
-fn catch_up_beside(fetcher: &Fetcher) -> Result<JoinSet<()>, StoreError> {
-    let Fetcher { mirror, settings, news, clock, .. } = fetcher;
+fn catch_up_beside(fetcher: &Fetcher, publisher: &Publisher) -> Result<JoinSet<()>, StoreError> {
+    let Fetcher { mirror, news, .. } = fetcher;
     let mut beside = JoinSet::new();
     // Readers who are in it yet are not waited for.
-    if strandline_view::undrained(mirror.view_state()?, settings.drain, clock()).is_zero() {
-        let (mirror, mut news) = (mirror.clone(), news.subscribe());
+    if publisher.is_drained(mirror)? {
+        let (publisher, mirror, mut news) = (publisher.clone(), mirror.clone(), news.subscribe());
         beside.spawn(async move {
             if news.wait_for(|news| *news).await.is_err() {
                 return;
             }
-            if let Err(error) = block_in_place(|| strandline_view::catch_up(&mirror)) {
+            if let Err(error) = block_in_place(|| publisher.catch_up(&mirror)) {
                 tracing::debug!(%error, "the standby is not brought up before it has to be");
             }
         });

@@ -17,6 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use strandline_durable::LockError;
 use strandline_model::{
@@ -27,7 +28,7 @@ use strandline_store::{
     Access, Draft, DraftUnit, Intake, Locked, Mirror, Naming, Order, Recorded, Staged, Store, StoreError, Verified,
     VerifyError, Wait, WithdrawnFile, is_release_file,
 };
-use strandline_view::{FollowError, ViewError};
+use strandline_view::{FollowError, Publisher, ViewError};
 
 use crate::cut::ReleasesOf;
 use crate::stored::{self, RecordError};
@@ -233,6 +234,10 @@ impl Purge<'_> {
     /// Goes through one mirror.
     pub fn mirror(&self, mirror: &Locked) -> Result<Purged, PurgeError> {
         mirror.forget_withdrawn_pages()?;
+        let now = self.now;
+        let format = Arc::clone(self.formats.of(mirror.name()));
+        // Malware does not wait for readers.
+        let publisher = Publisher::new(format, Duration::ZERO, Arc::new(move || now));
         let files = mirror.withdrawn()?;
         let naming = mirror.naming(&files)?;
         remove_links(mirror, &naming)?;
@@ -254,13 +259,13 @@ impl Purge<'_> {
                 let ids: Vec<_> = pairs.iter().map(|(old, new)| (old.id, new.id())).collect();
                 mirror.supersede(&ids)?;
                 if Some(serial) == published {
-                    strandline_view::follow_withdrawal(mirror, self.formats.of(mirror.name()), self.now)?;
+                    publisher.follow_withdrawal(mirror)?;
                 }
                 revisions.extend(pairs.iter().map(|(old, new)| (old.snapshot.label, new.snapshot().label)));
             }
             revisions.sort_unstable();
         }
-        strandline_view::follow_withdrawal(mirror, self.formats.of(mirror.name()), self.now)?;
+        publisher.follow_withdrawal(mirror)?;
         mirror.purged()?;
         Ok(Purged { mirror: mirror.name().clone(), revisions })
     }
@@ -427,7 +432,7 @@ impl Revising<'_> {
     }
 
     fn format(&self) -> &dyn Format {
-        self.purge.formats.of(self.mirror.name())
+        &**self.purge.formats.of(self.mirror.name())
     }
 
     fn record(&self, unit: &Unit) -> Result<Mirrored, RecordError> {

@@ -12,6 +12,7 @@ use strandline_model::{Blake3, Format, Label, ListedProject, Mirrored, ProjectNa
 use strandline_store::{
     Access, Draft, DraftUnit, Intake, Locked, Mirror, Rebuild, ReceiveError, Staged, Store, StoreError,
 };
+use strandline_view::Freeze;
 
 use crate::repair::{shown_records, unit_of};
 use crate::{Context, SyncError};
@@ -29,7 +30,7 @@ pub struct Found {
 
 /// Makes a snapshot of what a mirror's view shows, and publishes it; `None` where the view shows no list that can be read. The
 /// context's store is the one that is rebuilt.
-pub fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> Result<Option<Found>, SyncError> {
+pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> Result<Option<Found>, SyncError> {
     let Context { store, upstream, settings, .. } = context;
     let format = &*context.format;
     let Some((serial, listed)) = list(mirror, format) else { return Ok(None) };
@@ -76,8 +77,9 @@ pub fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> Result<
         let paths = unit.entries().iter().map(|entry| (entry.path.clone(), entry.blob));
         strandline_view::restock(mirror, paths)?;
     }
-    strandline_view::publish(mirror, &verified, format, false, context.now())?;
-    Ok(Some(Found { label: snapshot.label, projects: snapshot.units, lost }))
+    let (publisher, label, projects) = (context.publisher(), snapshot.label, snapshot.units);
+    publisher.publish(mirror, &publisher.seal(verified), Freeze::Lift).await?;
+    Ok(Some(Found { label, projects, lost }))
 }
 
 /// The serial and the projects that the view shows.

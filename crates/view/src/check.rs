@@ -10,7 +10,10 @@ use strandline_durable::{DiskError, wide};
 use strandline_model::{Blake3, Entry, Snapshot, TreePath, Unit};
 use strandline_store::{Mirror, Slot, Store, StoreError, ViewState};
 
-use crate::publish::{Kind, PAGES, POOL, ViewError, children, stamp};
+use crate::ViewError;
+use crate::files::{Kind, children, stamp};
+use crate::pool::POOL;
+use crate::tree::PAGES;
 
 /// How many units are looked at together.
 const UNITS: usize = 256;

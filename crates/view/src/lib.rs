@@ -18,13 +18,16 @@
 //! `tests/view/` has a test for each, and a crash at every step.
 
 mod check;
+mod files;
 mod mend;
-mod publish;
+mod pool;
+mod publisher;
 mod staging;
-mod withdrawal;
+mod tree;
 
 pub use check::{Broken, check, look};
+pub use files::Stamp;
 pub use mend::{Mended, copies, mend, restock};
-pub use publish::{Published, Stamp, ViewError, catch_up, pool_file, publish, recover, repair, stock_pool, undrained};
+pub use pool::pool_file;
+pub use publisher::{Clock, FollowError, Freeze, Published, Publisher, Sealed, ViewError, recover, repair};
 pub use staging::{Staging, root_lists};
-pub use withdrawal::{FollowError, follow_withdrawal};

@@ -10,8 +10,12 @@ use strandline_durable::DiskError;
 use strandline_model::{Blake3, Format, Snapshot, TreePath};
 use strandline_store::{Locked, Mirror, StoreError, Twin};
 
+use crate::ViewError;
 use crate::check::{Broken, What, look, look_at_tree, published};
-use crate::publish::{POOL, Touched, ViewError, repair, stamp, sync_all, write_lists};
+use crate::files::{Touched, stamp, sync_all};
+use crate::pool::POOL;
+use crate::publisher::repair;
+use crate::tree::write_lists;
 
 /// Where lists are written before they are put in their places.
 const SCRATCH: &str = "mending";

@@ -8,7 +8,7 @@ use strandline_store::CutReport;
 
 use super::{Following, Holding, back};
 use crate::cut::{self, State};
-use crate::{Cut, Stored, SyncError, Whole};
+use crate::{Proposal, Stored, SyncError, Whole};
 
 impl Following<'_> {
     /// Takes a cut that was found; also what says why it is not the whole, where it is not. An error where nothing is new in it.
@@ -19,7 +19,7 @@ impl Following<'_> {
         round: u32,
         swept: Option<&ProjectName>,
         nothing_in_the_way: bool,
-    ) -> Result<(Cut, Option<SyncError>), SyncError> {
+    ) -> Result<(Proposal, Option<SyncError>), SyncError> {
         let (fetcher, base) = (self.fetcher, self.base);
         if nothing_in_the_way {
             fetcher.mirror.note_trouble(&BTreeSet::new(), (fetcher.clock)())?;
@@ -27,7 +27,7 @@ impl Following<'_> {
         let later = self.remember_after(found.serial.unwrap_or(self.from))?;
         let inconsistent = self.inconsistent(&found.in_the_way, round);
         let Some(serial) = found.serial else { return Err(inconsistent) };
-        let cut = Cut { later, ..self.conclude(serial, found.states, holding, round)? };
+        let cut = Proposal { later, ..self.conclude(serial, found.states, holding, round)? };
         if let Some(last) = swept {
             fetcher.mirror.record_sweep(last.as_str(), (fetcher.clock)())?;
         }
@@ -70,7 +70,7 @@ impl Following<'_> {
         states: BTreeMap<ProjectName, State<Stored>>,
         holding: &Holding,
         rounds: u32,
-    ) -> Result<Cut, SyncError> {
+    ) -> Result<Proposal, SyncError> {
         let mut changes: BTreeMap<_, _> = self.dropped.iter().map(|name| (name.clone(), None)).collect();
         for (name, state) in states {
             match state {
@@ -108,6 +108,6 @@ impl Following<'_> {
         let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
         let (absent, later) = (self.absent, BTreeSet::new());
         let stored = self.parked.into_values().collect();
-        Ok(Cut { serial, counted: false, changes, stored, held, absent, report, later, missing })
+        Ok(Proposal { serial, counted: false, changes, stored, held, absent, report, later, missing })
     }
 }

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use crate::cut::{self, Base, Log, Project, Rule};
 use crate::upstream::{Event, Validator, Way};
-use crate::{Cut, FetchError, Fetcher, OnBroken, Stored, SyncError};
+use crate::{FetchError, Fetcher, OnBroken, Proposal, Stored, SyncError};
 
 /// The longest pause between two rounds.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -91,7 +91,7 @@ struct Following<'a> {
 type Holding = BTreeMap<ProjectName, Held>;
 
 /// Finds the best serial beyond the base at which every selected project is determined.
-pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut Aim) -> Result<Cut, SyncError> {
+pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut Aim) -> Result<Proposal, SyncError> {
     let Fetcher { settings, clock, .. } = &**fetcher;
     aim.unfinished = false;
     let begun = before(clock(), settings.settle);

@@ -6,9 +6,9 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use strandline_faultkit::{World, known, lock};
-use strandline_view::check;
+use strandline_view::{check, repair};
 
-use crate::support::{record, repair, state, sync};
+use crate::support::{record, state, sync};
 
 fn published() -> World {
     let world = World::new();
@@ -99,6 +99,6 @@ fn live_points_elsewhere_and_the_repair_puts_it_right() {
     let world = published();
     wrong(world.view());
     let store = world.open();
-    assert!(repair(&store).unwrap());
+    assert!(repair(&lock(&store).unwrap()).unwrap());
     assert_eq!(check(&known(&store)).unwrap(), []);
 }

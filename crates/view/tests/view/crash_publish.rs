@@ -7,6 +7,8 @@ use strandline_durable::Disk;
 use strandline_faultkit::{Outcome, World, at_every_step, invariants, mirror};
 use strandline_store::Store;
 
+use strandline_view::Freeze;
+
 use crate::support::{State, catch_up, publish, record, state, sync};
 
 fn first() -> State {
@@ -36,7 +38,7 @@ fn third() -> State {
 }
 
 fn to(number: u64) -> impl Fn(&Arc<Store>) -> Outcome<()> {
-    move |store| publish(store, number, false).map(drop)
+    move |store| publish(store, number, Freeze::Lift).map(drop)
 }
 
 #[test]
@@ -84,10 +86,10 @@ fn the_second_publication_makes_the_other_tree() {
 #[test]
 fn a_rollback() {
     let old = published();
-    publish(&old.open(), 3, false).unwrap();
+    publish(&old.open(), 3, Freeze::Lift).unwrap();
     // The standby has the second one.
     for number in [1, 2] {
-        let back = |store: &Arc<Store>| publish(store, number, true).map(drop);
+        let back = |store: &Arc<Store>| publish(store, number, Freeze::Set).map(drop);
         at_every_step(&old, &[Some(3), Some(number)], back, back, invariants::essence);
     }
 }
@@ -101,8 +103,10 @@ fn an_interrupted_publication_may_be_followed_by_another() {
         let world = old.copy();
         assert!(world.open_on(Disk::failing_at(n)).and_then(|store| to(3)(&store)).is_err());
         let store = world.open();
-        for (next, frozen) in [(1, true), (3, false), (2, true), (1, true), (3, false)] {
-            publish(&store, next, frozen).unwrap();
+        for (next, freeze) in
+            [(1, Freeze::Set), (3, Freeze::Lift), (2, Freeze::Set), (1, Freeze::Set), (3, Freeze::Lift)]
+        {
+            publish(&store, next, freeze).unwrap();
             assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(next), "step {n}");
             invariants::check_at_rest(&world.root(), &store, &mirror());
         }

@@ -10,6 +10,8 @@ use strandline_faultkit::{Outage, Outcome, World, invariants, lock};
 use strandline_store::Store;
 use strandline_store::gc::{self, Keep};
 
+use strandline_view::Freeze;
+
 use crate::support::{State, catch_up, project, publish, state, sync, time};
 
 fn states() -> [State; 3] {
@@ -43,7 +45,7 @@ fn bring(number: u64) -> impl Fn(&Arc<Store>) -> Outcome<()> {
         if there.is_none_or(|there| there.snapshot.label.serial.get() < number) {
             crate::support::record(store, number, &state)?;
         }
-        publish(store, number, false).map(drop)
+        publish(store, number, Freeze::Lift).map(drop)
     }
 }
 
@@ -55,7 +57,7 @@ fn essence(root: &Path) -> BTreeMap<String, String> {
 }
 
 fn back_to(number: u64) -> impl Fn(&Arc<Store>) -> Outcome<()> {
-    move |store| publish(store, number, true).map(drop)
+    move |store| publish(store, number, Freeze::Set).map(drop)
 }
 
 /// Records and publishes the second state with another project: what else the second one brought has to be there already.

@@ -17,11 +17,11 @@ use strandline_model::{
     Serial, TreePath,
 };
 use strandline_store::{Slot, Store};
-use strandline_view::{Published, ViewError};
+use strandline_view::{Freeze, Publisher, ViewError};
 
 use crate::support::{
-    FORMAT, State, catch_up, commit, expected, path, project, publish, publish_with, record, serial, served, state,
-    stock_pool, sync, time, undrained,
+    FORMAT, State, catch_up, commit, expected, path, project, publish, publish_with, publisher, record, serial, served,
+    state, sync, time, wait_for,
 };
 
 fn first() -> State {
@@ -45,18 +45,18 @@ fn twins_take_turns_and_only_what_differs_changes() {
     let world = World::new();
     let store = world.open();
     let lists = 3;
-    assert_eq!(sync(&store, 1, &first()).unwrap(), Published { slot: Slot::A, projects: 3 });
+    assert_eq!(sync(&store, 1, &first()).unwrap(), (Slot::A, 3));
     let all_at_one = [("Alpha", 1), ("beta", 1), ("gamma", 1)];
     assert_eq!(served(&world), expected(1, &first(), &all_at_one));
     assert_eq!(served(&world).len(), 3 * 3 + lists);
 
-    assert_eq!(sync(&store, 2, &second()).unwrap(), Published { slot: Slot::B, projects: 2 });
+    assert_eq!(sync(&store, 2, &second()).unwrap(), (Slot::B, 2));
     assert_eq!(served(&world), expected(2, &second(), &[("Alpha", 2), ("gamma", 1)]));
     assert!(!world.view().join("b/simple/beta").exists(), "a project that went leaves no directory");
 
     // The tree `a` has the first state still: from there to the third only beta differs.
     let back = first();
-    assert_eq!(sync(&store, 3, &back).unwrap(), Published { slot: Slot::A, projects: 2 });
+    assert_eq!(sync(&store, 3, &back).unwrap(), (Slot::A, 2));
     assert_eq!(served(&world), expected(3, &back, &[("Alpha", 3), ("beta", 3), ("gamma", 1)]));
     invariants::check(&world.root(), &store, &mirror());
     invariants::check_at_rest(&world.root(), &store, &mirror());
@@ -85,7 +85,7 @@ fn publishing_what_is_published_changes_nothing() {
     let disk = Disk::counting();
     let store = world.open_on(disk.clone()).unwrap();
     let (opened, live) = (disk.steps(), inode(&world.view().join("a/simple/index.html")));
-    assert_eq!(publish(&store, 1, false).unwrap(), Published { slot: Slot::A, projects: 0 });
+    assert_eq!(publish(&store, 1, Freeze::Lift).unwrap(), (Slot::A, 0));
     assert_eq!(disk.steps(), opened + 1, "only that the switch to it is made durable, if it was not");
     assert_eq!(inode(&world.view().join("a/simple/index.html")), live);
     assert_eq!(invariants::essence(&world.root()), before);
@@ -97,7 +97,7 @@ fn a_rollback_shows_the_old_state_and_stays_until_it_is_resumed() {
     let store = world.open();
     sync(&store, 1, &first()).unwrap();
     sync(&store, 2, &second()).unwrap();
-    publish(&store, 1, true).unwrap();
+    publish(&store, 1, Freeze::Set).unwrap();
     assert_eq!(served(&world), expected(1, &first(), &[("Alpha", 1), ("beta", 1), ("gamma", 1)]));
     let state = known(&store).view_state().unwrap().unwrap();
     assert!(state.frozen);
@@ -106,9 +106,9 @@ fn a_rollback_shows_the_old_state_and_stays_until_it_is_resumed() {
     invariants::check(&world.root(), &store, &mirror());
     invariants::check_at_rest(&world.root(), &store, &mirror());
 
-    publish(&store, 1, false).unwrap();
+    publish(&store, 1, Freeze::Lift).unwrap();
     assert!(!known(&store).view_state().unwrap().unwrap().frozen, "the same snapshot, resumed");
-    publish(&store, 2, false).unwrap();
+    publish(&store, 2, Freeze::Lift).unwrap();
     assert_eq!(served(&world), expected(2, &second(), &[("Alpha", 2), ("gamma", 1)]));
 }
 
@@ -121,15 +121,15 @@ fn going_back_to_what_was_published_before_is_a_switch_alone() {
     let list = world.view().join("a/simple/index.html");
     let made = inode(&list);
     sync(&store, 2, &second()).unwrap();
-    assert_eq!(publish(&store, 1, true).unwrap(), Published { slot: Slot::A, projects: 0 });
+    assert_eq!(publish(&store, 1, Freeze::Set).unwrap(), (Slot::A, 0));
     assert_eq!((served(&world), inode(&list)), (first_state.clone(), made), "with its lists");
 
     // Of a list, that is found out by its bytes.
     for damage in [Some("no list"), None] {
-        publish(&store, 2, false).unwrap();
+        publish(&store, 2, Freeze::Lift).unwrap();
         fs::remove_file(&list).unwrap();
         damage.map(|bytes| fs::write(&list, bytes)).transpose().unwrap();
-        assert_eq!(publish(&store, 1, true).unwrap(), Published { slot: Slot::A, projects: 0 });
+        assert_eq!(publish(&store, 1, Freeze::Set).unwrap(), (Slot::A, 0));
         assert_eq!(served(&world), first_state, "{damage:?}");
     }
     invariants::check(&world.root(), &store, &mirror());
@@ -165,7 +165,7 @@ fn a_standby_that_has_caught_up_lacks_only_what_is_new() {
 
     let mut third = second();
     third.extend([project("delta", "one", &[])]);
-    assert_eq!(sync(&store, 3, &third).unwrap(), Published { slot: Slot::A, projects: 1 });
+    assert_eq!(sync(&store, 3, &third).unwrap(), (Slot::A, 1));
     assert_eq!(served(&world), expected(3, &third, &[("Alpha", 2), ("delta", 3), ("gamma", 1)]));
     invariants::check(&world.root(), &store, &mirror());
     invariants::check_at_rest(&world.root(), &store, &mirror());
@@ -177,11 +177,11 @@ fn after_a_rollback_the_standby_keeps_what_may_be_resumed() {
     let store = world.open();
     sync(&store, 1, &first()).unwrap();
     sync(&store, 2, &second()).unwrap();
-    publish(&store, 1, true).unwrap();
+    publish(&store, 1, Freeze::Set).unwrap();
     let before = invariants::essence(&world.root());
     catch_up(&store).unwrap();
     assert_eq!(invariants::essence(&world.root()), before);
-    assert_eq!(publish(&store, 2, false).unwrap(), Published { slot: Slot::B, projects: 0 });
+    assert_eq!(publish(&store, 2, Freeze::Lift).unwrap(), (Slot::B, 0));
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn the_lists_are_the_ones_that_the_snapshot_names() {
     let world = World::new();
     let store = world.open();
     let verified = record(&store, 1, &first()).unwrap();
-    publish(&store, 1, false).unwrap();
+    publish(&store, 1, Freeze::Lift).unwrap();
     let lists = &verified.snapshot().lists;
     assert_eq!(lists.len(), 3);
     for list in lists {
@@ -273,12 +273,12 @@ fn lists_of_another_version_are_not_published_and_do_not_stand_in_the_way() {
     let locked = lock(&store).unwrap();
     let old = commit(&locked, &Otherwise, 1, &first()).unwrap();
     let old = locked.verify(old).unwrap();
-    publish_with(&locked, &old, &Otherwise, false, time(1)).unwrap();
+    publish_with(&locked, old, Arc::new(Otherwise), Freeze::Lift, time(1)).unwrap();
     drop(locked);
     sync(&store, 2, &second()).unwrap();
 
     sync(&store, 3, &first()).unwrap();
-    let error = publish(&store, 1, true).unwrap_err();
+    let error = publish(&store, 1, Freeze::Set).unwrap_err();
     let list = error.downcast_ref::<ViewError>();
     assert!(matches!(list, Some(ViewError::List { path: list, .. }) if *list == path("simple/index.html")), "{error}");
     assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(3));
@@ -313,9 +313,12 @@ fn what_is_only_recorded_is_in_the_pool_too() {
     let world = World::new();
     let store = world.open();
     sync(&store, 1, &first()).unwrap();
+    publish(&store, 1, Freeze::Set).unwrap();
     let verified = record(&store, 2, &second()).unwrap();
     let locked = lock(&store).unwrap();
-    stock_pool(&locked, &verified).unwrap();
+    let publisher = publisher(Arc::new(FORMAT), time(2));
+    let published = wait_for(publisher.publish(&locked, &publisher.seal(verified), Freeze::Keep)).unwrap();
+    assert_eq!(published, None, "an operator went back");
     assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(1));
     let pooled = invariants::everything(&world.view().join("packages"));
     for file in ["alpha-1.tar.gz", "alpha-2.tar.gz", "beta-1.tar.gz"] {
@@ -328,16 +331,38 @@ fn a_tree_that_was_live_a_moment_ago_is_left_alone_for_a_while() {
     let world = World::new();
     let store = world.open();
     let drain = Duration::from_secs(7200);
-    assert_eq!(undrained(None, drain, time(1)), Duration::ZERO);
+    let at = |now: u64, drain| Publisher::new(Arc::new(FORMAT), drain, Arc::new(move || time(now)));
+    let locked = lock(&store).unwrap();
+    assert!(at(1, drain).is_drained(&locked).unwrap(), "nothing was live");
+    drop(locked);
     sync(&store, 1, &first()).unwrap();
-    let state = known(&store).view_state().unwrap();
     // Times are cut to whole seconds: a moment that reads the same can be one second earlier.
     let whole = drain + Duration::from_secs(1);
-    assert_eq!(undrained(state, drain, time(1)), whole);
-    assert_eq!(undrained(state, drain, time(2)), drain / 2 + Duration::from_secs(1));
-    assert_eq!(undrained(state, drain, time(9)), Duration::ZERO);
-    assert_eq!(undrained(state, drain, time(0)), whole, "a clock that was set back");
-    assert_eq!(undrained(state, Duration::ZERO, time(1)), Duration::ZERO);
+    for (now, drain, waited) in [
+        (1, drain, whole),
+        (2, drain, drain / 2 + Duration::from_secs(1)),
+        (9, drain, Duration::ZERO),
+        (0, drain, whole), // A clock that was set back.
+        (1, Duration::ZERO, Duration::ZERO),
+    ] {
+        let copy = world.copy();
+        let store = copy.open();
+        let verified = record(&store, 2, &second()).unwrap();
+        let (locked, publisher) = (lock(&store).unwrap(), at(now, drain));
+        assert_eq!(publisher.is_drained(&locked).unwrap(), waited.is_zero());
+        let sealed = publisher.seal(verified);
+        let (published, took) = wait_for(async {
+            let began = tokio::time::Instant::now();
+            (publisher.publish(&locked, &sealed, Freeze::Keep).await, began.elapsed())
+        });
+        assert_eq!((published.unwrap().unwrap().slot(), took), (Slot::B, waited), "at hour {now} with {drain:?}");
+        // What readers see already touches no tree.
+        let again = wait_for(async {
+            let began = tokio::time::Instant::now();
+            (publisher.publish(&locked, &sealed, Freeze::Keep).await.unwrap().unwrap().projects(), began.elapsed())
+        });
+        assert_eq!(again, (0, Duration::ZERO));
+    }
 }
 
 /// Every version of every path that readers ever saw, by its path, time of modification and size.
@@ -381,7 +406,7 @@ proptest! {
         }
         for index in back {
             let number = recorded[index.index(recorded.len())];
-            publish(&store, number, true).unwrap();
+            publish(&store, number, Freeze::Set).unwrap();
             look(&world, &store, &mut seen)?;
             let shown = known(&store).view_state().unwrap().unwrap().snapshot;
             prop_assert_eq!(store.recorded(shown).unwrap().snapshot.label.serial, serial(number));

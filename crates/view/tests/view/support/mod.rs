@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use strandline_faultkit::{Outcome, World, lock};
 use strandline_model::{Blake3, DisplayName, Entry, Format, Serial, Timestamp, TreePath, Unit};
-use strandline_store::{Access, Draft, DraftUnit, Intake, Locked, Recorded, Store, Verified, ViewState};
+use strandline_store::{Access, Draft, DraftUnit, Intake, Locked, Recorded, Slot, Store, Verified};
 use strandline_testkit::Plain;
-use strandline_view::Published;
+use strandline_view::{Freeze, Publisher};
 
 /// A project's paths and their bytes.
 pub(crate) type Content = BTreeMap<String, Vec<u8>>;
@@ -105,49 +105,49 @@ pub(crate) fn record(store: &Arc<Store>, number: u64, state: &State) -> Outcome<
     Ok(mirror.verify(commit(&mirror, &FORMAT, number, state)?)?)
 }
 
-/// Publishes the newest retained snapshot of a serial, as a sync does (`frozen` false) or a rollback (true).
-pub(crate) fn publish(store: &Arc<Store>, number: u64, frozen: bool) -> Outcome<Published> {
+/// A publisher of mirrors of this format that never waits for readers, at a time.
+pub(crate) fn publisher(format: Arc<dyn Format>, now: Timestamp) -> Publisher {
+    Publisher::new(format, Duration::ZERO, Arc::new(move || now))
+}
+
+/// Waits for what is done, on a clock that moves whenever there is nothing else to do.
+pub(crate) fn wait_for<T>(done: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(done)
+}
+
+/// Publishes the newest retained snapshot of a serial, as a sync does ([`Freeze::Lift`]: as one does where no operator
+/// went back) or a rollback ([`Freeze::Set`]).
+pub(crate) fn publish(store: &Arc<Store>, number: u64, freeze: Freeze) -> Outcome<(Slot, usize)> {
     let mirror = lock(store)?;
     let recorded = mirror.at_serial(serial(number))?.ok_or("no such snapshot")?;
     let verified = mirror.verified(recorded, None)?;
-    publish_with(&mirror, &verified, &FORMAT, frozen, time(number))
+    publish_with(&mirror, verified, Arc::new(FORMAT), freeze, time(number))
 }
 
-/// Publishes a snapshot whose lists are written so.
+/// Publishes a snapshot whose lists are written so; returns the tree that is live now, and how many projects it needed to have
+/// changed.
 pub(crate) fn publish_with(
     mirror: &Locked,
-    verified: &Verified,
-    format: &dyn Format,
-    frozen: bool,
-    time: Timestamp,
-) -> Outcome<Published> {
-    Ok(strandline_view::publish(mirror, verified, format, frozen, time)?)
+    verified: Verified,
+    format: Arc<dyn Format>,
+    freeze: Freeze,
+    now: Timestamp,
+) -> Outcome<(Slot, usize)> {
+    let publisher = publisher(format, now);
+    let sealed = publisher.seal(verified);
+    let published = wait_for(publisher.publish(mirror, &sealed, freeze))?;
+    Ok(published.map(|published| (published.slot(), published.projects())).ok_or("an operator went back")?)
 }
 
 /// Records and publishes.
-pub(crate) fn sync(store: &Arc<Store>, number: u64, state: &State) -> Outcome<Published> {
+pub(crate) fn sync(store: &Arc<Store>, number: u64, state: &State) -> Outcome<(Slot, usize)> {
     record(store, number, state)?;
-    publish(store, number, false)
+    publish(store, number, Freeze::Lift)
 }
 
 /// Brings the standby to what readers see, as a sync does while it fetches.
 pub(crate) fn catch_up(store: &Arc<Store>) -> Outcome<()> {
-    Ok(strandline_view::catch_up(&lock(store)?)?)
-}
-
-/// Puts the files of a snapshot into the pool, as a sync does that only records.
-pub(crate) fn stock_pool(mirror: &Locked, verified: &Verified) -> Outcome<()> {
-    Ok(strandline_view::stock_pool(mirror, verified)?)
-}
-
-/// Makes `live` what the catalog says; whether it was something else.
-pub(crate) fn repair(store: &Arc<Store>) -> Outcome<bool> {
-    Ok(strandline_view::repair(&lock(store)?)?)
-}
-
-/// How long readers may still be in the tree that was live before.
-pub(crate) fn undrained(state: Option<ViewState>, drain: Duration, now: Timestamp) -> Duration {
-    strandline_view::undrained(state, drain, now)
+    Ok(publisher(Arc::new(FORMAT), time(0)).catch_up(&lock(store)?)?)
 }
 
 /// The files that readers see below `simple/`, with their bytes.

@@ -1,0 +1,85 @@
+//! Files and directories of a view: what tells files apart, what is in a directory, and which directories are to be synced.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use strandline_durable::DiskError;
+use strandline_store::Store;
+use walkdir::WalkDir;
+
+use crate::ViewError;
+
+/// From how many changed directories on one sync of the whole file system is cheaper than one sync each.
+const WORTH_A_SYNCFS: usize = 16;
+
+/// The size of a file and its time of modification in seconds since 1970: no two blobs of a store have the same.
+pub type Stamp = (u64, u64);
+
+/// The directories that are to be synced; which ones is forgotten where there are so many that everything is.
+#[derive(Debug, Default)]
+pub(crate) struct Touched(BTreeSet<PathBuf>);
+
+impl Touched {
+    pub(crate) fn insert(&mut self, directory: PathBuf) {
+        if self.0.len() <= WORTH_A_SYNCFS {
+            self.0.insert(directory);
+        }
+    }
+
+    /// Whether so much is to be synced that the file system is, as a whole.
+    fn is_everything(&self) -> bool {
+        self.0.len() > WORTH_A_SYNCFS
+    }
+
+    /// Adds what was touched beside.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        self.extend(other.0);
+    }
+
+    pub(crate) fn extend(&mut self, directories: impl IntoIterator<Item = PathBuf>) {
+        directories.into_iter().for_each(|directory| self.insert(directory));
+    }
+}
+
+pub(crate) fn sync_all(store: &Store, top: &Path, touched: Touched) -> Result<(), ViewError> {
+    if touched.is_everything() {
+        store.disk().sync_file_system(top)?;
+    } else {
+        for directory in touched.0 {
+            store.disk().sync_directory(&directory)?;
+        }
+    }
+    Ok(())
+}
+
+/// What tells files apart; `None` if there is none. Copies of a blob have the same as the blob.
+pub(crate) fn stamp(path: &Path) -> Result<Option<Stamp>, DiskError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some((metadata.len(), u64::try_from(metadata.mtime()).unwrap_or(0)))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DiskError::new("look at", path, error)),
+    }
+}
+
+/// What is looked for in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Anything,
+    Directory,
+}
+
+/// The names and paths of what is in a directory; none if it is not there. Links are not followed.
+pub(crate) fn children(directory: &Path, kind: Kind) -> Result<Vec<(String, PathBuf)>, DiskError> {
+    let mut found = Vec::new();
+    for entry in WalkDir::new(directory).min_depth(1).max_depth(1) {
+        match entry {
+            Ok(entry) if kind == Kind::Directory && !entry.file_type().is_dir() => {}
+            Ok(entry) => found.push((entry.file_name().to_string_lossy().into_owned(), entry.into_path())),
+            Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
+            Err(error) => return Err(DiskError::new("list", directory, error.into())),
+        }
+    }
+    Ok(found)
+}

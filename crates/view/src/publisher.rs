@@ -1,0 +1,307 @@
+//! From a verified snapshot to what readers see: one stage with one owner.
+//!
+//! A [`Publisher`] alone waits for readers to leave the standby, stocks the pool, changes the twins and switches `live`. What it is
+//! given and what it gives are types: `Verified` (the store made it) → [`Sealed`] → [`Published`]. The order, each step durable before
+//! the next:
+//!
+//! 1. The catalog says that the standby is being changed, from what to what.
+//! 2. The standby is changed, by the difference only. Meanwhile the pool gets the files that the new snapshot names. Both are
+//!    synced.
+//! 3. The catalog says that the standby is the live tree now ([`Locked::record_switch`]).
+//! 4. `live` is renamed; its directory is synced.
+//!
+//! Where the standby has the snapshot already, only the pool is left to be changed before 3.
+//!
+//! A crash after 3 leaves `live` one step behind the catalog; [`repair`] makes that step.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use strandline_durable::{DiskError, LockError};
+use strandline_model::{Blake3, Format, MirrorName, Snapshot, Timestamp, TreePath};
+use strandline_store::{Locked, Mirror, Slot, Store, StoreError, Twin, Verified, VerifyError, ViewState, Wait};
+
+use crate::files::{Touched, sync_all};
+use crate::pool::link_files;
+use crate::tree;
+
+/// Says what time it is. Tests decide it.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Shows snapshots of mirrors to their readers.
+#[derive(Clone)]
+pub struct Publisher {
+    format: Arc<dyn Format>,
+    drain: Duration,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("format", &self.format).field("drain", &self.drain).finish_non_exhaustive()
+    }
+}
+
+/// A verified snapshot with all that is shown together with it. A signature or an entry of a ledger belongs here: it is of
+/// the snapshot's id, lies beside the snapshot and never in its bytes, and is switched with it. Only [`Publisher::seal`] makes
+/// one.
+#[derive(Debug)]
+pub struct Sealed(Verified);
+
+impl Sealed {
+    /// The BLAKE3 of the snapshot's canonical bytes.
+    pub fn id(&self) -> Blake3 {
+        self.0.id()
+    }
+
+    /// The snapshot.
+    pub fn snapshot(&self) -> &Snapshot {
+        self.0.snapshot()
+    }
+}
+
+/// A snapshot that readers see. Only a [`Publisher`] makes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    slot: Slot,
+    projects: usize,
+}
+
+impl Published {
+    /// The tree that is live now.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// How many projects the standby needed to have changed.
+    pub fn projects(&self) -> usize {
+        self.projects
+    }
+}
+
+/// What a publication means for the syncs after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freeze {
+    /// Nothing: where an operator went back, readers keep what they see, and the snapshot is only made ready.
+    Keep,
+    /// They record and do not publish, until it is lifted: an operator goes back.
+    Set,
+    /// They publish again.
+    Lift,
+}
+
+/// The view was not switched: readers see what they saw.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// The file system said no. The standby may be half changed; the catalog knows.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The catalog said no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The pool has other bytes at a path that the snapshot names.
+    #[error(
+        "`{path}` of mirror `{mirror}` has other bytes already: either two projects of the upstream list different files under it, or the file in the pool is damaged (`strandline verify {mirror} --data` tells)"
+    )]
+    Taken {
+        /// The mirror.
+        mirror: MirrorName,
+        /// The path.
+        path: TreePath,
+    },
+    /// A list came out differently from how the snapshot says.
+    #[error(
+        "the list `{path}` of mirror `{mirror}` is not the one that its snapshot names: it was recorded by another version of this program; the next sync records it anew"
+    )]
+    List {
+        /// The mirror.
+        mirror: MirrorName,
+        /// The list.
+        path: TreePath,
+    },
+}
+
+/// The view was not brought to what a withdrawal has left; doing it again goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The view could not be changed.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// What takes the place of a snapshot is not what it should be.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+}
+
+impl From<StoreError> for FollowError {
+    fn from(error: StoreError) -> Self {
+        Self::View(error.into())
+    }
+}
+
+impl Publisher {
+    /// A publisher of mirrors of this format. `drain` is how long a request of a reader may take: for so long no tree is changed
+    /// that was live.
+    pub fn new(format: Arc<dyn Format>, drain: Duration, clock: Clock) -> Self {
+        Self { format, drain, clock }
+    }
+
+    /// Adds to a verified snapshot what is shown together with it.
+    pub fn seal(&self, verified: Verified) -> Sealed {
+        Sealed(verified)
+    }
+
+    /// Makes a snapshot of the mirror what readers see, after they have left the standby; returns `None` where an operator went
+    /// back and syncs leave it so ([`Freeze::Keep`]): then the pool has the files that the snapshot names, and nothing
+    /// else has changed.
+    ///
+    /// After an error readers see what they saw. The standby may be half changed; the catalog knows.
+    pub async fn publish(
+        &self,
+        mirror: &Locked,
+        sealed: &Sealed,
+        freeze: Freeze,
+    ) -> Result<Option<Published>, ViewError> {
+        let state = mirror.view_state()?;
+        let is_frozen = state.is_some_and(|state| state.frozen);
+        if is_frozen && freeze == Freeze::Keep {
+            let touched = link_files(mirror, &sealed.0)?;
+            sync_all(mirror.store(), &mirror.view_directory(), touched)?;
+            return Ok(None);
+        }
+        if state.is_none_or(|state| state.snapshot != sealed.id()) {
+            let left = self.undrained(state);
+            if !left.is_zero() {
+                tokio::time::sleep(left).await;
+            }
+        }
+        self.show(mirror, sealed, freeze == Freeze::Set).map(Some)
+    }
+
+    /// How much longer no process may touch the standby: readers may be in it who came before the last switch.
+    fn undrained(&self, state: Option<ViewState>) -> Duration {
+        if self.drain.is_zero() {
+            return self.drain;
+        }
+        // Both times are whole seconds: the switch can have come up to one second later than it says.
+        let whole = self.drain + Duration::from_secs(1);
+        state.map_or(Duration::ZERO, |state| whole.saturating_sub((self.clock)().since(state.switched)))
+    }
+
+    /// Whether no reader can be in the standby any more.
+    pub fn is_drained(&self, mirror: &Mirror) -> Result<bool, StoreError> {
+        Ok(self.undrained(mirror.view_state()?).is_zero())
+    }
+
+    /// Brings the pages of the standby to what readers see, so that the next publication has less to change. The caller has found
+    /// that it [is drained](Self::is_drained). An error is of no consequence: the next publication does what is left.
+    pub fn catch_up(&self, mirror: &Locked) -> Result<(), ViewError> {
+        tree::catch_up(mirror)
+    }
+
+    /// Switches to a snapshot. `frozen` says whether syncs leave it so.
+    fn show(&self, mirror: &Locked, sealed: &Sealed, frozen: bool) -> Result<Published, ViewError> {
+        debug_assert_eq!(sealed.snapshot().mirror, *mirror.name(), "a snapshot is shown by its own mirror");
+        repair(mirror)?;
+        let before = mirror.view_state()?;
+        let view = mirror.view_directory();
+        if let Some(before) = before.filter(|before| before.snapshot == sealed.id()) {
+            if before.frozen != frozen {
+                mirror.freeze(frozen)?;
+            }
+            // The process that switched to it may have died right after the rename.
+            mirror.store().disk().sync_directory(&view)?;
+            return Ok(Published { slot: before.slot, projects: 0 });
+        }
+        let standby = match before {
+            Some(state) => state.slot.other(),
+            // After a rebuild of the catalog, readers are in a tree that it knows nothing of.
+            None if std::fs::read_link(view.join("live")).is_ok_and(|target| target == Path::new("a")) => Slot::B,
+            None => Slot::A,
+        };
+        let pool = || link_files(mirror, &sealed.0);
+        let projects = tree::bring_up(mirror, &sealed.0, standby, pool, &*self.format)?;
+        let state = ViewState {
+            slot: standby,
+            snapshot: sealed.id(),
+            previous: before.map(|before| gone_back_to(mirror, before, sealed.id())).transpose()?.flatten(),
+            switched: (self.clock)(),
+            frozen,
+        };
+        mirror.record_switch(state)?;
+        switch(mirror, standby)?;
+        Ok(Published { slot: standby, projects })
+    }
+
+    /// Switches the view to what took the place of the snapshot that it shows, if something did, frozen or not as it was, and
+    /// brings the other tree there too if it has pages that are not served any more.
+    ///
+    /// When this has returned, neither tree has the pages of a snapshot that was superseded, and which serial readers see
+    /// has not changed. Readers who may be in the standby are not waited for: that malware goes now is worth more than that a
+    /// request which is under way ends in the tree in which it began.
+    pub fn follow_withdrawal(&self, mirror: &Locked) -> Result<(), FollowError> {
+        repair(mirror)?;
+        let store = mirror.store();
+        let Some(state) = mirror.view_state()? else { return Ok(()) };
+        let shown = store.recorded(state.snapshot)?;
+        let recorded = store.recorded(store.served(state.snapshot)?)?;
+        let sealed = self.seal(mirror.verified(recorded, Some(&shown.snapshot))?);
+        self.show(mirror, &sealed, state.frozen)?;
+
+        let standby = mirror.view_state()?.map_or(state.slot, |state| state.slot).other();
+        let twin = mirror.twin(standby)?;
+        for held in [twin.base, twin.target].into_iter().flatten() {
+            if store.served(held)? != held {
+                tree::bring_up(mirror, &sealed.0, standby, || Ok(Touched::default()), &*self.format)?;
+                mirror.record_twin(standby, Twin { base: Some(sealed.id()), target: None })?;
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes `live` what the catalog says it is, if a crash came between the two. Returns whether it had to.
+pub fn repair(mirror: &Locked) -> Result<bool, ViewError> {
+    match misdirected(mirror)? {
+        Some(slot) => switch(mirror, slot).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Makes `live` what the catalog says it is, of all mirrors that no process is at work on; returns those where it had to.
+pub fn recover(store: &Arc<Store>, now: Timestamp) -> Result<Vec<MirrorName>, ViewError> {
+    let mut recovered = Vec::new();
+    for mirror in store.mirrors()? {
+        if misdirected(&mirror)?.is_none() {
+            continue;
+        }
+        match store.lock(mirror.name(), Wait::Never, now) {
+            Ok(locked) if repair(&locked)? => recovered.push(mirror.name().clone()),
+            // The process that has it is about to make that step.
+            Ok(_) | Err(StoreError::Lock(LockError::Held { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(recovered)
+}
+
+/// The tree that `live` should point to and does not.
+fn misdirected(mirror: &Mirror) -> Result<Option<Slot>, ViewError> {
+    let Some(state) = mirror.view_state()? else { return Ok(None) };
+    let live = mirror.view_directory().join("live");
+    let points = std::fs::read_link(&live).is_ok_and(|target| target == Path::new(state.slot.as_str()));
+    Ok((!points).then_some(state.slot))
+}
+
+fn switch(mirror: &Locked, slot: Slot) -> Result<(), ViewError> {
+    let (store, view) = (mirror.store(), mirror.view_directory());
+    store.disk().switch_link(&view.join("live"), Path::new(slot.as_str()))?;
+    Ok(store.disk().sync_directory(&view)?)
+}
+
+/// What an operator goes back to who wants what was published before: not what a withdrawal has just replaced.
+fn gone_back_to(mirror: &Mirror, before: ViewState, now: Blake3) -> Result<Option<Blake3>, ViewError> {
+    let served = mirror.store().served(before.snapshot)?;
+    Ok(if served == now { before.previous } else { Some(served) })
+}
