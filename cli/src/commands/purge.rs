@@ -84,38 +84,37 @@ pub(crate) fn purge(
     let store = open(&config.store)?;
     let mirrors = in_scope(config, &store, scope.as_ref())?;
     let purge = Purge { store: &store, formats: &formats(), now: clock()() };
-    let found = match what {
-        What::File(sha256) => purge.file(&known_in(&store, &mirrors)?, *sha256)?,
-        What::Release(project, version) => purge.files_of_release(&known_in(&store, &mirrors)?, project, version)?,
+    let mut plan = match what {
+        What::File(sha256) => purge.plan_file(&known_in(&store, &mirrors)?, *sha256)?,
+        What::Release(project, version) => purge.plan_release(&known_in(&store, &mirrors)?, project, version)?,
     };
-    let mut files: BTreeSet<_> = found.files.values().cloned().collect();
-    let unclear = found.unclear.iter().map(String::as_str).collect::<Vec<_>>().join("`, `");
+    for known in withdrawn_files(&store, what, &mirrors)? {
+        plan.files.entry(known.sha256).or_insert(known);
+    }
+    let unclear = plan.unclear.iter().map(String::as_str).collect::<Vec<_>>().join("`, `");
     let unclear = match unclear.as_str() {
         "" => unclear,
         names => format!("; name these by their SHA-256 if they belong to it: `{names}`"),
     };
-    let known = withdrawn_files(&store, what, &mirrors)?;
-    files.extend(known.into_iter().filter(|known| !found.files.contains_key(&known.sha256)));
     match what {
-        What::File(sha256) if files.is_empty() => {
+        What::File(sha256) if plan.files.is_empty() => {
             tracing::warn!("no kept snapshot lists {what}: from now on, no sync brings it");
-            files.insert(WithdrawnFile { sha256: *sha256, name: None });
+            plan.files.insert(*sha256, WithdrawnFile { sha256: *sha256, name: None });
         }
-        What::Release(..) if files.is_empty() => {
+        What::Release(..) if plan.files.is_empty() => {
             return Err(NothingToWithdraw::NoFile(what.clone(), unclear).into());
         }
         _ if !unclear.is_empty() => tracing::warn!("not every name of a file says its version{unclear}"),
         _ => {}
     }
     let order = Order { scope, time: clock()(), who: who(), reason };
-    let files: Vec<_> = files.into_iter().collect();
-    if purge.withdraw(&order, &files, &found)? == 0 {
+    if purge.execute(&plan, &order)? == 0 {
         tracing::info!("{what} is withdrawn already; looking whether anything is left of it");
     }
     let Done { mirrors, busy, deleted } = purge.finish(Busy::Wait(&|mirror: &MirrorName, error: &LockError| {
         tracing::warn!("{mirror}: its files are gone, and its pages go when another process has ended: {error}");
     }))?;
-    for file in &files {
+    for file in plan.files.values() {
         say!("withdrawn {}", of_file(file));
     }
     for purged in &mirrors {

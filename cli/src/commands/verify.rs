@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use indicatif::HumanBytes;
 use strandline_durable::Disk;
-use strandline_model::MirrorName;
+use strandline_model::{MirrorName, with_causes};
 use strandline_pypi::{Index, Pypi};
 use strandline_store::verify::{Damage, Data, Report, damaged_pages, verify as store_verify};
 use strandline_store::{Access, Limiter, Rebuild, Store};
@@ -164,7 +164,7 @@ fn repaired_in_words(repaired: &Repaired) -> String {
         Repaired::Unit { id, project } => format!("body {id}: made again from the record of {project} in the view"),
         Repaired::Blob { blob, problem, from, aside } => {
             let from = match from {
-                BytesFrom::Withdrawn => "it was withdrawn since, so nobody needs it".to_owned(),
+                BytesFrom::Withdrawn => "it was withdrawn since, so nothing needs it".to_owned(),
                 BytesFrom::Itself => "its file is whole, and has its row again".to_owned(),
                 BytesFrom::Copy(path) => format!("taken from `{}`", path.display()),
                 BytesFrom::Record(project) => format!("made again from the record of {project}"),
@@ -187,13 +187,8 @@ fn left_in_words(left: &Left) -> String {
             "{damage}; restore the catalog from a backup (docs/operations.md, \"Restoring\"), or move it aside and run `strandline rebuild`"
         ),
         Left::Blob { blob, problem, asked, named_by } => {
-            let asked: Vec<_> = asked
-                .iter()
-                .map(|(upstream, error)| {
-                    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
-                    format!("{upstream}: {error}{cause}")
-                })
-                .collect();
+            let asked: Vec<_> =
+                asked.iter().map(|(upstream, error)| format!("{upstream}: {}", with_causes(error))).collect();
             let why = match &asked[..] {
                 [] => "no mirror of the configuration has it, so it was not looked for".to_owned(),
                 asked => asked.join("; "),

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use strandline_durable::DiskError;
-use strandline_model::{Blake3, Hasher, Sha256, Unit, read_chunks};
+use strandline_model::{Blake3, ClaimedSha256, Hasher, Sha256, Unit, read_chunks};
 
 use crate::bodies::Bodies;
 use crate::{Blob, Intake, Locked, ReceiveError, Staged, StoreError};
@@ -37,17 +37,21 @@ impl Intake {
     /// Stages a copy of a file, if it can be read and has this SHA-256.
     pub fn stage_file(&self, path: &Path, sha256: Sha256) -> Result<Option<Staged>, ReceiveError> {
         let Ok(file) = File::open(path) else { return Ok(None) };
-        let mut incoming = self.receive(Some(sha256.into()), None, u64::MAX)?;
+        match self.copy(&file, path, Some(sha256.into())) {
+            Ok(staged) => Ok(Some(staged)),
+            Err(ReceiveError::Unreadable(_) | ReceiveError::Digest(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stages a copy of an open file, which has this path and, if it is known, this SHA-256.
+    pub fn copy(&self, file: &File, path: &Path, claim: Option<ClaimedSha256>) -> Result<Staged, ReceiveError> {
+        let mut incoming = self.receive(claim, None, u64::MAX)?;
         let read = read_chunks(file, &mut vec![0; CHUNK], |bytes| incoming.write(bytes).map_err(Stopped::Receive));
         match read {
-            Ok(()) => {}
-            Err(Stopped::Read) => return Ok(None),
-            Err(Stopped::Receive(error)) => return Err(error),
-        }
-        match incoming.finish() {
-            Ok(staged) => Ok(Some(staged)),
-            Err(ReceiveError::Digest(_)) => Ok(None),
-            Err(error) => Err(error),
+            Ok(()) => incoming.finish(),
+            Err(Stopped::Read(error)) => Err(ReceiveError::Unreadable(DiskError::new("read", path, error))),
+            Err(Stopped::Receive(error)) => Err(error),
         }
     }
 
@@ -71,13 +75,13 @@ impl Intake {
 /// Why the bytes of a file were not staged.
 enum Stopped {
     /// It could not be read to its end.
-    Read,
+    Read(io::Error),
     Receive(ReceiveError),
 }
 
 impl From<io::Error> for Stopped {
-    fn from(_: io::Error) -> Self {
-        Self::Read
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
     }
 }
 

@@ -11,7 +11,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,8 +28,6 @@ use crate::{Clock, Settings, SyncError};
 const PROJECTS: usize = 64;
 /// How many staged blobs are made durable together. Each has an open file.
 const BATCH: usize = 256;
-/// How many bytes of a file are copied at once.
-const CHUNK: usize = 256 << 10;
 
 /// A tree of files that another program has mirrored. Nothing outside of it is ever read.
 pub trait Tree: Sync {
@@ -220,7 +217,8 @@ pub fn adopt(
     progress.projects.store(projects.len() as u64, Ordering::Relaxed);
     let projects: Vec<_> = projects.into_iter().collect();
     for some in projects.chunks(PROJECTS) {
-        adoption.take_projects(some, tell)?;
+        let wanted = adoption.plan(some, tell);
+        adoption.execute(some, &wanted, tell)?;
         Progress::add(&progress.projects_done, some.len() as u64);
     }
     adoption.tell_unknown(tell)?;
@@ -243,10 +241,11 @@ struct Adoption<'a, T> {
 }
 
 /// A file to be taken.
-struct Wanted<'a> {
+struct Wanted {
+    /// The place of its project among those of the plan.
     project: usize,
-    path: &'a TreePath,
-    named: &'a Named,
+    path: TreePath,
+    named: Named,
 }
 
 /// What became of one.
@@ -270,38 +269,43 @@ impl<T: Tree> Adoption<'_, T> {
         tell(finding);
     }
 
-    /// Reads the pages of some projects, takes their files, and remembers what was taken.
-    fn take_projects(
-        &mut self,
-        projects: &[(ProjectName, Vec<TreePath>)],
-        tell: &mut dyn FnMut(&Finding),
-    ) -> Result<(), AdoptError> {
+    /// Reads the pages of some projects, and says which of their files are to be taken. No file is opened by it.
+    fn plan(&mut self, projects: &[(ProjectName, Vec<TreePath>)], tell: &mut dyn FnMut(&Finding)) -> Vec<Wanted> {
         let tree = self.tree;
         let listed: Vec<_> = projects.par_iter().map(|(project, places)| tree.listed(project, places)).collect();
         let mut wanted = Vec::new();
-        for (project, (listed, (name, _))) in listed.iter().zip(projects).enumerate() {
+        for (project, (listed, (name, _))) in listed.into_iter().zip(projects).enumerate() {
             for problem in &listed.problems {
                 self.tell(problem, tell);
             }
             self.named.extend(listed.files.keys().map(mark));
-            let files = listed.files.iter().filter(|(_, named)| !named.claims.is_empty());
+            let files = listed.files.into_iter().filter(|(_, named)| !named.claims.is_empty());
             if self.settings.selection.has(name) {
                 wanted.extend(files.map(|(path, named)| Wanted { project, path, named }));
             } else {
                 self.done.unselected += files.count() as u64;
             }
         }
-        Progress::add(&self.progress.files, wanted.len() as u64);
+        wanted
+    }
 
+    /// Takes the files of a plan, and remembers what was taken.
+    fn execute(
+        &mut self,
+        projects: &[(ProjectName, Vec<TreePath>)],
+        wanted: &[Wanted],
+        tell: &mut dyn FnMut(&Finding),
+    ) -> Result<(), AdoptError> {
+        Progress::add(&self.progress.files, wanted.len() as u64);
         let mut entries: Vec<Vec<Entry>> = projects.iter().map(|_| Vec::new()).collect();
         let mut findings: Vec<(usize, Finding)> = Vec::new();
         let mut waiting: Vec<usize> = (0..wanted.len()).collect();
         while !waiting.is_empty() {
-            let (now, later) = batch(&wanted, waiting);
-            for (index, taken) in self.take_batch(&wanted, &now)? {
-                let Wanted { project, path, .. } = wanted[index];
+            let (now, later) = batch(wanted, waiting);
+            for (index, taken) in self.take_batch(wanted, &now)? {
+                let Wanted { project, path, .. } = &wanted[index];
                 match taken {
-                    Ok(blob) => entries[project].push(blob.at(path.clone())),
+                    Ok(blob) => entries[*project].push(blob.at(path.clone())),
                     Err(finding) => findings.extend(finding.map(|finding| (index, finding))),
                 }
             }
@@ -323,7 +327,7 @@ impl<T: Tree> Adoption<'_, T> {
     /// Takes files on all cores and makes them durable.
     fn take_batch(
         &mut self,
-        wanted: &[Wanted<'_>],
+        wanted: &[Wanted],
         now: &[usize],
     ) -> Result<Vec<(usize, Result<Blob, Option<Finding>>)>, AdoptError> {
         let taken: Vec<Taken> = now.par_iter().map(|index| self.take(&wanted[*index])).collect::<Result<_, _>>()?;
@@ -350,7 +354,7 @@ impl<T: Tree> Adoption<'_, T> {
         Ok(done)
     }
 
-    fn take(&self, wanted: &Wanted<'_>) -> Result<Taken, AdoptError> {
+    fn take(&self, wanted: &Wanted) -> Result<Taken, AdoptError> {
         let Wanted { path, named: Named { claims, expected }, .. } = wanted;
         let wrong = |problem: String| Ok(Taken::Not(Finding::Wrong { path: path.to_string(), problem }));
         if claims.iter().any(|claim| self.withdrawn.contains(&claim.sha256)) {
@@ -383,7 +387,7 @@ impl<T: Tree> Adoption<'_, T> {
             staged => staged?,
         };
         Progress::add(&self.progress.bytes, found);
-        let Entry { sha256, size, .. } = staged.at((*path).clone());
+        let Entry { sha256, size, .. } = staged.at(path.clone());
         let fits = |claim: &&Claim| claim.size.is_none_or(|expected| expected == size);
         let mut mismatch = None;
         for Claim { sha256: claim, .. } in claims.iter().filter(fits) {
@@ -392,7 +396,7 @@ impl<T: Tree> Adoption<'_, T> {
                 Err(error) => mismatch = mismatch.or(Some(error)),
             }
         }
-        // Another size than a moment ago: somebody is writing to it.
+        // Another size than a moment ago: a process is writing to it.
         wrong(mismatch.map_or_else(|| "it changed while it was read".to_owned(), |mismatch| mismatch.to_string()))
     }
 
@@ -404,17 +408,7 @@ impl<T: Tree> Adoption<'_, T> {
         }
         require_room(self.store, self.settings, size, 1)
             .map_err(|error| AdoptError::Room { tree: self.tree.root().to_owned(), source: Box::new(error) })?;
-        let mut incoming = self.intake.receive(None, None, u64::MAX).map_err(fail)?;
-        let (mut buffer, mut file) = (vec![0; CHUNK], file);
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => incoming.write(buffer.get(..read).unwrap_or_default()).map_err(fail)?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(fail(ReceiveError::Unreadable(DiskError::new("read", &from, error)))),
-            }
-        }
-        Ok((incoming.finish().map_err(fail)?, Manner::Copied))
+        Ok((self.intake.copy(file, &from, None).map_err(fail)?, Manner::Copied))
     }
 
     /// Tells which files of the tree no page names.
@@ -444,7 +438,7 @@ fn mark(path: &TreePath) -> u64 {
 
 /// Divides what waits into a batch and the rest. No two of a batch can have the same bytes: the second is found in the
 /// store when its turn comes.
-fn batch(wanted: &[Wanted<'_>], waiting: Vec<usize>) -> (Vec<usize>, Vec<usize>) {
+fn batch(wanted: &[Wanted], waiting: Vec<usize>) -> (Vec<usize>, Vec<usize>) {
     let mut claimed = HashSet::new();
     waiting.into_iter().partition(|index| {
         let claims = &wanted[*index].named.claims;

@@ -76,10 +76,10 @@ pub struct Done {
     pub deleted: usize,
 }
 
-/// What there is of files that are to be withdrawn.
+/// What a withdrawal is to withdraw. Nothing is changed by making one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Found {
-    /// The files, each with a name that it has.
+pub struct Plan {
+    /// The files, each with a name that it has. More can be added: files that no snapshot lists are not fetched any more, either.
     pub files: BTreeMap<ClaimedSha256, WithdrawnFile>,
     /// Files of the project whose names do not tell to which release they belong.
     pub unclear: BTreeSet<String>,
@@ -87,7 +87,7 @@ pub struct Found {
     paths: BTreeMap<MirrorName, BTreeSet<TreePath>>,
 }
 
-impl Found {
+impl Plan {
     fn add(&mut self, mirror: &MirrorName, unit: &Unit, sha256: ClaimedSha256) {
         let paths = withdrawn_paths(unit, &BTreeSet::from([sha256]));
         let of_file = |path: &&TreePath| unit.entry(path.as_str()).is_some_and(|entry| is_release_file(unit, entry));
@@ -146,13 +146,8 @@ pub(crate) fn versions_left(record: &Record, removed: &BTreeSet<FileName>, relea
 
 impl Purge<'_> {
     /// The files of a release, as the served snapshots of the mirrors list them.
-    pub fn files_of_release(
-        &self,
-        mirrors: &[Mirror],
-        project: &ProjectName,
-        version: &str,
-    ) -> Result<Found, PurgeError> {
-        let mut found = Found::default();
+    pub fn plan_release(&self, mirrors: &[Mirror], project: &ProjectName, version: &str) -> Result<Plan, PurgeError> {
+        let mut plan = Plan::default();
         for mirror in mirrors {
             let superseded = mirror.superseded()?;
             for recorded in mirror.snapshots()? {
@@ -164,37 +159,38 @@ impl Purge<'_> {
                 for entry in unit.entries().iter().filter(|entry| is_release_file(&unit, entry)) {
                     let name = entry.path.file_name();
                     match self.formats.of(mirror.name()).is_of_release(project, name, version) {
-                        Some(true) => found.add(mirror.name(), &unit, entry.sha256.into()),
+                        Some(true) => plan.add(mirror.name(), &unit, entry.sha256.into()),
                         Some(false) => {}
                         None => {
-                            found.unclear.insert(name.to_owned());
+                            plan.unclear.insert(name.to_owned());
                         }
                     }
                 }
             }
         }
-        Ok(found)
+        Ok(plan)
     }
 
     /// The files with this SHA-256, as the served snapshots of the mirrors list them.
-    pub fn file(&self, mirrors: &[Mirror], sha256: ClaimedSha256) -> Result<Found, PurgeError> {
-        let mut found = Found::default();
+    pub fn plan_file(&self, mirrors: &[Mirror], sha256: ClaimedSha256) -> Result<Plan, PurgeError> {
+        let mut plan = Plan::default();
         for mirror in mirrors {
             for naming in mirror.naming(&BTreeSet::from([sha256]))? {
                 for leaf in &naming.projects {
-                    found.add(mirror.name(), &self.store.unit(leaf.unit)?, sha256);
+                    plan.add(mirror.name(), &self.store.unit(leaf.unit)?, sha256);
                 }
             }
         }
-        Ok(found)
+        Ok(plan)
     }
 
-    /// Records that files are withdrawn, and lets nobody get what was found of them any more: that does not wait for anything,
-    /// not even for whoever is at work on the mirrors. Returns how many were not withdrawn yet. What is left to do,
-    /// [`finish`](Self::finish) does.
-    pub fn withdraw(&self, order: &Order, files: &[WithdrawnFile], found: &Found) -> Result<usize, PurgeError> {
-        let new = self.store.withdraw(order, files)?;
-        for (mirror, paths) in &found.paths {
+    /// Records that the files of a plan are withdrawn, and removes them from the pools: no reader gets them any more, whatever
+    /// other processes are doing to the mirrors. Returns how many were not withdrawn yet. [`finish`](Self::finish) does what is
+    /// left to do.
+    pub fn execute(&self, plan: &Plan, order: &Order) -> Result<usize, PurgeError> {
+        let files: Vec<_> = plan.files.values().cloned().collect();
+        let new = self.store.withdraw(order, &files)?;
+        for (mirror, paths) in &plan.paths {
             if let Some(mirror) = self.store.mirror(mirror)? {
                 mirror.remove_links(paths)?;
             }

@@ -19,7 +19,7 @@ use crate::{Context, SyncError};
 
 /// What a mirror has again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct Rebuilt {
     /// Its snapshot.
     pub label: Label,
     /// How many projects that has.
@@ -30,7 +30,7 @@ pub struct Found {
 
 /// Makes a snapshot of what a mirror's view shows, and publishes it; `None` where the view shows no list that can be read. The
 /// context's store is the one that is rebuilt.
-pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> Result<Option<Found>, SyncError> {
+pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> Result<Option<Rebuilt>, SyncError> {
     let Context { store, upstream, settings, .. } = context;
     let format = &*context.format;
     let Some((serial, listed)) = list(mirror, format) else { return Ok(None) };
@@ -79,7 +79,7 @@ pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> R
     }
     let (publisher, label, projects) = (context.publisher(), snapshot.label, snapshot.units);
     publisher.publish(mirror, &publisher.seal(verified), Freeze::Lift).await?;
-    Ok(Some(Found { label, projects, lost }))
+    Ok(Some(Rebuilt { label, projects, lost }))
 }
 
 /// The serial and the projects that the view shows.

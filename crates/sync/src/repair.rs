@@ -12,8 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use strandline_model::{
-    Blake3, CoreMetadata, Entry, Format, Label, MirrorName, Mirrored, Placed, ProjectName, Sha256, TreePath, Unit,
-    UpstreamUrl,
+    Blake3, CoreMetadata, Entry, Format, MirrorName, Mirrored, Placed, ProjectName, Sha256, TreePath, Unit, UpstreamUrl,
 };
 use strandline_store::verify::{Damage, Naming};
 use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Store, StoreError, Wait};
@@ -116,7 +115,20 @@ struct Lost {
     named_by: Vec<Naming>,
 }
 
-/// A mirror at work on its repair.
+/// What can be done about what is damaged.
+#[derive(Default)]
+struct Plan {
+    /// Units to be made again, each with its project and the damage that it is.
+    units: Vec<(Blake3, ProjectName, Damage)>,
+    /// Blobs that only withdrawn files needed.
+    withdrawn: Vec<Lost>,
+    /// Blobs whose bytes are to be had again, in this order.
+    blobs: Vec<Lost>,
+    /// What only a backup or a rebuild helps against.
+    beyond_repair: Vec<Damage>,
+}
+
+/// A mirror whose repair is under way.
 struct Worker<'a> {
     context: &'a Context,
     fetcher: Arc<Fetcher>,
@@ -126,7 +138,6 @@ struct Worker<'a> {
 /// Repairs what it can of what a check found, and the views of the mirrors. Waits for syncs that are running. With `data`,
 /// pages and files of the views that are copies are read.
 pub async fn repair(contexts: &[Context], damage: Vec<Damage>, data: bool) -> Result<Repair, SyncError> {
-    let mut done = Repair::default();
     let mut workers = Vec::new();
     for context in contexts {
         let Context { store, settings, .. } = context;
@@ -134,39 +145,53 @@ pub async fn repair(contexts: &[Context], damage: Vec<Damage>, data: bool) -> Re
         let fetcher = block_in_place(|| Fetcher::open(context, &mirror, None))?;
         workers.push(Worker { context, fetcher, mirror });
     }
-    let mut lost = Vec::new();
+    let plan = block_in_place(|| plan(&workers, damage))?;
+    execute(&workers, plan, data).await
+}
+
+/// Divides what is damaged by what can be done about it. Nothing is changed by it.
+fn plan(workers: &[Worker<'_>], damage: Vec<Damage>) -> Result<Plan, SyncError> {
+    let mut plan = Plan::default();
     for damage in damage {
         match damage {
-            Damage::Body { id, project: Some(ref project), ref needed_by, .. } => {
-                let restored = block_in_place(|| restore_unit(&workers, id, project, needed_by))?;
-                if restored {
-                    done.repaired.push(Repaired::Unit { id, project: project.clone() });
-                } else {
-                    done.left.push(Left::Catalog(damage));
-                }
+            Damage::Body { id, project: Some(ref project), .. } => {
+                plan.units.push((id, project.clone(), damage));
             }
-            Damage::Catalog { .. } | Damage::Body { .. } => done.left.push(Left::Catalog(damage)),
+            Damage::Catalog { .. } | Damage::Body { .. } => plan.beyond_repair.push(damage),
             Damage::Blob { blob, sha256, size, problem, mut named_by } => {
-                block_in_place(|| leave_withdrawn(&workers, sha256, &mut named_by))?;
-                if named_by.is_empty() {
-                    done.repaired.push(Repaired::Blob { blob, problem, from: BytesFrom::Withdrawn, aside: None });
-                } else {
-                    lost.push(Lost { blob, sha256, size, problem, named_by });
-                }
+                leave_withdrawn(workers, sha256, &mut named_by)?;
+                let lost = Lost { blob, sha256, size, problem, named_by };
+                if lost.named_by.is_empty() { plan.withdrawn.push(lost) } else { plan.blobs.push(lost) }
             }
         }
     }
     // Records first: pages are made from them.
-    lost.sort_by_key(|lost| !lost.named_by.iter().any(|naming| is_record(&workers, naming)));
-    for lost in lost {
-        let restored = restore(&workers, &lost).await?;
+    plan.blobs.sort_by_key(|lost| !lost.named_by.iter().any(|naming| is_record(workers, naming)));
+    Ok(plan)
+}
+
+async fn execute(workers: &[Worker<'_>], plan: Plan, data: bool) -> Result<Repair, SyncError> {
+    let mut done = Repair::default();
+    done.left.extend(plan.beyond_repair.into_iter().map(Left::Catalog));
+    for (id, project, damage) in plan.units {
+        if block_in_place(|| restore_unit(workers, id, &project, &damage))? {
+            done.repaired.push(Repaired::Unit { id, project });
+        } else {
+            done.left.push(Left::Catalog(damage));
+        }
+    }
+    for Lost { blob, problem, .. } in plan.withdrawn {
+        done.repaired.push(Repaired::Blob { blob, problem, from: BytesFrom::Withdrawn, aside: None });
+    }
+    for lost in plan.blobs {
+        let restored = restore(workers, &lost).await?;
         let Lost { blob, problem, named_by, .. } = lost;
         match restored {
             Ok((from, aside)) => done.repaired.push(Repaired::Blob { blob, problem, from, aside }),
             Err(asked) => done.left.push(Left::Blob { blob, problem, asked, named_by }),
         }
     }
-    for worker in &workers {
+    for worker in workers {
         block_in_place(|| mend(worker, data, &mut done))?;
     }
     Ok(done)
@@ -190,12 +215,8 @@ fn mend(worker: &Worker<'_>, data: bool, done: &mut Repair) -> Result<(), SyncEr
 }
 
 /// Makes a unit again, from the record that one of the trees of a view shows.
-fn restore_unit(
-    workers: &[Worker<'_>],
-    id: Blake3,
-    project: &ProjectName,
-    needed_by: &[(MirrorName, Label)],
-) -> Result<bool, SyncError> {
+fn restore_unit(workers: &[Worker<'_>], id: Blake3, project: &ProjectName, damage: &Damage) -> Result<bool, SyncError> {
+    let Damage::Body { needed_by, .. } = damage else { return Ok(false) };
     for Worker { context: Context { store, format, .. }, mirror, .. } in workers {
         if !needed_by.iter().any(|(of, _)| of == mirror.name()) {
             continue;

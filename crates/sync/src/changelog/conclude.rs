@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use strandline_model::{Held, ProjectName, Serial};
+use strandline_model::{Held, ProjectName, Serial, with_causes};
 use strandline_store::CutReport;
 
 use super::{Following, Holding, back};
@@ -45,11 +45,7 @@ impl Following<'_> {
             let failure = self.projects.get(name).and_then(|followed| followed.failure.as_ref());
             let words = match failure {
                 // What upstream did says more than that the project is not determined because of it.
-                Some(failure) => {
-                    let cause =
-                        std::error::Error::source(failure).map_or_else(String::new, |cause| format!(": {cause}"));
-                    format!("{failure}{cause}; {}", obstacle.serials())
-                }
+                Some(failure) => format!("{}; {}", with_causes(failure), obstacle.serials()),
                 None => obstacle.to_string(),
             };
             (name.clone(), words)
