@@ -53,8 +53,9 @@ pub enum Wait {
 }
 
 impl Store {
-    /// Takes the right to change a mirror, and finishes what the process that had it before left half done. A mirror that the
-    /// catalog does not know has its row from now on. `now` is what other processes are told when they find the lock taken.
+    /// Takes the right to change a mirror, and finishes what the last process that had the mirror left half done. A
+    /// mirror that the catalog does not know has its row from now on. `now` is what other processes are told when they
+    /// find the lock taken.
     pub fn lock(self: &Arc<Self>, name: &MirrorName, wait: Wait, now: Timestamp) -> Result<Locked, StoreError> {
         let (path, since) = (self.mirror_lock(name), now.to_string());
         let lock = match wait {

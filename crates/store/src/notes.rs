@@ -1,7 +1,7 @@
 //! What a sync remembers of a mirror between two snapshots, and from one sync to the next.
 //!
-//! What was remembered on the way to a snapshot is concluded in the transaction that commits it ([`Conclusion`]): after a crash
-//! either both are there or neither.
+//! The transaction that commits a snapshot also concludes what the sync remembered on the way to it ([`Conclusion`]):
+//! after a crash both have happened or neither.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,7 +72,8 @@ pub struct Validation {
 pub struct Conclusion {
     /// With what to ask for pages from now on.
     pub validations: Vec<Validation>,
-    /// Whether the entity tags of the pages that are remembered count from now on, too: after a first sync, which parks its pages.
+    /// Whether the entity tags of the pages that are remembered count from now on, too: so it is after a first sync,
+    /// which parks its pages.
     pub keep_tags: bool,
     /// The projects whose remembered pages the next sync still needs. All others are forgotten.
     pub later: BTreeSet<ProjectName>,

@@ -35,7 +35,7 @@ pub(crate) fn reach(
 /// Finds things below nodes, and remembers for each node what there is.
 pub(crate) struct Search<'a, T> {
     pub(crate) bodies: Bodies<'a>,
-    /// What a project has of what is looked for.
+    /// Finds the things that one project has.
     of_leaf: &'a dyn Fn(&Bodies<'_>, Leaf) -> Result<Vec<T>, StoreError>,
     /// What stands for a node that cannot be read.
     of_damaged: &'a dyn Fn(Blake3, StoreError) -> Result<Vec<T>, StoreError>,
