@@ -206,7 +206,8 @@ impl Locked {
         Ok(())
     }
 
-    /// A retained snapshot of this mirror that was verified once, if what it has and `present` has not is still there.
+    /// A retained snapshot of this mirror that was verified once, if everything that it has and `present` does not have
+    /// is still there.
     pub fn verified(&self, recorded: Recorded, present: Option<&Snapshot>) -> Result<Verified, VerifyError> {
         if !recorded.verified {
             return self.verify(Committed(recorded));

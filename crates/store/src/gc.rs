@@ -59,7 +59,7 @@ pub struct Collected {
     pub deleted: u64,
     /// Their bytes.
     pub deleted_bytes: u64,
-    /// Blobs whose time is up and that a sync which is running may have found: a later collection deletes them.
+    /// Blobs whose time is up, but that a running sync may have found: a later collection deletes them.
     pub in_use: u64,
     /// Pool links that are removed now.
     pub links: u64,
@@ -72,10 +72,10 @@ impl Collected {
     }
 }
 
-/// What is to be done, as it looks from what is marked.
+/// Everything that is to be done, as far as the marks show.
 pub struct Plan {
     now: Timestamp,
-    /// What has been leaving or without a name since then, or for longer, may go.
+    /// Paths and blobs that have been leaving or without a name since then, or for longer, may go.
     until: i64,
     marked: Marked,
     dropped: BTreeMap<Blake3, (MirrorName, Label)>,
@@ -342,7 +342,7 @@ impl Plan {
         })
     }
 
-    /// Deletes blobs whose time is up, but for those that a process has come to rely on.
+    /// Deletes blobs whose time is up, except those that a process has come to rely on.
     fn delete_blobs(&mut self, store: &Store, done: &mut Collected) -> Result<(), StoreError> {
         for batch in self.expired.chunks(BATCH) {
             let _deleting = store.lock_deletions()?;

@@ -204,7 +204,8 @@ impl Intake {
     pub fn open(mirror: &Locked, access: Access) -> Result<Self, StoreError> {
         let (mirror, store) = (Mirror::clone(mirror), mirror.store());
         let alive = Lock::share(&store.intake_lock(mirror.name()))?;
-        // This process has the mirror's lock, so it is the only one here: what is there was left by a crash.
+        // This process has the mirror's lock, so no other process writes here: files that are there were left by a
+        // crash.
         store.clear_intake(&mirror)?;
         let directory = store.incoming(mirror.name());
         store.disk.create_directory(&directory)?;

@@ -1,6 +1,6 @@
 //! Blobs, the catalog, commit, verify, retention and garbage collection.
 //!
-//! These hold whichever line the power fails on:
+//! These hold even if the power fails, on any line of the program:
 //!
 //! 1. A blob's name is the BLAKE3 of its bytes, and nothing is renamed to that name before its bytes are
 //!    durable.
@@ -137,7 +137,7 @@ pub enum StoreError {
     /// The file system said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// Another process is at work.
+    /// Another process has the lock.
     #[error(transparent)]
     Lock(#[from] LockError),
 }

@@ -8,9 +8,9 @@ use strandline_model::{MirrorName, Timestamp};
 
 use crate::{Mirror, Store, StoreError};
 
-/// A mirror that this process alone may change, until this is dropped or the process ends, however it ends. It reads as the
-/// [`Mirror`] that it is; whatever changes a mirror is a method of it, so nothing can be changed without the lock, or with that of
-/// another mirror:
+/// A mirror that this process alone may change, until this is dropped or the process ends, however it ends. It reads as
+/// the [`Mirror`] that it is; every change of a mirror is a method of it, so nothing can be changed without the lock,
+/// or with that of another mirror:
 ///
 /// ```
 /// use strandline_model::Timestamp;

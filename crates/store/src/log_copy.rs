@@ -12,8 +12,8 @@ const USUAL: u32 = 1_000;
 /// The number while the copy is put off: 64 MiB, because the log of a first sync must not grow with what there is.
 const POSTPONED: u32 = 16_384;
 
-/// As long as this is there, commits of this store leave what they write in the log, unless that is longer than some bound. The
-/// first commit after it copies what is there.
+/// As long as this is there, commits of this store leave what they write in the log, unless that is longer than some
+/// bound. The first commit after it copies the log.
 #[derive(Debug)]
 #[must_use = "it lasts as long as this is kept"]
 pub struct PostponedLogCopy<'a>(&'a Store);

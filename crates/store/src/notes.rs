@@ -67,7 +67,7 @@ pub struct Validation {
     pub tag: String,
 }
 
-/// What becomes of what a sync remembered, once there is a snapshot that shows it.
+/// How the notes of a sync end, once there is a snapshot that shows what they say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Conclusion {
     /// With what to ask for pages from now on.
@@ -146,7 +146,7 @@ impl Mirror {
         self.projects_of("SELECT DISTINCT project FROM adopted WHERE mirror = ?1")
     }
 
-    /// The projects whose pages the next sync has to read, whatever the changelog says.
+    /// The projects whose pages the next sync has to read, even if the changelog has no event of them.
     pub fn to_reread(&self) -> Result<BTreeSet<ProjectName>, StoreError> {
         self.projects_of("SELECT project FROM reread WHERE mirror = ?1")
     }
@@ -263,7 +263,7 @@ impl Locked {
         self.store.execute(remember, (self.number, time.seconds(), failure, head, behind, rounds)).map(drop)
     }
 
-    /// Notes that the next sync has to read a project's page, whatever the changelog says.
+    /// Notes that the next sync has to read a project's page, even if the changelog has no event of it.
     pub fn note_reread(&self, project: &ProjectName) -> Result<(), StoreError> {
         let note = "INSERT OR IGNORE INTO reread (mirror, project) VALUES (?1, ?2)";
         self.store.execute(note, (self.number, project.as_str())).map(drop)
@@ -305,7 +305,7 @@ impl Locked {
         run().map(drop).map_err(self.store.sql())
     }
 
-    /// Forgets what a table remembers of the mirror's projects, but for some.
+    /// Forgets what a table remembers of the mirror's projects, except some.
     fn forget(&self, connection: &Connection, table: &str, except: &BTreeSet<ProjectName>) -> rusqlite::Result<()> {
         if except.is_empty() {
             let all = format!("DELETE FROM {table} WHERE mirror = ?1");

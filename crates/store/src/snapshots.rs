@@ -150,7 +150,7 @@ impl Mirror {
         recorded(&self.store, &connection, condition, parameters)
     }
 
-    /// Keeps a snapshot, whatever retention says. Returns whether it was not pinned yet. A pin is one row that
+    /// Keeps a snapshot, even if retention would drop it. Returns whether it was not pinned yet. A pin is one row that
     /// retention alone reads, so it needs no lock: an operator can pin while a sync runs for days.
     pub fn pin(&self, snapshot: Blake3, now: Timestamp) -> Result<bool, StoreError> {
         let insert =

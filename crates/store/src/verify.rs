@@ -362,7 +362,7 @@ fn length(found: u64, expected: u64) -> String {
     format!("has {found} bytes instead of {expected}")
 }
 
-/// What is wrong with a file that was looked at.
+/// The fault of a file that was looked at.
 fn in_words(found: io::Result<Option<String>>) -> Option<String> {
     match found {
         Ok(problem) => problem,

@@ -321,7 +321,7 @@ fn record_withdrawal(
     Ok(true)
 }
 
-/// What the catalog has under that name came from a claim, or from a computed digest, which may be claimed.
+/// The digest in this column came from a claim, or from computed bytes, and a computed digest may count as a claim.
 fn claimed(row: &Row<'_>, column: usize) -> rusqlite::Result<ClaimedSha256> {
     sha256(row, column).map(Into::into)
 }

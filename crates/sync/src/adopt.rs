@@ -6,7 +6,8 @@
 //!    pages say. Every other file is reported, and left as it is.
 //! 2. The tree's pages are believed in nothing else. The next sync finds out upstream's state; it finds the adopted
 //!    files in the store by their SHA-256, and fetches the others.
-//! 3. What was taken stays until a snapshot of the mirror has been made ([`Conclusion::held`](strandline_store::Conclusion::held)).
+//! 3. Files that were taken stay until a snapshot of the mirror has been made
+//!    ([`Conclusion::held`](strandline_store::Conclusion::held)).
 //! 4. An adoption that was interrupted at any point can be repeated: it does not read again what the store has already.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -85,7 +86,7 @@ pub enum Opened {
     Unfit(String),
 }
 
-/// What a walk over a tree comes by.
+/// One thing that a walk over a tree meets.
 #[derive(Debug)]
 pub enum Visited {
     /// A file.

@@ -141,7 +141,7 @@ pub async fn sync(context: &Context) -> Result<Outcome, SyncError> {
     let mirror = Arc::new(store.lock(&settings.mirror, settings.wait, context.now())?);
     let done = in_parts(context, &mirror).await;
     let failure = done.as_ref().err().map(|error| with_causes(error));
-    // What stopped the sync is worth more to the operator than that this could not be noted down.
+    // The operator needs the error that stopped the sync more than one that says that it could not be recorded.
     let cut = match &done {
         Ok(outcome) => outcome.cut,
         Err(SyncError::Inconsistent { cut, .. }) => *cut,
@@ -194,7 +194,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
         held: proposal.held.iter().map(|held| held.name.clone()).collect(),
         reread,
     };
-    // What is staged of the lists is there until they are published.
+    // Dropping this removes the staged lists, so it is kept until they are published.
     let staging = Staging::new(mirror);
     let verified = record(context, mirror, base.as_ref(), proposal, units, conclusion, &staging)?;
     drop(fetcher);

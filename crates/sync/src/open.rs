@@ -18,7 +18,7 @@ use crate::purge::{Busy, Purge, PurgeError};
 pub fn open(root: &Path, disk: Disk, formats: &Formats, now: Timestamp) -> Result<Arc<Store>, StoreError> {
     let store = Store::open(root, disk)?;
     if let Err(error) = finish(&store, formats, now) {
-        tracing::warn!("what an interrupted process left half done is not finished: {}", with_causes(&error));
+        tracing::warn!("the work that an interrupted process left half done is not finished: {}", with_causes(&error));
     }
     Ok(store)
 }

@@ -249,7 +249,7 @@ impl Purge<'_> {
             };
             let mut serials: Vec<Serial> = naming.iter().map(|naming| naming.recorded.snapshot.label.serial).collect();
             serials.dedup();
-            // What readers see comes first.
+            // The serial that readers see comes first.
             serials.sort_by_key(|serial| (Some(*serial) != published, std::cmp::Reverse(*serial)));
             let revising = Revising { purge: self, mirror, files: &files, intake };
             for serial in serials {

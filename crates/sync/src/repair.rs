@@ -24,7 +24,7 @@ use crate::stored::{self, RecordError};
 use crate::upstream::{Answer, Page, Way};
 use crate::{Context, SyncError};
 
-/// What became of what was damaged.
+/// The result of a repair.
 #[derive(Debug, Default)]
 pub struct Repair {
     /// What is right again, and how.
@@ -115,7 +115,7 @@ struct Lost {
     named_by: Vec<Naming>,
 }
 
-/// What can be done about what is damaged.
+/// The repairs that are possible.
 #[derive(Default)]
 struct Plan {
     /// Units to be made again, each with its project and the damage that it is.
@@ -376,7 +376,7 @@ fn not_stored(lost: &Lost, source: ReceiveError) -> SyncError {
 async fn fetch(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Result<Result<Found, Asked>, SyncError> {
     let mut refused = Asked::new();
     let others = workers.iter().filter(|worker| {
-        // What a private mirror has, not even its name, is told to no other upstream.
+        // No other upstream is told what a private mirror has, not even the name of a file.
         worker.context.settings.mirror != owner.context.settings.mirror
             && owner.context.settings.access == Access::Public
     });

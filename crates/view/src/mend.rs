@@ -20,12 +20,12 @@ use crate::tree::write_lists;
 /// Where lists are written before they are put in their places.
 const SCRATCH: &str = "mending";
 
-/// What became of what was broken.
+/// The result of mending.
 #[derive(Debug, Default)]
 pub struct Mended {
-    /// What is right again, with what was wrong.
+    /// The things that are right again, each with what was wrong.
     pub mended: Vec<Broken>,
-    /// What could not be put right, and why.
+    /// The things that could not be put right, and why.
     pub left: Vec<Broken>,
     /// How many links of the pool are there again that only snapshots name which are not published.
     pub earlier: u64,

@@ -122,7 +122,8 @@ pub enum ViewError {
     },
 }
 
-/// The view was not brought to what a withdrawal has left; doing it again goes on from there.
+/// The view was not brought to the snapshots that a withdrawal has left; a repetition goes on from where this one
+/// ended.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
     /// The view could not be changed.

@@ -93,7 +93,7 @@ pub(super) fn check(
         );
         if let Err(error) = recorded {
             // A check on a full disk is to find the damage all the same.
-            tracing::warn!(%error, "what was re-hashed is not recorded, so the next check reads it again");
+            tracing::warn!(%error, "the blobs that were re-hashed are not recorded, so the next check reads them again");
             recording = false;
         }
         if batch.is_empty() {

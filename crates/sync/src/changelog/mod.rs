@@ -99,7 +99,7 @@ pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut A
     let mut following = Following::begin(fetcher, base).await?;
     following.sure = following.log.without_holes(following.from, begun);
     following.gather().await?;
-    // What a first sync has asked for already is asked for again only where it stands in the way.
+    // A first sync asks again for a page that it has asked for already only if the project stands in the way.
     let mut wanted = BTreeSet::new();
     if base.is_some() {
         wanted.extend(following.projects.keys().cloned());

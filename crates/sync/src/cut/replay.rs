@@ -149,7 +149,8 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
             Action::QuarantineRelease(version) => {
                 self.hidden.insert(version.clone());
             }
-            // What was hidden before M is in no snapshot.
+            // Only a release that was hidden after M can be shown again: no snapshot has the files of one that was
+            // hidden before.
             Action::ClearRelease(version) if self.hidden.contains(version) => {
                 self.hidden.remove(version);
             }

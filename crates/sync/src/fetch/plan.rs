@@ -68,8 +68,8 @@ impl Known {
 }
 
 impl Fetcher {
-    /// For each file of a page: whether it is here, or where it goes, or why it cannot stand anywhere. Refuses a page
-    /// whose files would fill the disk before any of them is fetched.
+    /// For each file of a page: whether the store has it, or where it goes, or why it cannot stand anywhere. Refuses a
+    /// page whose files would fill the disk before any of them is fetched.
     pub(super) fn plan(
         &self,
         project: &ProjectName,
@@ -102,7 +102,7 @@ impl Fetcher {
         let (count, bytes) = to_come.fold((0, 0_u64), |(count, bytes), ((_, told, _), _)| {
             (count + 1, bytes.saturating_add(told.size.unwrap_or(0)))
         });
-        // Where nothing is to come, nothing is needed, however little is free.
+        // If no file is to come, no room is needed, however little is free.
         if count > 0 {
             require_room(&self.store, &self.settings, bytes, count)?;
         }
