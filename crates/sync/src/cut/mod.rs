@@ -143,8 +143,8 @@ pub enum Why {
     NoPage,
     /// The newest page is older than the project's last event.
     Stale,
-    /// It had more events after its page, and the log alone does not say how it stood; or it has been removed since, so
-    /// no page will ever show this state. To ask again does not help; a later serial may.
+    /// It had more events after its page, and the log alone does not say how it stood; or it has been removed or
+    /// quarantined since, so no page will ever show this state. To ask again does not help; a later serial may.
     Moving,
     /// The page and the log say different things.
     Disagrees,
