@@ -1,4 +1,4 @@
-//! What a person sees while the program works: log lines and progress, on stderr.
+//! The log lines and the progress that a person sees on stderr while the program works.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write};

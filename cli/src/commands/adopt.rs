@@ -33,7 +33,7 @@ pub(crate) fn adopt(config: &Config, name: &MirrorName, directory: &Path, option
     let store = open(&config.store)?;
     let progress = Arc::new(Progress::default());
     let shown = Shown::new(name, progress.clone());
-    // The work goes on where no process reads stdout any more; the last line fails in the same way.
+    // The work goes on even if no process reads stdout any more; the last line then fails in the same way.
     let mut tell = |finding: &Finding| drop(say_finding(finding, options.json));
     let adopted = tokio::task::block_in_place(|| {
         strandline_sync::adopt::adopt(&store, &settings, &tree, !options.copy, &progress, &clock(), &mut tell)

@@ -91,7 +91,7 @@ fn clock() -> Clock {
     })
 }
 
-/// Opens the store, and finishes what a process left half done that was interrupted.
+/// Opens the store, and finishes the work that an interrupted process left half done.
 fn open(path: &Path) -> Result<Arc<Store>, Failure> {
     let opened = strandline_sync::open(path, Disk::new(), &formats(), clock()());
     opened.during(|| format!("cannot open the store `{}`", path.display()))

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::report::{Failure, Judged, NOTHING_DONE, Verdict};
 
-/// What is to be withdrawn.
+/// The files that an operator asks to withdraw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum What {
     /// One file.

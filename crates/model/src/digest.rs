@@ -1,4 +1,4 @@
-//! Digests: BLAKE3 names content here, SHA-256 is what indexes publish.
+//! Digests: the store names content by BLAKE3; indexes publish SHA-256.
 
 use std::str::FromStr;
 use std::{fmt, io};

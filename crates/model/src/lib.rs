@@ -7,7 +7,7 @@
 //!    (`tests/trie.rs`); the bytes are plain text that `b3sum` can check (`tests/format.rs`).
 //! 3. A digest that upstream *claims* is another type than one that was *computed*.
 //!
-//! What upstream says of a project is a [`Record`]; how pages and lists are made of it is a [`Format`].
+//! A [`Record`] has what upstream says of a project; a [`Format`] makes pages and lists of it.
 //!
 //! This crate has no I/O, no clock and no async. `docs/format.md` describes the format, `docs/glossary.md` the words.
 

@@ -58,7 +58,7 @@ impl DisplayName {
     }
 }
 
-/// The normalised form of a valid name, byte by byte: no text is made where it is only compared.
+/// The normalised form of a valid name, byte by byte, so that comparing it allocates no text.
 fn normal(text: &str) -> impl Iterator<Item = u8> {
     let mut after_separator = false;
     text.bytes().filter_map(move |byte| {

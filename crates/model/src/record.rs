@@ -204,7 +204,7 @@ pub struct SeenFile {
     pub provenance: Option<String>,
 }
 
-/// What is said or had of a project does not go together.
+/// The parts of a record, or a record and its files, do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{project}: {problem}")]
 pub struct InvalidRecord {

@@ -5,7 +5,7 @@
 //! 1. Nothing is asked that the [`Guard`] refuses, redirects included.
 //! 2. A body that ends early is an error, and a page is never larger than the limit, packed or unpacked.
 //! 3. Errors and logs show no credentials; they go to upstream's own origin only.
-//! 4. Nothing is asked twice: whoever asks decides, by the error's kind, whether to try again.
+//! 4. Nothing is asked twice: the caller decides, by the error's kind, whether to try again.
 //!
 //! Tested in `tests/client.rs`.
 
@@ -38,8 +38,8 @@ const ACCEPTED_PAGES: HeaderValue = HeaderValue::from_static(
     "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01",
 );
 
-/// Two ways of asking: pages share one HTTP/2 connection and come packed; files come as they are, each on a
-/// connection of its own, for one connection shared by large files is as slow as its slowest moment.
+/// Two ways of asking: pages share one HTTP/2 connection and come packed; files come as they are, each on a connection
+/// of its own, because one connection shared by large files is as slow as its slowest moment.
 #[derive(Debug)]
 pub(crate) struct Client {
     pages: reqwest::Client,

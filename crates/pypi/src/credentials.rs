@@ -45,7 +45,7 @@ impl Credentials {
     }
 }
 
-/// The netrc file of whoever runs this: `NETRC`, else `.netrc` at home. `None` if there is none.
+/// The netrc file of the user who runs this program: `NETRC`, else `.netrc` at home. `None` if there is none.
 pub(crate) fn read_netrc() -> Option<String> {
     let path = match std::env::var_os("NETRC") {
         Some(path) => PathBuf::from(path),

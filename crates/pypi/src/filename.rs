@@ -1,7 +1,7 @@
 //! What a release file's name says: its version, and where it stands among the others.
 //!
-//! What always holds: [`Order`] is total and depends on the text alone, so that pages of the same files
-//! are the same bytes whatever order upstream gave them in. Tested below.
+//! What always holds: [`Order`] is total and depends on the text alone, so that pages of the same files are the same
+//! bytes, in whatever order upstream lists the files. Tested below.
 
 use std::cmp::Ordering;
 
@@ -165,7 +165,7 @@ mod tests {
             ("numpy", "numpy-1.5.0-py2.7-win32.egg", "1.5", Some(true)),
             ("numpy", "numpy-1.5.0-2.noarch.rpm", "1.5.0", Some(true)),
             ("six", "six-2004d.tar.gz", "2004D", Some(true)),
-            // Neither is a version, and they are not plainly the same: nobody knows.
+            // Neither is a version, and they are not plainly the same: the name does not tell.
             ("six", "six-2004d.tar.gz", "2004e-odd", None),
             ("six", "seven-1.0.tar.gz", "1.0", None),
             ("six", "six.txt", "1.0", None),

@@ -1,10 +1,10 @@
 //! Where this program may connect to: a page of an index on the internet must not make it ask the machines of the
 //! network that it runs in.
 //!
-//! What always holds: unless upstream itself is at an address that is not on the public internet, no such address
-//! is connected to. An address in a URL is refused before the request and at each redirect; a name is judged by
-//! what it resolves to at the moment of connecting, so it cannot change its meaning in between. Behind a proxy,
-//! names are the proxy's to resolve and to judge. Tested below and in `tests/client.rs`.
+//! What always holds: unless upstream itself is at an address that is not on the public internet, the program connects
+//! to no such address. An address in a URL is refused before the request and at each redirect; a name is judged by what
+//! it resolves to at the moment of connecting, so it cannot change its meaning in between. Behind a proxy, the proxy
+//! resolves and judges names. Tested below and in `tests/client.rs`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -62,9 +62,9 @@ impl Guard {
         self.local_allowed.get().copied().unwrap_or(false)
     }
 
-    /// Finds out where upstream is, unless that is known. That it cannot be found is for the request to say, if it
-    /// matters: behind a proxy it does not, and there it would be looked up in vain before each request, so this asks
-    /// once. A connection to upstream asks anyway.
+    /// Finds out where upstream is, unless that is known. If upstream cannot be found, the request reports that, if it
+    /// matters: behind a proxy it does not, and the look-up before each request would be in vain, so this asks once. A
+    /// connection to upstream asks anyway.
     pub(crate) async fn learn(&self) {
         if self.local_allowed.get().is_some() {
             return;
@@ -236,7 +236,7 @@ mod tests {
             guard.learn().await;
             assert!(guard.asked.initialized() && guard.local_allowed.get().is_none());
         }
-        // What a proxy is not there for still asks, and then it is known.
+        // A connection that does not go through the proxy still asks; then it is known where upstream is.
         guard.resolve(&guard.upstream_name).await.unwrap_err();
         let near = super::Guard::new(&"https://localhost./".parse().unwrap(), None, Vec::new()).unwrap();
         near.learn().await;

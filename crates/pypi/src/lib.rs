@@ -1,7 +1,7 @@
 //! A Python package index as a source for a mirror, and the pages of the mirror of it.
 //!
-//! [`Index`] asks: the Simple API for pages and files, XML-RPC for the changelog where there is one. What it answers
-//! are claims, each checked for its form ([`Upstream`]). [`Pypi`] writes what the mirror serves; it depends on nothing but
+//! [`Index`] asks: the Simple API for pages and files, XML-RPC for the changelog where there is one. Its answers are
+//! claims, each checked for its form ([`Upstream`]). [`Pypi`] writes what the mirror serves; it depends on nothing but
 //! what it is given. [`default_upstream`] finds the index that pip uses.
 //!
 //! What always holds:
@@ -56,7 +56,7 @@ pub const MAX_PAGE_SIZE: u64 = 256 << 20;
 #[derive(Clone)]
 pub struct Settings {
     /// The URL below which the projects' pages are, such as `https://index.example/simple/`; the last slash may be
-    /// missing. With nothing but a host, `simple/` is meant. It may hold credentials.
+    /// missing. A URL with nothing but a host means `simple/` on it. It may hold credentials.
     pub upstream: Url,
     /// Largest page that is taken, in bytes, unpacked.
     pub max_page_size: u64,
@@ -65,7 +65,7 @@ pub struct Settings {
     /// `HOST:PORT` to connect to for pages that caches show too old ([`Way::Origin`]); the name for Host and TLS stays
     /// upstream's.
     pub connect_to: Option<String>,
-    /// How many idle connections are kept. How many are used at a time is the sync's to bound.
+    /// How many idle connections are kept. The sync bounds how many are used at a time.
     pub connections: usize,
     /// Longest silence of upstream in the middle of an answer that is waited out.
     pub idle_timeout: Duration,

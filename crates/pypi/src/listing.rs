@@ -1,4 +1,4 @@
-//! What pages of both kinds have in common: each file checked, each filename once.
+//! The rules for pages of both kinds: each file is checked, each filename is there once.
 //!
 //! What always holds: a [`Page`] that [`Listing::finish`] made names only files of the project itself, each with
 //! a digest, at URLs that [`resolve`] let through. Tested in `json.rs` and `html.rs`.
@@ -120,7 +120,7 @@ impl<'a> Listing<'a> {
         if !display.is_of(project) {
             return Err(malformed(format!("the page is that of `{display}`, not of `{project}`")));
         }
-        // A quarantined project offers no files, whatever else its page says (PEP 792).
+        // A quarantined project offers no files, even if its page lists some (PEP 792).
         let files = if status == Status::Quarantined { BTreeMap::new() } else { self.files };
         let mut versions = versions
             .unwrap_or_else(|| files.keys().filter_map(|file| filename::version_of(project, file.as_str())).collect());
@@ -139,7 +139,7 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// Reads a project's status. What a later PEP may add counts as active, as PEP 792 says of an absent one.
+/// Reads a project's status. A status that a later PEP may add counts as active, as PEP 792 says of an absent one.
 pub(crate) fn status(text: &str) -> Status {
     match text {
         "archived" => Status::Archived,

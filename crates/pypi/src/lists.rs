@@ -1,7 +1,7 @@
 //! The lists of all projects.
 //!
 //! What always holds: a list is a function of the tree's leaves and the serial, and it is written as it is made,
-//! for there are 700,000 lines. Tested in `tests/lists.rs`.
+//! because there are 700,000 lines. Tested in `tests/lists.rs`.
 
 use std::io;
 

@@ -176,8 +176,9 @@ fn render_json(Sorted { project, versions, files }: &Sorted<'_>) -> Vec<u8> {
     serde_json::to_vec(&page).expect("texts and numbers with text keys are always JSON")
 }
 
-/// Reads what [`render_json`] wrote; an error for anything else. What the page does not keep is as near as the page tells: the
-/// display name is the normalised one, what upstream says of sizes and metadata is what was measured, and URLs are lacking.
+/// Reads what [`render_json`] wrote; an error for anything else. Where the page does not keep a value, the nearest that
+/// it tells stands in: the display name is the normalised one, what upstream says of sizes and metadata is what was
+/// measured, and URLs are lacking.
 pub(crate) fn read(bytes: &[u8]) -> Result<Mirrored, BadRecord> {
     let page: JsonPage<'_> = serde_json::from_slice(bytes).map_err(bad)?;
     if page.meta.api_version != API_VERSION {

@@ -1,6 +1,6 @@
 //! Reading an index's own list of projects, for indexes without a changelog.
 //!
-//! What always holds: a name that no project can have is left out with a warning, for nothing could be mirrored by
+//! What always holds: a name that no project can have is left out with a warning, because nothing could be mirrored by
 //! it; a link of an HTML list counts only if it leads to a page directly below the list. Tested below.
 
 use html5gum::{Token, Tokenizer};

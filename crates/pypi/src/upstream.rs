@@ -1,9 +1,9 @@
 //! The index that pip is configured to use.
 //!
 //! `PIP_INDEX_URL` says it; else the installed pip does: the help text of `pip install` shows the default of
-//! `--index-url` with pip's configuration applied, so that nothing of how pip finds its configuration is done
-//! again here. What always holds: it ends within seconds whatever is asked, and no credentials are shown. Tested
-//! below with programs that play pip.
+//! `--index-url` with pip's configuration applied, so that this module need not find pip's configuration itself. What
+//! always holds: it ends within seconds, even if a program hangs, and no credentials are shown. Tested below with
+//! programs that play pip.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest answer that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// How pip may be called: as a module first, for that finds the one that belongs to `python3`.
+/// How pip may be called: as a module first, because that finds the pip that belongs to `python3`.
 const PIPS: [(&str, &[&str]); 4] =
     [("python3", &["-m", "pip"]), ("pip3", &[]), ("pip", &[]), ("python", &["-m", "pip"])];
 
@@ -37,7 +37,7 @@ pub enum NoDefault {
     },
 }
 
-/// What of the environment matters to pip's choice.
+/// The part of the environment that matters to pip's choice.
 #[derive(Debug, Clone, Default)]
 pub struct PipEnvironment {
     /// `PIP_INDEX_URL`.
@@ -103,7 +103,7 @@ fn answer(mut command: Command) -> Result<String, String> {
         }
     });
     let outcome = receiver.recv_timeout(PATIENCE);
-    // Whatever came, the program has nothing more to say.
+    // The program is not needed any more, whether it has answered or not.
     if let Err(error) = child.kill().and_then(|()| child.wait()) {
         tracing::debug!(%error, "a program could not be ended");
     }
@@ -121,7 +121,7 @@ fn index_in_help(text: &str) -> Option<Url> {
     let rest = text.get(at..)?;
     let (_, rest) = rest.split_once("(default")?;
     let (found, _) = rest.split_once(')')?;
-    // However wide it was told to be, a help text may be broken into lines: never inside a URL's words, but
+    // pip may break its help text into lines, however wide it was told to make it: never inside a URL's words, but
     // possibly after a dash.
     let found: String = found.split_whitespace().collect();
     let mut url: Url = found.trim_start_matches(':').parse().ok()?;

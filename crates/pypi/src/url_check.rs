@@ -1,8 +1,8 @@
-//! Which URLs of a page may be asked, and which addresses are nobody's business but this machine's network's.
+//! Which URLs of a page may be asked, and which addresses belong to this machine's own network.
 //!
-//! What always holds: a URL that came out of [`resolve`] is http(s), has no credentials and no fragment, and its
-//! path holds neither an escape upwards nor an encoded separator. The text is looked at *before* it is parsed,
-//! for parsing folds `..` away. Tested below.
+//! What always holds: a URL that came out of [`resolve`] is http(s), has no credentials and no fragment, and its path
+//! holds neither an escape upwards nor an encoded separator. The text is looked at *before* it is parsed, because
+//! parsing folds `..` away. Tested below.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

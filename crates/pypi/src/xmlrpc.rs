@@ -1,8 +1,8 @@
 //! The changelog, over XML-RPC.
 //!
-//! What always holds: an index that has no changelog is told from one that does not answer now; rows come in the
-//! order of their serials, each after the one that was asked from; a row of a name that no project can have is left
-//! out with a warning, for nothing could be mirrored by it. Tested below and in `tests/changelog.rs`.
+//! What always holds: an index that has no changelog is not confused with one that does not answer now; rows come in
+//! the order of their serials, each after the one that was asked from; a row of a name that no project can have is left
+//! out with a warning, because nothing could be mirrored by it. Tested below and in `tests/changelog.rs`.
 
 mod action;
 mod value;

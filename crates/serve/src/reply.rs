@@ -108,7 +108,8 @@ fn chunks(file: File, part: Range<u64>) -> impl Stream<Item = io::Result<Bytes>>
             let mut bytes = vec![0; size];
             let in_memory = preadv2(&file, &mut [IoSliceMut::new(&mut bytes)], start, ReadWriteFlags::NOWAIT);
             match in_memory.unwrap_or(0) {
-                // Nothing is in memory, or this file system cannot tell, or the file ends: a thread that may wait finds out.
+                // The system has nothing in memory, or this file system cannot tell, or the file ends: a thread that
+                // may wait finds out.
                 0 => {
                     let read = move || file.read_exact_at(&mut bytes, start).map(|()| bytes);
                     bytes = tokio::task::spawn_blocking(read).await??;

@@ -284,11 +284,11 @@ impl Site {
         Ok(files::pooled(store, &place.mirror, path)?.ok_or_else(missing))
     }
 
-    /// The file that a snapshot has at `path`, which ends in the file's name; nothing is found there if it is withdrawn.
+    /// The file that a snapshot has at `path`, which ends in the file's name; a withdrawn file is not found.
     fn named(&self, recorded: &Recorded, path: &TreePath, reach: Reach<'_>) -> Result<Option<Found>, Stopped> {
         for name in files::owners(path.file_name()) {
             let project = match self.project(recorded, &name, reach) {
-                // Another owner may be in memory, and a path has the same content whichever project names it.
+                // Another owner may be in memory, and a path has the same content, no matter which project names it.
                 Err(Stopped::NotInMemory) => continue,
                 project => project?,
             };

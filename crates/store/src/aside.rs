@@ -1,4 +1,5 @@
-//! What stands in a store, whatever the catalog says; and where a file goes that is not what it should be.
+//! The files of a store as they stand on the disk, without asking the catalog; and where a file goes that is not what
+//! it should be.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -49,7 +50,8 @@ pub(crate) fn latest_list(views: &Path) -> Result<u64, DiskError> {
     Ok(latest)
 }
 
-/// Moves a file to where no process takes it for what it is not; returns where it is. The caller syncs where it was.
+/// Moves a file that is not what it should be to where no process takes it for that; returns where it is. The caller
+/// syncs where it was.
 pub(crate) fn move_aside(root: &Path, disk: &Disk, path: &Path) -> Result<PathBuf, DiskError> {
     let directory = root.join(ASIDE);
     disk.create_directory(&directory)?;

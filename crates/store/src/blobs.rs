@@ -1,4 +1,4 @@
-//! Blobs: bytes that are stored once, named by their BLAKE3. How they come in is [`Intake`](crate::Intake)'s.
+//! Blobs: bytes that are stored once, named by their BLAKE3. [`Intake`](crate::Intake) says how they come in.
 
 use std::fs::File;
 use std::io;
@@ -57,7 +57,8 @@ impl Store {
         }
     }
 
-    /// The blob with this SHA-256, if the catalog has it, whichever mirror brought it: to tell what was there, not to hand it on.
+    /// The blob with this SHA-256, if the catalog has it, no matter which mirror brought it. It tells what was there;
+    /// whether a mirror may use the blob, it does not say.
     pub fn blob_of(&self, sha256: Sha256) -> Result<Option<Blob>, StoreError> {
         let query = "SELECT blake3, sha256, size, mtime FROM blob WHERE sha256 = ?1 AND deleting = 0";
         self.row(query, [sha256.as_bytes()], blob)

@@ -49,8 +49,8 @@ impl Bodies<'_> {
         };
         let found = (ids.len() > TOGETHER).then(|| self.store.look_up_aside(STORED, ids, aside).ok()).flatten();
         let found = found.unwrap_or_else(|| ids.iter().map(|_| None).collect());
-        // What was not found so may be of this transaction, or gone since it began; and what is wrong with one is not wrong with
-        // all.
+        // A body that was not found that way may be of this transaction, or gone since it began; and one damaged body
+        // must not spoil the others.
         let own = |id: Blake3| self.stored(id).and_then(|stored| whole(id, &stored));
         ids.iter().zip(found).map(|(id, found)| found.unwrap_or_else(|| own(*id))).collect()
     }
@@ -129,10 +129,11 @@ impl trie::Nodes for Bodies<'_> {
     }
 }
 
-/// Reads nodes, and keeps them for a while: a look-up after the other goes through the same branches, and a sync finds,
+/// Reads nodes, and keeps them for a while: successive look-ups go through the same branches, and a sync finds,
 /// changes, checks and publishes what is listed in the same leaves.
 ///
-/// What is written does not get in here, so a node that is read for the first time comes from the catalog and is re-hashed.
+/// A node that is written is not kept, so a node that is read for the first time comes from the catalog and is
+/// re-hashed.
 pub(crate) struct Remembered<'a, 'b>(pub(crate) &'a Bodies<'b>);
 
 impl trie::Nodes for Remembered<'_, '_> {
@@ -192,7 +193,7 @@ fn inflate(deflated: &[u8], size: u64) -> Option<Vec<u8>> {
     const DENSEST: usize = 1_032;
     INFLATE.with_borrow_mut(|inflate| {
         inflate.reset(false);
-        // One byte more than it should be: enough to see that it is too long, whatever the body claims to be.
+        // One byte more than it should be: enough to see that it is too long, even if the body claims another size.
         let most = usize::try_from(size).ok()?.saturating_add(1).min(deflated.len().saturating_mul(DENSEST) + 64);
         let mut bytes = Vec::with_capacity(most);
         let done = inflate.decompress_vec(deflated, &mut bytes, FlushDecompress::Finish);

@@ -318,7 +318,7 @@ fn latest() -> i32 {
 pub(crate) fn refuse_older(path: &Path) -> Result<(), StoreError> {
     let mut header = [0; 100];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
-    // What is not there, or shorter, is no database yet.
+    // A file that is missing, or shorter, is no database yet.
     if read.is_err() || !header.starts_with(b"SQLite format 3\0") {
         return Ok(());
     }
@@ -370,7 +370,7 @@ pub(crate) fn open(path: &Path, disk: &Disk, occupied: bool) -> Result<Connectio
     connection.pragma_update(None, "foreign_keys", migrated).map_err(sql)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(sql)?;
     connection.pragma_update(None, "synchronous", "full").map_err(sql)?;
-    // A plan does not depend on what is bound: otherwise SQLite may plan a query anew for each value.
+    // With this on, plans do not depend on bound values; without it, SQLite may plan a query anew for each value.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(sql)?;
     // In KiB: the inner pages of the indexes of millions of rows.
     connection.pragma_update(None, "cache_size", -32_768).map_err(sql)?;

@@ -1,9 +1,8 @@
 //! Committing a manifest, and reading it back.
 //!
-//! [`Locked::commit`] writes a snapshot and the bodies that its tree has and its parent's does not, in one
-//! transaction. [`Locked::verify`] then reads the new rows again, re-hashes them, and looks whether every blob that
-//! they name is there; only what it returns can be built into a view. What was not verified is never the base of
-//! another snapshot.
+//! [`Locked::commit`] writes a snapshot and the bodies that its tree has and its parent's does not, in one transaction.
+//! [`Locked::verify`] then reads the new rows again, re-hashes them, and looks whether every blob that they name is
+//! there; only what it returns can be built into a view. A snapshot that was not verified is never the base of another.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
@@ -39,8 +38,8 @@ pub struct Draft {
     pub stored: Vec<Leaf>,
     /// The projects that are held, sorted by name.
     pub held: Vec<Held>,
-    /// Serials up to `serial` that upstream's log did not show, as far back as an event is believed to come to light late;
-    /// `None` where the log was not read: then what was recorded stays.
+    /// Serials up to `serial` that upstream's log did not show, as far back as an event is believed to come to light
+    /// late; `None` where the log was not read: then the recorded serials stay.
     pub missing: Option<Vec<Serial>>,
     /// What becomes of what a sync remembered on the way; `None` where no sync made this.
     pub conclusion: Option<Conclusion>,
@@ -79,7 +78,8 @@ impl Verified {
     }
 }
 
-/// What a manifest names is not there. It stays in the catalog, unverified, and nothing is built from it.
+/// A manifest names something that is not there. The manifest stays in the catalog, unverified, and nothing is built
+/// from it.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// A blob is missing or has another size.
@@ -187,7 +187,7 @@ impl Locked {
         Ok(Verified(Recorded { id, snapshot, verified: true, missed: false }))
     }
 
-    /// Verifies what a crash left between a commit and its verification; what does not pass is dropped.
+    /// Verifies the snapshots that a crash left committed but not verified, and drops those that do not pass.
     pub(crate) fn finish_commits(&self) -> Result<(), StoreError> {
         let unverified = "SELECT id FROM snapshot WHERE mirror = ?1 AND verified = 0 ORDER BY serial, revision";
         for id in self.store.rows(unverified, [self.number], |row| blake3(row, 0))? {
@@ -206,7 +206,8 @@ impl Locked {
         Ok(())
     }
 
-    /// A retained snapshot of this mirror that was verified once, if what it has and `present` has not is still there.
+    /// A retained snapshot of this mirror that was verified once, if everything that it has and `present` does not have
+    /// is still there.
     pub fn verified(&self, recorded: Recorded, present: Option<&Snapshot>) -> Result<Verified, VerifyError> {
         if !recorded.verified {
             return self.verify(Committed(recorded));

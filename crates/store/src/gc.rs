@@ -2,18 +2,20 @@
 //!
 //! In this order, each step durable before the next: snapshots that retention drops lose their rows, with the bodies
 //! that nothing else reaches; blobs that nothing names are condemned, and pool paths that nothing names are noted as
-//! leaving; what has been so for longer than the grace period loses its link in the pool, then its row is marked
-//! `deleting`, then its file goes, then the row. A file that is missing already counts as deleted. There is one
-//! implementation, whichever command calls it, and one collection at a time.
+//! leaving; when the grace period is over, links go from the pool, then rows are marked `deleting`, then the files go,
+//! then the rows. A file that is missing already counts as deleted. All commands use this one implementation, and one
+//! collection runs at a time.
 //!
-//! [`plan`] says what would happen, and changes nothing; [`Plan::execute`] does that, but for what a sync has come to rely on since.
+//! [`plan`] says what would happen, and changes nothing; [`Plan::execute`] does that, except to what a sync has come to
+//! rely on since.
 //!
-//! It runs beside syncs. What they bring and rely on meanwhile is safe because:
+//! It runs beside syncs. Everything that they bring and rely on meanwhile is safe because:
 //!
-//! 1. Before anything is dropped or deleted, in the same transaction, what was committed since the marking is marked too.
-//! 2. A sync that finds a condemned blob pardons it ([`Intake::find`](crate::Intake::find)). One that has begun before the
-//!    blob was condemned may have found it before: as long as it runs, the blob stays. What comes in while it runs counts as
-//!    found by it.
+//! 1. Before anything is dropped or deleted, in the same transaction, everything that was committed since the marking
+//!    is marked, too.
+//! 2. A sync that finds a condemned blob pardons it ([`Intake::find`](crate::Intake::find)). One that has begun before
+//!    the blob was condemned may have found it before: as long as it runs, the blob stays. Blobs that come in while it
+//!    runs count as found by it.
 //! 3. Files and links go while no process is putting any in their places ([`Store::hold_deletions`]).
 
 mod keep;
@@ -57,7 +59,7 @@ pub struct Collected {
     pub deleted: u64,
     /// Their bytes.
     pub deleted_bytes: u64,
-    /// Blobs whose time is up and that a sync which is running may have found: a later collection deletes them.
+    /// Blobs whose time is up, but that a running sync may have found: a later collection deletes them.
     pub in_use: u64,
     /// Pool links that are removed now.
     pub links: u64,
@@ -70,10 +72,10 @@ impl Collected {
     }
 }
 
-/// What is to be done, as it looks from what is marked.
+/// Everything that is to be done, as far as the marks show.
 pub struct Plan {
     now: Timestamp,
-    /// What has been leaving or without a name since then, or for longer, may go.
+    /// Paths and blobs that have been leaving or without a name since then, or for longer, may go.
     until: i64,
     marked: Marked,
     dropped: BTreeMap<Blake3, (MirrorName, Label)>,
@@ -99,9 +101,10 @@ impl std::fmt::Debug for Plan {
     }
 }
 
-/// Drops what retention does not keep and deletes what has been without a name for longer than `grace`.
+/// Drops the snapshots that retention does not keep, and deletes the blobs that nothing has named for longer than
+/// `grace`.
 ///
-/// An error leaves the store whole: what was not done yet, the next collection does.
+/// An error leaves the store whole: the next collection does what is left.
 pub fn collect(
     store: &Arc<Store>,
     keep: impl Fn(&MirrorName) -> Keep,
@@ -161,7 +164,7 @@ impl Plan {
         outcome
     }
 
-    /// Does what is planned, but for what a process has come to rely on since. The caller collects alone.
+    /// Does what is planned, except to what a process has come to rely on since. The caller collects alone.
     fn execute(mut self, store: &Store) -> Result<Collected, StoreError> {
         let planned = self.outcome();
         self.commit(store)?;
@@ -199,7 +202,8 @@ impl Plan {
         let waiting: HashSet<_> = waiting.map(|(_, path)| path).collect();
         let connection = store.connection();
         let bodies = Bodies { store, connection: &connection };
-        // First what stays, so that it is known which units go; then those units' paths; then what of them stays after all.
+        // First the units that stay, so that it is known which ones go; then the paths of those that go; then the paths
+        // among these that stay after all.
         let mut seen = HashSet::new();
         for recorded in stay.iter().filter(|_| !go.is_empty()) {
             reach(&bodies, recorded.snapshot.tree, &mut seen, &mut |_, error| Err(error))?;
@@ -273,7 +277,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Drops and condemns in the catalog, but for what a process has come to rely on since it was planned.
+    /// Drops and condemns in the catalog, except what a process has come to rely on since it was planned.
     fn commit(&mut self, store: &Store) -> Result<(), StoreError> {
         store.transaction(|transaction| {
             let Self { marked, dropped, leaving, returned, .. } = self;
@@ -338,7 +342,7 @@ impl Plan {
         })
     }
 
-    /// Deletes blobs whose time is up, but for those that a process has come to rely on.
+    /// Deletes blobs whose time is up, except those that a process has come to rely on.
     fn delete_blobs(&mut self, store: &Store, done: &mut Collected) -> Result<(), StoreError> {
         for batch in self.expired.chunks(BATCH) {
             let _deleting = store.lock_deletions()?;
@@ -397,7 +401,8 @@ fn divide(mirror: &Mirror, keep: Keep) -> Result<Divided, StoreError> {
         .collect();
     let mut divided = Divided { stay: Vec::new(), records: Vec::new(), go: Vec::new() };
     for recorded in snapshots {
-        // What was never verified is not the base of anything: a sync that died between the two left it, or one is there yet.
+        // An unverified snapshot is not the base of anything: it is of a sync that died before it had verified it, or
+        // of one that still runs.
         let stays = chosen.contains(&recorded.id) || protected.contains(&recorded.id) || (busy && !recorded.verified);
         let served = std::iter::successors(Some(recorded.id), |id| superseded.get(id).copied()).last();
         if stays {
@@ -427,7 +432,7 @@ fn expired_links(store: &Store, until: i64, most: usize) -> Result<Vec<(MirrorNa
     store.rows(query, [until, most], |row| Ok((parsed(row, 0)?, parsed(row, 1)?)))
 }
 
-/// Finishes what processes left half done that have died. What others are at now, they see to.
+/// Finishes the deletions of processes that died in the middle of them. A collection that runs now finishes its own.
 pub(crate) fn finish(store: &Store) -> Result<(), StoreError> {
     let marked = "SELECT EXISTS (SELECT 1 FROM blob WHERE condemned IS NOT NULL AND deleting = 1)";
     if !store.says(marked, [])? {

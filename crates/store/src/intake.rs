@@ -1,10 +1,9 @@
 //! How blobs come in.
 //!
 //! A blob comes in as a stream ([`Incoming`]) that is hashed while it is written to a temporary file, is then
-//! [`Staged`] under what it turned out to be, and lands together with many others
-//! ([`Intake::land`]), in this order: its name noted as arriving, bytes synced, renamed, directories synced, row
-//! committed. What a crash leaves is a temporary file or the file of a blob that is noted as arriving; opening the
-//! store removes both.
+//! [`Staged`] under what it turned out to be, and lands together with many others ([`Intake::land`]), in this order:
+//! its name noted as arriving, bytes synced, renamed, directories synced, row committed. A crash leaves a temporary
+//! file, or the file of a blob that is noted as arriving; opening the store removes both.
 //!
 //! An intake is also the right to rely on blobs that are here already ([`Intake::find`]): as long as it is open, gc deletes
 //! nothing that it may have found.
@@ -83,7 +82,7 @@ pub struct Intake {
 pub enum Access {
     /// All of them.
     Public,
-    /// The one that brings them alone, until another one brings the same bytes itself.
+    /// Only the mirror that brings them, until another mirror brings the same bytes itself.
     Private,
 }
 
@@ -205,7 +204,8 @@ impl Intake {
     pub fn open(mirror: &Locked, access: Access) -> Result<Self, StoreError> {
         let (mirror, store) = (Mirror::clone(mirror), mirror.store());
         let alive = Lock::share(&store.intake_lock(mirror.name()))?;
-        // This process has the mirror's lock, so it is the only one here: what is there was left by a crash.
+        // This process has the mirror's lock, so no other process writes here: files that are there were left by a
+        // crash.
         store.clear_intake(&mirror)?;
         let directory = store.incoming(mirror.name());
         store.disk.create_directory(&directory)?;
@@ -257,7 +257,7 @@ impl Intake {
     /// The blob, if its file is there and gc does not take it.
     fn usable(&self, blob: Blob, condemned: bool) -> Result<Option<Blob>, StoreError> {
         let store = self.store();
-        // What is lost comes in again.
+        // A sync fetches a lost file again.
         if modified(&store.blob_path(blob.blake3), blob.size).is_err() {
             return Ok(None);
         }
@@ -331,7 +331,7 @@ impl Intake {
         let together = staged.len() > WORTH_A_SYNCFS;
         self.sync_bytes(&staged, first_mtime, together)?;
 
-        // From the name to the row: gc does not look at either in between.
+        // Held from the name to the row, so that gc looks at neither in between.
         let _placing = store.hold_deletions()?;
         self.rename(&mut staged, together)?;
         store.transaction(|transaction| {
@@ -458,7 +458,7 @@ impl Store {
     pub(crate) fn with_incoming(&self) -> Result<BTreeSet<MirrorName>, StoreError> {
         let mut found = BTreeSet::new();
         for file in below(&self.root.join("incoming"), 2..=2)? {
-            // What is called otherwise is not ours.
+            // A directory that is not named as a mirror is not the store's.
             found.extend(file.parent().and_then(Path::file_name).and_then(|name| name.to_str()?.parse().ok()));
         }
         Ok(found)

@@ -1,6 +1,6 @@
 //! Blobs, the catalog, commit, verify, retention and garbage collection.
 //!
-//! These hold whichever line the power fails on:
+//! These hold even if the power fails, on any line of the program:
 //!
 //! 1. A blob's name is the BLAKE3 of its bytes, and nothing is renamed to that name before its bytes are
 //!    durable.
@@ -137,7 +137,7 @@ pub enum StoreError {
     /// The file system said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// Another process is at work.
+    /// Another process has the lock.
     #[error(transparent)]
     Lock(#[from] LockError),
 }
@@ -168,14 +168,14 @@ impl StoreError {
 }
 
 impl Store {
-    /// Opens the store at `root`; creates it if it is not there. What a crash left half done stays so until it is
+    /// Opens the store at `root`; creates it if it is not there. Work that a crash left half done stays so until it is
     /// [finished](Self::finish).
     pub fn open(root: &Path, disk: Disk) -> Result<Arc<Self>, StoreError> {
         for directory in ["blobs", "incoming", "locks", "views"] {
             disk.create_directory(&root.join(directory))?;
         }
         let path = root.join(CATALOG);
-        // An empty catalog would say that nothing is known of what is there.
+        // With an empty catalog, the blobs and views that are there would count as unknown.
         let found = match std::fs::metadata(&path) {
             _ if root.join(rebuild::MARK).exists() => Some("half rebuilt"),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some("missing"),
@@ -201,8 +201,8 @@ impl Store {
         }))
     }
 
-    /// Finishes what processes left half done that died while they removed a mirror, took blobs in or deleted some. What belongs to
-    /// one mirror alone is finished by the process that locks it next.
+    /// Finishes the work of processes that died while they removed a mirror, took blobs in or deleted some. Work on one
+    /// mirror alone is finished by the process that locks the mirror next.
     pub fn finish(self: &Arc<Self>) -> Result<(), StoreError> {
         self.finish_mirrors()?;
         gc::finish(self)
@@ -223,7 +223,7 @@ impl Store {
         self.root.join("views").join(mirror.as_str())
     }
 
-    /// As long as this is held, nothing is deleted: a caller looks at what is there and goes by it.
+    /// As long as this is held, no process deletes a file, so a caller can look which files are there and rely on it.
     pub fn hold_deletions(&self) -> Result<Lock, LockError> {
         Lock::share(&self.root.join("locks/deletion"))
     }

@@ -28,7 +28,7 @@ impl Pace for Real {
 
 /// Lets bytes pass at a rate: a thread that wants to read some waits until those before have had their time.
 ///
-/// What was not used in a pause is not made up for later.
+/// Bytes that no thread read in a pause are not made up for later.
 pub struct Limiter {
     bytes_per_second: u64,
     pace: Box<dyn Pace>,

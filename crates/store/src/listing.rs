@@ -1,9 +1,9 @@
 //! What the newest tree of a mirror lists, in the order of names.
 //!
-//! The root lists name every project, and a tree of 700,000 takes seconds to read. So the catalog has its leaves once more,
-//! as rows in the order of names, and a commit changes only the rows of what changed. The tree is the truth: these rows say of
-//! which tree they are, and carry a sum over all of them; where either does not fit they are made anew from the tree. What
-//! another tree lists is found as the difference from this one.
+//! The root lists name every project, and a tree of 700,000 takes seconds to read. So the catalog has its leaves once
+//! more, as rows in the order of names, and a commit changes only the rows of what changed. The tree is the truth:
+//! these rows say of which tree they are, and carry a sum over all of them; where either does not fit they are made
+//! anew from the tree. The list of another tree is found as its difference from this one.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::bodies::{Bodies, Remembered};
 use crate::rows::{blake3, parsed, parsed_or_null, row, rows, serial};
 use crate::{Locked, Mirror, StoreError};
 
-/// The sum over the digests of rows: whatever the order in which they came and went, the same rows have the same sum.
+/// The sum over the digests of rows: the same rows have the same sum, in whatever order they came and went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Sum(u128);
 

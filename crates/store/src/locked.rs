@@ -8,9 +8,9 @@ use strandline_model::{MirrorName, Timestamp};
 
 use crate::{Mirror, Store, StoreError};
 
-/// A mirror that this process alone may change, until this is dropped or the process ends, however it ends. It reads as the
-/// [`Mirror`] that it is; whatever changes a mirror is a method of it, so nothing can be changed without the lock, or with that of
-/// another mirror:
+/// A mirror that this process alone may change, until this is dropped or the process ends, however it ends. It reads as
+/// the [`Mirror`] that it is; every change of a mirror is a method of it, so nothing can be changed without the lock,
+/// or with that of another mirror:
 ///
 /// ```
 /// use strandline_model::Timestamp;
@@ -53,8 +53,9 @@ pub enum Wait {
 }
 
 impl Store {
-    /// Takes the right to change a mirror, and finishes what the process that had it before left half done. A mirror that the
-    /// catalog does not know has its row from now on. `now` is what other processes are told when they find the lock taken.
+    /// Takes the right to change a mirror, and finishes what the last process that had the mirror left half done. A
+    /// mirror that the catalog does not know has its row from now on. `now` is what other processes are told when they
+    /// find the lock taken.
     pub fn lock(self: &Arc<Self>, name: &MirrorName, wait: Wait, now: Timestamp) -> Result<Locked, StoreError> {
         let (path, since) = (self.mirror_lock(name), now.to_string());
         let lock = match wait {

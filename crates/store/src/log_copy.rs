@@ -1,4 +1,4 @@
-//! When what was committed is copied from the catalog's write-ahead log into its own file.
+//! When commits are copied from the catalog's write-ahead log into the catalog's own file.
 //!
 //! SQLite does it within the commit that makes the log longer than some pages (<https://sqlite.org/wal.html#ckpt>, which calls it
 //! a checkpoint), and then that commit waits for the disk twice. At 700,000 projects the pages that a sync changes lie apart, and
@@ -9,17 +9,17 @@ use crate::{Store, StoreError};
 
 /// SQLite's own number of pages.
 const USUAL: u32 = 1_000;
-/// And while it is put off: 64 MiB, because the log of a first sync must not grow with what there is.
+/// The number while the copy is put off: 64 MiB, because the log of a first sync must not grow with what there is.
 const POSTPONED: u32 = 16_384;
 
-/// As long as this is there, commits of this store leave what they write in the log, unless that is longer than some bound. The
-/// first commit after it copies what is there.
+/// As long as this is there, commits of this store leave what they write in the log, unless that is longer than some
+/// bound. The first commit after it copies the log.
 #[derive(Debug)]
 #[must_use = "it lasts as long as this is kept"]
 pub struct PostponedLogCopy<'a>(&'a Store);
 
 impl Store {
-    /// Puts off what a commit need not wait for. An error changes nothing.
+    /// Puts off the copy, because a commit need not wait for it. An error changes nothing.
     pub fn postpone_log_copy(&self) -> Result<PostponedLogCopy<'_>, StoreError> {
         self.copy_log_from(POSTPONED)?;
         Ok(PostponedLogCopy(self))

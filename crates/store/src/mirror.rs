@@ -36,7 +36,7 @@ pub struct Usage {
 pub struct MirrorUsage {
     /// All of it, each blob once, in bytes.
     pub bytes: u64,
-    /// What no other mirror names, in bytes.
+    /// Of these, those that no other mirror names, in bytes.
     pub own: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Which snapshots list a file.
+//! Which snapshots list a given file.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};

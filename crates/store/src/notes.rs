@@ -1,7 +1,7 @@
 //! What a sync remembers of a mirror between two snapshots, and from one sync to the next.
 //!
-//! What was remembered on the way to a snapshot is concluded in the transaction that commits it ([`Conclusion`]): after a crash
-//! either both are there or neither.
+//! The transaction that commits a snapshot also concludes what the sync remembered on the way to it ([`Conclusion`]):
+//! after a crash both have happened or neither.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,12 +67,13 @@ pub struct Validation {
     pub tag: String,
 }
 
-/// What becomes of what a sync remembered, once there is a snapshot that shows it.
+/// How the notes of a sync end, once there is a snapshot that shows what they say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Conclusion {
     /// With what to ask for pages from now on.
     pub validations: Vec<Validation>,
-    /// Whether the entity tags of the pages that are remembered count from now on, too: after a first sync, which parks its pages.
+    /// Whether the entity tags of the pages that are remembered count from now on, too: so it is after a first sync,
+    /// which parks its pages.
     pub keep_tags: bool,
     /// The projects whose remembered pages the next sync still needs. All others are forgotten.
     pub later: BTreeSet<ProjectName>,
@@ -145,7 +146,7 @@ impl Mirror {
         self.projects_of("SELECT DISTINCT project FROM adopted WHERE mirror = ?1")
     }
 
-    /// The projects whose pages the next sync has to read, whatever the changelog says.
+    /// The projects whose pages the next sync has to read, even if the changelog has no event of them.
     pub fn to_reread(&self) -> Result<BTreeSet<ProjectName>, StoreError> {
         self.projects_of("SELECT project FROM reread WHERE mirror = ?1")
     }
@@ -262,7 +263,7 @@ impl Locked {
         self.store.execute(remember, (self.number, time.seconds(), failure, head, behind, rounds)).map(drop)
     }
 
-    /// Notes that the next sync has to read a project's page, whatever the changelog says.
+    /// Notes that the next sync has to read a project's page, even if the changelog has no event of it.
     pub fn note_reread(&self, project: &ProjectName) -> Result<(), StoreError> {
         let note = "INSERT OR IGNORE INTO reread (mirror, project) VALUES (?1, ?2)";
         self.store.execute(note, (self.number, project.as_str())).map(drop)
@@ -304,7 +305,7 @@ impl Locked {
         run().map(drop).map_err(self.store.sql())
     }
 
-    /// Forgets what a table remembers of the mirror's projects, but for some.
+    /// Forgets what a table remembers of the mirror's projects, except some.
     fn forget(&self, connection: &Connection, table: &str, except: &BTreeSet<ProjectName>) -> rusqlite::Result<()> {
         if except.is_empty() {
             let all = format!("DELETE FROM {table} WHERE mirror = ?1");

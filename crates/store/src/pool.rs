@@ -11,8 +11,8 @@ use crate::{Mirror, Store, StoreError};
 pub(crate) const POOL: &str = "packages";
 
 impl Mirror {
-    /// Removes paths of the mirror's pool, and the directories that are empty then. Waits until no process puts any there, and for
-    /// nothing else: what was withdrawn goes at once, whatever is at work on the mirror.
+    /// Removes paths of the mirror's pool, and the directories that are empty then. Waits until no process puts links
+    /// there, and for nothing else: withdrawn files go at once, even while another process has the mirror locked.
     pub fn remove_links(&self, paths: &BTreeSet<TreePath>) -> Result<(), StoreError> {
         let _deleting = self.store.lock_deletions()?;
         self.store.remove_links(paths.iter().map(|path| (&self.name, path)))

@@ -13,8 +13,8 @@ use strandline_model::{Blake3, Sha256};
 
 use crate::{CATALOG, Store, StoreError};
 
-/// How many keys are looked up over one connection in one turn, which takes locks of files. So many, or fewer, are not worth more
-/// connections than one.
+/// How many keys are looked up over one connection in one turn, which takes locks of files. For so many keys or fewer,
+/// one connection is enough.
 pub(crate) const TOGETHER: usize = 16;
 
 /// Connections that only read and are not in use. They are opened when they are needed.

@@ -1,7 +1,7 @@
 //! A new catalog for a store whose own is gone or unusable.
 //!
-//! What was there of the old one is moved aside, never deleted. All blobs are re-hashed; those that are what their names say
-//! get rows, the others are moved aside too. Which snapshots there were is not known any more: the caller makes one of
+//! The files of the old catalog are moved aside, never deleted. All blobs are re-hashed; those that are what their
+//! names say get rows, the others are moved aside, too. The list of snapshots is lost: the caller makes one snapshot of
 //! what each mirror publishes, and then says that the catalog is whole ([`Rebuild::finish`]). Until then a mark in the
 //! store keeps every process from opening it; a rebuild that was interrupted is begun anew.
 
@@ -72,8 +72,9 @@ impl Rebuild {
         Ok(names(&root.join("views"))?.filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// Makes a new catalog that has all blobs; refuses where the old one is whole. `access` says whether every mirror may use
-    /// every blob; otherwise [`claim`](Self::claim) says which may. `now` is what other processes are told meanwhile.
+    /// Makes a new catalog that has all blobs; refuses where the old one is whole. `access` says whether every mirror
+    /// may use every blob; if not, [`claim`](Self::claim) says which may. `now` is what other processes are told
+    /// meanwhile.
     pub fn begin(root: &Path, disk: Disk, access: Access, now: Timestamp) -> Result<(Self, Rebuilt), StoreError> {
         for directory in ["blobs", "incoming", "locks", "views"] {
             disk.create_directory(&root.join(directory))?;
@@ -129,8 +130,8 @@ impl Rebuild {
     }
 }
 
-/// Moves what there is of a catalog aside, unless it is whole, and marks the store as half rebuilt; returns where it is. What a rebuild
-/// made that did not come to its end is removed instead.
+/// Moves the files of a catalog that is not whole aside, and marks the store as half rebuilt; returns where they are.
+/// The catalog of a rebuild that did not come to its end is removed instead.
 fn move_catalog_aside(root: &Path, disk: &Disk) -> Result<Vec<PathBuf>, StoreError> {
     let path = root.join(CATALOG);
     let files = ["", "-wal", "-shm"].map(|ending| root.join(format!("{CATALOG}{ending}")));

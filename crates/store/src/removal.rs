@@ -1,8 +1,9 @@
 //! Removing a mirror.
 //!
-//! First its row says that it goes: from then on the catalog has no mirror of that name for anybody who asks. Then its view and
-//! what came in for it are removed from the disk; then its row goes, and with it everything that the catalog has of it. The process
-//! that takes its lock next, or that opens the store, finishes that. What only this mirror named is gc's to delete.
+//! First the mirror's row is marked as going: from then on the catalog says that there is no mirror of that name. Then
+//! its view and the temporary files of its intakes are removed from the disk; then the row goes, and with it everything
+//! that the catalog has of the mirror. After a crash, the process that next takes the mirror's lock or opens the store
+//! finishes this. `gc` deletes the blobs that only this mirror named.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! Room that is kept back for the collection that a full disk needs.
 //!
 //! SQLite cannot even open its catalog where there is no room for a write-ahead log and its index, and no inode for
-//! either. So some files without content stand in `STORE/reserve`; who collects removes them first where the disk is full,
-//! and puts them back afterwards. A collection that dropped nearly everything wrote a log half as long as the catalog: so
-//! long is what is kept back.
+//! either. So some files without content stand in `STORE/reserve`; where the disk is full, a collection removes them
+//! first, and puts them back afterwards. Together they are half as large as the catalog, within bounds, because a
+//! collection that dropped nearly everything wrote a log of that length.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,8 @@ fn needed(root: &Path) -> u64 {
     (catalog / 2).clamp(LEAST, MOST)
 }
 
-/// Sets the room aside, if it is not there already. Of a catalog that has grown to twice its size, it is set aside anew.
+/// Sets the room aside, if it is not there already. When the catalog has grown to twice its size, the room is set aside
+/// anew.
 pub fn keep(root: &Path, disk: &Disk) -> Result<(), DiskError> {
     let bytes = needed(root).min(disk.free(root)?.bytes / PART) / FILES;
     let is_small = |file: &PathBuf| file.metadata().is_ok_and(|found| found.len() < bytes / 2);

@@ -1,6 +1,6 @@
 //! Putting blobs and bodies right, from bytes that were found again.
 //!
-//! What is broken is moved aside, never deleted: to `damaged/` in the store, under the name that it should have had.
+//! A broken file is moved aside, never deleted: to `damaged/` in the store, under the name of what it should have been.
 
 use std::fs::File;
 use std::io;
@@ -55,7 +55,8 @@ impl Intake {
         }
     }
 
-    /// Puts a blob in its place again, with its row. What is there and has other bytes is moved aside; returns where it is.
+    /// Puts a blob in its place again, with its row. A file with other bytes in that place is moved aside; returns
+    /// where it is.
     ///
     /// A crash leaves the blob missing at worst, and what was broken aside.
     pub fn restore(&self, staged: Staged) -> Result<(Blob, Option<PathBuf>), StoreError> {

@@ -1,4 +1,5 @@
-//! The snapshots of a mirror: which there are, which one is meant, and which ones stay whatever retention says.
+//! The snapshots of a mirror: which there are, which one a caller means, and which ones stay although retention would
+//! drop them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -117,7 +118,7 @@ impl Mirror {
         found?.ok_or_else(|| SelectError::Unknown { mirror: self.name.clone(), at })
     }
 
-    /// As [`select`](Self::select), for a caller that serves or publishes it: what was withdrawn from is refused.
+    /// As [`select`](Self::select), for a caller that serves or publishes it: a superseded snapshot is refused.
     pub fn select_served(&self, at: At) -> Result<Recorded, SelectError> {
         let found = self.select(at)?;
         let served = self.store.served(found.id)?;
@@ -149,8 +150,8 @@ impl Mirror {
         recorded(&self.store, &connection, condition, parameters)
     }
 
-    /// Keeps a snapshot, whatever retention says. Returns whether it was not pinned yet. A pin is one row that retention alone
-    /// reads, so it needs no lock: an operator pins what a sync that runs for days would otherwise be waited for.
+    /// Keeps a snapshot, even if retention would drop it. Returns whether it was not pinned yet. A pin is one row that
+    /// retention alone reads, so it needs no lock: an operator can pin while a sync runs for days.
     pub fn pin(&self, snapshot: Blake3, now: Timestamp) -> Result<bool, StoreError> {
         let insert =
             "INSERT OR IGNORE INTO pin (snapshot, time) SELECT id, ?3 FROM snapshot WHERE id = ?1 AND mirror = ?2";
@@ -198,7 +199,7 @@ impl Store {
         found.ok_or_else(|| StoreError::Damaged { id, problem: "is not that of a snapshot that is kept".to_owned() })
     }
 
-    /// What is served in the place of a snapshot: itself, unless something was withdrawn from it.
+    /// The snapshot that is served in the place of this one: itself, unless it is superseded.
     pub fn served(&self, mut snapshot: Blake3) -> Result<Blake3, StoreError> {
         // A replacement is newer than what it replaces, so this ends.
         let query = "SELECT replacement FROM superseded WHERE snapshot = ?1";

@@ -35,9 +35,9 @@ pub(crate) fn reach(
 /// Finds things below nodes, and remembers for each node what there is.
 pub(crate) struct Search<'a, T> {
     pub(crate) bodies: Bodies<'a>,
-    /// What a project has of what is looked for.
+    /// Finds the things that one project has.
     of_leaf: &'a dyn Fn(&Bodies<'_>, Leaf) -> Result<Vec<T>, StoreError>,
-    /// What stands for a node that cannot be read.
+    /// Gives the things that stand for a node that cannot be read.
     of_damaged: &'a dyn Fn(Blake3, StoreError) -> Result<Vec<T>, StoreError>,
     known: HashMap<Blake3, Rc<Vec<T>>>,
 }
@@ -51,7 +51,7 @@ impl<'a, T: Clone> Search<'a, T> {
         Self { bodies, of_leaf, of_damaged, known: HashMap::new() }
     }
 
-    /// What there is below a node, in the order of the tree.
+    /// The things below a node, in the order of the tree.
     pub(crate) fn below(&mut self, node: Blake3) -> Result<Rc<Vec<T>>, StoreError> {
         if let Some(known) = self.known.get(&node) {
             return Ok(Rc::clone(known));

@@ -1,11 +1,11 @@
-//! Looking whether the store is what its catalog says.
+//! Checking whether the store is what its catalog says.
 //!
 //! The structure is always checked: SQLite's own pages; every snapshot, node and unit, re-read and re-hashed once; every
 //! entry of a unit against the catalog's row; and every file that a row stands for, by its size. With the data, blobs are
 //! re-hashed too ([`Data`]).
 //!
-//! What is wrong is named: where, and which paths of which mirrors and serials need it. What is dropped meanwhile is
-//! no damage. Of each blob that is named, only eight bytes are kept in memory.
+//! The report says of each damage where it is, and which paths of which mirrors and serials need it. Snapshots that are
+//! dropped meanwhile are no damage. Of each blob that is named, only eight bytes are kept in memory.
 
 mod data;
 mod pages;
@@ -206,7 +206,7 @@ impl Broken {
     }
 }
 
-/// What a walk over the snapshots has come by: units, nodes and snapshots, and what is wrong with some.
+/// The units, nodes and snapshots that a walk over the snapshots has read, and what is wrong with some.
 #[derive(Default)]
 struct Walk {
     bodies: HashSet<Blake3>,
@@ -225,7 +225,7 @@ pub fn verify(
     let pages = pages::check(&store.connection(), data.is_some()).map_err(store.sql())?;
     report.damage.extend(pages.into_iter().map(|problem| Damage::Catalog { problem }));
     match contents(store, mirrors, data, read, &mut report) {
-        // That is said already, and what lies behind the damaged page cannot be looked at.
+        // The report has the damaged page already, and nothing behind that page can be checked.
         Err(error) if error.is_corruption() && !report.damage.is_empty() => {}
         Err(error) if error.is_corruption() => {
             let problem =
@@ -244,7 +244,7 @@ fn contents(
     read: &(dyn Fn(u64) + Sync),
     report: &mut Report,
 ) -> Result<(), StoreError> {
-    // What was withdrawn is a state and not damage: superseded snapshots are a record of what there was, and need no blobs.
+    // A withdrawal is a state and not damage: superseded snapshots are a record of what there was, and need no blobs.
     let (mut current, mut records) = (Vec::new(), Vec::new());
     for mirror in mirrors {
         let superseded = mirror.superseded()?;
@@ -326,7 +326,7 @@ fn visit(
 /// Looks whether each blob among `named` that has a row has a file of its size, too; returns whether all of them have a row that is
 /// as a unit says.
 fn look_at_files(store: &Store, named: &Named, broken: &mut Broken, report: &mut Report) -> Result<bool, StoreError> {
-    // Each is marked for itself: of a damaged catalog SQLite may give a row twice.
+    // Each blob is marked by itself, because SQLite may give a row of a damaged catalog twice.
     let (mut after, mut seen) = (Vec::new(), vec![false; named.short.len()]);
     loop {
         let read = |row: &rusqlite::Row<'_>| {
@@ -362,7 +362,7 @@ fn length(found: u64, expected: u64) -> String {
     format!("has {found} bytes instead of {expected}")
 }
 
-/// What is wrong with a file that was looked at.
+/// The fault of a file that was looked at.
 fn in_words(found: io::Result<Option<String>>) -> Option<String> {
     match found {
         Ok(problem) => problem,
@@ -378,7 +378,7 @@ enum Hit {
     Blob(Blake3, Rc<(ProjectName, Blake3)>, TreePath),
 }
 
-/// What was whole a moment ago, unless a collection has dropped it since.
+/// A body that was whole a moment ago; `None` if a collection has dropped it since.
 fn present<T>(body: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match body {
         Err(StoreError::Damaged { .. }) => Ok(None),
@@ -386,7 +386,8 @@ fn present<T>(body: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     }
 }
 
-/// Adds to the report where what is broken is named by a snapshot that is there yet. What no snapshot names is no damage.
+/// Adds to the report the places at which remaining snapshots name something broken. A broken thing that no snapshot
+/// names is no damage.
 fn name(
     store: &Store,
     mirrors: &[Mirror],
@@ -395,7 +396,7 @@ fn name(
     report: &mut Report,
 ) -> Result<(), StoreError> {
     let mut labels = Vec::new();
-    // Asked again: what was withdrawn meanwhile is no damage.
+    // Asked again, because a file that was withdrawn meanwhile is no damage.
     let mut superseded = BTreeMap::new();
     for mirror in mirrors {
         superseded.extend(mirror.superseded()?);

@@ -6,12 +6,13 @@
 //!    withdrawn from a mirror.
 //! 2. Together with the record, the catalog says which mirrors are to be gone through ([`Store::purging`]); a mirror is
 //!    taken off that list when it is done, so that what a crash interrupts is finished.
-//! 3. What is left out of a page because of it is noted, so that letting it back makes the next sync read that page again.
+//! 3. The catalog notes which pages lack a withdrawn file, so that letting it back makes the next sync read these pages
+//!    again.
 //!
 //! The order in which a withdrawal goes through a mirror, each step durable before the next: links of the pool
-//! ([`Mirror::remove_links`]); revisions without the file, committed and verified like any snapshot; the note that they take the
-//! place of the old ones ([`Locked::supersede`]); the view; and after the last mirror the bytes
-//! ([`Store::delete_withdrawn`]). A step that is repeated finds done what was done.
+//! ([`Mirror::remove_links`]); revisions without the file, committed and verified like any snapshot; the note that they
+//! take the place of the old ones ([`Locked::supersede`]); the view; and after the last mirror the bytes
+//! ([`Store::delete_withdrawn`]). A step that is repeated does nothing a second time.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -87,9 +88,9 @@ impl Store {
         Ok(self.rows(query, [mirror.as_str()], |row| claimed(row, 0))?.into_iter().collect())
     }
 
-    /// Records that files are withdrawn, and that the mirrors of the order's scope are to be gone through. Files that are
-    /// withdrawn already get no second row. Returns how many were not. This waits for no process that is at work on a mirror:
-    /// that process goes through the mirror itself.
+    /// Records that files are withdrawn, and that the mirrors of the order's scope are to be gone through. Files that
+    /// are withdrawn already get no second row. Returns how many were not. This does not wait for a process that has a
+    /// mirror locked: that process goes through the mirror itself.
     pub fn withdraw(&self, order: &Order, files: &[WithdrawnFile]) -> Result<usize, StoreError> {
         self.transaction(|transaction| {
             let run = || {
@@ -147,9 +148,10 @@ impl Store {
         self.says("SELECT EXISTS (SELECT 1 FROM purging) OR EXISTS (SELECT 1 FROM purging_bytes)", [])
     }
 
-    /// Deletes the bytes of what is withdrawn, as far as nothing else needs them: no snapshot that is served, no page that
-    /// waits for one, no sync that is running of a mirror from which it is not withdrawn. Does nothing as long as a mirror
-    /// is still to be gone through. What has to stay now is gc's to delete later. Returns how many blobs went.
+    /// Deletes the bytes of withdrawn files, as far as nothing else needs them: no snapshot that is served, no page
+    /// that waits for one, no sync that is running of a mirror from which it is not withdrawn. Does nothing as long as
+    /// a mirror is still to be gone through. `gc` later deletes the bytes that have to stay now. Returns how many blobs
+    /// went.
     pub fn delete_withdrawn(self: &Arc<Self>, now: Timestamp) -> Result<usize, StoreError> {
         if !self.is_purging()? || !self.purging()?.is_empty() {
             return Ok(0);
@@ -159,7 +161,7 @@ impl Store {
         let gone = {
             let _deleting = self.lock_deletions()?;
             let marked = self.transaction(|transaction| {
-                // A sync that has begun meanwhile may have found what was looked at: then gc decides.
+                // A sync that has begun meanwhile may have found one of these blobs: then they are left to gc.
                 let number: i64 =
                     transaction.query_row("SELECT value FROM sequence", [], |row| row.get(0)).map_err(self.sql())?;
                 if number != before {
@@ -319,7 +321,7 @@ fn record_withdrawal(
     Ok(true)
 }
 
-/// What the catalog has under that name came from a claim, or from a computed digest, which may be claimed.
+/// The digest in this column came from a claim, or from computed bytes, and a computed digest may count as a claim.
 fn claimed(row: &Row<'_>, column: usize) -> rusqlite::Result<ClaimedSha256> {
     sha256(row, column).map(Into::into)
 }

@@ -2,12 +2,13 @@
 //!
 //! What always holds:
 //!
-//! 1. A file is taken only if its bytes, read through the name that they have in the store, are what the tree's own pages
-//!    say. Everything else is told, and left as it is.
-//! 2. The tree's pages are believed in nothing but that. What upstream's state is, the next sync finds out; it finds the
-//!    files here by their SHA-256, and fetches those that are not.
-//! 3. What was taken stays until a snapshot of the mirror has been made ([`Conclusion::held`](strandline_store::Conclusion::held)).
-//! 4. Interrupted at any point, it can be done again: what is here already is not read again.
+//! 1. A file is taken only if its bytes, read through the name that they have in the store, are what the tree's own
+//!    pages say. Every other file is reported, and left as it is.
+//! 2. The tree's pages are believed in nothing else. The next sync finds out upstream's state; it finds the adopted
+//!    files in the store by their SHA-256, and fetches the others.
+//! 3. Files that were taken stay until a snapshot of the mirror has been made
+//!    ([`Conclusion::held`](strandline_store::Conclusion::held)).
+//! 4. An adoption that was interrupted at any point can be repeated: it does not read again what the store has already.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
@@ -43,7 +44,7 @@ pub trait Tree: Sync {
     /// Opens a file.
     fn open(&self, path: &TreePath) -> Opened;
 
-    /// Visits all files that pages could name, but for what a program left that was interrupted.
+    /// Visits all files that pages could name, except those that an interrupted program left.
     fn walk(&self, visit: &mut dyn FnMut(Visited)) -> Result<(), DiskError>;
 }
 
@@ -85,7 +86,7 @@ pub enum Opened {
     Unfit(String),
 }
 
-/// What a walk over a tree comes by.
+/// One thing that a walk over a tree meets.
 #[derive(Debug)]
 pub enum Visited {
     /// A file.
@@ -166,7 +167,8 @@ impl Adopted {
     }
 }
 
-/// An adoption did not come to its end. What was taken is here, and is not read again when it is repeated.
+/// An adoption did not come to its end. The files that it took are in the store, and a repetition does not read them
+/// again.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
     /// The tree cannot be read.
@@ -234,9 +236,9 @@ struct Adoption<'a, T> {
     intake: Intake,
     mirror: Locked,
     done: Adopted,
-    /// What was withdrawn from the mirror: it does not come back by this way.
+    /// The files that are withdrawn from the mirror: an adoption does not bring them back.
     withdrawn: BTreeSet<ClaimedSha256>,
-    /// The paths that pages name: eight bytes of a digest of each, for there can be many millions.
+    /// The paths that pages name: eight bytes of a digest of each, because there can be many millions.
     named: Vec<u64>,
 }
 

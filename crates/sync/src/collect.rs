@@ -1,8 +1,8 @@
 //! The cut of an index without a changelog: a double collect.
 //!
 //! All selected pages are read, and read again, conditionally, until a whole pass brings no change: then there was a
-//! moment between the two passes at which all of them were true at once. It is weaker than the cut by changelog, for a
-//! cache in between can answer the same twice.
+//! moment between the two passes at which all of them were true at once. It is weaker than the cut by changelog,
+//! because a cache in between can answer the same twice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,8 +50,8 @@ pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<
     }
     fetcher.progress.projects.store(known.len() as u64, Ordering::Relaxed);
 
-    // The settings' patience is for pages that change. It begins after the first pass, and a pass is late by when it began:
-    // how long its files took says nothing about upstream.
+    // The settings' patience is for pages that change. It begins after the first pass, and the time at which a pass
+    // began decides whether it is late, because the time that its files took says nothing about upstream.
     let mut deadline = None;
     loop {
         let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -179,7 +179,8 @@ fn conclude(
             Known::Base(_) | Known::Nothing => {}
         }
     }
-    // What is in the base and not selected any more goes. The same names selected the same.
+    // Projects of the base that are not selected any more go. If the base's selection was of the same names, there are
+    // none.
     let digest = fetcher.settings.selection.digest();
     let may_drop = matches!(fetcher.settings.selection, Selection::Everything);
     if let Some(before) = before.filter(|before| may_drop || before.selection != digest) {

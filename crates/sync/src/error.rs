@@ -95,7 +95,7 @@ pub enum SyncError {
     /// The view could not be brought up to date.
     #[error(transparent)]
     View(#[from] ViewError),
-    /// What was withdrawn could not be taken out of what was recorded.
+    /// Withdrawn files could not be taken out of the snapshots that were recorded.
     #[error(transparent)]
     Purge(Box<purge::PurgeError>),
 }

@@ -1,11 +1,12 @@
 //! One sync, from what upstream says to the switch.
 //!
-//! [`sync`] is the front page: each step takes only what the step before made, so nothing reaches readers that was
-//! not cut, committed and read back.
+//! [`sync`] shows the steps in their order: each takes only what the step before made, so readers see only what was
+//! cut, committed and read back.
 //!
 //! What always holds:
 //!
-//! 1. What is committed is one state of upstream: [`collect`] and [`changelog`] say for which meaning of that.
+//! 1. A committed snapshot is one state of upstream; [`collect`] and [`changelog`] say what "one state" means for each
+//!    method.
 //! 2. A sync that fails has changed nothing that readers see, and leaves no temporary file.
 //! 3. A sync repeated changes nothing.
 
@@ -92,8 +93,8 @@ pub struct Proposal {
     pub missing: Vec<Serial>,
 }
 
-/// What works with a mirror work with: where it comes from, how it is written, and where it goes. Mirrors of different kinds
-/// stand side by side.
+/// All that a command on a mirror needs: where the mirror comes from, how it is written, and where it goes. Mirrors of
+/// different kinds stand side by side.
 #[derive(Clone)]
 pub struct Context {
     /// Where it goes.
@@ -140,7 +141,7 @@ pub async fn sync(context: &Context) -> Result<Outcome, SyncError> {
     let mirror = Arc::new(store.lock(&settings.mirror, settings.wait, context.now())?);
     let done = in_parts(context, &mirror).await;
     let failure = done.as_ref().err().map(|error| with_causes(error));
-    // What stopped the sync is worth more to the operator than that this could not be noted down.
+    // The operator needs the error that stopped the sync more than one that says that it could not be recorded.
     let cut = match &done {
         Ok(outcome) => outcome.cut,
         Err(SyncError::Inconsistent { cut, .. }) => *cut,
@@ -193,7 +194,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
         held: proposal.held.iter().map(|held| held.name.clone()).collect(),
         reread,
     };
-    // What is staged of the lists is there until they are published.
+    // Dropping this removes the staged lists, so it is kept until they are published.
     let staging = Staging::new(mirror);
     let verified = record(context, mirror, base.as_ref(), proposal, units, conclusion, &staging)?;
     drop(fetcher);
@@ -219,7 +220,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     })
 }
 
-/// Finds out what upstream is at, and brings its files into the store; beside that, the standby is brought up.
+/// Finds out how upstream stands, and brings its files into the store; meanwhile a task brings the standby up to date.
 async fn propose(
     fetcher: &Arc<Fetcher>,
     publisher: &Publisher,
@@ -285,12 +286,13 @@ fn record(
     Ok(mirror.verify(committed)?)
 }
 
-/// Brings the standby to what readers see, as soon as a file has come in: the switch then waits for what this sync changes alone.
-/// Publishing does whatever is left of it, so a failure is of no consequence here.
+/// Brings the standby to what readers see, as soon as a file has come in: before the switch, only this sync's changes
+/// are left to be made. Publishing makes up for what this task has not done, so a failure of the task has no
+/// consequence.
 fn catch_up_beside(fetcher: &Fetcher, publisher: &Publisher) -> Result<JoinSet<()>, StoreError> {
     let Fetcher { mirror, news, .. } = fetcher;
     let mut beside = JoinSet::new();
-    // Readers who are in it yet are not waited for.
+    // The task does not wait for readers who are still in the standby: it leaves the standby alone then.
     if publisher.is_drained(mirror)? {
         let (publisher, mirror, mut news) = (publisher.clone(), mirror.clone(), news.subscribe());
         beside.spawn(async move {

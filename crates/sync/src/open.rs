@@ -13,11 +13,12 @@ use crate::purge::{Busy, Purge, PurgeError};
 /// takings-in and deletions, switches of views, and withdrawals. A mirror that another process has locked is left to that
 /// process.
 ///
-/// What cannot be finished is told and left for the next process: a user who only looks may have no right to write.
+/// A failure to finish is logged, and the work left to the next process, because a user who only looks may have no
+/// right to write.
 pub fn open(root: &Path, disk: Disk, formats: &Formats, now: Timestamp) -> Result<Arc<Store>, StoreError> {
     let store = Store::open(root, disk)?;
     if let Err(error) = finish(&store, formats, now) {
-        tracing::warn!("what an interrupted process left half done is not finished: {}", with_causes(&error));
+        tracing::warn!("the work that an interrupted process left half done is not finished: {}", with_causes(&error));
     }
     Ok(store)
 }

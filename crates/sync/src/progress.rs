@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts that go up while a sync runs, for whoever shows them.
+/// Counts that go up while a sync runs; another thread may read and show them.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Projects whose pages are wanted.

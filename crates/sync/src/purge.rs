@@ -1,17 +1,19 @@
-//! Withdrawing a file: what is malware has to go now, from every snapshot that is served.
+//! Withdrawing a file: malware has to go at once, from every snapshot that is served.
 //!
-//! A withdrawal is recorded first ([`Store::withdraw`]); everything else follows from the record, and is finished by whoever
-//! opens the store or syncs next if it is interrupted. A mirror is gone through in this order ([`Purge::mirror`]): its links
-//! in the pool go; each snapshot that lists the file gets a revision without it, the published one first; that takes its
-//! place, also as a pin, as what was published before, and in both trees of the view. After the last mirror the bytes go.
+//! A withdrawal is recorded first ([`Store::withdraw`]); everything else follows from the record. If a crash interrupts
+//! it, the process that next opens the store or syncs finishes it. A mirror is gone through in this order
+//! ([`Purge::mirror`]): the links to the file leave the pool; each snapshot that lists the file gets a revision without
+//! it, the published one first; the revision takes the snapshot's place, also as a pin, as the one published before,
+//! and in both trees of the view. After the last mirror the bytes go.
 //!
 //! What always holds:
 //!
-//! 1. The revisions are what a sync would have recorded had upstream not listed the file: pages are rendered from the same
-//!    record, by the same rule for versions (`versions_left`). So the next sync changes nothing.
+//! 1. The revisions are those that a sync would have recorded had upstream not listed the file: pages are rendered from
+//!    the same record, by the same rule for versions (`versions_left`). So the next sync changes nothing.
 //! 2. The newest revision of a serial stays the newest state of it: where it did not list the file and an older one did, it
 //!    gets a revision too, equal to it.
-//! 3. No page that cannot be read keeps malware alive: its project is left out, and read again by the next sync.
+//! 3. A page that cannot be read does not keep malware alive: its project is left out, and the next sync reads it
+//!    again.
 //!
 //! `tests/pipeline/` has a crash at every step, and a sequence of anything against a model.
 
@@ -33,7 +35,7 @@ use strandline_view::{FollowError, Publisher, ViewError};
 use crate::cut::ReleasesOf;
 use crate::stored::{self, RecordError};
 
-/// A withdrawal is recorded and not done everywhere. Doing it again, any command and the next sync go on from there.
+/// A withdrawal is recorded, but not done everywhere. The same command, any other and the next sync go on from there.
 #[derive(Debug, thiserror::Error)]
 pub enum PurgeError {
     /// The store could not be read or written.
@@ -70,7 +72,7 @@ pub struct Purged {
 pub struct Done {
     /// The mirrors that were gone through.
     pub mirrors: Vec<Purged>,
-    /// The mirrors that others are at work on: whoever that is goes through them.
+    /// The mirrors that another process has locked: that process goes through them.
     pub busy: Vec<MirrorName>,
     /// How many blobs were deleted.
     pub deleted: usize,
@@ -99,12 +101,12 @@ impl Plan {
     }
 }
 
-/// What to do about a mirror that somebody else is at work on.
+/// What to do about a mirror that another process has locked.
 #[derive(Clone, Copy)]
 pub enum Busy<'a> {
-    /// Leave it to them.
+    /// Leave it to that process.
     Leave,
-    /// Say so, and wait for them if readers see anything of it.
+    /// Say so, and wait for that process, if readers see anything of the mirror.
     Wait(&'a dyn Fn(&MirrorName, &LockError)),
 }
 
@@ -184,9 +186,9 @@ impl Purge<'_> {
         Ok(plan)
     }
 
-    /// Records that the files of a plan are withdrawn, and removes them from the pools: no reader gets them any more, whatever
-    /// other processes are doing to the mirrors. Returns how many were not withdrawn yet. [`finish`](Self::finish) does what is
-    /// left to do.
+    /// Records that the files of a plan are withdrawn, and removes them from the pools: no reader gets them any more,
+    /// even while other processes have the mirrors locked. Returns how many were not withdrawn yet.
+    /// [`finish`](Self::finish) does what is left to do.
     pub fn execute(&self, plan: &Plan, order: &Order) -> Result<usize, PurgeError> {
         let files: Vec<_> = plan.files.values().cloned().collect();
         let new = self.store.withdraw(order, &files)?;
@@ -198,7 +200,7 @@ impl Purge<'_> {
         Ok(new)
     }
 
-    /// Does whatever is still to be done because of the record.
+    /// Does everything that the record still asks for.
     pub fn finish(&self, busy: Busy<'_>) -> Result<Done, PurgeError> {
         let mut done = Done::default();
         if !self.store.is_purging()? {
@@ -210,7 +212,7 @@ impl Purge<'_> {
                 (Err(StoreError::Lock(error @ LockError::Held { .. })), Busy::Wait(tell))
                     if mirror.view_state()?.is_some() =>
                 {
-                    // No reader gets it any more, whatever the other process is at.
+                    // From now on no reader gets the file, even while the other process works on.
                     remove_links(&mirror, &mirror.naming(&mirror.withdrawn()?)?)?;
                     tell(&name, &error);
                     self.store.lock(&name, Wait::UntilFree, self.now)?
@@ -239,7 +241,7 @@ impl Purge<'_> {
         remove_links(mirror, &naming)?;
         let mut revisions = Vec::new();
         if !naming.is_empty() {
-            // Pages that are made here are for this mirror alone, whether or not what it brings is.
+            // The pages of revisions are for this mirror alone, even if other mirrors may use the files that it brings.
             let intake = Intake::open(mirror, Access::Private)?;
             let published = match mirror.view_state()? {
                 Some(state) => Some(self.store.recorded(state.snapshot)?.snapshot.label.serial),
@@ -247,7 +249,7 @@ impl Purge<'_> {
             };
             let mut serials: Vec<Serial> = naming.iter().map(|naming| naming.recorded.snapshot.label.serial).collect();
             serials.dedup();
-            // What readers see comes first.
+            // The serial that readers see comes first.
             serials.sort_by_key(|serial| (Some(*serial) != published, std::cmp::Reverse(*serial)));
             let revising = Revising { purge: self, mirror, files: &files, intake };
             for serial in serials {
@@ -322,7 +324,7 @@ impl Revising<'_> {
             }
             let named = naming.iter().find(|naming| naming.recorded.id == old.id);
             let changes = named.map(|named| self.changes(named)).transpose()?;
-            // An interrupted run may have come so far.
+            // An interrupted run may have made this revision already.
             let found = self.find(old, changes.as_ref().unwrap_or(&Changes::new()), &all)?.cloned();
             made.extend(found.iter().map(|found| found.id));
             wanted.push((old, changes, found));
@@ -375,7 +377,7 @@ impl Revising<'_> {
     fn revise(&self, old: &Recorded, changes: Changes) -> Result<Verified, PurgeError> {
         let projects: Vec<_> = changes.keys().cloned().collect();
         match self.commit(old, changes) {
-            // Another file of the project is missing. What is withdrawn goes all the same.
+            // Another file of the project is missing. The withdrawn file goes all the same, with the whole project.
             Err(PurgeError::Verify(error @ VerifyError::Blob { .. })) if !projects.is_empty() => {
                 for project in &projects {
                     self.leave_out(old.snapshot.label, project, &error)?;
@@ -391,7 +393,7 @@ impl Revising<'_> {
         let draft = Draft {
             base: Some(old.clone()),
             serial: snapshot.label.serial,
-            // Retention and dates take it for what it is: the state at that time.
+            // A revision is the state at the old snapshot's time, so retention and look-ups by date take it for that.
             time: snapshot.time,
             upstream: snapshot.upstream.clone(),
             selection: snapshot.selection,
@@ -439,7 +441,7 @@ impl Revising<'_> {
     fn leave_out(&self, label: Label, project: &ProjectName, error: &dyn std::error::Error) -> Result<(), PurgeError> {
         let mirror = self.mirror.name();
         tracing::warn!(
-            "{mirror}: the whole project `{project}` is left out of serial {label}, for it cannot be shown without what is withdrawn: {error}; the next sync reads it again"
+            "{mirror}: the whole project `{project}` is left out of serial {label}, because it cannot be shown without what is withdrawn: {error}; the next sync reads it again"
         );
         Ok(self.mirror.note_reread(project)?)
     }

@@ -72,7 +72,7 @@ pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> R
     let verified = mirror.verify(committed)?;
     let snapshot = verified.snapshot();
     for leaf in store.leaves(snapshot)? {
-        // What the pool has at these paths may be what was damaged.
+        // The files of the pool at these paths may be the damaged ones.
         let unit = store.unit(leaf.unit)?;
         let paths = unit.entries().iter().map(|entry| (entry.path.clone(), entry.blob));
         strandline_view::restock(mirror, paths)?;

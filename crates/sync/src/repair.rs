@@ -1,11 +1,11 @@
 //! Getting back what a check found damaged.
 //!
-//! The bytes of a blob are looked for, in this order: in its own file, where only its row is wrong; in the views, where a
-//! page or file may be a copy or the last name of what was whole; for a page, in the project's record, of which it is a
-//! function; and at an upstream. Whatever is found counts only if it has the blob's own digests. A unit is made again from
-//! the project's record in the view. Then the views are put right.
+//! A repair looks for the bytes of a blob in this order: in its own file, where only its row is wrong; in the views,
+//! where a page or file may be a copy or the last name of the whole file; for a page, in the project's record, of which
+//! it is a function; and at an upstream. Bytes count only if they have the blob's own digests. A unit is made again
+//! from the project's record in the view. Then the views are put right.
 //!
-//! Nothing is deleted: what was in the place of a blob is moved aside.
+//! Nothing is deleted: a file that stands in the place of a blob is moved aside.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -24,14 +24,14 @@ use crate::stored::{self, RecordError};
 use crate::upstream::{Answer, Page, Way};
 use crate::{Context, SyncError};
 
-/// What became of what was damaged.
+/// The result of a repair.
 #[derive(Debug, Default)]
 pub struct Repair {
     /// What is right again, and how.
     pub repaired: Vec<Repaired>,
     /// What is damaged yet.
     pub left: Vec<Left>,
-    /// What of the views is damaged yet: for want of a blob, which a further repair may have.
+    /// The damage that is left in the views because a blob is lacking, which a further repair may have.
     pub views: Vec<Broken>,
 }
 
@@ -115,7 +115,7 @@ struct Lost {
     named_by: Vec<Naming>,
 }
 
-/// What can be done about what is damaged.
+/// The repairs that are possible.
 #[derive(Default)]
 struct Plan {
     /// Units to be made again, each with its project and the damage that it is.
@@ -232,8 +232,8 @@ fn restore_unit(workers: &[Worker<'_>], id: Blake3, project: &ProjectName, damag
     Ok(false)
 }
 
-/// Leaves out where a file was named that was withdrawn after the check: it is not to come back. A withdrawal that comes later
-/// is carried out when the mirror's lock is free, and finds what came back.
+/// Leaves out the places that name a file which was withdrawn after the check, so that a repair does not bring it back.
+/// A withdrawal that comes later is carried out when the mirror's lock is free, and finds the file that came back.
 fn leave_withdrawn(workers: &[Worker<'_>], sha256: Sha256, named_by: &mut Vec<Naming>) -> Result<(), StoreError> {
     let Some(Worker { context: Context { store, .. }, .. }) = workers.first() else { return Ok(()) };
     for naming in std::mem::take(named_by) {
@@ -362,7 +362,7 @@ fn not_stored(lost: &Lost, source: ReceiveError) -> SyncError {
         (Some(Naming { project, path, .. }), source) => {
             FetchError::Store { project: project.clone(), filename: path.file_name().to_owned(), source }.into()
         }
-        // What is damaged is named by something, or it would be nobody's damage.
+        // A check reports a blob as damaged only if a snapshot names it.
         (None, source) => StoreError::from(strandline_durable::DiskError::new(
             "restore the blob",
             std::path::Path::new(&lost.blob.to_string()),
@@ -376,7 +376,7 @@ fn not_stored(lost: &Lost, source: ReceiveError) -> SyncError {
 async fn fetch(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Result<Result<Found, Asked>, SyncError> {
     let mut refused = Asked::new();
     let others = workers.iter().filter(|worker| {
-        // What a private mirror has, not even its name, is told to no other upstream.
+        // No other upstream is told what a private mirror has, not even the name of a file.
         worker.context.settings.mirror != owner.context.settings.mirror
             && owner.context.settings.access == Access::Public
     });
@@ -423,7 +423,8 @@ async fn fetch_from(
     Ok(worker.fetcher.refetch(project, naming.path.file_name(), &url, (lost.sha256, lost.size)).await?)
 }
 
-/// Where upstream has a file: where its page says, or, for one that is not listed any more, beside those that are.
+/// The URL at which upstream has a file: as its page says, or, if the file is not listed any more, beside those that
+/// are.
 fn url_of(naming: &Naming, lost: &Lost, page: &Page) -> Option<String> {
     let name = naming.path.file_name();
     if let Some((.., seen)) = page.record.files().find(|(_, told, _)| told.sha256 == lost.sha256.into()) {
@@ -440,7 +441,8 @@ fn url_of(naming: &Naming, lost: &Lost, page: &Page) -> Option<String> {
     Some(format!("{}/{}", &url[..top], naming.path))
 }
 
-/// What a mirror made of upstream's page, if the page says yet what it said then: the digests tell.
+/// The record that a mirror made of upstream's page, if the page still says the same; the blob's digests tell whether
+/// it does.
 fn record_of(store: &Arc<Store>, naming: &Naming, page: &Page) -> Result<Option<Mirrored>, SyncError> {
     let unit = store.unit(naming.unit)?;
     let Some(mirror) = store.mirror(&naming.mirror)? else { return Ok(None) };

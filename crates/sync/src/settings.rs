@@ -32,11 +32,11 @@ pub struct Settings {
     pub settle: Duration,
     /// How many serials are read again at each sync, for events that came to light late.
     pub overlap: u64,
-    /// In what time every page is asked for once, for changes that are not in the changelog.
+    /// The time in which the sweep asks for every page once, because some changes are not in the changelog.
     pub recheck: Duration,
     /// How long a project may be broken before it is carried at its last good state.
     pub hold_after: Duration,
-    /// What happens then.
+    /// What a sync does with it then.
     pub on_broken: OnBroken,
     /// How long a reader of the view may be in the tree that was live before.
     pub drain: Duration,
@@ -44,7 +44,7 @@ pub struct Settings {
     pub min_free: u64,
     /// What a sync does while another process has the mirror.
     pub wait: Wait,
-    /// Which mirrors may use what this one brings.
+    /// Which mirrors may use the blobs that this one brings.
     pub access: Access,
     /// How many pages of a first sync are fetched before they are parked.
     pub park_every: usize,

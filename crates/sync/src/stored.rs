@@ -73,7 +73,7 @@ pub struct Whole {
     pub validator: Option<Validator>,
 }
 
-/// What a snapshot has of a project cannot be read.
+/// The record that a snapshot has of a project cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordError {
     /// The store could not be read.

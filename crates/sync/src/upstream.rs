@@ -1,5 +1,4 @@
-//! What a sync asks an upstream for. How pages are written and read back is not asked here: that is a
-//! [`Format`](strandline_model::Format).
+//! What a sync asks an upstream for. A [`Format`](strandline_model::Format) says how pages are written and read back.
 
 use std::fmt;
 use std::time::Duration;

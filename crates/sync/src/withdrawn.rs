@@ -8,7 +8,7 @@ use crate::purge::{Purge, versions_left};
 use crate::upstream::Page;
 use crate::{Context, Fetcher, SyncError};
 
-/// Carries out what is withdrawn from the mirror and was not carried out yet. Returns whether there was something.
+/// Carries out the withdrawals from the mirror that were not carried out yet. Returns whether there were any.
 pub(crate) fn finish(context: &Context, mirror: &Locked) -> Result<bool, SyncError> {
     let Context { store, format, .. } = context;
     if !store.purging()?.contains(mirror.name()) {

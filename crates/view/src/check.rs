@@ -1,4 +1,4 @@
-//! Looking whether a view is what the catalog says.
+//! Checking whether a view is what the catalog says.
 
 use std::fmt;
 use std::io;
@@ -56,7 +56,7 @@ pub fn check(mirror: &Mirror) -> Result<Vec<Broken>, ViewError> {
     look(mirror, false)
 }
 
-/// The same; with `data`, what is a copy of a blob and not a link to it is read, too.
+/// The same; with `data`, files that are copies of blobs and not links to them are read, too.
 pub fn look(mirror: &Mirror, data: bool) -> Result<Vec<Broken>, ViewError> {
     let mut broken = Vec::new();
     let Some(state) = mirror.view_state()? else { return Ok(broken) };
@@ -71,7 +71,7 @@ pub fn look(mirror: &Mirror, data: bool) -> Result<Vec<Broken>, ViewError> {
     Ok(broken)
 }
 
-/// The snapshot that is published; `None` if it cannot be read, which the store's own check says.
+/// The snapshot that is published; `None` if it cannot be read, which the store's own check reports.
 pub(crate) fn published(store: &Store, state: ViewState) -> Result<Option<Snapshot>, StoreError> {
     match store.recorded(state.snapshot) {
         Err(StoreError::Damaged { .. }) => Ok(None),
@@ -111,7 +111,7 @@ pub(crate) fn look_at_tree(
         Err(StoreError::Damaged { .. }) => return Ok(()),
         leaves => leaves?,
     };
-    // What is served of a project that is not there, its pages alone would still offer.
+    // Pages that are left of a project which the snapshot does not have would still be served.
     let pages = tree.join(PAGES);
     for (name, path) in children(&pages, Kind::Directory)? {
         if leaves.binary_search_by(|leaf| leaf.name.as_str().cmp(&name)).is_err() {

@@ -11,13 +11,14 @@ use walkdir::WalkDir;
 
 use crate::ViewError;
 
-/// From how many changed directories on one sync of the whole file system is cheaper than one sync each.
+/// If more directories than this have changed, one sync of the whole file system is cheaper than one sync each.
 const WORTH_A_SYNCFS: usize = 16;
 
 /// The size of a file and its time of modification in seconds since 1970: no two blobs of a store have the same.
 pub type Stamp = (u64, u64);
 
-/// The directories that are to be synced; which ones is forgotten where there are so many that everything is.
+/// The directories that are to be synced. Where they are so many that the whole file system is synced, not all of them
+/// are remembered.
 #[derive(Debug, Default)]
 pub(crate) struct Touched(BTreeSet<PathBuf>);
 
@@ -28,12 +29,12 @@ impl Touched {
         }
     }
 
-    /// Whether so much is to be synced that the file system is, as a whole.
+    /// Whether there are so many directories that the whole file system is to be synced.
     fn is_everything(&self) -> bool {
         self.0.len() > WORTH_A_SYNCFS
     }
 
-    /// Adds what was touched beside.
+    /// Adds the directories that another task touched meanwhile.
     pub(crate) fn absorb(&mut self, other: Self) {
         self.extend(other.0);
     }
@@ -54,7 +55,7 @@ pub(crate) fn sync_all(store: &Store, top: &Path, touched: Touched) -> Result<()
     Ok(())
 }
 
-/// What tells files apart; `None` if there is none. Copies of a blob have the same as the blob.
+/// The stamp of a file; `None` if there is no file. Copies of a blob have the blob's stamp.
 pub(crate) fn stamp(path: &Path) -> Result<Option<Stamp>, DiskError> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some((metadata.len(), u64::try_from(metadata.mtime()).unwrap_or(0)))),

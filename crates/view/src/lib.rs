@@ -7,11 +7,11 @@
 //! VIEW/packages/…          the pool: hard links to blobs, added before a switch that names them
 //! ```
 //!
-//! What always holds, whatever a crash leaves:
+//! What always holds, also after a crash:
 //!
 //! 1. `live` points to a complete tree of a verified snapshot, and changes by one rename.
-//! 2. The tree that is not live (the standby) is changed only when the catalog says between which two snapshots
-//!    it is, so that the next update knows what to put right.
+//! 2. The tree that is not live (the standby) is changed only after the catalog says between which two snapshots it is,
+//!    so that the next update knows what to put right.
 //! 3. Every file that a published page names is in the pool before the switch.
 //! 4. No two files in here have the same time of modification unless they have the same bytes.
 //!

@@ -1,7 +1,7 @@
 //! Putting right what a check finds: a lost page, a link to something else, a list, `live` itself.
 //!
-//! Readers may be in the tree meanwhile: everything is put in its place by a rename. What a mended link leads to is a blob
-//! that the store has; where it has none, the link is left as it is and named.
+//! Readers may be in the tree meanwhile: everything is put in its place by a rename. A mended link leads to a blob that
+//! the store has; where the store lacks the blob, the link is left as it is and reported.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -20,12 +20,12 @@ use crate::tree::write_lists;
 /// Where lists are written before they are put in their places.
 const SCRATCH: &str = "mending";
 
-/// What became of what was broken.
+/// The result of mending.
 #[derive(Debug, Default)]
 pub struct Mended {
-    /// What is right again, with what was wrong.
+    /// The things that are right again, each with what was wrong.
     pub mended: Vec<Broken>,
-    /// What could not be put right, and why.
+    /// The things that could not be put right, and why.
     pub left: Vec<Broken>,
     /// How many links of the pool are there again that only snapshots name which are not published.
     pub earlier: u64,
@@ -71,7 +71,7 @@ pub fn mend(mirror: &Locked, format: &dyn Format, data: bool) -> Result<Mended, 
         done.earlier = restock_earlier(mirror, snapshot)?;
     }
 
-    // The standby is changed by differences only: what is lost in it would be missing after the next switch.
+    // The standby is changed by differences only, so a page that is lost in it would be missing after the next switch.
     let standby = state.slot.other();
     let twin = mirror.twin(standby)?;
     let base = twin.base.map(|base| store.recorded(base)).transpose();
@@ -79,7 +79,7 @@ pub fn mend(mirror: &Locked, format: &dyn Format, data: bool) -> Result<Mended, 
         Ok(None) => false,
         Ok(Some(base)) if twin.target.is_none() => {
             let mut damaged = false;
-            // A switch writes its lists anew, or reads them before it takes them as they are.
+            // The lists do not count: a switch writes them anew, or reads them before it takes them as they are.
             look_at_tree(mirror, standby, &base.snapshot, data, &mut |broken| {
                 damaged |= broken.should_be != What::List;
             })?;
@@ -116,7 +116,7 @@ fn restock_earlier(mirror: &Locked, published: &Snapshot) -> Result<u64, ViewErr
     let store = mirror.store();
     let damaged = |error: &StoreError| matches!(error, StoreError::Damaged { .. });
     let mut units = HashSet::new();
-    // The store's own check names damaged bodies; what lies behind them is not known here.
+    // The store's own check names damaged bodies; the links that lie behind them cannot be known.
     let snapshots = match mirror.snapshots() {
         Err(error) if damaged(&error) => return Ok(0),
         snapshots => snapshots?,
@@ -141,7 +141,7 @@ fn restock_earlier(mirror: &Locked, published: &Snapshot) -> Result<u64, ViewErr
     Ok(changed)
 }
 
-/// Where in a mirror's view a path of a snapshot may stand: whichever of these is there may have the right bytes.
+/// Where in a mirror's view a path of a snapshot may stand: any of these that is there may have the right bytes.
 pub fn copies(mirror: &Mirror, path: &TreePath) -> Vec<PathBuf> {
     let view = mirror.view_directory();
     if path.first_segment() == POOL {
@@ -157,7 +157,7 @@ fn relink(mirror: &Locked, blob: Blake3, link: &Path, touched: &mut Touched) -> 
     let disk = store.disk();
     if let Some(directory) = link.parent() {
         disk.create_directory(directory)?;
-        // Also what is there already: a process that died may have made it, and not come to sync it.
+        // Also a directory that is there already: a process that died may have made it and not have synced it.
         let view = mirror.view_directory();
         touched.extend(directory.ancestors().take_while(|above| above.starts_with(&view)).map(Path::to_owned));
     }

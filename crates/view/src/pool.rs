@@ -17,7 +17,7 @@ pub(crate) const POOL: &str = "packages";
 pub(crate) fn link_files(mirror: &Locked, verified: &Verified) -> Result<Touched, ViewError> {
     let (store, snapshot) = (mirror.store(), verified.snapshot());
     let disk = store.disk();
-    // A link that is found here would otherwise be one that gc is about to remove.
+    // Without this, a link that is found in the pool might be one that gc is about to remove.
     let _placing = store.hold_deletions().map_err(StoreError::from)?;
     let view = mirror.view_directory();
     let live = mirror.view_state()?.map(|state| store.recorded(state.snapshot)).transpose()?;
@@ -37,15 +37,15 @@ pub(crate) fn link_files(mirror: &Locked, verified: &Verified) -> Result<Touched
         let entries = part.iter().filter_map(|(_, unit)| unit.as_ref()).flat_map(Unit::entries);
         let files = entries.filter(|entry| entry.path.first_segment() == POOL);
         let (files, links): (Vec<_>, Vec<_>) = files.map(|entry| (entry, view.join(entry.path.as_str()))).unzip();
-        // They share directories, and so are made one after the other. Of a first snapshot nothing is there yet,
-        // unless its publication was interrupted.
+        // The links share directories, and so are made one after the other. At a first snapshot the pool has none of
+        // them yet, unless its publication was interrupted, so there is nothing to look at ahead.
         if live.is_some() {
             look_ahead(&links);
         }
         for (entry, link) in files.into_iter().zip(links) {
             let blob = store.blob_path(entry.blob);
             let directory = link.parent().unwrap_or(&pool);
-            // Also what is there already: a process that died may have made it, and not come to sync it.
+            // Also a directory that is there already: a process that died may have made it and not have synced it.
             touched.extend(directory.ancestors().take_while(|above| *above != pool).map(Path::to_owned));
             match stamp(&link)? {
                 Some(found) if Some(found) == stamp(&blob)? => continue,

@@ -1,8 +1,8 @@
 //! From a verified snapshot to what readers see: one stage with one owner.
 //!
-//! A [`Publisher`] alone waits for readers to leave the standby, stocks the pool, changes the twins and switches `live`. What it is
-//! given and what it gives are types: `Verified` (the store made it) → [`Sealed`] → [`Published`]. The order, each step durable before
-//! the next:
+//! A [`Publisher`] alone waits for readers to leave the standby, stocks the pool, changes the twins and switches
+//! `live`. Types say how far a snapshot has come: `Verified` (the store made it) → [`Sealed`] → [`Published`]. The
+//! order, each step durable before the next:
 //!
 //! 1. The catalog says that the standby is being changed, from what to what.
 //! 2. The standby is changed, by the difference only. Meanwhile the pool gets the files that the new snapshot names. Both are
@@ -10,7 +10,7 @@
 //! 3. The catalog says that the standby is the live tree now ([`Locked::record_switch`]).
 //! 4. `live` is renamed; its directory is synced.
 //!
-//! Where the standby has the snapshot already, only the pool is left to be changed before 3.
+//! Where the standby has the snapshot already, only the pool is changed before 3.
 //!
 //! A crash after 3 leaves `live` one step behind the catalog; [`repair`] makes that step.
 
@@ -122,13 +122,14 @@ pub enum ViewError {
     },
 }
 
-/// The view was not brought to what a withdrawal has left; doing it again goes on from there.
+/// The view was not brought to the snapshots that a withdrawal has left; a repetition goes on from where this one
+/// ended.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
     /// The view could not be changed.
     #[error(transparent)]
     View(#[from] ViewError),
-    /// What takes the place of a snapshot is not what it should be.
+    /// The revision that takes the place of a snapshot is not what it should be.
     #[error(transparent)]
     Verify(#[from] VerifyError),
 }
@@ -155,7 +156,7 @@ impl Publisher {
     /// back and syncs leave it so ([`Freeze::Keep`]): then the pool has the files that the snapshot names, and nothing
     /// else has changed.
     ///
-    /// After an error readers see what they saw. The standby may be half changed; the catalog knows.
+    /// After an error readers see what they saw. The standby may be half changed; the catalog says so.
     pub async fn publish(
         &self,
         mirror: &Locked,
@@ -193,8 +194,9 @@ impl Publisher {
         Ok(self.undrained(mirror.view_state()?).is_zero())
     }
 
-    /// Brings the pages of the standby to what readers see, so that the next publication has less to change. The caller has found
-    /// that it [is drained](Self::is_drained). An error is of no consequence: the next publication does what is left.
+    /// Brings the pages of the standby to what readers see, so that the next publication has less to change. The caller
+    /// has found that the standby [is drained](Self::is_drained). An error has no consequence: the next publication
+    /// does what is left.
     pub fn catch_up(&self, mirror: &Locked) -> Result<(), ViewError> {
         tree::catch_up(mirror)
     }
@@ -215,7 +217,7 @@ impl Publisher {
         }
         let standby = match before {
             Some(state) => state.slot.other(),
-            // After a rebuild of the catalog, readers are in a tree that it knows nothing of.
+            // After a rebuild, the catalog knows nothing of the tree that readers are in.
             None if std::fs::read_link(view.join("live")).is_ok_and(|target| target == Path::new("a")) => Slot::B,
             None => Slot::A,
         };
@@ -233,12 +235,12 @@ impl Publisher {
         Ok(Published { slot: standby, projects })
     }
 
-    /// Switches the view to what took the place of the snapshot that it shows, if something did, frozen or not as it was, and
-    /// brings the other tree there too if it has pages that are not served any more.
+    /// If the snapshot that the view shows was superseded, switches the view to the revision in its place, frozen or
+    /// not as it was; brings the other tree there, too, if it has pages that are not served any more.
     ///
-    /// When this has returned, neither tree has the pages of a snapshot that was superseded, and which serial readers see
-    /// has not changed. Readers who may be in the standby are not waited for: that malware goes now is worth more than that a
-    /// request which is under way ends in the tree in which it began.
+    /// When this has returned, neither tree has the pages of a snapshot that was superseded, and which serial readers
+    /// see has not changed. This does not wait for readers who may be in the standby: to remove malware at once is
+    /// worth more than to let a request end in the tree in which it began.
     pub fn follow_withdrawal(&self, mirror: &Locked) -> Result<(), FollowError> {
         repair(mirror)?;
         let store = mirror.store();
@@ -269,7 +271,7 @@ pub fn repair(mirror: &Locked) -> Result<bool, ViewError> {
     }
 }
 
-/// Makes `live` what the catalog says it is, of all mirrors that no process is at work on; returns those where it had to.
+/// Makes `live` what the catalog says it is, of all mirrors that no process has locked; returns those where it had to.
 pub fn recover(store: &Arc<Store>, now: Timestamp) -> Result<Vec<MirrorName>, ViewError> {
     let mut recovered = Vec::new();
     for mirror in store.mirrors()? {
@@ -300,7 +302,8 @@ fn switch(mirror: &Locked, slot: Slot) -> Result<(), ViewError> {
     Ok(store.disk().sync_directory(&view)?)
 }
 
-/// What an operator goes back to who wants what was published before: not what a withdrawal has just replaced.
+/// The snapshot to which `previous` leads an operator: the one published before, but not one that a withdrawal has just
+/// replaced.
 fn gone_back_to(mirror: &Mirror, before: ViewState, now: Blake3) -> Result<Option<Blake3>, ViewError> {
     let served = mirror.store().served(before.snapshot)?;
     Ok(if served == now { before.previous } else { Some(served) })

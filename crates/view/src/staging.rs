@@ -14,7 +14,8 @@ use strandline_store::{Locked, Mirror, Store};
 
 use crate::ViewError;
 
-/// Where the lists of a snapshot wait that is being made. What is left of them goes when this is dropped.
+/// The directory in which the lists of a snapshot wait while the snapshot is made. Dropping this removes the lists that
+/// are left.
 #[derive(Debug)]
 pub struct Staging<'a> {
     store: &'a Store,

@@ -1,4 +1,5 @@
-//! The twins: two trees of pages and lists, of which one is live. Here the other one is brought from one snapshot to another.
+//! The twins: two trees of pages and lists, of which one is live. This module brings the other one from one snapshot to
+//! another.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,8 +18,8 @@ use crate::{ViewError, staging};
 /// The directory of a tree that changes with the snapshot. Everything else is in the pool.
 pub(crate) const PAGES: &str = "simple";
 
-/// Brings a tree that is not live to a snapshot, all but the record that it is there, and syncs it with the directories that
-/// `beside` touches, which is done meanwhile; returns how many projects it needed to have changed.
+/// Brings a tree that is not live to a snapshot, all but the record that it is there, and syncs it with the directories
+/// that `beside` touches, which runs meanwhile; returns how many projects had to be changed.
 pub(crate) fn bring_up(
     mirror: &Locked,
     verified: &Verified,
@@ -29,7 +30,7 @@ pub(crate) fn bring_up(
     let (snapshot, view) = (verified.snapshot(), mirror.view_directory());
     let twin = mirror.twin(slot)?;
     if twin == (Twin { base: Some(verified.id()), target: None }) && has_lists(&view.join(slot.as_str()), snapshot) {
-        // As it mostly has what an operator goes back to: what was published before.
+        // The usual case when an operator goes back: the standby still has the snapshot that was published before.
         sync_all(mirror.store(), &view, beside()?)?;
         return Ok(0);
     }
@@ -57,8 +58,9 @@ pub(crate) fn catch_up(mirror: &Locked) -> Result<(), ViewError> {
     Ok(mirror.record_twin(slot, caught_up)?)
 }
 
-/// Finishes the update of a tree that was interrupted, if one was: then its pages are those of one snapshot again, which is
-/// returned. Its lists are not needed, and may be what the update could not write.
+/// Finishes the update of a tree that was interrupted, if one was: then its pages are those of one snapshot again,
+/// which is returned. Its lists are not brought up: they are not needed, and may be the very files that the update
+/// could not write.
 fn finish_pages(mirror: &Locked, slot: Slot, twin: Twin) -> Result<Option<Blake3>, ViewError> {
     let Some(halfway) = twin.target else { return Ok(twin.base) };
     bring_pages(mirror, slot, twin.base, &mirror.store().recorded(halfway)?.snapshot)?;
@@ -75,8 +77,8 @@ fn bring_pages(mirror: &Locked, slot: Slot, base: Option<Blake3>, target: &Snaps
     sync_all(store, &view, touched)
 }
 
-/// Brings a tree from `base` to `target` by the difference, and syncs it; returns how many projects differ. What is
-/// there may be anything between the two, so this may be repeated after a crash at any point of it.
+/// Brings a tree from `base` to `target` by the difference, and syncs it; returns how many projects differ. The tree
+/// may be anything between the two, so this may be repeated after a crash at any point of it.
 fn update(
     mirror: &Locked,
     tree: &Path,
@@ -87,8 +89,8 @@ fn update(
 ) -> Result<usize, ViewError> {
     let (store, mut touched) = (mirror.store(), Touched::default());
     begin_tree(store, tree, base, &mut touched)?;
-    // In a large mirror the lists are tens of megabytes, which have to come to the disk whole, and the pool's directories lie as
-    // far apart as the pages': all that is waited for together.
+    // In a large mirror the lists are tens of megabytes, which have to come to the disk whole, and the pool's
+    // directories lie as far apart as the pages': so the program waits for all of it together.
     let changed = std::thread::scope(|scope| {
         let (listing, beside) = (scope.spawn(|| write_lists(mirror, tree, target, format)), scope.spawn(beside));
         let changed = update_pages(store, tree, base, target, &mut touched);
@@ -110,7 +112,7 @@ fn begin_tree(store: &Store, tree: &Path, base: Option<Blake3>, touched: &mut To
     let pages = tree.join(PAGES);
     touched.insert(pages.clone());
     if base.is_none() {
-        // Nothing is known of what is there: nothing should be.
+        // The catalog knows nothing of files in this tree, so there should be none.
         disk.remove_tree(tree)?;
         disk.create_directory(&pages)?;
         disk.switch_link(&tree.join(POOL), &Path::new("..").join(POOL))?;
@@ -175,7 +177,7 @@ fn update_project(
     if there.is_empty() {
         disk.create_directory(&directory)?;
     }
-    // To find out which link is right already takes longer than to make it again: mostly none is.
+    // Finding out which links are right already would take longer than making them again: mostly none is.
     for (path, blob) in wanted {
         if let Some(link) = there.get(&path) {
             disk.remove_file(link)?;
@@ -185,7 +187,7 @@ fn update_project(
     Ok(Some(directory))
 }
 
-/// Whether the root lists of a tree are those of a snapshot, by their bytes. What cannot be read is not.
+/// Whether the root lists of a tree are those of a snapshot, by their bytes. A list that cannot be read is not.
 fn has_lists(tree: &Path, snapshot: &Snapshot) -> bool {
     let mut buffer = vec![0; 64 << 10];
     snapshot.lists.iter().all(|list| {

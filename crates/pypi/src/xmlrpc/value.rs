@@ -102,7 +102,7 @@ struct Parser<'a> {
     values: usize,
 }
 
-/// What comes next, without what means nothing.
+/// The next event of the reader, without those that mean nothing.
 enum Step<'a> {
     Open(Cow<'a, str>),
     Close,

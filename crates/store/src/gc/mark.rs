@@ -17,7 +17,7 @@ pub(super) struct Marked {
     pub(super) snapshots: HashSet<Blake3>,
     /// What they reach, by mirror: the pool is a mirror's own.
     bodies: HashMap<MirrorName, HashSet<Blake3>>,
-    /// What superseded snapshots reach, which are kept as a record only: they hold no blobs and no paths.
+    /// Everything that superseded snapshots reach: they are kept as a record only, and hold no blobs and no paths.
     records: HashSet<Blake3>,
     /// The units of pages that wait, and of projects that were adopted and wait.
     seen: HashSet<Blake3>,
@@ -94,7 +94,7 @@ impl Marked {
         Ok(())
     }
 
-    /// Marks what snapshots of a mirror reach. What of it leaves the pool does not leave it now.
+    /// Marks everything that snapshots of a mirror reach. Paths among it that were leaving the pool now stay in it.
     pub(super) fn mark(
         &mut self,
         bodies: &Bodies<'_>,
@@ -155,7 +155,8 @@ impl Marked {
     }
 }
 
-/// The snapshots that must stay whatever retention says: what is pinned, what readers see or saw before, what a twin holds.
+/// The snapshots that must stay even if retention would drop them: those that are pinned, that readers see or saw
+/// before, or that a twin holds.
 pub(super) fn protected(store: &Store, connection: &Connection) -> Result<HashSet<Blake3>, StoreError> {
     let query = "SELECT snapshot FROM pin UNION SELECT snapshot FROM view UNION SELECT previous FROM view
         UNION SELECT base FROM twin UNION SELECT target FROM twin";

@@ -50,7 +50,7 @@ impl Intake {
         let file = Temporary { path: name, disk: disk.clone(), renamed: false };
         let mut incoming = Incoming { open, file, hasher: Hasher::default(), claim: None, size: None, most: u64::MAX };
         incoming.read_back()?;
-        // What is only another name of a file of the tree stays as it is until it lands.
+        // A file of the tree that only got another name stays as it is until it lands.
         let Incoming { file, hasher, .. } = incoming;
         let (blake3, sha256, size) = hasher.finish();
         Ok(Some((Staged { file, blake3, sha256, size, protected: false }, manner)))

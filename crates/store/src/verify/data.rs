@@ -1,9 +1,9 @@
 //! Re-hashing blobs: least recently checked first, on all cores, and resumed where it was interrupted.
 //!
-//! What was read and found right is recorded in batches (`checked`), with the number that the check has in the store's
-//! sequence. A check that is to read everything leaves a row (`data_check`) until it has come to its end; the next one of
-//! the same mirrors goes on under its number, and passes by what was recorded under it or later. What was found damaged is
-//! not recorded: the next check finds it again.
+//! Blobs that were read and found right are recorded in batches (`checked`), with the number that the check has in the
+//! store's sequence. A check that is to read everything leaves a row (`data_check`) until it has come to its end; the
+//! next one of the same mirrors goes on under its number, and skips the blobs recorded under it or later. Damaged blobs
+//! are not recorded: the next check finds them again.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -78,11 +78,11 @@ pub(super) fn check(
         let mut batch = batch.unwrap_or_default();
         batch.truncate(usize::try_from(most).unwrap_or(usize::MAX));
         most -= batch.len() as u64;
-        // What is broken already is not read: its row, or the catalog, is what is wrong.
+        // A blob that is known to be broken is not read: its row, or the catalog, is wrong.
         let look = |buffer: &mut Vec<u8>, row: &Row| {
             if broken.contains(row.blake3) { None } else { problem(store, row, data.limiter, read, buffer) }
         };
-        // What was read before is recorded meanwhile.
+        // The blobs that were read before are recorded meanwhile.
         let (wrong, recorded) = rayon::join(
             || batch.par_iter().map_init(|| vec![0; BUFFER], look).collect::<Vec<_>>(),
             || {
@@ -93,7 +93,7 @@ pub(super) fn check(
         );
         if let Err(error) = recorded {
             // A check on a full disk is to find the damage all the same.
-            tracing::warn!(%error, "what was re-hashed is not recorded, so the next check reads it again");
+            tracing::warn!(%error, "the blobs that were re-hashed are not recorded, so the next check reads them again");
             recording = false;
         }
         if batch.is_empty() {
@@ -253,8 +253,9 @@ fn record(store: &Store, right: &[Blake3], number: i64, now: Timestamp) -> Resul
 
 /// What is wrong with the bytes of a blob, if anything.
 ///
-/// The BLAKE3 alone is computed: it says that these are the bytes that came in, and their SHA-256 was computed in the same
-/// pass then. That the catalog and the manifests agree about that is looked at without the bytes.
+/// The BLAKE3 alone is computed: it says that these are the bytes that came in, and their SHA-256 was computed in the
+/// same pass then. The check of the structure compares the SHA-256 in the catalog and in the manifests, without the
+/// bytes.
 fn problem(
     store: &Store,
     row: &Row,

@@ -1,4 +1,4 @@
-//! What a sync begins with: the log since the base, and the projects that it and the configuration are about.
+//! The beginning of a sync: the log since the base, and the projects that the log and the configuration are about.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::{Fetcher, Selection, SyncError};
 
 /// How far the log is read back for projects that no snapshot of ours has: longer than any cache keeps a page.
 pub(super) const READ_BACK: u64 = 50_000;
-/// How many rows of the log a Warehouse gives at once, at the most. Only whether nothing is new is told from it: an index
-/// that gives fewer is read to the end all the same as soon as something is.
+/// How many rows of the log a Warehouse gives at once, at the most. It only serves to see that nothing is new: the log
+/// of an index that gives fewer is still read to the end as soon as something is.
 const LOG_PAGE: usize = 50_000;
 impl<'a> Following<'a> {
     /// Reads the log since the base, and finds out which projects it and the configuration are about.
@@ -49,12 +49,13 @@ impl<'a> Following<'a> {
         let back = if reselected { READ_BACK.max(settings.overlap) } else { settings.overlap };
         let events = self.read_from(back).await?;
 
-        // Whoever is held, new to the selection, or has an event that the base does not show, is known by pages alone.
+        // A project that is held, is new to the selection, or has an event that the base does not show is known by
+        // pages alone.
         let mut unknown: BTreeMap<ProjectName, Serial> = BTreeMap::new();
         for held in &base.snapshot.held {
             unknown.insert(held.name.clone(), held.needs);
         }
-        // What was let back is not in the base, and no event says so.
+        // A file that was let back is missing from the base, and no event tells of it.
         let mut unlisted = Vec::new();
         for name in fetcher.mirror.to_reread()? {
             match fetcher.base_leaf(&name)? {
@@ -135,13 +136,14 @@ impl<'a> Following<'a> {
         self.read_since = since;
         let mut events = self.fetcher.patient.events_since(since).await?;
         let last = events.last().map(|event| event.serial);
-        // A short answer that ends where the base stands: nothing is new, and one request is enough to know it.
+        // A short answer that ends with the base's serial shows in one request that nothing is new.
         let nothing_new = last == Some(self.from) && events.len() < LOG_PAGE;
         if let Some(last) = last.filter(|_| !nothing_new) {
             events.extend(read_log(self.fetcher, last).await?);
         }
         if self.base.is_some() && events.last().is_none_or(|last| last.serial < self.from) {
-            // The log ends before the base: what upstream says of its head is more than that.
+            // The rows end before the base: upstream's answer about the log's head decides whether its serials went
+            // back.
             let found = self.fetcher.patient.last_serial().await?;
             if found < self.from {
                 let mirror = self.fetcher.settings.mirror.clone();

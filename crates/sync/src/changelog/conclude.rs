@@ -1,4 +1,4 @@
-//! What a sync ends with: the cut as the difference from the base, or why there is none.
+//! The end of a sync: the cut as the difference from the base, or why there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use crate::cut::{self, State};
 use crate::{Proposal, Stored, SyncError, Whole};
 
 impl Following<'_> {
-    /// Takes a cut that was found; also what says why it is not the whole, where it is not. An error where nothing is new in it.
+    /// Takes a cut that was found; if it is not complete, returns also the error that says why. Fails with that error
+    /// if nothing is new in the cut.
     pub(super) fn take_found(
         self,
         found: cut::Cut<Stored>,
@@ -44,7 +45,7 @@ impl Following<'_> {
         let words = |(name, obstacle): (&ProjectName, &cut::Obstacle)| {
             let failure = self.projects.get(name).and_then(|followed| followed.failure.as_ref());
             let words = match failure {
-                // What upstream did says more than that the project is not determined because of it.
+                // The failure says more than its consequence, that the project is not determined.
                 Some(failure) => format!("{}; {}", with_causes(failure), obstacle.serials()),
                 None => obstacle.to_string(),
             };
@@ -89,11 +90,12 @@ impl Following<'_> {
             let events = self.log.of(name);
             let last = events.iter().rfind(|change| change.serial <= serial);
             if last.is_none() && self.projects[name].held.is_none() && hold.needs > serial {
-                // What it is held for comes after this serial.
+                // The event that it is held for comes after this serial.
                 continue;
             }
             if let Some(kept) = self.carry(name, serial, &mut changes)? {
-                // What it was held for may come after this serial; then its last event here is what it needs.
+                // The event that it was held for may come after this serial; then it needs its last event up to this
+                // serial.
                 let known = if hold.needs <= serial { hold.needs } else { Serial::ZERO };
                 let needs = last.map_or(hold.needs, |last| last.serial.max(known));
                 held.push(Held { at: kept, needs, ..hold.clone() });

@@ -1,9 +1,9 @@
-//! What a first sync does otherwise.
+//! What a first sync does differently.
 //!
-//! It can take days, for everything that upstream has; so what it has is remembered in parts, and an interrupted one goes on
-//! where it was. What is remembered is *parked*: the unit that the snapshot will list is in the catalog already, and nothing
-//! but its name, id and serial stays in memory. Only a project whose page is not its state as it stands is taken out again:
-//! one that has moved since, or that the log tells from its beginning.
+//! A first sync can take days, because it fetches everything that upstream has. So it remembers projects in parts, and
+//! one that was interrupted goes on where it was. A remembered project is *parked*: the unit that the snapshot will
+//! list is in the catalog already, and only its name, id and serial stay in memory. A project is taken out again only
+//! if its page is not its state as it stands: it has moved since, or the log tells it from its beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use crate::cut::{self, Action, Base, Seen};
 use crate::upstream::Way;
 use crate::{Selection, SyncError};
 
-/// From how many files on the projects that have them are parked, however few these are.
+/// As soon as the fetched projects have this many files, they are parked, however few projects they are.
 const PARKED_FILES: usize = 4_096;
 
 impl Following<'_> {
@@ -78,7 +78,7 @@ impl Following<'_> {
     pub(super) async fn gather(&mut self) -> Result<(), SyncError> {
         let mut running = JoinSet::new();
         let gathered = self.gather_in(&mut running).await;
-        // Nothing goes on writing after the sync.
+        // No task goes on writing after the sync.
         running.shutdown().await;
         gathered
     }
@@ -127,13 +127,13 @@ impl Following<'_> {
         Ok(())
     }
 
-    /// Takes out what the log says more of than its page shows, or shows after `target`.
+    /// Takes out the projects of which the log says more than their pages show, or has an event after `target`.
     pub(super) fn unpark(&mut self, target: Serial) -> Result<(), SyncError> {
         let moved = |leaf: &Leaf| {
             let events = self.log.of(&leaf.name);
             let Some(last) = events.last() else { return false };
-            // What has not moved since upstream was listed is as it stands at every serial that comes into question. Of the
-            // others, those that the log tells from their beginning can be told at any.
+            // A project that has not moved since upstream was listed stands as parked at every serial that may be the
+            // target. Of the others, a project that the log tells from its beginning can be determined at any serial.
             let begins = events.first().is_some_and(|change| change.action == Action::Create);
             last.serial != leaf.serial || last.serial > target || begins && last.serial > self.from
         };
@@ -150,14 +150,14 @@ impl Following<'_> {
         Ok(())
     }
 
-    /// The serial from which on what is parked is as it is shown.
+    /// The serial from which on all parked projects stand as they are parked.
     pub(super) fn parked_since(&self) -> Serial {
         let last = |name: &ProjectName| self.parked.get(name).map(|leaf| leaf.serial);
         self.log.projects().filter_map(last).max().unwrap_or(Serial::ZERO)
     }
 
-    /// Takes what a first sync knows of projects at a serial for a base of their own: the log is applied to that when they
-    /// move before all the others are known.
+    /// Makes the states that a first sync knows at a serial the bases of their projects: the log is applied to these
+    /// when a project moves before all the others are known.
     pub(super) fn promote(&mut self, at: Serial) {
         for (name, followed) in &mut self.projects {
             if matches!(followed.project.base, Base::Unknown(_) | Base::Found(..)) {

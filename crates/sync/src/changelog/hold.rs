@@ -9,7 +9,8 @@ use super::{Following, Holding};
 use crate::{Fetcher, SyncError, Whole, cut};
 
 impl Following<'_> {
-    /// The projects that were held at the base and still have no page that will do: nobody waits for them again.
+    /// The projects that were held at the base and still lack the page that they need: the sync does not wait for them
+    /// again.
     pub(super) fn still_held(&self, target: Serial) -> Holding {
         let held: Vec<_> =
             self.projects.iter().filter_map(|(name, followed)| Some((name, followed.held.as_ref()?))).collect();

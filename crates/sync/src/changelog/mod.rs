@@ -2,8 +2,8 @@
 //!
 //! The target is the log's head at the sync's start. Rounds of: pages and their files, *then* the log, then the cut; as
 //! long as the cut is short of the target, the pages that stand in the way are asked for again, with growing pauses,
-//! until the settings' patience ends. What is determined beyond the base by then is taken; also after a moment of waiting,
-//! and then the sync goes on from there to the same target.
+//! until the settings' patience ends. Then the sync takes the part that is determined beyond the base. It also takes
+//! such a part after `part_after` of waiting, and goes on from there to the same target.
 //!
 //! What always holds:
 //!
@@ -12,7 +12,8 @@
 //!    what the log has removed since. It comes back only with a page that has the serial it needs.
 //! 3. A page that changes without an event (a project was archived, say) is found by a slow sweep of conditional requests
 //!    over all projects; what the sweep asks for never stands in the way.
-//! 4. What pages showed of a project that has events after the cut is remembered for the next sync: the log may need it.
+//! 4. The pages of a project that has events after the cut are remembered for the next sync: replaying the log may need
+//!    them.
 //! 5. An event that came to light late is noticed when the last `overlap` serials are read again, by its serial, which the
 //!    log had not shown before: its project is fetched, and the snapshots that claimed a serial past it are marked.
 
@@ -38,7 +39,7 @@ use crate::{FetchError, Fetcher, OnBroken, Proposal, Stored, SyncError};
 /// The longest pause between two rounds.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// What one sync is after. It may get there in several parts, each published.
+/// The aim of one sync. The sync may reach it in several parts, each published.
 #[derive(Debug, Default)]
 pub struct Aim {
     /// The serial that it set out for: the log's head at its beginning, or where the target had to move on to since.
@@ -74,8 +75,8 @@ struct Following<'a> {
     /// The log was read from after this serial on.
     read_since: Serial,
     log: Log,
-    /// Up to here the log has shown all that is waited for: no serial is missing, or it was taken for a hole when the sync
-    /// began.
+    /// Up to this serial the sync waits for no more rows of the log: no serial is missing, or it was taken for a hole
+    /// when the sync began.
     sure: Serial,
     projects: BTreeMap<ProjectName, Followed>,
     /// What a first sync has not asked for yet, with the serial that upstream's list has for it: of its last event or a later
@@ -98,7 +99,7 @@ pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut A
     let mut following = Following::begin(fetcher, base).await?;
     following.sure = following.log.without_holes(following.from, begun);
     following.gather().await?;
-    // What a first sync has asked for already is asked for again only where it stands in the way.
+    // A first sync asks again for a page that it has asked for already only if the project stands in the way.
     let mut wanted = BTreeSet::new();
     if base.is_some() {
         wanted.extend(following.projects.keys().cloned());
@@ -111,19 +112,20 @@ pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut A
     loop {
         round += 1;
         let target = following.round(round, std::mem::take(&mut wanted), &mut head).await?;
-        // Patience is for what stands in the way, not for what there is to fetch.
+        // Patience begins when everything was fetched once: it is for projects that stand in the way, not for the
+        // amount of data.
         let waiting_since = *waiting_since.get_or_insert_with(Instant::now);
         let deadline = *aim.deadline.get_or_insert(waiting_since + settings.cut_timeout);
         let late = Instant::now() >= deadline;
         let (found, holding) = following.look(target, late, round)?;
 
-        // Any serial will do for a first snapshot; the second sync goes on from there.
+        // A first snapshot may be of any serial; the second sync goes on from there.
         let nothing_in_the_way = found.in_the_way.is_empty() || (base.is_none() && found.serial.is_some());
-        // Projects that have moved on past the target, in a way that the log does not tell whole, are not determined by asking
-        // again: what can be taken is taken now, and where that is nothing, the target moves on too.
+        // Projects that have moved on past the target, in a way that the log does not tell whole, are not determined by
+        // asking again. So the sync takes the part that is determined now; if there is none, the target moves on, too.
         let moved_on = base.is_some() && found.in_the_way.values().all(|obstacle| obstacle.why == cut::Why::Moving);
         let progress = found.serial.is_some_and(|serial| serial > following.from);
-        // A hole right after the base: nothing is settled yet that could be published.
+        // The serial right after the base is missing and has not settled, so nothing can be published yet.
         let waits_for_hole = target == following.from && head > following.from && following.dropped.is_empty();
         let is_part = base.is_some() && progress && waiting_since.elapsed() >= settings.part_after;
         if late || (nothing_in_the_way && !waits_for_hole) || (moved_on && progress) || is_part {
@@ -133,7 +135,7 @@ pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut A
                 if aim.unfinished || moved_on {
                     tracing::info!("taking serial {} on the way to {head}: {rest}", cut.serial);
                 } else {
-                    tracing::warn!("taking serial {}, for {head} is not complete yet: {rest}", cut.serial);
+                    tracing::warn!("taking serial {}, because {head} is not complete yet: {rest}", cut.serial);
                 }
             }
             return Ok(cut);
@@ -141,7 +143,8 @@ pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut A
         wanted.extend(found.in_the_way.into_keys());
         if moved_on && !nothing_in_the_way {
             head = following.head();
-            // Later parts go there too: a target before their base would have to move on again, as long as upstream does.
+            // Later parts keep this aim: the old one is before their base, and the target would have to move on for
+            // every part.
             aim.head = Some(head);
             wanted.append(&mut following.follow_up_to(head)?);
         }
@@ -190,15 +193,16 @@ impl Following<'_> {
         if round == 1 {
             self.ask_otherwise_for_held().await?;
         }
-        // The time of a row that is missing is up only if it is missing in what is read afterwards.
+        // The time is taken before the log is read: a missing serial has settled only if it is still missing in rows
+        // read after that.
         let settled = before((self.fetcher.clock)(), self.fetcher.settings.settle);
-        // Without a page that was fetched, or a row that is waited for, there is nothing that the log could say more of.
+        // If no page was fetched and no row is waited for, the rest of the log would change nothing.
         if self.base.is_none() || !self.projects.is_empty() || self.sure < *head {
             self.read_on(*head).await?;
             self.follow_swept_by_log()?;
         }
         if self.base.is_none() {
-            // Upstream has moved on while everything was fetched: what the first snapshot is of is found on the way.
+            // Upstream has moved on while everything was fetched, so a first sync aims at the log's head as it is now.
             *head = self.head();
         }
         Ok(self.log.without_holes(self.from, settled).min(*head))
@@ -213,7 +217,8 @@ impl Following<'_> {
         let freezes = self.fetcher.settings.on_broken == OnBroken::Freeze;
         let mut holding = if freezes { Holding::new() } else { self.still_held(target) };
         let mut found = self.cut(target, &holding);
-        // Nobody is held before patience has ended; but where a broken project stops everything, it stops a part, too.
+        // No project is held before patience has ended; but where a broken project is to stop everything, it stops a
+        // part, too.
         if (late || freezes) && !found.in_the_way.is_empty() {
             let broken = self.broken(&found.in_the_way)?;
             if freezes && !broken.is_empty() && (late || found.serial.is_some_and(|serial| serial > self.from)) {
@@ -228,8 +233,8 @@ impl Following<'_> {
         Ok((found, holding))
     }
 
-    /// Reads what the log shows now and did not show before: at its end, and where serials are missing. What came to light
-    /// there, up to `head`, counts for the cut: a page that was fetched may show it.
+    /// Reads what the log shows now and did not show before: at its end, and where serials are missing. An event up to
+    /// `head` that came to light counts for the cut, because a page that was fetched may show it.
     async fn read_on(&mut self, head: Serial) -> Result<(), SyncError> {
         for event in read_log(self.fetcher, self.sure).await? {
             let name = &event.project;
@@ -242,7 +247,7 @@ impl Following<'_> {
                 continue;
             }
             if self.base.is_none() {
-                // What appears while a first sync runs is in no list.
+                // A project that appears while a first sync runs is not in the list that upstream gave.
                 self.follow_project(event.project, Some(Serial::ZERO), &[])?;
             } else if event.serial <= head {
                 self.follow_project(event.project, None, &[])?;
@@ -266,7 +271,8 @@ impl Following<'_> {
         Ok(new)
     }
 
-    /// Follows a project from what the base has of it, or, where it is said what it `needs`, from nothing but its pages.
+    /// Follows a project from what the base has of it, or, if `needs` is given, from its pages alone, which have to
+    /// reach that serial.
     pub(super) fn follow_project(
         &mut self,
         name: ProjectName,

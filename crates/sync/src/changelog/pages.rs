@@ -14,8 +14,8 @@ use crate::upstream::{Answer, Validator, Way};
 use crate::{FetchError, Fetcher, Stored, SyncError, Whole};
 
 impl Following<'_> {
-    /// Asks for the pages of held projects in all other ways, where the usual one does not lead to the page that is needed:
-    /// nobody waits for them, so there may be no other round.
+    /// Asks for the pages of held projects in all other ways, where the usual one does not lead to the page that is
+    /// needed: the sync does not wait for them, so there may be no other round.
     pub(super) async fn ask_otherwise_for_held(&mut self) -> Result<(), SyncError> {
         for way in [Way::Uncompressed, Way::Origin] {
             let lacks = |followed: &Followed| {
@@ -130,7 +130,7 @@ pub(super) enum Asked {
     Nothing,
 }
 
-/// Fetches a page and its files. What upstream does wrong is an answer; an error is this machine's.
+/// Fetches a page and its files. A fault of upstream is an answer; only a fault of this machine is an error.
 async fn ask(
     fetcher: Arc<Fetcher>,
     name: ProjectName,

@@ -9,12 +9,12 @@ use crate::SyncError;
 use crate::cut::Base;
 use crate::upstream::Way;
 
-/// Of which part of all pages it is the turn in one sweep at the most, and how many pages it may be in any case.
+/// One sync sweeps at most one in `SWEEP_SHARE` of all pages, or `SWEEP_AT_ONCE` pages if that is more.
 const SWEEP_SHARE: u64 = 7;
 const SWEEP_AT_ONCE: usize = 1_000;
 impl Following<'_> {
     /// Asks for the pages whose turn it is in the sweep, and follows the projects whose page is not the base's although
-    /// they have no event. Returns the last project of the turn, if it was anybody's.
+    /// they have no event. Returns the last project of the turn; `None` if it was no project's turn.
     pub(super) async fn sweep(&mut self, now: Timestamp) -> Result<Option<ProjectName>, SyncError> {
         let (Some(base), settings) = (self.base, &self.fetcher.settings) else { return Ok(None) };
         let (last, since) = self.fetcher.mirror.sweep(now)?;
@@ -26,7 +26,8 @@ impl Following<'_> {
             reason = "a share of a count"
         )]
         let count = (base.snapshot.units as f64 * part.min(1.0)) as usize;
-        // After a long rest not everything is asked for at once: readers wait for what has happened since.
+        // After a long rest the sweep does not ask for everything at once, because readers wait for what has happened
+        // since.
         let count =
             count.min(usize::try_from(base.snapshot.units / SWEEP_SHARE).unwrap_or(usize::MAX).max(SWEEP_AT_ONCE));
         if count == 0 {
@@ -51,8 +52,8 @@ impl Following<'_> {
         Ok(last)
     }
 
-    /// What the sweep looks at and the log has something of is followed by the log, from what the base has: its page stands in
-    /// nobody's way then.
+    /// A swept project that the log has an event of is followed by the log, from what the base has, so that its page
+    /// does not stand in the way.
     pub(super) fn follow_swept_by_log(&mut self) -> Result<(), SyncError> {
         for (name, followed) in &mut self.projects {
             if followed.swept && self.log.of(name).last().is_some_and(|change| change.serial > self.from) {

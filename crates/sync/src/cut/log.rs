@@ -80,7 +80,7 @@ impl Log {
         true
     }
 
-    /// Adds an event of a project that nobody asks for: its serial is not a hole.
+    /// Adds an event of a project that is not selected: it only shows that its serial is not missing.
     pub fn add_other(&mut self, event: &Event) {
         self.serials.insert(event.serial, event.time);
     }
@@ -125,9 +125,9 @@ impl Log {
         missing
     }
 
-    /// The greatest serial that no missing one stands before: serials have holes, and a row might become visible late, so
-    /// a hole is believed only when the row after it is older than `settled`. Times are whole seconds, rounded down: a row
-    /// of that very second may be younger.
+    /// The greatest serial with no missing one before it. Serials have holes, and a row may become visible late, so a
+    /// missing serial is believed to be a hole only when the row after it is older than `settled`. Times are whole
+    /// seconds, rounded down: a row of that very second may be younger.
     pub fn without_holes(&self, from: Serial, settled: Timestamp) -> Serial {
         let mut sure = from;
         for (serial, time) in self.serials.range(from.next()..) {

@@ -17,8 +17,8 @@
 //! Why each part is needed:
 //!
 //! - *The body's serial*: a header, or the time of the answer, says when a cache was filled, not from what.
-//! - *The later read of the log*: a page may hold more than its serial says. Whatever it holds was committed when it was
-//!   made, so it is in a log that is read afterwards, and a project with events there is not quiet.
+//! - *The later read of the log*: a page may hold more than its serial says. All that a page holds was committed before
+//!   the page was made, so a log that is read afterwards has the events, and a project with such events is not quiet.
 //! - *Replaying*: a project that uploads sixty files behind a stale cache is never quiet, and would stop all others.
 //!
 //! | events of the project (M = 10, N = 20) | newest page | determined |
@@ -26,20 +26,20 @@
 //! | none | any | untouched |
 //! | 15 add | serial 15 | quiet |
 //! | 15 add | serial 12 | not: stale, unless an older page showed the file |
-//! | 15 add, 25 add | serial 15, with or without the file of 25 | not quiet; replayed, for the page shows the file of 15 |
+//! | 15 add, 25 add | serial 15, with or without the file of 25 | not quiet; replayed, because the page shows the file of 15 |
 //! | 15 yank, 25 unyank | serial 25 | not: no page shows the reason of 15 |
 //! | 15 add, 18 remove the same | serial 18 | quiet |
-//! | 15 add, 18 remove the same | none | replayed: the file is not in the result, so nobody needs to know it |
+//! | 15 add, 18 remove the same | none | replayed: the file is not in the result, so the cut need not know it |
 //! | 15 add, 25 release quarantine cleared | serial 25 | not: the release was hidden before, so page 25 is not what 20 showed |
 //! | 15 remove project | any, or none | gone |
 //! | 15 project quarantined | any, or none | gone |
-//! | 15 release quarantine cleared, 25 project quarantined | serial 12, or none | not, nor will a page tell: it has moved on |
+//! | 15 release quarantine cleared, 25 project quarantined | serial 12, or none | not, and no later page can tell: the project has moved on |
 //! | 15 something unknown | serial 15 | quiet |
 //! | 15 something unknown | serial 12 | not: stale, and the log is not clear |
 //! | 25 add | any | untouched |
 //!
-//! As a check, a quiet page has to have the files and yanks that replaying gives, where replaying is possible; if it has
-//! not, it is read again, and believed when it says the same twice.
+//! As a check, a quiet page has to have the files and yanks that replaying gives, where replaying is possible; if it
+//! does not have them, it is read again, and believed when it says the same twice.
 //!
 //! `tests/cut.rs` runs this against a simulated upstream and shows what goes wrong without each part.
 
@@ -55,7 +55,7 @@ pub use log::{Action, Change, Log};
 
 use crate::cut::replay::Shown;
 
-/// A file as the cut sees it; `F` is whatever else there is to know of it.
+/// A file as the cut sees it; `F` is everything else that is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File<F> {
     /// Whether it is yanked.
@@ -89,14 +89,14 @@ pub struct Seen<F> {
 /// What is known of a project at M.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Base<F> {
-    /// It was not there.
+    /// The project was not there.
     Absent,
     /// It was so.
     Known(Content<F>),
-    /// It was so, since its event with this serial, and no snapshot has it yet.
+    /// It was so, since its event with this serial; no snapshot has this state yet.
     Found(Serial, Content<F>),
-    /// Nobody knows: no snapshot has it, or the one that has it holds it at an older state. A page will do that has at
-    /// least this serial, and the serials of the events that are known.
+    /// Not known: no snapshot has the project, or the one that has it holds it at an older state. Only a page can tell,
+    /// if it has at least this serial and the serials of the events that are known.
     Unknown(Serial),
 }
 
@@ -143,8 +143,8 @@ pub enum Why {
     NoPage,
     /// The newest page is older than the project's last event.
     Stale,
-    /// It had more events after its page, and the log alone does not say how it stood; or it is gone by now, and no page will
-    /// come any more that does. To ask again does not help; a later serial may.
+    /// It had more events after its page, and the log alone does not say how it stood; or it has been removed or
+    /// quarantined since, so no page will ever show this state. To ask again does not help; a later serial may.
     Moving,
     /// The page and the log say different things.
     Disagrees,
@@ -159,7 +159,7 @@ impl Obstacle {
         format!("a page of serial {} is wanted, {seen} was seen", self.needs)
     }
 
-    /// As what the project would be held.
+    /// The reason for which the project would be held.
     pub fn hold_reason(&self) -> HoldReason {
         match self.why {
             Why::NoPage => HoldReason::PageMissing,
@@ -342,7 +342,8 @@ fn determine<F: Clone + PartialEq>(
         };
         let said_twice = || project.pages.iter().rev().nth(1).is_some_and(|earlier| earlier == page);
         if agrees || said_twice() {
-            // The serial of its last event; where the log does not go back so far, what its page says will do.
+            // The state has the serial of the last event; where the log does not go back so far, it takes the page's
+            // serial.
             let last = before.last().map_or(needed, |last| last.serial);
             let serial = if last == Serial::ZERO { page.serial } else { last };
             return finished(Some(page.content.clone()), serial).map_err(|reason| obstacle(Why::File(reason)));
@@ -368,9 +369,9 @@ fn determine<F: Clone + PartialEq>(
 /// Why a project is not determined: `before` are its events up to the cut, `events` all of them.
 fn obstacle(why: Why, before: &[Change], events: &[Change], needs: Serial, seen: Option<Serial>) -> Obstacle {
     let since = match why {
-        // What the page does not show yet.
+        // The first event that the page does not show yet.
         Why::NoPage | Why::Stale => before.iter().find(|change| Some(change.serial) > seen),
-        // The same, be it before or after the cut.
+        // As above, but the event may also come after the cut.
         Why::Moving => events.iter().find(|change| Some(change.serial) > seen).or(before.last()),
         Why::Disagrees | Why::File(_) => before.last(),
     };
@@ -394,8 +395,8 @@ fn same_files<F>(one: &Content<F>, other: &Content<F>) -> bool {
         && one.files.iter().zip(&other.files).all(|((a, one), (b, other))| a == b && one.yanked == other.yanked)
 }
 
-/// The project as it is known at a serial, if it is determined there by itself and nothing is known of it yet that the log can
-/// be applied to: from its last event on it can be followed like one that a snapshot has.
+/// The project with its state at a serial as its base, if it is determined there by itself and has no base yet to which
+/// the log can be applied. From its last event on, it can then be followed like a project that a snapshot has.
 pub fn promoted<F: Clone + PartialEq>(
     project: &Project<F>,
     events: &[Change],
@@ -403,7 +404,8 @@ pub fn promoted<F: Clone + PartialEq>(
     releases: ReleasesOf<'_>,
 ) -> Option<Project<F>> {
     if matches!(project.base, Base::Found(..)) {
-        // As long as the log can be applied to it, it will do for more serials than a later one.
+        // As long as the log can be applied to this base, it determines the project at more serials than a later base
+        // would.
         let later = &events[events.partition_point(|change| change.serial <= project.since)..];
         let before = &later[..later.partition_point(|change| change.serial <= at)];
         if at < project.since || replay::replay(project, before, later, releases).is_some() {

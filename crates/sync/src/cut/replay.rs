@@ -1,8 +1,9 @@
 //! Applying the log to what a snapshot says of a project.
 //!
-//! The log says which files, releases and yanks there are; pages say what the files are, and for what reason a release is
-//! yanked. A file's hash, size and time never change, so a page of any age will do for those. The log names a release by
-//! its version and a file by its name with odd characters escaped: what does not match to the letter is not guessed.
+//! The log says which files, releases and yanks there are; pages say what the files are, and for what reason a release
+//! is yanked. A file's hash, size and time never change, so a page of any age can tell them. The log names a release by
+//! its version and a file by its name with odd characters escaped: where the two do not match to the letter, the cut
+//! does not guess.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,7 +93,8 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
         }
     }
 
-    /// Whether a release was quarantined at M. M shows nothing of it then; what tells is that it is cleared first.
+    /// Whether a release was quarantined at M. M shows nothing of it then; the log tells, because its first event about
+    /// the quarantine is the clearing.
     fn was_hidden(&self, version: &str) -> bool {
         let first = self.all.iter().find_map(|change| match &change.action {
             Action::QuarantineRelease(of) if of == version => Some(false),
@@ -147,7 +149,8 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
             Action::QuarantineRelease(version) => {
                 self.hidden.insert(version.clone());
             }
-            // What was hidden before M is in no snapshot.
+            // Only a release that was hidden after M can be shown again: no snapshot has the files of one that was
+            // hidden before.
             Action::ClearRelease(version) if self.hidden.contains(version) => {
                 self.hidden.remove(version);
             }
@@ -187,7 +190,7 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
                 }
             }
         }
-        // The status is not in the log: it is what the newest page says, whenever it came, else what M says.
+        // The log does not have the status: the newest page says it, whenever that came, else M does.
         let pages = self.project.pages.iter().filter(|page| page.content.status != Status::Quarantined);
         let latest = pages.max_by_key(|page| page.serial).map(|page| &page.content).or(self.shown);
         Some(Shown::Content(Content {
@@ -211,7 +214,7 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
         if let Some(yanked) = &present.yanked {
             return Some(yanked.clone());
         }
-        // It came into a release that was there before: it shares what the others there have.
+        // The file came into a release that was there before: it is yanked as the other files of the release are.
         let version = present.version.as_deref()?;
         for (name, other) in &self.files {
             if let Some(yanked) = &other.yanked
@@ -220,7 +223,7 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
                 return Some(yanked.clone());
             }
         }
-        // There are no others. Where the log never yanks the release, what a page shows has been so all the time.
+        // The release has no other files. Where the log never yanks it, the file has always been as a page shows it.
         let yanks = self.all.iter().any(|change| match &change.action {
             Action::YankRelease(of) | Action::UnyankRelease(of) => of == version,
             _ => false,
@@ -229,8 +232,8 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
     }
 }
 
-/// Why a release was yanked by the event `yank`: the one reason that pages show which are as new as the event, if the log
-/// has no other yank of it.
+/// Why the event `yank` yanked a release: the reason on the pages that are at least as new as the event, if they show
+/// only one and the log has no other yank of the release.
 fn reason<F>(
     project: &Project<F>,
     all: &[Change],

@@ -38,8 +38,8 @@ impl Batches {
         Ok(())
     }
 
-    /// Makes everything durable that waits. With `look_ahead`, rows of the catalog are looked up for all of it at once: where a
-    /// base is there, they lie apart.
+    /// Makes everything durable that waits. With `look_ahead`, the rows of all of it are looked up in the catalog at
+    /// once, because they lie apart where there is a base.
     pub(super) fn finish(&self, look_ahead: bool) -> Result<(), StoreError> {
         let (rest, _) = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if look_ahead {

@@ -79,7 +79,7 @@ impl FetchError {
         }
     }
 
-    /// For what a project with this failure would be held.
+    /// The reason for which a project with this failure would be held.
     pub fn hold_reason(&self) -> HoldReason {
         match self {
             Self::Page { .. } | Self::Unusable { .. } | Self::Record { .. } => HoldReason::BadPage,

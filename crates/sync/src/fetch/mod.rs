@@ -1,9 +1,9 @@
 //! Pages and files from upstream into the store.
 //!
-//! A [`Fetcher`] serves one sync. What it fetches is in the store, but named by nothing, until [`Fetcher::finish`] has made all of
-//! it durable and the units that name it. Upstream is asked with patience (`patience.rs`); what of a page is here already is
-//! planned first (`plan.rs`), the rest is received (`receive.rs`) and made durable in batches (`batch.rs`); then pages are
-//! rendered and units made (`units.rs`).
+//! A [`Fetcher`] serves one sync. The blobs that it fetches are in the store, but nothing names them, until
+//! [`Fetcher::finish`] has made them durable and has made the units that name them. `patience.rs` asks upstream with
+//! patience; `plan.rs` finds out which files of a page the store has already, `receive.rs` receives the rest,
+//! `batch.rs` makes it durable in batches, and `units.rs` renders pages and makes units.
 
 mod batch;
 mod error;
@@ -47,7 +47,7 @@ pub struct Fetcher {
     pub(crate) batches: Batches,
     /// Declared after `batches`, because the process that takes the lock next has an intake of its own.
     pub(crate) mirror: Arc<Locked>,
-    /// Whether a file came in that was not here: then there is something new to publish.
+    /// Whether a file came in that the store did not have: then there is something new to publish.
     pub(crate) news: watch::Sender<bool>,
 }
 
@@ -121,8 +121,8 @@ impl Fetcher {
         record: &Record,
     ) -> Result<Vec<Result<Stored, FetchError>>, SyncError> {
         let plans = block_in_place(|| self.plan(project, record))?;
-        // A project of thousands of files has no more requests under way than the semaphore lets through; the bound
-        // here is on what waits for it.
+        // A project of thousands of files has no more requests under way than the semaphore lets through; `ahead`
+        // bounds how many files wait for it.
         let mut waiting = Vec::with_capacity(record.files().len());
         for (file, plan) in record.files().zip(plans) {
             waiting.push(self.file(project, file, plan));
@@ -164,8 +164,8 @@ impl Fetcher {
     }
 }
 
-/// Does all of `work`, at most `limit` at a time, on all threads. On an error the rest is stopped, and it has ended when
-/// this returns: nothing goes on writing after the sync.
+/// Does all of `work`, at most `limit` at a time, on all threads. On an error the rest is stopped, and it has ended
+/// when this returns: no task goes on writing after the sync.
 pub(crate) async fn each<T: Send + 'static>(
     limit: usize,
     work: impl IntoIterator<Item = impl Future<Output = Result<T, SyncError>> + Send + 'static>,

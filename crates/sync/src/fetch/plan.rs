@@ -1,4 +1,4 @@
-//! What of a page's files is here already, and where the rest goes.
+//! Which files of a page the store has already, and where the rest goes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ pub(super) enum Part {
 pub(super) struct Lacking {
     pub(super) path: TreePath,
     pub(super) claim: Option<ClaimedSha256>,
-    /// What came, at any of the paths that are to have the same: the first to be asked for fetches it. If that fails, the next
-    /// one does, from its own URL.
+    /// The entry, once it came for any of the paths that are to have the same bytes: the first of them that is asked
+    /// for fetches it; if that fails, the next one does, from its own URL.
     pub(super) entry: Arc<OnceCell<Entry>>,
 }
 
@@ -46,7 +46,7 @@ impl Part {
 /// A file as a record names it.
 type Listed<'a> = (&'a FileName, &'a ToldFile, &'a SeenFile);
 
-/// What is here of what a record names.
+/// The entries and blobs that the base and the store have of a record's files.
 struct Known {
     /// The project as the base has it.
     base: Option<Unit>,
@@ -68,8 +68,8 @@ impl Known {
 }
 
 impl Fetcher {
-    /// What of a page's files is here, and where the rest goes, or why a file cannot stand anywhere. Refuses a page whose files
-    /// would fill the disk before any of them is fetched.
+    /// For each file of a page: whether the store has it, or where it goes, or why it cannot stand anywhere. Refuses a
+    /// page whose files would fill the disk before any of them is fetched.
     pub(super) fn plan(
         &self,
         project: &ProjectName,
@@ -77,7 +77,7 @@ impl Fetcher {
     ) -> Result<Vec<Result<Plan, SyncError>>, SyncError> {
         let base = self.base_leaf(project)?.map(|leaf| self.store.unit(leaf.unit)).transpose()?;
         let in_base: Vec<_> = record.files().map(|file| self.entry_in(base.as_ref(), file)).collect();
-        // The store may have it under another path, or of another mirror.
+        // The store may have it under another path, or from another mirror.
         let claims = record.files().zip(&in_base).flat_map(|((_, told, seen), in_base)| {
             let file_itself = in_base.is_none().then_some(told.sha256);
             let CoreMetadata::Hashed(metadata) = seen.core_metadata else { return [file_itself, None] };
@@ -102,7 +102,7 @@ impl Fetcher {
         let (count, bytes) = to_come.fold((0, 0_u64), |(count, bytes), ((_, told, _), _)| {
             (count + 1, bytes.saturating_add(told.size.unwrap_or(0)))
         });
-        // Where nothing is to come, nothing is needed, however little is free.
+        // If no file is to come, no room is needed, however little is free.
         if count > 0 {
             require_room(&self.store, &self.settings, bytes, count)?;
         }

@@ -117,7 +117,8 @@ impl Fetcher {
                 gathered.clear();
             }
         }
-        // Most files are smaller than that, and to hash and write so little takes less than to hand this thread's work over.
+        // Most files are smaller than that, and hashing and writing so little takes less time than handing this
+        // thread's work over.
         let end = || {
             let mut open = incoming.map_or_else(begin, Ok)?;
             open.write(&gathered)?;

@@ -89,7 +89,7 @@ impl Fetcher {
         let display = self.display_name(project, &whole.display);
         let mut new = stored::mirrored(project, &display, whole.serial.unwrap_or(cut), &whole.content)?;
         new = self.unwithdrawn(new)?;
-        // Without serials of its own, a project that did not change keeps the count at which it last did.
+        // Where the index has no serials, a project that did not change keeps the count at which it last changed.
         if let (None, Some(base)) = (whole.serial, base)
             && let Some(old) = self.record(&self.store.unit(base.unit)?)?
         {
