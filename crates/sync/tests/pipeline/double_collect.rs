@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
+use strandline_faultkit::{World, invariants, mirror};
 use strandline_model::Label;
 use strandline_sync::SyncError;
 
-use crate::invariants;
-use crate::script::{Reply, Script, name, page, serial};
-use crate::world::{World, impatient, in_the_way, mirror, settings};
+use crate::support::script::{Reply, Script, name, page, serial};
+use crate::support::{Syncs as _, impatient, in_the_way, settings};
 
 const ALPHA: (&str, &[u8]) = ("alpha-1.tar.gz", b"the bytes of alpha 1");
 

@@ -1,17 +1,17 @@
-//! Following a changelog: the loop around the rule of the cut, whose own tests are `tests/cut.rs`.
+//! Following a changelog: the loop around the rule of the cut, whose own tests are those of `crates/simulation`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use strandline_faultkit::{World, invariants, lock, mirror, now};
 use strandline_model::{HoldReason, Timestamp};
 use strandline_store::{Conclusion, Validation};
 use strandline_sync::cut::Action;
 use strandline_sync::upstream::Event;
 use strandline_sync::{Method, OnBroken, Selection, Settings, SyncError};
 
-use crate::invariants;
-use crate::script::{Reply, Script, add, event, name, page, status, two};
-use crate::world::{World, in_the_way, lock, mirror, now, settings, sync_store_at};
+use crate::support::script::{Reply, Script, add, event, name, page, status, two};
+use crate::support::{Syncs as _, in_the_way, settings, sync_store_at};
 
 const NAMES: &[&str] = &["Alpha", "beta"];
 
@@ -402,7 +402,7 @@ fn a_page_of_an_interrupted_first_sync_is_read_again_if_the_log_does_not_go_back
     script.publish("Alpha", Some(5), "1", &[ALPHA_1]);
     script.publish("beta", Some(6), "2", &[BETA_2]);
     script.pages("beta", [Reply::Page(page("beta", Some(6), "2", &[BETA_2]), None)]);
-    script.files(&crate::script::url(BETA_2.0), [crate::script::Body::Fail(status(404))]);
+    script.files(&crate::support::script::url(BETA_2.0), [crate::support::script::Body::Fail(status(404))]);
     script.log([event(5, "Alpha", two(Action::NewRelease)), event(6, "beta", two(Action::NewRelease))]);
     let stops = Settings { park_every: 1, ..once(NAMES) };
     let names = in_the_way(world.sync(&script, &stops));
@@ -459,7 +459,7 @@ fn entity_tags_may_be_lost() {
     let unit = strandline_model::Blake3::of(b"of another page");
     let lost = Validation { project: name("alpha"), unit, tag: "\"7\"".to_owned() };
     let lost = Conclusion { validations: vec![lost], ..Conclusion::default() };
-    lock(&world.open()).conclude(&lost).unwrap();
+    lock(&world.open()).unwrap().conclude(&lost).unwrap();
     script.pages("Alpha", [Reply::Page(page("Alpha", Some(9), "3", &[ALPHA_1]), Some("\"9\""))]);
     script.log([event(9, "Alpha", two(Action::NewRelease))]);
     script.asked();
@@ -525,14 +525,14 @@ fn a_first_sync_that_was_interrupted_goes_on_where_it_was() {
     let steps = {
         let copy = world.copy();
         let disk = strandline_durable::Disk::counting();
-        crate::world::sync_store(&copy.open_on(disk.clone()).unwrap(), &script, &stops).unwrap();
+        crate::support::sync_store(&copy.open_on(disk.clone()).unwrap(), &script, &stops).unwrap();
         disk.steps()
     };
     let mut resumed = 0;
     for step in 1..=steps {
         let copy = world.copy();
         let Ok(store) = copy.open_on(strandline_durable::Disk::failing_at(step)) else { continue };
-        if crate::world::sync_store(&store, &script, &stops).is_ok() {
+        if crate::support::sync_store(&store, &script, &stops).is_ok() {
             continue;
         }
         drop(store);

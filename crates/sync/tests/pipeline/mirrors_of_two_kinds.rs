@@ -7,16 +7,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
+use strandline_faultkit::{World, invariants, mirror, now};
 use strandline_model::{Blake3, DisplayName, MirrorName, ProjectName, Serial, UpstreamUrl};
 use strandline_store::{Access, Store};
 use strandline_sync::upstream::{self, Answer, Event, Page, Problem, Upstream, UpstreamError, Validator, Way};
 use strandline_sync::{Context, Settings, repair};
 use strandline_testkit::Plain;
 
-use crate::invariants;
-use crate::purge::damage;
-use crate::script::{Script, page, status};
-use crate::world::{World, context, mirror, now, settings};
+use crate::support::script::{Script, page, status};
+use crate::support::{context, damage, settings};
 
 /// An upstream of one page, whose files are all the same.
 #[derive(Debug)]

@@ -4,14 +4,14 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use strandline_faultkit::{World, invariants, mirror};
 use strandline_model::{CoreMetadata, Sha256, Yanked};
 use strandline_store::{ReceiveError, Store};
 use strandline_sync::upstream::Problem;
 use strandline_sync::{FetchError, Settings, SyncError};
 
-use crate::invariants;
-use crate::script::{Body, Reply, Script, changed, name, page, status, url};
-use crate::world::{World, mirror, settings};
+use crate::support::script::{Body, Reply, Script, changed, name, page, status, url};
+use crate::support::{Syncs as _, settings};
 
 const FILE: &str = "alpha-1.tar.gz";
 const BYTES: &[u8] = b"the bytes of alpha 1";

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use strandline_faultkit::{World, invariants, known, now};
 use strandline_model::{Blake3, Format as _, MirrorName, Timestamp};
 use strandline_store::gc::{self, Keep};
 use strandline_store::{Locked, Slot, Store, Wait, verify};
 use strandline_sync::Settings;
 
-use crate::invariants;
-use crate::purge::{let_back, withdraw};
-use crate::script::{Script, mirrored, page};
-use crate::world::{FORMAT, World, known, now, settings, sync_store_at};
+use crate::support::script::{Script, mirrored, page};
+use crate::support::withdrawal::{let_back, withdraw};
+use crate::support::{FORMAT, publish, settings, sync_store_at};
 
 /// All files that there can be: their bytes, the same in each project and mirror.
 const BYTES: [&[u8]; 5] = [b"zero", b"one", b"two", b"three", b"four"];
@@ -370,7 +370,7 @@ impl Run {
         let locked = self.lock(at);
         let recorded = locked.select_served(label(place).parse().unwrap()).unwrap();
         let verified = locked.verified(recorded, None).unwrap();
-        strandline_view::publish(&locked, &verified, &FORMAT, frozen, self.time()).unwrap();
+        publish(&locked, &verified, frozen, self.time());
         self.model.mirrors[at].publish(place, frozen);
     }
 

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use strandline_durable::Disk;
+use strandline_faultkit::{Outage, World};
 
-use crate::crash_sync::{essence, from};
-use crate::outage::Outage;
-use crate::script::Script;
-use crate::world::World;
+use crate::support::script::Script;
+use crate::support::whole_sync::{essence, from};
 
 fn first() -> Arc<Script> {
     let script = Script::new();
