@@ -12,7 +12,7 @@ use strandline_durable::Disk;
 use strandline_model::{Blake3, ClaimedSha256, Sha256};
 use strandline_store::{Access, Blob, Intake, ReceiveError, Staged, Store, Wait};
 
-use crate::world::{World, mirror, open, open_on, time};
+use crate::support::{Opened, mirror, time};
 
 fn claim(bytes: &[u8]) -> ClaimedSha256 {
     Sha256::of(bytes).into()
@@ -35,7 +35,7 @@ fn receive(
 
 #[test]
 fn bytes_become_a_blob_under_their_own_name() {
-    let world = World::new();
+    let world = Opened::new();
     let intake = world.intake("pypi");
     let staged = receive(&intake, b"some bytes", Some(claim(b"some bytes")), Some(10), 10).unwrap();
     assert_eq!(world.blobs(), BTreeSet::new(), "not before it is durable");
@@ -55,7 +55,7 @@ fn bytes_become_a_blob_under_their_own_name() {
 
 #[test]
 fn what_is_not_what_was_claimed_leaves_nothing() {
-    let world = World::new();
+    let world = Opened::new();
     let intake = world.intake("pypi");
     let refused = |bytes: &[u8], claim: Option<ClaimedSha256>, size, most| {
         let error = receive(&intake, bytes, claim, size, most).unwrap_err().to_string();
@@ -77,7 +77,7 @@ fn what_is_not_what_was_claimed_leaves_nothing() {
 
 #[test]
 fn too_much_is_noticed_while_it_comes() {
-    let world = World::new();
+    let world = Opened::new();
     let intake = world.intake("pypi");
     let mut incoming = intake.receive(None, Some(4), 100).unwrap();
     incoming.write(b"1234").unwrap();
@@ -91,7 +91,7 @@ fn too_much_is_noticed_while_it_comes() {
 
 #[test]
 fn the_same_bytes_are_stored_once() {
-    let world = World::new();
+    let world = Opened::new();
     let intake = world.intake("pypi");
     let stage = |bytes: &[u8]| intake.stage(bytes).unwrap();
     let blobs = intake.land(vec![stage(b"one"), stage(b"two"), stage(b"one")]).unwrap();
@@ -110,7 +110,7 @@ fn the_same_bytes_are_stored_once() {
 
 #[test]
 fn an_empty_batch_is_nothing() {
-    let world = World::new();
+    let world = Opened::new();
     assert_eq!(world.intake("pypi").land(Vec::new()).unwrap(), []);
     assert_eq!(world.ingest(b"").size, 0);
 }
@@ -127,11 +127,11 @@ fn a_crash_at_every_step_of_a_batch() {
             Ok(intake.land(staged)?)
         };
         let counting = Disk::counting();
-        let world = World::new();
-        land(&open_on(&world.root(), counting.clone()).unwrap()).unwrap();
+        let world = Opened::new();
+        land(&world.open_on(counting.clone()).unwrap()).unwrap();
         for n in 1..=counting.steps() {
-            let world = World::new();
-            let crashed = open_on(&world.root(), Disk::failing_at(n)).map_err(Into::into);
+            let world = Opened::new();
+            let crashed = world.open_on(Disk::failing_at(n));
             let landed = crashed.and_then(|store| land(&store)).is_ok();
             // The last two are the COMMIT that says that the intake is closed.
             assert_eq!(landed, n + 1 >= counting.steps(), "step {n}");
@@ -139,7 +139,7 @@ fn a_crash_at_every_step_of_a_batch() {
                 let blob: Blake3 = name.parse().unwrap();
                 assert_eq!(Blake3::of(&fs::read(world.store.blob_path(blob)).unwrap()), blob, "step {n}");
             }
-            drop(open(&world.root()));
+            drop(world.open());
             let rows: u64 = world.sql().query_row("SELECT count(*) FROM blob", [], |row| row.get(0)).unwrap();
             assert_eq!((world.blobs().len() as u64, world.incoming()), (rows, 0), "step {n}");
             let blobs = land(&world.store).unwrap();
@@ -156,7 +156,7 @@ fn a_crash_at_every_step_of_a_batch() {
 
 #[test]
 fn a_file_of_another_size_under_the_name_is_not_adopted() {
-    let world = World::new();
+    let world = Opened::new();
     let path = world.store.blob_path(Blake3::of(b"whole"));
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, b"who").unwrap();
@@ -170,7 +170,7 @@ fn a_file_of_another_size_under_the_name_is_not_adopted() {
 
 #[test]
 fn opening_the_intake_removes_what_an_earlier_sync_left() {
-    let world = World::new();
+    let world = Opened::new();
     drop(world.intake("pypi"));
     fs::write(world.root().join("incoming/pypi/0"), "half").unwrap();
     fs::create_dir(world.root().join("incoming/other")).unwrap();
@@ -187,7 +187,7 @@ proptest! {
     fn no_two_blobs_share_a_time(batches in prop::collection::vec(
         (prop::collection::vec(0_u16..200, 0..30), 0_u64..5), 1..12,
     )) {
-        let world = World::new();
+        let world = Opened::new();
         let intake = world.intake("pypi");
         let mut seen = std::collections::BTreeMap::new();
         let mut taken = BTreeSet::new();

@@ -1,25 +1,32 @@
-//! A store in a temporary directory, and snapshots made from maps.
+//! A store that stays open, and snapshots made from maps.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use strandline_durable::Disk;
+use strandline_faultkit::World;
 use strandline_model::{Blake3, DisplayName, MirrorName, ProjectName, Serial, Timestamp, Unit};
 use strandline_store::verify::{Data, Report};
 use strandline_store::{
-    Access, Blob, Committed, Draft, DraftUnit, Intake, Locked, Mirror, Recorded, Store, StoreError, Verified, Wait,
+    Access, Blob, Committed, Draft, DraftUnit, Intake, Locked, Mirror, Recorded, Store, Verified, Wait,
 };
-use tempfile::TempDir;
 
 /// A project's paths and their bytes.
 pub(crate) type Content = BTreeMap<String, Vec<u8>>;
 
-pub(crate) struct World {
-    directory: TempDir,
+/// A world whose store stays open until [`close`](Self::close).
+pub(crate) struct Opened {
+    world: World,
     pub(crate) store: Arc<Store>,
+}
+
+impl Deref for Opened {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
 }
 
 pub(crate) fn mirror(name: &str) -> MirrorName {
@@ -45,33 +52,16 @@ pub(crate) fn content(name: &str, text: &str, files: &[&str]) -> Content {
     files.chain([page]).collect()
 }
 
-/// Opens a store and finishes what a crash left, as the program does.
-pub(crate) fn open(root: &Path) -> Arc<Store> {
-    open_on(root, Disk::new()).unwrap()
-}
-
-/// The same on a disk that may fail.
-pub(crate) fn open_on(root: &Path, disk: Disk) -> Result<Arc<Store>, StoreError> {
-    let store = Store::open(root, disk)?;
-    store.finish()?;
-    Ok(store)
-}
-
-impl World {
-    /// In memory where that can be had: the tests sync thousands of times, and no test loses power.
+impl Opened {
     pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let store = open(&directory.path().join("store"));
-        Self { directory, store }
+        let world = World::new();
+        let store = world.open();
+        Self { world, store }
     }
 
-    /// The directory and the store by themselves.
-    pub(crate) fn into_parts(self) -> (TempDir, Arc<Store>) {
-        (self.directory, self.store)
-    }
-
-    pub(crate) fn root(&self) -> PathBuf {
-        self.directory.path().join("store")
+    /// Closes the store.
+    pub(crate) fn close(self) -> World {
+        self.world
     }
 
     /// The catalog, past everything that the program promises.
@@ -163,27 +153,8 @@ impl World {
         self.store.mirror(&mirror(name)).unwrap().map_or_else(Vec::new, |mirror| mirror.snapshots().unwrap())
     }
 
-    /// The names of all files below `blobs/`.
-    pub(crate) fn blobs(&self) -> BTreeSet<String> {
-        let mut found = BTreeSet::new();
-        for directory in fs::read_dir(self.root().join("blobs")).unwrap() {
-            let directory = directory.unwrap();
-            for file in fs::read_dir(directory.path()).unwrap() {
-                let [first, rest] = [directory.file_name(), file.unwrap().file_name()];
-                found.insert(format!("{}{}", first.to_str().unwrap(), rest.to_str().unwrap()));
-            }
-        }
-        found
-    }
-
     /// Checks all mirrors, and the data of all blobs if it is asked for.
     pub(crate) fn verify(&self, data: Option<&Data<'_>>) -> Report {
         strandline_store::verify::verify(&self.store, &self.store.mirrors().unwrap(), data, &|_| {}).unwrap()
-    }
-
-    /// How many temporary files there are.
-    pub(crate) fn incoming(&self) -> usize {
-        let directories = fs::read_dir(self.root().join("incoming")).unwrap();
-        directories.map(|directory| fs::read_dir(directory.unwrap().path()).unwrap().count()).sum()
     }
 }

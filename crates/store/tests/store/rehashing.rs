@@ -11,11 +11,11 @@ use std::time::Duration;
 use strandline_store::verify::{Damage, Data, Report, damaged_pages, verify};
 use strandline_store::{Limiter, Store};
 
-use crate::world::{World, content, mirror, time};
+use crate::support::{Opened, content, mirror, time};
 
 /// One snapshot of twenty projects: forty blobs of different lengths.
-fn world() -> World {
-    let world = World::new();
+fn world() -> Opened {
+    let world = Opened::new();
     let names: Vec<_> = (0..20).map(|number| format!("p{number}")).collect();
     let contents: Vec<_> = names.iter().map(|name| content(name, "x", &[&format!("{name}-1.tar.gz")])).collect();
     let changes: Vec<_> = names.iter().map(String::as_str).zip(contents.into_iter().map(Some)).collect();
@@ -27,19 +27,19 @@ fn at(seconds: i64) -> Data<'static> {
     Data { now: Some(time(seconds)), batch: 8, ..Data::default() }
 }
 
-fn check(world: &World, data: &Data<'_>) -> Report {
+fn check(world: &Opened, data: &Data<'_>) -> Report {
     verify(&world.store, &[world.mirror("pypi")], Some(data), &|_| {}).unwrap()
 }
 
 /// What was recorded of each blob: which check read it.
-fn numbers(world: &World) -> Vec<i64> {
+fn numbers(world: &Opened) -> Vec<i64> {
     let sql = world.sql();
     let mut statement = sql.prepare("SELECT number FROM checked ORDER BY number").unwrap();
     statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
 /// Ends a check as a signal would, in the middle of a batch, after so many reads.
-fn interrupt(world: &World, data: &Data<'_>, after: u64) {
+fn interrupt(world: &Opened, data: &Data<'_>, after: u64) {
     let reads = AtomicU64::new(0);
     let read = |_| assert!(reads.fetch_add(1, Ordering::SeqCst) < after, "interrupted");
     let hook = std::panic::take_hook();
@@ -149,7 +149,7 @@ fn a_limit_changes_nothing_but_the_time() {
 }
 
 /// Overwrites a page of the catalog, as a broken disk might; everything that was written is in the file itself.
-fn spoil_page(world: &World, table: &str) {
+fn spoil_page(world: &Opened, table: &str) {
     let sql = world.sql();
     sql.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     let root = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";

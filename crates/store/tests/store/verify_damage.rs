@@ -8,11 +8,11 @@ use strandline_model::{Blake3, Sha256};
 use strandline_store::verify::{Damage, Data, Report, verify};
 use strandline_store::{StoreError, Verified};
 
-use crate::world::{World, content, project};
+use crate::support::{Opened, content, project};
 
 /// Two snapshots: six and idna, then six anew. Both have idna's file.
-fn whole() -> (World, Verified) {
-    let world = World::new();
+fn whole() -> (Opened, Verified) {
+    let world = Opened::new();
     world.record(
         "pypi",
         1,
@@ -25,12 +25,12 @@ fn whole() -> (World, Verified) {
     (world, second)
 }
 
-fn report(world: &World, data: bool) -> Report {
+fn report(world: &Opened, data: bool) -> Report {
     verify(&world.store, &[world.mirror("pypi")], data.then(Data::default).as_ref(), &|_| {}).unwrap()
 }
 
 /// The damage, as it is shown.
-fn shown(world: &World, data: bool) -> Vec<String> {
+fn shown(world: &Opened, data: bool) -> Vec<String> {
     report(world, data).damage.iter().map(ToString::to_string).collect()
 }
 
@@ -38,14 +38,14 @@ fn blob_of(file: &str) -> Blake3 {
     Blake3::of(format!("bytes of {file}").as_bytes())
 }
 
-fn replace(world: &World, blob: Blake3, bytes: &[u8]) {
+fn replace(world: &Opened, blob: Blake3, bytes: &[u8]) {
     let path = world.store.blob_path(blob);
     fs::remove_file(&path).unwrap();
     fs::write(&path, bytes).unwrap();
 }
 
 /// Overwrites a body as a broken disk might.
-fn spoil(world: &World, id: Blake3, how: &str) {
+fn spoil(world: &Opened, id: Blake3, how: &str) {
     let sql = world.sql();
     sql.execute_batch("DROP TRIGGER body_is_immutable").unwrap();
     assert_eq!(sql.execute(&format!("UPDATE body SET {how} WHERE id = ?1"), [id.as_bytes()]).unwrap(), 1);

@@ -11,7 +11,7 @@ use strandline_durable::Disk;
 use strandline_model::{Blake3, ProjectName, Snapshot, trie::Change};
 use strandline_store::{Store, VerifyError, Wait};
 
-use crate::world::{Content, World, content, mirror, open_on, project, serial, time};
+use crate::support::{Content, Opened, content, mirror, project, serial, time};
 
 /// What a tree should list: each project with the serial and the text of its last change.
 type Model = BTreeMap<ProjectName, (u64, u8)>;
@@ -48,7 +48,7 @@ fn a_list_that_is_not_the_trees_is_not_used() {
         "DELETE FROM listing",
         "UPDATE listing SET tree = zeroblob(32)",
     ] {
-        let world = World::new();
+        let world = Opened::new();
         let text = |text: &str| Some(content("x", text, &[]));
         world.record("pypi", 1, &[("alpha", text("a")), ("beta", text("b"))]);
         world.sql().execute(damage, []).unwrap();
@@ -72,7 +72,7 @@ proptest! {
     /// Any sequence of drafts is a sequence of maps, also where a crash came between a commit and its verification.
     #[test]
     fn snapshots_are_maps(drafts in prop::collection::vec((edits(), 0_u64..2, prop::bool::weighted(0.8)), 1..8)) {
-        let world = World::new();
+        let world = Opened::new();
         let store = &world.store;
         let mut model = Model::new();
         let mut history: Vec<(Snapshot, Model)> = Vec::new();
@@ -151,7 +151,7 @@ proptest! {
             prop_assert_eq!(store.diff(None, Some(last)).unwrap().len(), model.len());
             prop_assert_eq!(store.diff(Some(last), None).unwrap().len(), model.len());
             // However it came about, the same content has the same root.
-            let fresh = World::new();
+            let fresh = Opened::new();
             let mut serials: BTreeMap<u64, Vec<(String, Option<Content>)>> = BTreeMap::new();
             for (name, (serial, text)) in model {
                 serials.entry(*serial).or_default().push((name.to_string(), Some(version(name, *text))));
@@ -170,7 +170,7 @@ proptest! {
 
 #[test]
 fn a_one_project_change_writes_a_few_bodies() {
-    let world = World::new();
+    let world = Opened::new();
     let many: Vec<_> = (0..600).map(|number| (format!("p{number}"), Some(content("p", "same", &[])))).collect();
     let many: Vec<_> = many.iter().map(|(name, content)| (name.as_str(), content.clone())).collect();
     world.record("pypi", 1, &many);
@@ -186,7 +186,7 @@ fn a_one_project_change_writes_a_few_bodies() {
 #[test]
 fn a_crash_at_every_step_of_commit_and_verify() {
     let build = || {
-        let world = World::new();
+        let world = Opened::new();
         world.record("pypi", 1, &[("six", Some(content("six", "one", &[])))]);
         let draft = world.draft("pypi", 2, &[("six", Some(content("six", "two", &[]))), ("idna", None)]);
         (world, draft)
@@ -195,10 +195,10 @@ fn a_crash_at_every_step_of_commit_and_verify() {
     for n in 1..=5 {
         let (world, draft) = build();
         let disk = Disk::counting();
-        let opened = open_on(&world.root(), disk.clone()).unwrap();
+        let opened = world.open_on(disk.clone()).unwrap();
         let at = disk.steps() + n;
         drop(opened);
-        let store = open_on(&world.root(), Disk::failing_at(at)).unwrap();
+        let store = world.open_on(Disk::failing_at(at)).unwrap();
         let lock = store.lock(&mirror("pypi"), Wait::Never, time(0)).unwrap();
         let committed = lock.commit(draft, |_, _| Vec::new());
         let verified = committed.map_err(VerifyError::from).and_then(|committed| lock.verify(committed));
@@ -229,7 +229,7 @@ fn what_names_a_missing_or_short_blob_is_not_verified() {
         }),
     ];
     for (problem, damage) in damages {
-        let world = World::new();
+        let world = Opened::new();
         world.record("pypi", 1, &[("idna", Some(content("idna", "one", &[])))]);
         let committed =
             world.commit("pypi", world.draft("pypi", 2, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]));
@@ -241,7 +241,7 @@ fn what_names_a_missing_or_short_blob_is_not_verified() {
         assert_eq!(base.snapshot.label.serial, serial(1), "it is never a base");
 
         // A verified one whose blob was lost since is not published again either, unless what is there has it.
-        let world = World::new();
+        let world = Opened::new();
         world.record("pypi", 1, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]);
         damage(&world.store.blob_path(Blake3::of(b"bytes of six-1.tar.gz")));
         let recorded = world.mirror("pypi").latest_verified().unwrap().unwrap();
@@ -252,7 +252,7 @@ fn what_names_a_missing_or_short_blob_is_not_verified() {
 
 #[test]
 fn mirrors_do_not_mix() {
-    let world = World::new();
+    let world = Opened::new();
     let same = content("six", "one", &["six-1.tar.gz"]);
     let first = world.record("pypi", 1, &[("six", Some(same.clone()))]);
     let second = world.record("other", 9, &[("six", Some(same))]);

@@ -12,10 +12,10 @@ use strandline_model::{Blake3, Unit};
 use strandline_store::gc::{Keep, collect};
 use strandline_store::{Access, Blob, Conclusion, Manner};
 
-use crate::world::{World, project, time};
+use crate::support::{Opened, project, time};
 
 /// A file beside the store, in the same file system.
-fn foreign(world: &World, name: &str, bytes: &[u8]) -> PathBuf {
+fn foreign(world: &Opened, name: &str, bytes: &[u8]) -> PathBuf {
     let path = world.root().with_file_name(name);
     fs::write(&path, bytes).unwrap();
     path
@@ -28,7 +28,7 @@ fn stamp(path: &PathBuf) -> (u64, i64, u32) {
 
 #[test]
 fn a_linked_file_becomes_the_blob_and_one_that_is_not_wanted_stays_as_it_was() {
-    let world = World::new();
+    let world = Opened::new();
     let path = foreign(&world, "file", b"some bytes");
     let before = stamp(&path);
     let intake = world.intake("pypi");
@@ -54,7 +54,7 @@ fn a_linked_file_becomes_the_blob_and_one_that_is_not_wanted_stays_as_it_was() {
 
 #[test]
 fn what_somebody_else_may_rely_on_is_not_linked() {
-    let world = World::new();
+    let world = Opened::new();
     let path = foreign(&world, "file", b"some bytes");
     let before = stamp(&path);
     let intake = world.intake("pypi");
@@ -69,7 +69,7 @@ fn what_somebody_else_may_rely_on_is_not_linked() {
 }
 
 /// A project with one file, as a tree had it.
-fn adopt(world: &World, mirror_name: &str, name: &str) -> Blob {
+fn adopt(world: &Opened, mirror_name: &str, name: &str) -> Blob {
     let path = foreign(world, &format!("file of {name}"), name.as_bytes());
     let lock = world.lock(mirror_name);
     let intake = strandline_store::Intake::open(&lock, Access::Public).unwrap();
@@ -85,7 +85,7 @@ fn adopt(world: &World, mirror_name: &str, name: &str) -> Blob {
 
 #[test]
 fn what_was_adopted_stays_until_it_is_forgotten() {
-    let world = World::new();
+    let world = Opened::new();
     let [six, idna, other] = [("pypi", "six"), ("pypi", "idna"), ("other", "attrs")].map(|(m, p)| adopt(&world, m, p));
     let gc = || collect(&world.store, |_| Keep::default(), Duration::ZERO, time(0)).unwrap().deleted;
     assert_eq!(gc(), 0);

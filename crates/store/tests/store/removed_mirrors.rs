@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
 
-use crate::world::{World, content, mirror};
+use crate::support::{Opened, content, mirror};
 
 /// The tables that are of no mirror alone, each with the reason.
 const OF_THE_STORE: [(&str, &str); 12] = [
@@ -36,7 +36,7 @@ fn cascades(sql: &Connection) -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn every_table_is_of_the_store_or_goes_with_its_mirror() {
-    let world = World::new();
+    let world = Opened::new();
     let cascades = cascades(&world.sql());
     let mut of_a_mirror = BTreeSet::from(["mirror".to_owned()]);
     // As often as there are tables: each round finds at least one more, or none is left.
@@ -56,7 +56,7 @@ fn every_table_is_of_the_store_or_goes_with_its_mirror() {
 /// With a row in each table of a mirror, one DELETE empties them all, and leaves those of another mirror.
 #[test]
 fn a_removed_mirror_leaves_no_row() {
-    let world = World::new();
+    let world = Opened::new();
     let sql = || {
         let sql = world.sql();
         sql.pragma_update(None, "foreign_keys", true).unwrap();

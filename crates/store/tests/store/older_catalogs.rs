@@ -8,7 +8,7 @@ use strandline_durable::Disk;
 use strandline_model::Blake3;
 use strandline_store::{Access, Rebuild, Store, StoreError};
 
-use crate::world::{World, open, time};
+use crate::support::{Opened, time};
 
 /// The catalog of version 1, as SQL.
 const VERSION_1: &str = include_str!("../fixtures/catalog-1.sql");
@@ -23,8 +23,8 @@ const BLOBS: [&str; 5] = [
 ];
 
 /// A store as a program of this version left it; 1 to 7 were there.
-fn left_by(version: i32) -> World {
-    let world = World::new();
+fn left_by(version: i32) -> Opened {
+    let world = Opened::new();
     fs::remove_dir_all(world.root()).unwrap();
     fs::create_dir_all(world.root()).unwrap();
     let catalog = Connection::open(world.root().join("catalog.db")).unwrap();
@@ -65,5 +65,5 @@ fn a_rebuild_moves_it_aside() {
     assert_eq!((found.blobs, &found.aside[..]), (5, &[world.root().join("damaged/catalog.db")][..]));
     assert_eq!(fs::read(&found.aside[0]).unwrap(), before);
     rebuild.finish().unwrap();
-    assert!(open(&world.root()).mirrors().unwrap().is_empty());
+    assert!(world.open().mirrors().unwrap().is_empty());
 }
