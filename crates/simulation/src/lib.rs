@@ -1,4 +1,8 @@
-//! A mirror of a moving upstream without I/O: the cut alone, in rounds, on a simulated clock.
+//! A mirror of a moving upstream without I/O: the cut alone, in rounds, on a simulated clock; everything follows from a
+//! seed.
+//!
+//! The program of this crate makes the table of `docs/liveness.md`; `scripts/liveness` runs it.
+#![expect(clippy::unwrap_used, reason = "a simulation ends where something is not as expected")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,35 +14,40 @@ use strandline_testkit::{EventKind, Generator, ProjectState, Rng, Weights, World
 
 /// How upstream and its caches behave, and what of the rule is in force.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Weather {
-    pub(crate) projects: usize,
-    pub(crate) events_per_second: f64,
+pub struct Weather {
+    /// How many projects upstream has at the beginning.
+    pub projects: usize,
+    /// How many events upstream logs in a second, on average.
+    pub events_per_second: f64,
     /// How old a page may be.
-    pub(crate) stale: Duration,
+    pub stale: Duration,
     /// Whether there is one cache, which fetches each page once in that time, whatever happens to it; else there are many,
     /// and every answer has an age of its own.
-    pub(crate) one_cache: bool,
+    pub one_cache: bool,
     /// How often a page holds more than its serial says.
-    pub(crate) label_below: f64,
+    pub label_below: f64,
     /// How often, and for how long, an event stays out of sight while later ones are seen.
-    pub(crate) late: (f64, Duration),
-    pub(crate) pages_per_second: u32,
+    pub late: (f64, Duration),
+    /// How many pages the mirror fetches in a second.
+    pub pages_per_second: u32,
     /// How often a project that stands in the way is held.
-    pub(crate) hold: f64,
-    pub(crate) seconds: u32,
+    pub hold: f64,
+    /// How long the mirror is watched, in seconds.
+    pub seconds: u32,
     /// For how long pages that stand in the way are asked for again before the best serial is taken.
-    pub(crate) patience: Duration,
+    pub patience: Duration,
     /// Whether what pages showed is remembered until the next sync.
-    pub(crate) remembers: bool,
+    pub remembers: bool,
     /// How often somebody begins to upload sixty files to one project, beside a thousand other steps.
-    pub(crate) bursts: u32,
+    pub bursts: u32,
     /// How many steps there were for each project before the mirror begins.
-    pub(crate) past: usize,
+    pub past: usize,
     /// Every how many snapshots are compared with upstream.
-    pub(crate) check_every: usize,
-    pub(crate) rule: Rule,
+    pub check_every: usize,
+    /// Which parts of the rule are in force.
+    pub rule: Rule,
     /// Whether the log is read after the pages, as it has to be, or before.
-    pub(crate) later_read: bool,
+    pub later_read: bool,
 }
 
 impl Default for Weather {
@@ -66,14 +75,17 @@ impl Default for Weather {
 
 /// What a run came to.
 #[derive(Debug, Default)]
-pub(crate) struct Ran {
-    pub(crate) published: usize,
-    pub(crate) wrong: Vec<String>,
+pub struct Ran {
+    /// How many serials were published.
+    pub published: usize,
+    /// Where a published state was not upstream's, in words.
+    pub wrong: Vec<String>,
     /// How long ago the oldest event was that the newest snapshot lacked, each second; 0 where it lacked none.
-    pub(crate) lags: Vec<f64>,
+    pub lags: Vec<f64>,
     /// How many pages were asked for.
-    pub(crate) fetched: u64,
-    pub(crate) holds: usize,
+    pub fetched: u64,
+    /// How often a project was held.
+    pub holds: usize,
 }
 
 fn serial(number: u64) -> Serial {
@@ -384,7 +396,7 @@ impl Mirror {
 }
 
 /// Runs a mirror for as long as the weather says.
-pub(crate) fn run(seed: u64, weather: Weather) -> Ran {
+pub fn run(seed: u64, weather: Weather) -> Ran {
     let mut mirror = Mirror::new(seed, weather);
     while mirror.now < f64::from(weather.seconds) {
         mirror.sync();
@@ -394,7 +406,7 @@ pub(crate) fn run(seed: u64, weather: Weather) -> Ran {
 }
 
 /// Runs several seeds; returns how often something was published, and what was wrong.
-pub(crate) fn run_all(weather: Weather, seeds: u64) -> (usize, Vec<String>) {
+pub fn run_all(weather: Weather, seeds: u64) -> (usize, Vec<String>) {
     let mut published = 0;
     let mut wrong = Vec::new();
     for seed in 0..seeds {

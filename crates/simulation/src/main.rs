@@ -1,14 +1,8 @@
 //! How far a mirror lags behind upstream, simulated: the table of `docs/liveness.md`, as `scripts/liveness` makes it.
 
-#![expect(clippy::unwrap_used, reason = "it is a measurement: what is not as expected ends it")]
-
-#[expect(dead_code, reason = "what only the tests of the rule use")]
-#[path = "../tests/simulation/mod.rs"]
-mod simulation;
-
 use std::time::Duration;
 
-use simulation::{Weather, run};
+use strandline_simulation::{Weather, run};
 
 const RATES: [f64; 4] = [0.2, 1.0, 10.0, 100.0];
 const CACHES: [u64; 4] = [0, 5, 60, 300];

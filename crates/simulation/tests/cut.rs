@@ -5,12 +5,10 @@
 
 #![cfg(test)]
 
-mod simulation;
-
 use std::time::Duration;
 
 use proptest::prelude::*;
-use simulation::{Weather, run, run_all};
+use strandline_simulation::{Weather, run, run_all};
 use strandline_sync::cut::Rule;
 
 proptest! {
