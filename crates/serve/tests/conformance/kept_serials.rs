@@ -7,10 +7,10 @@ use strandline_model::{Formats, MirrorName, Sha256, Timestamp};
 use strandline_store::{Order, Store, WithdrawnFile};
 use strandline_testkit::Plain;
 
-use crate::http::ask;
-use crate::servers::Embedded;
-use crate::table::WHEEL;
-use crate::world::{FORMAT, Outcome, World, file_path, project};
+use crate::support::http::ask;
+use crate::support::servers::Embedded;
+use crate::support::table::WHEEL;
+use crate::support::world::{FORMAT, Outcome, World, file_path, project};
 
 const NEWER: (&str, &[u8]) = ("six-1.17.0-py3-none-any.whl", b"another wheel");
 

@@ -14,7 +14,7 @@ use strandline_serve::Site;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use crate::world::{FORMAT, Outcome, World};
+use crate::support::world::{FORMAT, Outcome, World};
 
 /// The embedded server, in a thread of its own; it ends with the value.
 pub(crate) struct Embedded {

@@ -3,10 +3,10 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::http::{ask, exchange, parse};
-use crate::servers::{Embedded, Nginx};
-use crate::table;
-use crate::world::Outcome;
+use crate::support::http::{ask, exchange, parse};
+use crate::support::servers::{Embedded, Nginx};
+use crate::support::table;
+use crate::support::world::Outcome;
 
 /// Headers that are nearly like what clients send.
 fn accept() -> impl Strategy<Value = String> {

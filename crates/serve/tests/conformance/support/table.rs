@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::http::Answer;
-use crate::world::{Outcome, World, file_path, project};
+use crate::support::http::Answer;
+use crate::support::world::{Outcome, World, file_path, project};
 
 const JSON: &str = "application/vnd.pypi.simple.v1+json";
 const VERSIONED: &str = "application/vnd.pypi.simple.v1+html";
