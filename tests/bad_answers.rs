@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use strandline_model::Sha256;
 use strandline_testkit::{Age, Fault, On, Response, Rule, Upstream, World as Index};
 
-use crate::world::{World, files, text, tree_of, wheel};
+use crate::support::world::{World, files, text, tree_of, wheel};
 
 const PAGE: &str = "/simple/victim/";
 const JSON: &str = "application/vnd.pypi.simple.v1+json";

@@ -11,8 +11,8 @@ use strandline_testkit::{
     Age, Endpoint, Fault, On, RateLimit, Rule, Status, Upstream, Weights, World as Index, history,
 };
 
-use crate::truth::{equals_upstream, live};
-use crate::world::{World, text, wheel};
+use crate::support::truth::{equals_upstream, live};
+use crate::support::world::{World, text, wheel};
 
 fn index(projects: &[&str]) -> Index {
     let mut index = Index::new();
@@ -128,7 +128,7 @@ fn a_first_sync_of_an_index_that_moves_is_of_one_serial() {
     let serial: u64 = world.newest().parse().unwrap();
     let truth = world.upstream.world().state_at(serial);
     for (name, state) in &truth {
-        let wanted = (state.status != Status::Quarantined).then(|| crate::truth::wanted_fields(state));
+        let wanted = (state.status != Status::Quarantined).then(|| crate::support::truth::wanted_fields(state));
         assert_eq!(live(&world, name), wanted, "{name} at {serial}");
     }
     world.upstream.clear_faults();

@@ -13,8 +13,8 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use strandline_testkit::{Upload, Upstream, WheelSpec, World as Index};
 
-use crate::server::{Nginx, get};
-use crate::world::{World, text};
+use crate::support::server::{Nginx, get};
+use crate::support::world::{World, text};
 
 const MIRRORS: [&str; 3] = ["pypi", "second", "third"];
 const PROJECTS: usize = 6;

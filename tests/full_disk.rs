@@ -8,9 +8,9 @@ use std::process::Command;
 
 use strandline_testkit::{Upload, WheelSpec, World as Index};
 
-use crate::server::{Nginx, get};
-use crate::tools::program;
-use crate::world::World;
+use crate::support::server::{Nginx, get};
+use crate::support::tools::program;
+use crate::support::world::World;
 
 const LINES: &str = "projects = [\"six\"]\nkeep = { last = 1, daily = 0, weekly = 0 }";
 

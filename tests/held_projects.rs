@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use strandline_model::Timestamp;
 use strandline_testkit::{Age, Fault, On, Rule, RuleId, Status, Upstream, World as Index};
 
-use crate::truth::{equals_upstream, live, upstreams, wanted_fields};
-use crate::world::{Run, World, text, wheel};
+use crate::support::truth::{equals_upstream, live, upstreams, wanted_fields};
+use crate::support::world::{Run, World, text, wheel};
 
 /// Nobody is waited for longer than a sync waits anyway.
 const HOLD: &str = "source = \"warehouse\"\nhold-after = \"0s\"";

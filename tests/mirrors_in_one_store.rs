@@ -6,8 +6,8 @@ use std::fs;
 use serde_json::Value;
 use strandline_testkit::{Upstream, World as Index};
 
-use crate::server::{Serve, get};
-use crate::world::{World, files, text, wheel};
+use crate::support::server::{Serve, get};
+use crate::support::world::{World, files, text, wheel};
 
 const BOTH: &str = "projects = [\"six\", \"idna\"]\n";
 

@@ -7,9 +7,9 @@ use std::process::Command;
 use serde_json::{Value, json};
 use strandline_testkit::{Response, World as Index};
 
-use crate::server::Nginx;
-use crate::tools::{program, tool};
-use crate::world::{Run, World, text, wheel};
+use crate::support::server::Nginx;
+use crate::support::tools::{program, tool};
+use crate::support::world::{Run, World, text, wheel};
 
 /// A host that no name server is asked for: its label is longer than DNS has.
 fn far_host() -> String {

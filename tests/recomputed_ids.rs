@@ -7,8 +7,8 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 use strandline_testkit::World as Index;
 
-use crate::tools::{b3sum, upload_real};
-use crate::world::{World, text, wheel};
+use crate::support::tools::{b3sum, upload_real};
+use crate::support::world::{World, text, wheel};
 
 /// What a walk over a snapshot came by.
 #[derive(Debug, Default)]
@@ -163,6 +163,6 @@ fn the_tree_does_not_depend_on_the_way() {
         let fresh = format!("fresh{change}");
         world.done(&["sync", "--store", &fresh]);
         let shown = world.done(&["show", "pypi", "--store", &fresh]);
-        assert_eq!(crate::world::tree_of(&shown), world.tree(), "after change {change}");
+        assert_eq!(crate::support::world::tree_of(&shown), world.tree(), "after change {change}");
     }
 }

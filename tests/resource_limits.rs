@@ -7,7 +7,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use strandline_testkit::{Fault, On, Response, Rule, Upload, World as Index};
 
-use crate::world::World;
+use crate::support::world::World;
 
 #[test]
 fn requests_at_once() {

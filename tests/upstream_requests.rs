@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 use strandline_testkit::{Age, Counts, Endpoint, Fault, On, Rule, Upload, Weights, World as Index, history, normalise};
 
-use crate::truth::{equals_upstream, live};
-use crate::world::{World, wheel};
+use crate::support::truth::{equals_upstream, live};
+use crate::support::world::{World, wheel};
 
 const WAREHOUSE: &str = "source = \"warehouse\"";
 

@@ -12,27 +12,27 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use strandline_testkit::{PAIR, Status, normalise};
 
-use crate::truth::{shown_fields, wanted_fields};
-use crate::world::{World, text};
+use crate::support::truth::{shown_fields, wanted_fields};
+use crate::support::world::{World, text};
 
 const JSON: &str = "application/vnd.pypi.simple.v1+json";
 
 /// Also after another thread has panicked: its panic is the one that is to be seen.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A page as a reader saw it: 0 for one that is not there, else a digest of its bytes.
-pub(super) type Seen = u64;
+pub(crate) type Seen = u64;
 
 /// A connection that is kept, for a reader asks a thousand times.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     at: SocketAddr,
     stream: Option<BufReader<TcpStream>>,
 }
 
 impl Reader {
-    pub(super) fn new(at: SocketAddr) -> Self {
+    pub(crate) fn new(at: SocketAddr) -> Self {
         Self { at, stream: None }
     }
 
@@ -86,39 +86,39 @@ fn seen(page: Option<&Vec<u8>>) -> Seen {
 }
 
 /// Everything that a snapshot, or a sweep of the live view, shows; the list of all projects under the empty name.
-pub(super) type Sweep = BTreeMap<String, Seen>;
+pub(crate) type Sweep = BTreeMap<String, Seen>;
 
 /// One sweep of the live view.
-pub(super) struct Swept {
+pub(crate) struct Swept {
     /// In the order in which it was read.
-    pub(super) pages: Vec<(String, Seen)>,
+    pub(crate) pages: Vec<(String, Seen)>,
     /// How many switches there had been at its beginning and its end.
-    pub(super) switches: (u64, u64),
+    pub(crate) switches: (u64, u64),
 }
 
 /// What the readers and the loop share.
-pub(super) struct Field<'a> {
-    pub(super) world: &'a World,
-    pub(super) nginx: SocketAddr,
-    pub(super) serve: SocketAddr,
+pub(crate) struct Field<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) nginx: SocketAddr,
+    pub(crate) serve: SocketAddr,
     /// Whether the readers have ended.
-    pub(super) stopped: AtomicBool,
+    pub(crate) stopped: AtomicBool,
     /// Whether all syncs have ended.
-    pub(super) ended: AtomicBool,
+    pub(crate) ended: AtomicBool,
     /// Where `live` pointed when it was last looked at, and how often that had changed.
-    pub(super) live: Mutex<(PathBuf, u64)>,
+    pub(crate) live: Mutex<(PathBuf, u64)>,
     /// The serials that were published, in order.
-    pub(super) published: Mutex<Vec<u64>>,
-    pub(super) pinned: Mutex<BTreeMap<u64, Sweep>>,
+    pub(crate) published: Mutex<Vec<u64>>,
+    pub(crate) pinned: Mutex<BTreeMap<u64, Sweep>>,
     /// How pinned serials differ from upstream's state.
-    pub(super) wrong: Mutex<BTreeMap<u64, String>>,
+    pub(crate) wrong: Mutex<BTreeMap<u64, String>>,
 }
 
 /// How far behind upstream the live view is, in events and seconds, at some moments.
 #[derive(Default)]
-pub(super) struct Lag {
-    pub(super) events: Vec<u32>,
-    pub(super) seconds: Vec<f64>,
+pub(crate) struct Lag {
+    pub(crate) events: Vec<u32>,
+    pub(crate) seconds: Vec<f64>,
 }
 
 impl Field<'_> {
@@ -128,7 +128,7 @@ impl Field<'_> {
 
     /// How often the view has been switched. Two switches are never taken for one: `drain` is between them, and
     /// [`watch`](Self::watch) looks far more often.
-    pub(super) fn switches(&self) -> u64 {
+    pub(crate) fn switches(&self) -> u64 {
         let mut live = locked(&self.live);
         let target = std::fs::read_link(self.world.path("store/views/pypi/live")).unwrap();
         if target != live.0 {
@@ -146,7 +146,7 @@ impl Field<'_> {
     }
 
     /// Sweeps the live view again and again.
-    pub(super) fn sweep_live(&self) -> Vec<Swept> {
+    pub(crate) fn sweep_live(&self) -> Vec<Swept> {
         let mut reader = Reader::new(self.nginx);
         let mut sweeps = Vec::new();
         while self.goes_on() {
@@ -163,7 +163,7 @@ impl Field<'_> {
     }
 
     /// Sweeps pinned serials: the newest that was not, or one that was, which has to be the same.
-    pub(super) fn sweep_pinned(&self) -> usize {
+    pub(crate) fn sweep_pinned(&self) -> usize {
         let mut reader = Reader::new(self.serve);
         let mut count = 0;
         while self.goes_on() {
@@ -179,7 +179,7 @@ impl Field<'_> {
     }
 
     /// Sweeps one pinned serial and compares it with upstream's state.
-    pub(super) fn sweep(&self, serial: u64, reader: &mut Reader) {
+    pub(crate) fn sweep(&self, serial: u64, reader: &mut Reader) {
         let at = format!("/@{serial}");
         let truth: BTreeMap<_, _> = self.world.upstream.world().state_at(serial);
         let truth: BTreeMap<_, _> =
@@ -218,7 +218,7 @@ impl Field<'_> {
     }
 
     /// Reads a dependent and what it requires, in the order in which an installer does.
-    pub(super) fn read_pairs(&self, misses: bool) -> usize {
+    pub(crate) fn read_pairs(&self, misses: bool) -> usize {
         let mut reader = Reader::new(self.nginx);
         let (base, dependent) = (normalise(PAIR.0), normalise(PAIR.1));
         let mut count = 0;
@@ -246,7 +246,7 @@ impl Field<'_> {
     }
 
     /// Watches how far behind the live view is, and that it never goes back.
-    pub(super) fn watch(&self) -> Lag {
+    pub(crate) fn watch(&self) -> Lag {
         let mut reader = Reader::new(self.nginx);
         let (mut lag, mut newest, mut next) = (Lag::default(), 0, Instant::now());
         while !self.ended.load(Ordering::Relaxed) {
@@ -269,7 +269,7 @@ impl Field<'_> {
 }
 
 /// The serial of the list of all projects that readers see.
-pub(super) fn live_serial(reader: &mut Reader) -> u64 {
+pub(crate) fn live_serial(reader: &mut Reader) -> u64 {
     let list: Value = serde_json::from_slice(&reader.get(&path("", "")).unwrap()).unwrap();
     list["meta"]["_last-serial"].as_u64().unwrap()
 }

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::tools::program;
-use crate::world::{Process, World};
+use crate::support::tools::program;
+use crate::support::world::{Process, World};
 
 /// What a server answered.
 #[derive(Debug)]

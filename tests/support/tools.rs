@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use strandline_testkit::{Upload, World as Index};
 
-use crate::world::{World, files};
+use crate::support::world::{World, files};
 
 /// A path below the tools, which has to be there.
 #[track_caller]

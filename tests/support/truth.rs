@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 use strandline_testkit::{ProjectState, Status, normalise};
 
-use crate::world::{World, text};
+use crate::support::world::{World, text};
 
 /// What a page has to say, and says: serial, status, versions, and the fields of each file by its name.
 pub(crate) type Fields = (u64, String, BTreeSet<String>, BTreeMap<String, Vec<Value>>);
