@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use strandline_testkit::{Fault, FileState, On, ProjectState, Rule, World as Index, metadata_of};
 
-use crate::world::{World, files, wheel};
+use crate::support::world::{World, files, wheel};
 
 const PROJECTS: [&str; 4] = ["idna", "six", "s", "Zope.Interface"];
 const SELECTED: &str = "projects = [\"idna\", \"six\", \"s\", \"zope-interface\"]\n";

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use strandline_testkit::{Fault, On, Rule, Upstream, World as Index};
 
-use crate::world::{World, text, wheel};
+use crate::support::world::{World, text, wheel};
 
 /// A mirror of two projects that was synced twice.
 fn twice() -> World {

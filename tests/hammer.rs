@@ -11,8 +11,6 @@
 //!
 //! `STRANDLINE_HAMMER_SECONDS` says for how long upstream moves in each setting; `scripts/hammer` lets it be 60 s.
 
-mod readers;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +19,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use strandline_testkit::{Age, Endpoint, Fault, Generator, Label, On, Rule, Upstream, Weights, history};
 
-use self::readers::{Field, Lag, Reader, Seen, Sweep, Swept, live_serial, locked};
-use crate::server::{Nginx, Serve};
-use crate::world::{World, text};
+use crate::support::readers::{Field, Lag, Reader, Seen, Sweep, Swept, live_serial, locked};
+use crate::support::server::{Nginx, Serve};
+use crate::support::world::{World, text};
 
 const PROJECTS: usize = 400;
 const EVENTS_PER_SECOND: f64 = 20.0;

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use strandline_testkit::{ReplacedUrl, World as Index};
 
-use crate::server::{Nginx, Serve, get};
-use crate::tools::{Client, Installed, install, upload_real};
-use crate::world::{World, text, wheel};
+use crate::support::server::{Nginx, Serve, get};
+use crate::support::tools::{Client, Installed, install, upload_real};
+use crate::support::world::{World, text, wheel};
 
 /// Projects of which each has one kind of change ahead. `Zope.Interface` and `a__b` have names to be normalised.
 const SYNTHETIC: [&str; 8] = ["Zope.Interface", "a__b", "moving", "fading", "losing", "leaving", "twice", "anew"];

@@ -10,7 +10,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use strandline_testkit::{Fault, On, Rule, RuleId, World as Index};
 
-use crate::world::{World, eventually, wheel};
+use crate::support::world::{World, eventually, wheel};
 
 /// What is there when one project is done, and the file of the other one does not come.
 const HALF: &str = "1 of 2 projects, 2 of 3 files, ";

@@ -3,9 +3,9 @@
 use serde_json::Value;
 use strandline_testkit::World as Index;
 
-use crate::server::{Nginx, Serve, get};
-use crate::tools::{Client, install};
-use crate::world::{World, files, text, wheel};
+use crate::support::server::{Nginx, Serve, get};
+use crate::support::tools::{Client, install};
+use crate::support::world::{World, files, text, wheel};
 
 const JSON: &str = "Accept: application/vnd.pypi.simple.v1+json";
 

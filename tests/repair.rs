@@ -11,8 +11,8 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use strandline_testkit::{Fault, On, Rule, World as Index};
 
-use crate::damage::{mirror, newest_wheel, overwrite};
-use crate::world::{Run, World, files, wheel};
+use crate::support::one_project::{mirror, newest_wheel, overwrite};
+use crate::support::world::{Run, World, files, wheel};
 
 /// Requires that the damage is found, named in these words, and nothing changed; and that it is repaired, in these words,
 /// so that nothing is left of it.

@@ -14,8 +14,8 @@ use strandline_sync::upstream::{self, Answer, Body, Event, UpstreamError, Valida
 use strandline_sync::{Context, Method, Outcome, Progress, Selection, Settings};
 use strandline_testkit::{Fault, Generator, On, Rule, Upstream, Weights, history};
 
-use crate::truth::equals_upstream;
-use crate::world::{World, text};
+use crate::support::truth::equals_upstream;
+use crate::support::world::{World, text};
 
 /// The events of the whole history.
 const EVENTS: usize = 200;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use strandline_testkit::{Fault, On, Rule, World as Index};
 
-use crate::server::{address_in, get};
-use crate::tools::{environment_with_pip, isolate, upload_real};
-use crate::world::{Process, World, wheel};
+use crate::support::server::{address_in, get};
+use crate::support::tools::{environment_with_pip, isolate, upload_real};
+use crate::support::world::{Process, World, wheel};
 
 /// A world whose directory has no configuration, as a new user's.
 fn bare(index: Index) -> World {

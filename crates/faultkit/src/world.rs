@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use strandline_durable::Disk;
 use strandline_model::{MirrorName, Timestamp};
-use strandline_store::{Locked, Mirror, Store, Wait};
+use strandline_store::{Locked, Mirror, Recorded, Store, Wait};
 use tempfile::TempDir;
 
 /// What an operation on a store comes to: where a disk fails, the error may be one of any crate.
@@ -73,6 +73,27 @@ impl World {
         copy
     }
 
+    /// [`mirror()`], which was locked before, of the store opened anew.
+    pub fn mirror(&self) -> Mirror {
+        known(&self.open(), &mirror())
+    }
+
+    /// All snapshots of [`mirror()`], the newest first, as their labels.
+    pub fn labels(&self) -> Vec<String> {
+        self.mirror().snapshots().unwrap().iter().map(|recorded| recorded.snapshot.label.to_string()).collect()
+    }
+
+    /// The newest verified snapshot of [`mirror()`], which has one.
+    pub fn latest(&self) -> Recorded {
+        self.mirror().latest_verified().unwrap().unwrap()
+    }
+
+    /// The text that readers see at a path, if there is something.
+    pub fn served(&self, path: &str) -> Option<String> {
+        let bytes = fs::read(self.view().join("live").join(path)).ok()?;
+        Some(String::from_utf8(bytes).unwrap())
+    }
+
     /// The names of all files below `blobs/`.
     pub fn blobs(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
@@ -103,9 +124,9 @@ pub fn now() -> Timestamp {
     Timestamp::from_seconds(1_767_268_800).unwrap()
 }
 
-/// [`mirror()`] of a store, as it reads. It was locked before.
-pub fn known(store: &Arc<Store>) -> Mirror {
-    store.mirror(&mirror()).unwrap().unwrap()
+/// A mirror of a store, as it reads. It was locked before.
+pub fn known(store: &Arc<Store>, name: &MirrorName) -> Mirror {
+    store.mirror(name).unwrap().unwrap()
 }
 
 /// [`mirror()`] of a store, to be changed. It is an error if another has it, or if the disk fails.

@@ -2,15 +2,15 @@
 
 #![cfg(test)]
 
-mod common;
+mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Server, answer};
 use strandline_model::Serial;
 use strandline_sync::cut::Action;
 use strandline_sync::upstream::{Problem, Upstream as _};
+use support::{Server, answer};
 
 const XML: &str = "content-type: text/xml; charset=utf-8";
 

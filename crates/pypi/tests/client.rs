@@ -2,15 +2,15 @@
 
 #![cfg(test)]
 
-mod common;
+mod support;
 
 use std::time::Duration;
 
-use common::{Server, answer};
 use futures_util::StreamExt as _;
 use strandline_model::ProjectName;
 use strandline_pypi::{Index, Settings, SettingsError};
 use strandline_sync::upstream::{Answer, Page, Problem, Upstream as _, UpstreamError, Validator, Way};
+use support::{Server, answer};
 
 const JSON: &str = "content-type: application/vnd.pypi.simple.v1+json";
 const PAGE: &str = r#"{"meta":{"api-version":"1.4","_last-serial":7},"name":"six","files":[]}"#;

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use crate::http::{Answer, ask};
-use crate::servers::{Embedded, Nginx};
-use crate::table::WHEEL;
-use crate::world::{Outcome, World, file_path, project};
+use crate::support::http::{Answer, ask};
+use crate::support::servers::{Embedded, Nginx};
+use crate::support::table::WHEEL;
+use crate::support::world::{Outcome, World, file_path, project};
 
 const JSON: &str = "application/vnd.pypi.simple.v1+json";
 const NEWER: (&str, &[u8]) = ("six-1.17.0-py3-none-any.whl", b"another wheel");

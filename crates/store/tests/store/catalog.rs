@@ -6,14 +6,15 @@ use std::fs;
 
 use rusqlite::Connection;
 use strandline_durable::{Disk, LockError};
+use strandline_faultkit::World;
 use strandline_model::{At, Blake3, Label};
 use strandline_store::verify::Data;
 use strandline_store::{Draft, SelectError, Store, StoreError, Wait};
 
-use crate::world::{World, content, mirror, open, project, serial, time};
+use crate::support::{Opened, content, mirror, project, serial, time};
 
-fn recorded() -> World {
-    let world = World::new();
+fn recorded() -> Opened {
+    let world = Opened::new();
     world.record("pypi", 1, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]);
     world
 }
@@ -70,7 +71,7 @@ fn digests_have_their_length() {
     }
 }
 
-fn foreign(world: &World) -> String {
+fn foreign(world: &Opened) -> String {
     let error = Store::open(&world.root(), Disk::new()).unwrap_err();
     assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
     error.to_string()
@@ -87,7 +88,7 @@ fn a_catalog_of_a_later_version_is_refused_and_left_alone() {
     world.sql().pragma_update(None, "user_version", -1).unwrap();
     assert!(foreign(&world).contains("has the unknown version -1"));
     world.sql().pragma_update(None, "user_version", version).unwrap();
-    assert_eq!(open(&world.root()).mirror(&mirror("pypi")).unwrap().unwrap().snapshots().unwrap().len(), 1);
+    assert_eq!(world.open().mirror(&mirror("pypi")).unwrap().unwrap().snapshots().unwrap().len(), 1);
 }
 
 #[test]
@@ -111,13 +112,12 @@ fn another_programs_database_is_refused_and_left_alone() {
 #[test]
 fn a_crash_while_the_store_is_made() {
     let counting = Disk::counting();
-    drop(Store::open(&tempfile::tempdir().unwrap().path().join("store"), counting.clone()).unwrap());
+    drop(Store::open(&World::new().root(), counting.clone()).unwrap());
     assert!(counting.steps() >= 5, "four directories and a commit");
     for n in 1..=counting.steps() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().join("store");
-        assert!(Store::open(&root, Disk::failing_at(n)).is_err());
-        assert!(open(&root).mirrors().unwrap().is_empty());
+        let world = World::new();
+        assert!(Store::open(&world.root(), Disk::failing_at(n)).is_err());
+        assert!(world.open().mirrors().unwrap().is_empty());
     }
 }
 
@@ -129,7 +129,7 @@ fn a_mirror_has_one_writer() {
         other => unreachable!("{other}"),
     };
     let lock = world.store.lock(&mirror("pypi"), Wait::Never, "2026-11-23T15:10:00Z".parse().unwrap()).unwrap();
-    let other = open(&world.root());
+    let other = world.open();
     let (what, process, since) = held(other.lock(&mirror("pypi"), Wait::Never, time(0)).unwrap_err());
     assert_eq!((what.as_str(), since.as_str()), ("mirror `pypi`", "2026-11-23T15:10:00Z"));
     assert_eq!(process, std::process::id().to_string());
@@ -140,7 +140,7 @@ fn a_mirror_has_one_writer() {
 
 #[test]
 fn a_snapshot_is_found_by_serial_label_and_date() {
-    let world = World::new();
+    let world = Opened::new();
     let six = |text: &str| content("six", text, &[]);
     for (number, text) in [(5, "a"), (5, "b"), (86_400, "c")] {
         world.record("pypi", number, &[("six", Some(six(text)))]);
@@ -169,7 +169,7 @@ fn a_snapshot_is_found_by_serial_label_and_date() {
 }
 
 /// Commits more than the log holds before it is copied back.
-fn commit_much(world: &World, name: &str) {
+fn commit_much(world: &Opened, name: &str) {
     let missing = Some((0..700_000).map(serial).collect());
     let committed = world.commit(name, Draft { missing, ..world.draft(name, 1_000_000, &[]) });
     world.lock(name).verify(committed).unwrap();

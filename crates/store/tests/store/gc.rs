@@ -13,7 +13,7 @@ use strandline_store::gc::{Collected, Keep, collect, plan};
 use strandline_store::verify::Data;
 use strandline_store::{Access, Intake, Slot, Store, StoreError, Twin, ViewState, Wait};
 
-use crate::world::{Content, World, content, mirror, open, open_on, project, time};
+use crate::support::{Content, Opened, content, mirror, project, time};
 
 const LAST_ONE: Keep = Keep { last: 1, daily: 0, weekly: 0 };
 const HOUR: Duration = Duration::from_secs(3600);
@@ -58,7 +58,7 @@ fn what_retention_keeps() {
 
 #[test]
 fn what_nothing_names_goes_when_the_grace_is_over() {
-    let world = World::new();
+    let world = Opened::new();
     world.record("pypi", 1, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]);
     world.record("pypi", 2, &[("six", Some(content("six", "two", &["six-2.tar.gz"])))]);
     let size = (b"page of six: one".len() + b"bytes of six-1.tar.gz".len()) as u64;
@@ -84,7 +84,7 @@ fn what_nothing_names_goes_when_the_grace_is_over() {
 
 #[test]
 fn what_is_found_again_is_not_deleted() {
-    let world = World::new();
+    let world = Opened::new();
     let file = "six-1.tar.gz";
     world.record("pypi", 1, &[("six", Some(content("six", "one", &[file])))]);
     world.record("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
@@ -103,7 +103,7 @@ fn what_is_found_again_is_not_deleted() {
 
 #[test]
 fn what_a_running_sync_has_found_or_brought_stays() {
-    let world = World::new();
+    let world = Opened::new();
     let file = "six-1.tar.gz";
     world.record("pypi", 1, &[("six", Some(content("six", "one", &[file])))]);
     world.record("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
@@ -136,7 +136,7 @@ fn what_a_running_sync_has_found_or_brought_stays() {
 
 #[test]
 fn what_a_sync_that_died_has_brought_goes() {
-    let world = World::new();
+    let world = Opened::new();
     let intake = world.intake("pypi");
     let staged = intake.stage(b"brought").unwrap();
     let brought = intake.land(vec![staged]).unwrap()[0];
@@ -145,7 +145,7 @@ fn what_a_sync_that_died_has_brought_goes() {
     // As if it had died: the row is there, and nobody has the lock.
     world.sql().execute("INSERT INTO intake (mirror, began) SELECT id, 1 FROM mirror WHERE name = 'pypi'", []).unwrap();
     assert_eq!(run(&world.store, Duration::ZERO, time(0)).in_use, 1, "a process that has the store open does not look");
-    let store = open(&world.root());
+    let store = world.open();
     assert_eq!(run(&store, Duration::ZERO, time(0)).deleted, 1);
     assert!(!world.store.blob_path(brought.blake3).exists());
 }
@@ -154,13 +154,13 @@ fn what_a_sync_that_died_has_brought_goes() {
 /// while the collection has nothing but its lock.
 #[test]
 fn collections_and_syncs_beside_each_other_lose_nothing() {
-    let world = World::new();
+    let world = Opened::new();
     std::thread::scope(|scope| {
         let syncing: Vec<_> = ["pypi", "other"]
             .map(|name| {
                 let world = &world;
                 scope.spawn(move || {
-                    let store = open(&world.root());
+                    let store = world.open();
                     for number in 1..=40_u64 {
                         let text = (number % 3).to_string();
                         let files = [format!("six-{}.tar.gz", number % 5)];
@@ -186,7 +186,7 @@ fn collections_and_syncs_beside_each_other_lose_nothing() {
 
 #[test]
 fn a_second_collection_is_told_who_is_at_it() {
-    let world = World::new();
+    let world = Opened::new();
     let _lock = strandline_durable::Lock::take(&world.root().join("locks/gc"), "it", "now").unwrap();
     let refused = collect(&world.store, |_| LAST_ONE, HOUR, time(0));
     assert!(matches!(refused, Err(StoreError::Lock(LockError::Held { .. }))), "{refused:?}");
@@ -195,7 +195,7 @@ fn a_second_collection_is_told_who_is_at_it() {
 
 #[test]
 fn what_readers_see_is_kept_whatever_retention_says() {
-    let world = World::new();
+    let world = Opened::new();
     let ids: Vec<_> = (1..=6)
         .map(|number| world.record("pypi", number, &[("six", Some(content("six", &number.to_string(), &[])))]).id())
         .collect();
@@ -212,7 +212,7 @@ fn what_readers_see_is_kept_whatever_retention_says() {
 
 #[test]
 fn a_snapshot_that_was_never_verified_goes() {
-    let world = World::new();
+    let world = Opened::new();
     world.record("pypi", 1, &[("six", Some(content("six", "one", &[])))]);
     let draft = world.draft("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
     drop(world.commit("pypi", draft));
@@ -225,7 +225,7 @@ fn a_snapshot_that_was_never_verified_goes() {
 
 #[test]
 fn links_of_the_pool_leave_with_the_last_snapshot_that_names_them_and_the_grace() {
-    let world = World::new();
+    let world = Opened::new();
     let pool = world.store.view_directory(&mirror("pypi"));
     let link = |file: &str, bytes: &str| {
         let path = pool.join("packages/00/11").join(file);
@@ -252,7 +252,7 @@ fn links_of_the_pool_leave_with_the_last_snapshot_that_names_them_and_the_grace(
 /// A collection that died after it decided is finished by whoever opens the store next; a missing file is no obstacle.
 #[test]
 fn an_interrupted_deletion_is_finished_at_open() {
-    let world = World::new();
+    let world = Opened::new();
     let (gone, there) = (world.ingest(b"gone already"), world.ingest(b"there still"));
     world.ingest(b"condemned only");
     let mark = "UPDATE blob SET condemned = 7, deleting = 1 WHERE blake3 = ?1";
@@ -263,10 +263,10 @@ fn an_interrupted_deletion_is_finished_at_open() {
     assert_eq!(world.store.find_blob_row(there.blake3).unwrap(), None, "what is being deleted is not there any more");
 
     let lock = strandline_durable::Lock::take(&world.root().join("locks/gc"), "it", "now").unwrap();
-    drop(open(&world.root()));
+    drop(world.open());
     assert_eq!(world.blobs().len(), 2, "not beside another collection");
     drop(lock);
-    drop(open(&world.root()));
+    drop(world.open());
     assert_eq!(world.blobs().into_iter().collect::<Vec<_>>(), [Blake3::of(b"condemned only").to_string()]);
     let rows: i64 = world.sql().query_row("SELECT count(*) FROM blob", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, 1);
@@ -276,7 +276,7 @@ fn an_interrupted_deletion_is_finished_at_open() {
 #[test]
 fn what_is_marked_for_deletion_can_come_in_again() {
     for file_is_gone in [false, true] {
-        let world = World::new();
+        let world = Opened::new();
         let before = world.ingest(b"wanted again");
         let mark = "UPDATE blob SET condemned = 7, deleting = 1";
         world.sql().execute(mark, []).unwrap();
@@ -288,7 +288,7 @@ fn what_is_marked_for_deletion_can_come_in_again() {
         assert_eq!(modified, std::time::UNIX_EPOCH + Duration::from_secs(after.mtime));
         assert_eq!(after.mtime == before.mtime, !file_is_gone);
         assert_eq!(world.store.find_blob_row(after.blake3).unwrap(), Some(after));
-        drop(open(&world.root()));
+        drop(world.open());
         assert_eq!(world.blobs().len(), 1);
     }
 }
@@ -345,7 +345,7 @@ proptest! {
     /// without grace the blobs are exactly those that kept snapshots name.
     #[test]
     fn the_blobs_are_those_that_kept_snapshots_name(steps in steps()) {
-        let world = World::new();
+        let world = Opened::new();
         let mut models: BTreeMap<bool, Model> = BTreeMap::new();
         let mut now = 0;
         for (number, step) in (1_u64..).zip(steps) {
@@ -422,22 +422,22 @@ proptest! {
 #[test]
 fn a_crash_at_every_step_of_a_collection() {
     let build = || {
-        let world = World::new();
+        let world = Opened::new();
         world.record("pypi", 1, &[("six", Some(content("six", "one", &["six-1.tar.gz", "six-0.tar.gz"])))]);
         world.record("pypi", 2, &[("six", Some(content("six", "two", &["six-1.tar.gz"])))]);
         world
     };
     let counting = Disk::counting();
     let world = build();
-    run(&open_on(&world.root(), counting.clone()).unwrap(), Duration::ZERO, time(0));
+    run(&world.open_on(counting.clone()).unwrap(), Duration::ZERO, time(0));
     let after = world.blobs();
     assert_eq!(after.len(), 2);
     for n in 1..=counting.steps() {
         let world = build();
-        let crashed = open_on(&world.root(), Disk::failing_at(n));
-        let crashed = crashed.and_then(|store| collect(&store, |_| LAST_ONE, Duration::ZERO, time(0)));
+        let crashed = world.open_on(Disk::failing_at(n));
+        let crashed = crashed.and_then(|store| Ok(collect(&store, |_| LAST_ONE, Duration::ZERO, time(0))?));
         assert!(crashed.is_err(), "step {n}");
-        let store = open(&world.root());
+        let store = world.open();
         let whole = || {
             let mirrors = store.mirrors().unwrap();
             let report = strandline_store::verify::verify(&store, &mirrors, Some(&Data::default()), &|_| {}).unwrap();

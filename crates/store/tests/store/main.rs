@@ -2,15 +2,15 @@
 
 #![cfg(test)]
 
+mod adopted_files;
 mod catalog;
-mod damage;
+mod commits;
 mod gc;
-mod ingest;
-mod manifest;
-mod migrations;
+mod landing;
+mod older_catalogs;
 mod rebuild;
-mod recheck;
+mod rehashing;
+mod removed_mirrors;
 mod reserve;
-mod sharing;
-mod tables;
-mod world;
+mod support;
+mod verify_damage;

@@ -7,29 +7,29 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use strandline_durable::Disk;
+use strandline_faultkit::World;
 use strandline_model::{Blake3, Sha256};
 use strandline_store::{Access, Rebuild, Store, StoreError, Wait};
 
-use crate::world::{World, content, mirror, open, time};
+use crate::support::{Opened, content, mirror, time};
 
-fn world() -> World {
-    let world = World::new();
+fn world() -> Opened {
+    let world = Opened::new();
     world.record("pypi", 1, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]);
     fs::create_dir(world.root().join("views/pypi")).unwrap();
     world
 }
 
-/// The directory without its catalog; nobody has the store open any more.
-fn lost(world: World) -> tempfile::TempDir {
-    let (directory, store) = world.into_parts();
-    drop(store);
+/// A store without its catalog, which no process has open any more.
+fn lost(world: Opened) -> World {
+    let world = world.close();
     for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
-        let path = directory.path().join("store").join(name);
+        let path = world.root().join(name);
         if path.exists() {
             fs::remove_file(path).unwrap();
         }
     }
-    directory
+    world
 }
 
 #[track_caller]
@@ -42,8 +42,8 @@ fn refused(root: &Path, as_what: &str) {
 
 #[test]
 fn a_lost_catalog_is_not_taken_for_an_empty_store() {
-    let directory = lost(world());
-    let root = directory.path().join("store");
+    let world = lost(world());
+    let root = world.root();
     refused(&root, "missing");
     assert!(!root.join("catalog.db").exists(), "nothing was begun");
     fs::write(root.join("catalog.db"), "").unwrap();
@@ -61,8 +61,8 @@ fn all_blobs_get_their_rows_and_what_is_none_is_moved_aside() {
     let twin = world.store.blob_path(world.ingest(b"at the same time").blake3);
     let blobs = world.blobs();
     let path = world.store.blob_path(broken.blake3);
-    let directory = lost(world);
-    let root = directory.path().join("store");
+    let world = lost(world);
+    let root = world.root();
     fs::remove_file(&path).unwrap();
     fs::write(&path, b"brokem").unwrap();
     // As after a copy that did not keep the times.
@@ -108,12 +108,10 @@ fn blake3_of(store: &Store, name: &str) -> Blake3 {
 #[test]
 fn a_whole_catalog_is_left_alone() {
     let world = world();
-    let (directory, store) = world.into_parts();
-    drop(store);
-    let root = directory.path().join("store");
-    let error = Rebuild::begin(&root, Disk::new(), Access::Public, time(0)).unwrap_err();
+    let world = world.close();
+    let error = Rebuild::begin(&world.root(), Disk::new(), Access::Public, time(0)).unwrap_err();
     assert!(matches!(error, StoreError::Whole { .. }), "{error}");
-    assert_eq!(open(&root).mirror(&mirror("pypi")).unwrap().unwrap().snapshots().unwrap().len(), 1);
+    assert_eq!(world.open().mirror(&mirror("pypi")).unwrap().unwrap().snapshots().unwrap().len(), 1);
 }
 
 #[test]
@@ -132,12 +130,11 @@ fn a_rebuild_that_fails_at_any_step_is_begun_anew() {
         Ok(found.blobs)
     };
     let counting = Disk::counting();
-    let directory = lost(world());
-    assert_eq!(run(&directory.path().join("store"), counting.clone()).unwrap(), 2);
+    assert_eq!(run(&lost(world()).root(), counting.clone()).unwrap(), 2);
     assert!(counting.steps() > 5);
     for n in 1..=counting.steps() {
-        let directory = lost(world());
-        let root = directory.path().join("store");
+        let world = lost(world());
+        let root = world.root();
         run(&root, Disk::failing_at(n)).unwrap_err();
         match Store::open(&root, Disk::new()) {
             Err(StoreError::NoCatalog { .. }) => assert_eq!(run(&root, Disk::new()).unwrap(), 2, "step {n}"),
@@ -145,14 +142,14 @@ fn a_rebuild_that_fails_at_any_step_is_begun_anew() {
             Ok(_) => assert_eq!(n, counting.steps()),
             Err(other) => unreachable!("step {n}: {other}"),
         }
-        let mirrors = open(&root).mirrors().unwrap();
+        let mirrors = world.open().mirrors().unwrap();
         assert!(mirrors.iter().all(|mirror| mirror.latest().unwrap().is_none()), "step {n}");
     }
 }
 
 #[test]
 fn a_restored_blob_is_as_new_and_the_broken_one_is_kept() {
-    let world = World::new();
+    let world = Opened::new();
     let blob = world.ingest(b"what it should be");
     let path = world.store.blob_path(blob.blake3);
     let intake = world.intake("pypi");

@@ -1,5 +1,5 @@
 //! Room that is kept back for a full disk: how much, for which catalog. That it is enough is shown on a disk that is full
-//! (`tests/full.rs`).
+//! (`tests/full_disk.rs`).
 #![expect(clippy::disallowed_methods, reason = "the tests make a catalog of any length")]
 
 use std::fs::{self, File};

@@ -41,7 +41,7 @@
 //! As a check, a quiet page has to have the files and yanks that replaying gives, where replaying is possible; if it
 //! does not have them, it is read again, and believed when it says the same twice.
 //!
-//! `tests/cut.rs` runs this against a simulated upstream and shows what goes wrong without each part.
+//! `crates/simulation/tests/cut.rs` runs this against a simulated upstream and shows what goes wrong without each part.
 
 mod log;
 mod replay;

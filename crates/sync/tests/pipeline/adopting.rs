@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_durable::{Disk, DiskError};
+use strandline_faultkit::{Outcome, World, at_every_step, invariants, known, lock, mirror, now, temporary_directory};
 use strandline_model::{Blake3, ProjectName, Sha256, TreePath};
 use strandline_store::gc::{Keep, collect};
 use strandline_store::{Order, Store, StoreError, WithdrawnFile};
@@ -16,10 +17,8 @@ use strandline_sync::adopt::{AdoptError, Adopted, Claim, Finding, Listed, Named,
 use strandline_sync::{Progress, Settings, SyncError};
 use tempfile::TempDir;
 
-use crate::crash::at_every_step;
-use crate::invariants;
-use crate::script::{Script, name, url};
-use crate::world::{Outcome, World, known, lock, mirror, now, settings, sync_store};
+use crate::support::script::{Script, name, url};
+use crate::support::{Syncs as _, settings, sync_store};
 
 /// A tree with some files in it, and what its pages say.
 struct Written {
@@ -34,7 +33,7 @@ fn path(file: &str) -> TreePath {
 impl Written {
     /// In the file system of the stores, so that links can be had.
     fn new() -> Self {
-        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let directory = temporary_directory();
         fs::create_dir_all(directory.path().join("packages/aa/bb/cc")).unwrap();
         Self { directory, projects: BTreeMap::new() }
     }
@@ -209,7 +208,7 @@ fn what_is_withdrawn_does_not_come_back_by_a_tree() {
 fn a_second_process_is_told_who_has_the_mirror() {
     let world = World::new();
     let store = world.open();
-    let locked = lock(&store);
+    let locked = lock(&store).unwrap();
     let error = adopt_with(&world.open(), &settings(NAMES), &tree()).unwrap_err();
     assert!(matches!(error, AdoptError::Store(StoreError::Lock(_))), "{error:?}");
     drop(locked);

@@ -5,15 +5,16 @@
 use std::sync::Arc;
 
 use strandline_durable::Disk;
+use strandline_faultkit::{Outcome, World, invariants, known, lock, mirror, now};
 use strandline_model::{Blake3, MirrorName};
 use strandline_store::{
     Store,
     verify::{self, Data},
 };
+use strandline_view::Freeze;
 
-use crate::invariants;
-use crate::purge::{EVIL, first, resume, second, third, withdraw};
-use crate::world::{FORMAT, Outcome, World, known, lock, mirror, now, settings, sync_store};
+use crate::support::withdrawal::{EVIL, first, resume, second, third, withdraw};
+use crate::support::{publish, settings, sync_store};
 
 const NAMES: &[&str] = &["Alpha", "beta"];
 
@@ -28,11 +29,11 @@ fn old() -> World {
     for script in [first(), second(), third()] {
         sync_store(&store, &script, &settings(NAMES)).unwrap();
     }
-    let locked = lock(&store);
+    let locked = lock(&store).unwrap();
     let pinned = locked.select("5".parse().unwrap()).unwrap();
     locked.pin(pinned.id, now()).unwrap();
     let back = locked.verified(locked.select("7".parse().unwrap()).unwrap(), None).unwrap();
-    strandline_view::publish(&locked, &back, &FORMAT, true, now()).unwrap();
+    publish(&locked, back, Freeze::Set, now());
     drop(locked);
     let others = strandline_sync::Settings { mirror: other(), ..settings(&["Alpha"]) };
     sync_store(&store, &first(), &others).unwrap();

@@ -1,21 +1,16 @@
 //! A crash at every step of a whole sync, from the first temporary file to the switch: invariants 1 to 6 hold, and the
 //! sync repeated ends as if nothing had been.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use strandline_durable::Disk;
+use strandline_faultkit::{Outcome, World, at_every_step};
 use strandline_store::Store;
 use strandline_sync::cut::Action;
 use strandline_sync::{Method, Settings};
 
-use crate::crash::at_every_step;
-use crate::invariants;
-use crate::script::{Script, add, event};
-use crate::world::{Outcome, World, known, mirror, settings, sync_store};
-
-pub(crate) const NAMES: &[&str] = &["Alpha", "beta", "gamma"];
+use crate::support::script::{Script, add, event};
+use crate::support::whole_sync::{NAMES, essence, from};
+use crate::support::{settings, sync_store};
 
 fn first() -> Arc<Script> {
     let script = Script::new();
@@ -32,11 +27,7 @@ fn second() -> Arc<Script> {
     Arc::new(script)
 }
 
-pub(crate) fn from(script: impl Fn() -> Arc<Script>) -> impl Fn(&Arc<Store>) -> Outcome<()> {
-    move |store| Ok(sync_store(store, &script(), &settings(NAMES)).map(drop)?)
-}
-
-/// The same by the changelog.
+/// A whole sync by the changelog.
 fn following(script: impl Fn() -> Arc<Script>) -> impl Fn(&Arc<Store>) -> Outcome<()> {
     let settings = Settings { method: Some(Method::Changelog), ..settings(NAMES) };
     move |store| Ok(sync_store(store, &script(), &settings).map(drop)?)
@@ -57,25 +48,6 @@ fn second_logged() -> Arc<Script> {
     ]);
     script.log([event(8, "Alpha", add("alpha-2.tar.gz")), event(9, "gamma", Action::Create)]);
     script
-}
-
-/// What readers see and what the next sync starts from. A crash between a snapshot's commit and its verification leaves a
-/// snapshot that nobody uses, and takes its label; which twin is live and how it is called is not counted, therefore.
-pub(crate) fn essence(root: &Path) -> BTreeMap<String, String> {
-    let mut found = invariants::everything(&root.join("blobs"));
-    let live = root.join("views/pypi/live").canonicalize().unwrap();
-    found.extend(invariants::everything(&live));
-    found.extend(invariants::everything(&root.join("views/pypi/packages")));
-    let store = Store::open(root, Disk::new()).unwrap();
-    let mirror = known(&store, &mirror());
-    let latest = mirror.latest_verified().unwrap().unwrap();
-    let published = mirror.view_state().unwrap().unwrap();
-    assert_eq!(published.snapshot, latest.id);
-    found.insert("tree".to_owned(), latest.snapshot.tree.to_string());
-    found.insert("serial".to_owned(), latest.snapshot.label.serial.to_string());
-    let before = published.previous.map(|before| store.recorded(before).unwrap().snapshot.label.to_string());
-    found.insert("before".to_owned(), format!("{before:?}"));
-    found
 }
 
 #[test]

@@ -1,28 +1,17 @@
 //! Syncs from an upstream that says what the test has written down: the promises of `src/lib.rs`, of the double collect
-//! and of following a changelog, and a crash at every step.
+//! and of following a changelog, and a crash and a power failure at every step.
 
 #![cfg(test)]
 
 mod adopting;
-mod collect;
-#[path = "../../../view/tests/view/copy.rs"]
-mod copy;
-#[path = "../../../view/tests/view/crash.rs"]
-mod crash;
+mod any_sequence;
 mod crash_purge;
 mod crash_sync;
-mod files;
-mod follow;
-#[path = "../../../view/tests/view/invariants.rs"]
-mod invariants;
-mod kinds;
-mod model;
-#[path = "../../../view/tests/view/outage.rs"]
-mod outage;
-#[path = "../../../durable/tests/durable/power.rs"]
-mod power;
-mod power_sync;
+mod double_collect;
+mod file_downloads;
+mod follow_changelog;
+mod mirrors_of_two_kinds;
+mod power_failure;
 mod publishing;
 mod purge;
-mod script;
-mod world;
+mod support;

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use strandline_durable::{Disk, LockError, Step, Watch};
+use strandline_faultkit::{World, invariants, known, lock, mirror, now};
 use strandline_store::{Slot, StoreError, Wait};
 use strandline_sync::{Settings, SyncError};
+use strandline_view::Freeze;
 
-use crate::invariants;
-use crate::script::{Body, Script, serial, status, url};
-use crate::world::{FORMAT, World, known, lock, mirror, now, settings, sync_store};
+use crate::support::script::{Body, Script, serial, status, url};
+use crate::support::{Syncs as _, publish, settings, sync_store};
 
 fn synced() -> (World, Arc<Script>) {
     let (world, script) = (World::new(), Arc::new(Script::new()));
@@ -25,10 +26,10 @@ fn a_frozen_mirror_records_and_does_not_publish() {
     let (world, script) = synced();
     world.sync(&script, &settings(&["Alpha"])).unwrap();
     let store = world.open();
-    let locked = lock(&store);
+    let locked = lock(&store).unwrap();
     let back = locked.at_serial(serial(5)).unwrap().unwrap();
     let back = locked.verified(back, None).unwrap();
-    strandline_view::publish(&locked, &back, &FORMAT, true, now()).unwrap();
+    publish(&locked, back, Freeze::Set, now());
     drop(locked);
 
     script.publish("Alpha", Some(7), "3", &[("alpha-3.tar.gz", b"alpha 3")]);
@@ -40,7 +41,7 @@ fn a_frozen_mirror_records_and_does_not_publish() {
     assert_eq!(world.labels(), ["7", "6", "5"]);
     assert_eq!(world.served("packages/aa/bb/cc/alpha-3.tar.gz").unwrap(), "alpha 3", "its path is taken already");
 
-    lock(&store).freeze(false).unwrap();
+    lock(&store).unwrap().freeze(false).unwrap();
     let done = sync_store(&store, &script, &settings(&["Alpha"])).unwrap();
     assert_eq!((done.changed, done.published), (0, true));
     assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(7));

@@ -8,81 +8,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use strandline_model::{Blake3, ClaimedSha256, Formats, Label, MirrorName, Sha256, Timestamp};
+use strandline_faultkit::{World, invariants, known, lock, mirror, now};
+use strandline_model::{Blake3, Label, MirrorName, Timestamp};
 use strandline_store::gc::{self, Keep};
 use strandline_store::{
-    Mirror, Order, Slot, Store, Wait, WithdrawnFile,
+    Slot, Store, WithdrawnFile,
     verify::{self, Data},
 };
 use strandline_sync::cut::Action;
-use strandline_sync::purge::{Busy, Done, Purge};
+use strandline_sync::purge::Done;
 use strandline_sync::repair::{BytesFrom, Repaired};
 use strandline_sync::{Method, Settings, repair};
+use strandline_view::Freeze;
 
-use crate::invariants;
-use crate::script::{Script, add, event, name, two, url};
-use crate::world::{FORMAT, Outcome, World, context, formats, known, lock, mirror, now, settings, sync_store};
-
-pub(crate) const EVIL: &[u8] = b"evil";
-
-pub(crate) fn sha256(bytes: &[u8]) -> ClaimedSha256 {
-    Sha256::of(bytes).into()
-}
-
-pub(crate) fn order(scope: Option<&MirrorName>) -> Order {
-    Order { scope: scope.cloned(), time: now(), who: "the test".to_owned(), reason: Some("malware".to_owned()) }
-}
-
-fn purge_of<'a>(store: &'a Arc<Store>, formats: &'a Formats) -> Purge<'a> {
-    Purge { store, formats, now: now() }
-}
-
-/// Withdraws bytes from one mirror or from all.
-pub(crate) fn withdraw(store: &Arc<Store>, scope: Option<&MirrorName>, bytes: &[u8]) -> Outcome<Done> {
-    let formats = formats();
-    let purge = purge_of(store, &formats);
-    let mut mirrors = store.mirrors()?;
-    mirrors.retain(|mirror| scope.is_none_or(|scope| scope == mirror.name()));
-    let found = purge.file(&mirrors, sha256(bytes))?;
-    let unnamed = WithdrawnFile { sha256: sha256(bytes), name: None };
-    let file = found.files.get(&sha256(bytes)).cloned().unwrap_or(unnamed);
-    purge.withdraw(&order(scope), &[file], &found)?;
-    Ok(purge.finish(Busy::Leave)?)
-}
-
-/// Does what whoever opens the store does about what was interrupted.
-pub(crate) fn resume(store: &Arc<Store>) -> Outcome<Done> {
-    Ok(purge_of(store, &formats()).finish(Busy::Leave)?)
-}
-
-pub(crate) fn let_back(store: &Arc<Store>, scope: Option<&MirrorName>, bytes: &[u8]) -> Outcome<usize> {
-    let lock = |mirror: Mirror| store.lock(mirror.name(), Wait::Never, now());
-    let locked = store.mirrors()?.into_iter().map(lock).collect::<Result<Vec<_>, _>>()?;
-    let file = WithdrawnFile { sha256: sha256(bytes), name: None };
-    Ok(store.let_back(&order(scope), &[file], &locked)?)
-}
+use crate::support::script::{Script, add, event, name, two, url};
+use crate::support::withdrawal::{EVIL, first, let_back, purge_of, second, sha256, third, withdraw};
+use crate::support::{Syncs as _, context, damage, formats, publish, settings, sync_store};
 
 const NAMES: &[&str] = &["Alpha", "beta"];
-
-pub(crate) fn first() -> Arc<Script> {
-    let script = Script::new();
-    script.publish("Alpha", Some(3), "1 2", &[("alpha-1.tar.gz", b"alpha 1"), ("alpha-2.tar.gz", EVIL)]);
-    script.publish("beta", Some(5), "1", &[("beta-1.tar.gz", b"beta 1")]);
-    Arc::new(script)
-}
-
-pub(crate) fn second() -> Arc<Script> {
-    let script = first();
-    script.publish("beta", Some(7), "2", &[("beta-2.tar.gz", b"beta 2")]);
-    script
-}
-
-/// A third state, in which another file is withdrawn upstream too.
-pub(crate) fn third() -> Arc<Script> {
-    let script = second();
-    script.publish("beta", Some(9), "3", &[("beta-3.tar.gz", b"beta 3")]);
-    script
-}
 
 /// Two states that both have the file.
 fn world() -> World {
@@ -116,10 +59,6 @@ fn holding(world: &World, text: &str) -> Vec<PathBuf> {
 
 fn label(text: &str) -> Label {
     text.parse().unwrap()
-}
-
-pub(crate) fn damage(store: &Arc<Store>) -> Vec<verify::Damage> {
-    verify::verify(store, &store.mirrors().unwrap(), Some(&Data::default()), &|_| {}).unwrap().damage
 }
 
 #[test]
@@ -292,10 +231,10 @@ fn a_pin_and_a_view_that_was_rolled_back_go_over_to_the_revision() {
     let world = world();
     let store = world.open();
     let old = known(&store, &mirror()).at_serial(label("5").serial).unwrap().unwrap();
-    let locked = lock(&store);
+    let locked = lock(&store).unwrap();
     locked.pin(old.id, now()).unwrap();
     let verified = locked.verified(old.clone(), None).unwrap();
-    strandline_view::publish(&locked, &verified, &FORMAT, true, now()).unwrap();
+    publish(&locked, verified, Freeze::Set, now());
     drop(locked);
 
     withdraw(&store, None, EVIL).unwrap();
@@ -314,12 +253,12 @@ fn a_pin_and_a_view_that_was_rolled_back_go_over_to_the_revision() {
     assert_eq!(damage(&store), []);
     known(&store, &mirror()).unpin(new.id).unwrap();
     world.sync(&third(), &settings(NAMES)).unwrap();
-    let locked = lock(&store);
+    let locked = lock(&store).unwrap();
     for _ in 0..2 {
         for serial in ["7", "9"] {
             let recorded = locked.select_served(serial.parse().unwrap()).unwrap();
             let verified = locked.verified(recorded, None).unwrap();
-            strandline_view::publish(&locked, &verified, &FORMAT, false, now()).unwrap();
+            publish(&locked, verified, Freeze::Lift, now());
         }
     }
     drop(locked);
@@ -385,7 +324,7 @@ fn what_is_not_here_yet_can_be_withdrawn_too() {
 fn a_sync_finishes_what_it_stood_in_the_way_of() {
     let world = world();
     let store = world.open();
-    let locked = lock(&store);
+    let locked = lock(&store).unwrap();
     let done = withdraw(&store, None, EVIL).unwrap();
     assert_eq!((done.busy, done.deleted), (vec![mirror()], 0));
     drop(locked);
@@ -403,7 +342,7 @@ fn the_files_of_a_release() {
     let formats = formats();
     let purge = purge_of(&store, &formats);
     let mirrors = [known(&store, &mirror())];
-    let of_release = |project, version| purge.files_of_release(&mirrors, &name(project), version).unwrap();
+    let of_release = |project, version| purge.plan_release(&mirrors, &name(project), version).unwrap();
     let file = WithdrawnFile { sha256: sha256(EVIL), name: Some((name("alpha"), "alpha-2.tar.gz".to_owned())) };
     let found = of_release("alpha", "2");
     assert_eq!((found.files.into_values().collect::<Vec<_>>(), found.unclear.len()), (vec![file], 0));

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use strandline_faultkit::{World, known, lock};
+use strandline_faultkit::{World, known, lock, mirror};
 use strandline_view::{check, repair};
 
 use crate::support::{record, state, sync};
@@ -23,7 +23,7 @@ fn found(damage: impl Fn(PathBuf)) -> Vec<String> {
     let world = published();
     damage(world.view());
     let store = world.open();
-    let found = check(&known(&store)).unwrap();
+    let found = check(&known(&store, &mirror())).unwrap();
     let prefix = format!("{}/", world.view().display());
     found.iter().map(|broken| broken.to_string().replacen(&prefix, "", 1)).collect()
 }
@@ -100,5 +100,5 @@ fn live_points_elsewhere_and_the_repair_puts_it_right() {
     wrong(world.view());
     let store = world.open();
     assert!(repair(&lock(&store).unwrap()).unwrap());
-    assert_eq!(check(&known(&store)).unwrap(), []);
+    assert_eq!(check(&known(&store, &mirror())).unwrap(), []);
 }

@@ -99,15 +99,15 @@ fn a_rollback_shows_the_old_state_and_stays_until_it_is_resumed() {
     sync(&store, 2, &second()).unwrap();
     publish(&store, 1, Freeze::Set).unwrap();
     assert_eq!(served(&world), expected(1, &first(), &[("Alpha", 1), ("beta", 1), ("gamma", 1)]));
-    let state = known(&store).view_state().unwrap().unwrap();
+    let state = known(&store, &mirror()).view_state().unwrap().unwrap();
     assert!(state.frozen);
-    assert_eq!(state.previous, Some(known(&store).at_serial(serial(2)).unwrap().unwrap().id));
+    assert_eq!(state.previous, Some(known(&store, &mirror()).at_serial(serial(2)).unwrap().unwrap().id));
     // The files of what was shown before stay: a client may have its page.
     invariants::check(&world.root(), &store, &mirror());
     invariants::check_at_rest(&world.root(), &store, &mirror());
 
     publish(&store, 1, Freeze::Lift).unwrap();
-    assert!(!known(&store).view_state().unwrap().unwrap().frozen, "the same snapshot, resumed");
+    assert!(!known(&store, &mirror()).view_state().unwrap().unwrap().frozen, "the same snapshot, resumed");
     publish(&store, 2, Freeze::Lift).unwrap();
     assert_eq!(served(&world), expected(2, &second(), &[("Alpha", 2), ("gamma", 1)]));
 }
@@ -148,7 +148,7 @@ fn a_standby_that_has_caught_up_lacks_only_what_is_new() {
     let world = World::new();
     let store = world.open();
     catch_up(&store).unwrap();
-    assert_eq!(known(&store).view_state().unwrap(), None, "nothing is published, and nothing was done");
+    assert_eq!(known(&store, &mirror()).view_state().unwrap(), None, "nothing is published, and nothing was done");
     sync(&store, 1, &first()).unwrap();
     sync(&store, 2, &second()).unwrap();
     assert_ne!(pages(&world, "a"), pages(&world, "b"));
@@ -302,10 +302,10 @@ fn a_path_of_the_pool_never_changes_its_meaning() {
     assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(1), "readers see what they saw");
     assert_eq!(fs::read(world.view().join(at)).unwrap(), b"as it was");
 
-    let stamp = strandline_view::pool_file(&known(&store), &path(at)).unwrap();
+    let stamp = strandline_view::pool_file(&known(&store, &mirror()), &path(at)).unwrap();
     let blob = store.find_blob_row(Blake3::of(b"as it was")).unwrap().unwrap();
     assert_eq!(stamp, Some((blob.size, blob.mtime)), "by which a sync tells what is there");
-    assert_eq!(strandline_view::pool_file(&known(&store), &path("packages/none")).unwrap(), None);
+    assert_eq!(strandline_view::pool_file(&known(&store, &mirror()), &path("packages/none")).unwrap(), None);
 }
 
 #[test]
@@ -408,7 +408,7 @@ proptest! {
             let number = recorded[index.index(recorded.len())];
             publish(&store, number, Freeze::Set).unwrap();
             look(&world, &store, &mut seen)?;
-            let shown = known(&store).view_state().unwrap().unwrap().snapshot;
+            let shown = known(&store, &mirror()).view_state().unwrap().unwrap().snapshot;
             prop_assert_eq!(store.recorded(shown).unwrap().snapshot.label.serial, serial(number));
         }
     }

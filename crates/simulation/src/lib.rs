@@ -1,0 +1,418 @@
+//! A mirror of a moving upstream without I/O: the cut alone, in rounds, on a simulated clock; everything follows from a
+//! seed.
+//!
+//! The program of this crate makes the table of `docs/liveness.md`; `scripts/liveness` runs it.
+#![expect(clippy::unwrap_used, reason = "a simulation ends where something is not as expected")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use strandline_model::{DisplayName, ProjectName, Releases, Serial, Status, Timestamp, Yanked};
+use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, Rule, Seen, State, Why};
+use strandline_sync::upstream::Event;
+use strandline_testkit::{EventKind, Generator, ProjectState, Rng, Weights, World, history};
+
+/// How upstream and its caches behave, and what of the rule is in force.
+#[derive(Debug, Clone, Copy)]
+pub struct Weather {
+    /// How many projects upstream has at the beginning.
+    pub projects: usize,
+    /// How many events upstream logs in a second, on average.
+    pub events_per_second: f64,
+    /// How old a page may be.
+    pub stale: Duration,
+    /// Whether there is one cache, which fetches each page once in that time, whatever happens to it; else there are many,
+    /// and every answer has an age of its own.
+    pub one_cache: bool,
+    /// How often a page holds more than its serial says.
+    pub label_below: f64,
+    /// How often, and for how long, an event stays out of sight while later ones are seen.
+    pub late: (f64, Duration),
+    /// How many pages the mirror fetches in a second.
+    pub pages_per_second: u32,
+    /// How often a project that stands in the way is held.
+    pub hold: f64,
+    /// How long the mirror is watched, in seconds.
+    pub seconds: u32,
+    /// For how long pages that stand in the way are asked for again before the best serial is taken.
+    pub patience: Duration,
+    /// Whether what pages showed is remembered until the next sync.
+    pub remembers: bool,
+    /// How often somebody begins to upload sixty files to one project, beside a thousand other steps.
+    pub bursts: u32,
+    /// How many steps there were for each project before the mirror begins.
+    pub past: usize,
+    /// Every how many snapshots are compared with upstream.
+    pub check_every: usize,
+    /// Which parts of the rule are in force.
+    pub rule: Rule,
+    /// Whether the log is read after the pages, as it has to be, or before.
+    pub later_read: bool,
+}
+
+impl Default for Weather {
+    fn default() -> Self {
+        Self {
+            projects: 40,
+            events_per_second: 5.0,
+            stale: Duration::from_secs(5),
+            one_cache: false,
+            label_below: 0.1,
+            late: (0.0, Duration::ZERO),
+            pages_per_second: 50,
+            hold: 0.0,
+            seconds: 60,
+            patience: Duration::ZERO,
+            remembers: true,
+            bursts: 2,
+            past: 6,
+            check_every: 1,
+            rule: Rule::WHOLE,
+            later_read: true,
+        }
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Default)]
+pub struct Ran {
+    /// How many serials were published.
+    pub published: usize,
+    /// Where a published state was not upstream's, in words.
+    pub wrong: Vec<String>,
+    /// How long ago the oldest event was that the newest snapshot lacked, each second; 0 where it lacked none.
+    pub lags: Vec<f64>,
+    /// How many pages were asked for.
+    pub fetched: u64,
+    /// How often a project was held.
+    pub holds: usize,
+}
+
+fn serial(number: u64) -> Serial {
+    Serial::try_from(number).unwrap()
+}
+
+/// Versions are sorted: their order is the renderer's.
+fn content(state: &ProjectState) -> Content<String> {
+    let yanked = |reason: &Option<String>| reason.clone().map_or(Yanked::No, Yanked::Yes);
+    let files = state
+        .files
+        .iter()
+        .map(|file| (file.filename.clone(), File { yanked: yanked(&file.yanked), content: Ok(file.sha256.clone()) }));
+    let versions: BTreeSet<_> = state.versions.iter().cloned().collect();
+    Content {
+        status: match state.status.as_str() {
+            "quarantined" => Status::Quarantined,
+            "archived" => Status::Archived,
+            "deprecated" => Status::Deprecated,
+            _ => Status::Active,
+        },
+        status_reason: None,
+        versions: versions.into_iter().collect(),
+        files: files.collect(),
+    }
+}
+
+/// What a row of the log does to its project's page.
+fn change(kind: EventKind) -> Option<Action> {
+    Some(match kind {
+        EventKind::Create => Action::Create,
+        EventKind::NewRelease(version) => Action::NewRelease(version),
+        EventKind::AddFile(version, file) => Action::AddFile(version, file),
+        EventKind::RemoveFile(file) => Action::RemoveFile(file),
+        EventKind::RemoveRelease(version) => Action::RemoveRelease(version),
+        EventKind::RemoveProject => Action::RemoveProject,
+        EventKind::YankRelease(version) => Action::YankRelease(version),
+        EventKind::UnyankRelease(version) => Action::UnyankRelease(version),
+        EventKind::QuarantineProject => Action::QuarantineProject,
+        EventKind::ClearProject => Action::ClearProject,
+        EventKind::QuarantineRelease(version) => Action::QuarantineRelease(version),
+        EventKind::ClearRelease(version) => Action::ClearRelease(version),
+        EventKind::Role => return None,
+        EventKind::Unknown => Action::Unknown,
+    })
+}
+
+/// What a mirror should have of a project: a quarantined one is not shown.
+fn wanted(state: Option<&ProjectState>) -> Option<(Serial, Content<String>)> {
+    let state = state.filter(|state| state.status.as_str() != "quarantined")?;
+    Some((serial(state.content_serial), content(state)))
+}
+
+/// What stands behind the project's name, up to the next separator of a wheel, is a file's version, with other separators than
+/// the log has.
+struct Named;
+
+impl Releases for Named {
+    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
+        let plain = |text: &str| text.to_lowercase().replace(['-', '_', '.'], "");
+        let rest = match filename.strip_suffix(".whl") {
+            Some(wheel) => wheel.split('-').nth(1)?.to_owned(),
+            None => {
+                let stem = filename.strip_suffix(".tar.gz").or(filename.strip_suffix(".zip"))?;
+                plain(stem).strip_prefix(&plain(project.as_str()))?.to_owned()
+            }
+        };
+        Some(plain(&rest) == plain(version))
+    }
+}
+
+fn milliseconds(seconds: f64) -> u64 {
+    u64::try_from(Duration::from_secs_f64(seconds.max(0.0)).as_millis()).unwrap()
+}
+
+struct Mirror {
+    world: World,
+    generator: Generator,
+    rng: Rng,
+    weather: Weather,
+    now: f64,
+    next_event: f64,
+    next_look: f64,
+    ran: Ran,
+    base: Serial,
+    /// What the newest snapshot has: the serial and content of every project.
+    shown: BTreeMap<ProjectName, (Serial, Content<String>)>,
+    /// What projects are held for.
+    held: BTreeMap<ProjectName, Serial>,
+    pages: BTreeMap<ProjectName, Vec<Seen<String>>>,
+    log: Log,
+}
+
+impl Mirror {
+    fn new(seed: u64, weather: Weather) -> Self {
+        let weights = Weights { burst: weather.bursts, ..Weights::journaled() };
+        let (mut world, generator) = history(seed, weather.projects, weather.projects * weather.past, weights);
+        world.set_holes(0.05, seed ^ 1);
+        world.stop_ticking();
+        let base = serial(world.serial());
+        let shown = world.state();
+        let shown = shown.iter().filter_map(|(name, state)| Some((name.parse().unwrap(), wanted(Some(state))?)));
+        let shown = shown.collect();
+        let (chance, delay) = weather.late;
+        world.set_late(chance, delay, seed ^ 2);
+        let rng = Rng::new(seed ^ 3);
+        let (held, pages, log) = Default::default();
+        let (now, next_event, next_look, ran) = Default::default();
+        Self { world, generator, rng, weather, now, next_event, next_look, ran, base, shown, held, pages, log }
+    }
+
+    fn uniform(&mut self) -> f64 {
+        f64::from(u32::try_from(self.rng.bits() >> 32).unwrap()) / f64::from(u32::MAX)
+    }
+
+    /// Lets time pass, and upstream move.
+    fn pass(&mut self, seconds: f64) {
+        let end = self.now + seconds;
+        while self.next_event.min(self.next_look) <= end {
+            if self.next_look < self.next_event {
+                self.step_to(self.next_look);
+                self.look();
+                self.next_look += 1.0;
+            } else {
+                self.step_to(self.next_event);
+                let events = self.generator.step(&mut self.world).len().max(1);
+                let pause = -self.uniform().max(1e-9).ln() / self.weather.events_per_second;
+                self.next_event += pause * f64::from(u32::try_from(events).unwrap());
+            }
+        }
+        self.step_to(end);
+    }
+
+    /// Takes down how far behind the newest snapshot is.
+    fn look(&mut self) {
+        let now = self.world.now_ms();
+        let oldest = self.world.changelog(self.base.get(), 1, now);
+        let lag = oldest.first().map_or(0, |event| now - event.at_ms);
+        self.ran.lags.push(Duration::from_millis(lag).as_secs_f64());
+    }
+
+    fn step_to(&mut self, time: f64) {
+        self.world.advance(Duration::from_secs_f64((time - self.now).max(0.0)));
+        self.now = self.now.max(time);
+    }
+
+    /// A page as a cache shows it: of some age, and sometimes holding more than its serial says.
+    fn fetch(&mut self, name: &ProjectName) {
+        self.pass(1.0 / f64::from(self.weather.pages_per_second));
+        self.ran.fetched += 1;
+        let (stale, now) = (milliseconds(self.weather.stale.as_secs_f64()), self.world.now_ms());
+        let at = if self.weather.one_cache {
+            // Each page is fetched at a moment of its own.
+            let phase = name.as_str().bytes().fold(7, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte));
+            now - (now + phase % stale.max(1)) % stale.max(1)
+        } else {
+            now - milliseconds(self.uniform() * self.weather.stale.as_secs_f64())
+        };
+        let Some(label) = self.world.project_seen(name.as_str(), at) else { return };
+        let below = self.uniform() < self.weather.label_below;
+        let shown = if below { self.world.project_seen(name.as_str(), self.world.now_ms()) } else { None };
+        let content = content(shown.as_ref().unwrap_or(&label));
+        let page = Seen { serial: serial(label.serial), content };
+        let pages = self.pages.entry(name.clone()).or_default();
+        // What says the same a third time says nothing new.
+        if !pages.ends_with(&[page.clone(), page.clone()]) {
+            pages.push(page);
+        }
+    }
+
+    fn read_log(&mut self) {
+        // What comes to light late is below what was seen already.
+        let seen = self.log.head().filter(|_| self.weather.late.0 == 0.0);
+        let since = seen.unwrap_or(self.base).max(self.base);
+        for event in self.world.changelog(since.get(), usize::MAX, self.world.now_ms()) {
+            let display: DisplayName = event.name.parse().unwrap();
+            self.log.add(&Event {
+                serial: serial(event.serial),
+                project: display.normalise(),
+                display,
+                time: Timestamp::from_seconds(i64::try_from(event.at_ms / 1000).unwrap()).unwrap(),
+                change: change(event.kind),
+            });
+        }
+    }
+
+    fn moving(&self) -> BTreeSet<ProjectName> {
+        self.log.projects().chain(self.held.keys()).cloned().collect()
+    }
+
+    /// One sync: rounds of pages, log and cut, until the target is reached, projects have moved past it, or patience ends.
+    fn sync(&mut self) {
+        self.read_log();
+        let mut head = self.log.head().unwrap_or(self.base);
+        if !self.weather.remembers {
+            self.pages.clear();
+        }
+        let mut wanted = self.moving();
+        let (mut deadline, mut pause) = (None, 0.5_f64);
+        loop {
+            // Late events are waited for as long as they may be late; the log's times are whole seconds.
+            let late = i64::try_from(self.weather.late.1.as_secs()).unwrap() + 2;
+            let now = i64::try_from(self.world.now_ms() / 1000).unwrap();
+            let settled = Timestamp::from_seconds(now - late).unwrap();
+            if !self.weather.later_read {
+                self.read_log();
+            }
+            let asked = std::mem::take(&mut wanted);
+            for name in &asked {
+                if !self.log.of(name).last().is_some_and(|change| change.action.removes_project()) {
+                    self.fetch(name);
+                }
+            }
+            if self.weather.later_read {
+                self.read_log();
+            }
+            let deadline = *deadline.get_or_insert(self.now + self.weather.patience.as_secs_f64());
+            let target = self.log.without_holes(self.base, settled).min(head);
+            let (found, holding) = self.cut(target);
+            let found_more = found.serial.is_some_and(|serial| serial > self.base);
+            let moved_on = found.in_the_way.values().all(|obstacle| obstacle.why == Why::Moving);
+            if found.in_the_way.is_empty() || self.now >= deadline || (moved_on && found_more) {
+                if let Some(at) = found.serial.filter(|at| *at > self.base) {
+                    self.record(at, found.states, &holding);
+                }
+                return;
+            }
+            if moved_on {
+                head = self.log.head().unwrap_or(self.base);
+                wanted.extend(self.moving().difference(&asked).cloned());
+            }
+            wanted.extend(found.in_the_way.into_keys());
+            self.pass(pause.min(deadline - self.now));
+            pause = (pause * 2.0).min(5.0);
+        }
+    }
+
+    /// The cut of what is known, and what is held for it.
+    fn cut(&mut self, target: Serial) -> (cut::Cut<String>, BTreeMap<ProjectName, Serial>) {
+        let mut projects = BTreeMap::new();
+        for name in self.moving() {
+            let base = match (self.held.get(&name), self.shown.get(&name)) {
+                (Some(needs), _) => Base::Unknown(*needs),
+                (None, Some((_, content))) => Base::Known(content.clone()),
+                (None, None) => Base::Absent,
+            };
+            let pages = self.pages.get(&name).cloned().unwrap_or_default();
+            let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.base };
+            projects.insert(name, Project { base, since, pages });
+        }
+        let all = projects.iter().collect();
+        let mut found = cut::cut(self.weather.rule, self.base, target, &self.log, &all, &Named);
+        // Now and then an operator's patience ends: what stands in the way is held.
+        let mut holding = BTreeMap::new();
+        for (name, obstacle) in &found.in_the_way {
+            if self.held.contains_key(name) || self.uniform() < self.weather.hold {
+                holding.insert(name.clone(), obstacle.needs);
+            }
+        }
+        if !holding.is_empty() {
+            let rest = projects.iter().filter(|(name, _)| !holding.contains_key(*name)).collect();
+            found = cut::cut(self.weather.rule, self.base, target, &self.log, &rest, &Named);
+        }
+        (found, holding)
+    }
+
+    fn record(
+        &mut self,
+        at: Serial,
+        states: BTreeMap<ProjectName, State<String>>,
+        holding: &BTreeMap<ProjectName, Serial>,
+    ) {
+        for (name, state) in states {
+            match state {
+                State::Untouched => continue,
+                State::Gone => self.shown.remove(&name),
+                State::At(serial, content) => self.shown.insert(name.clone(), (serial, content)),
+            };
+            self.held.remove(&name);
+        }
+        for name in holding.keys() {
+            if let Some(last) = self.log.of(name).iter().rfind(|change| change.serial <= at) {
+                self.ran.holds += 1;
+                self.held.insert(name.clone(), last.serial);
+            }
+        }
+        self.base = at;
+        self.ran.published += 1;
+        self.log = Log::default();
+        self.read_log();
+        // What the next snapshot needs is kept, the rest forgotten.
+        let moving = self.moving();
+        self.pages.retain(|name, _| moving.contains(name));
+
+        if !self.ran.published.is_multiple_of(self.weather.check_every) {
+            return;
+        }
+        let truth = self.world.state_at(at.get());
+        let names: BTreeSet<_> =
+            truth.keys().map(|name| name.parse().unwrap()).chain(self.shown.keys().cloned()).collect();
+        for name in names.iter().filter(|name: &&ProjectName| !self.held.contains_key(*name)) {
+            let (wanted, shown) = (wanted(truth.get(name.as_str())), self.shown.get(name));
+            if wanted.as_ref() != shown {
+                self.ran.wrong.push(format!("{name} at {at}: upstream {wanted:?}, recorded {shown:?}"));
+            }
+        }
+    }
+}
+
+/// Runs a mirror for as long as the weather says.
+pub fn run(seed: u64, weather: Weather) -> Ran {
+    let mut mirror = Mirror::new(seed, weather);
+    while mirror.now < f64::from(weather.seconds) {
+        mirror.sync();
+        mirror.pass(0.5);
+    }
+    mirror.ran
+}
+
+/// Runs several seeds; returns how often something was published, and what was wrong.
+pub fn run_all(weather: Weather, seeds: u64) -> (usize, Vec<String>) {
+    let mut published = 0;
+    let mut wrong = Vec::new();
+    for seed in 0..seeds {
+        let ran = run(seed, weather);
+        published += ran.published;
+        wrong.extend(ran.wrong);
+    }
+    (published, wrong)
+}

@@ -1,0 +1,265 @@
+//! Invariant 2: a committed snapshot is exactly what was drafted, on top of what was verified, and names only blobs that
+//! are there.
+#![expect(clippy::disallowed_methods, reason = "the tests lose blobs")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use strandline_durable::Disk;
+use strandline_model::{Blake3, ProjectName, Snapshot, trie::Change};
+use strandline_store::{Store, VerifyError, Wait};
+
+use crate::support::{Content, Opened, content, mirror, project, serial, time};
+
+/// What a tree should list: each project with the serial and the text of its last change.
+type Model = BTreeMap<ProjectName, (u64, u8)>;
+
+fn listed(store: &Arc<Store>, snapshot: &Snapshot) -> BTreeMap<ProjectName, (u64, Blake3)> {
+    let leaves = store.leaves(snapshot).unwrap();
+    assert!(leaves.is_sorted_by(|a, b| a.name < b.name), "each once, sorted by name");
+    assert_eq!(
+        store.mirror(&snapshot.mirror).unwrap().unwrap().listed(snapshot).unwrap(),
+        leaves,
+        "the list beside the tree says the same"
+    );
+    leaves.into_iter().map(|leaf| (leaf.name, (leaf.serial.get(), leaf.unit))).collect()
+}
+
+fn version(name: &ProjectName, text: u8) -> Content {
+    content(name.as_str(), &text.to_string(), &[&format!("{name}-{text}.tar.gz")])
+}
+
+/// A project's number and what becomes of it.
+type Edit = (u8, Option<u8>);
+
+fn edits() -> impl Strategy<Value = Vec<Edit>> {
+    prop::collection::vec((0_u8..60, prop::option::weighted(0.75, 0_u8..3)), 0..45)
+}
+
+/// What the root lists are made from is the tree's, whatever becomes of the rows beside it.
+#[test]
+fn a_list_that_is_not_the_trees_is_not_used() {
+    for damage in [
+        "UPDATE listed SET serial = serial + 1 WHERE name = 'beta'",
+        "DELETE FROM listed WHERE name = 'beta'",
+        "INSERT INTO listed SELECT mirror, 'gamma', unit, serial, display FROM listed WHERE name = 'beta'",
+        "DELETE FROM listing",
+        "UPDATE listing SET tree = zeroblob(32)",
+    ] {
+        let world = Opened::new();
+        let text = |text: &str| Some(content("x", text, &[]));
+        world.record("pypi", 1, &[("alpha", text("a")), ("beta", text("b"))]);
+        world.sql().execute(damage, []).unwrap();
+        let newest = world.snapshots("pypi")[0].snapshot.clone();
+        assert_eq!(listed(&world.store, &newest).len(), 2, "{damage}");
+        let draft = world.draft("pypi", 2, &[("alpha", text("c"))]);
+        let committed = world.lock("pypi").commit(draft, |_, leaves| {
+            let serials: Vec<_> = leaves.iter().map(|leaf| (leaf.name.to_string(), leaf.serial.get())).collect();
+            assert_eq!(serials, [("alpha".to_owned(), 2), ("beta".to_owned(), 1)], "{damage}");
+            Vec::new()
+        });
+        drop(world.lock("pypi").verify(committed.unwrap()).unwrap());
+        let all: i64 = world.sql().query_row("SELECT count(*) FROM listed", [], |row| row.get(0)).unwrap();
+        assert_eq!(all, 2, "{damage}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any sequence of drafts is a sequence of maps, also where a crash came between a commit and its verification.
+    #[test]
+    fn snapshots_are_maps(drafts in prop::collection::vec((edits(), 0_u64..2, prop::bool::weighted(0.8)), 1..8)) {
+        let world = Opened::new();
+        let store = &world.store;
+        let mut model = Model::new();
+        let mut history: Vec<(Snapshot, Model)> = Vec::new();
+        let mut revisions: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut number = 1;
+        for (edits, forward, verify) in drafts {
+            number += forward;
+            let mut next = model.clone();
+            let mut changes: BTreeMap<String, Option<Content>> = BTreeMap::new();
+            for (which, text) in edits {
+                let name = project(&format!("project-{which}"));
+                match text {
+                    Some(text) => next.insert(name.clone(), (number, text)),
+                    None => next.remove(&name),
+                };
+                changes.insert(name.to_string(), text.map(|text| version(&name, text)));
+            }
+            let changes: Vec<_> = changes.iter().map(|(name, content)| (name.as_str(), content.clone())).collect();
+            let draft = world.draft("pypi", number, &changes);
+            let parent = draft.base.as_ref().map(|base| base.id);
+            let committed = world.commit("pypi", draft);
+            *revisions.entry(number).or_default() += 1;
+            if verify {
+                world.lock("pypi").verify(committed).unwrap();
+            } else {
+                drop(committed);
+                drop(world.lock("pypi"));
+            }
+            let verified = store.mirror(&mirror("pypi")).unwrap().unwrap().latest_verified().unwrap().unwrap();
+            let snapshot = &verified.snapshot;
+            prop_assert_eq!(snapshot.label.revision, revisions[&number], "revisions count up");
+            prop_assert_eq!(snapshot.parent, parent);
+            prop_assert_eq!(verified.id, Blake3::of(&snapshot.to_bytes()));
+            prop_assert_eq!(snapshot.units, next.len() as u64);
+            model = next;
+            history.push((snapshot.clone(), model.clone()));
+        }
+        for (snapshot, model) in &history {
+            let listed = listed(store, snapshot);
+            prop_assert!(listed.keys().eq(model.keys()));
+            for (name, (serial, text)) in model {
+                let (found, unit) = listed[name];
+                prop_assert_eq!(found, *serial);
+                let leaf = store.find(snapshot, name).unwrap().unwrap();
+                prop_assert_eq!(leaf.unit, unit);
+                let unit = store.unit(unit).unwrap();
+                let files: Content = unit
+                    .entries()
+                    .iter()
+                    .map(|entry| (entry.path.to_string(), store.read_blob(entry.blob).unwrap()))
+                    .collect();
+                prop_assert_eq!(files, version(name, *text));
+            }
+            prop_assert!(store.find(snapshot, &project("project-99")).unwrap().is_none());
+        }
+        for (before, _) in &history {
+            for (after, _) in &history {
+                let changes = store.diff(Some(before), Some(after)).unwrap();
+                prop_assert!(changes.is_sorted_by(|a, b| a.name < b.name));
+                let (from, to) = (listed(store, before), listed(store, after));
+                let differ: Vec<_> = from
+                    .keys()
+                    .chain(to.keys())
+                    .filter(|name| from.get(*name) != to.get(*name))
+                    .collect::<std::collections::BTreeSet<_>>()
+                    .into_iter()
+                    .collect();
+                prop_assert!(changes.iter().map(|change| &change.name).eq(differ));
+                for Change { name, before, after } in changes {
+                    prop_assert_eq!(before.map(|leaf| (leaf.serial.get(), leaf.unit)), from.get(&name).copied());
+                    prop_assert_eq!(after.map(|leaf| (leaf.serial.get(), leaf.unit)), to.get(&name).copied());
+                }
+            }
+        }
+        if let Some((last, model)) = history.last() {
+            prop_assert_eq!(store.diff(None, Some(last)).unwrap().len(), model.len());
+            prop_assert_eq!(store.diff(Some(last), None).unwrap().len(), model.len());
+            // However it came about, the same content has the same root.
+            let fresh = Opened::new();
+            let mut serials: BTreeMap<u64, Vec<(String, Option<Content>)>> = BTreeMap::new();
+            for (name, (serial, text)) in model {
+                serials.entry(*serial).or_default().push((name.to_string(), Some(version(name, *text))));
+            }
+            let mut tree = None;
+            for (serial, changes) in &serials {
+                let changes: Vec<_> = changes.iter().map(|(name, content)| (name.as_str(), content.clone())).collect();
+                tree = Some(fresh.record("pypi", *serial, &changes).snapshot().tree);
+            }
+            if let Some(tree) = tree {
+                prop_assert_eq!(tree, last.tree);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_one_project_change_writes_a_few_bodies() {
+    let world = Opened::new();
+    let many: Vec<_> = (0..600).map(|number| (format!("p{number}"), Some(content("p", "same", &[])))).collect();
+    let many: Vec<_> = many.iter().map(|(name, content)| (name.as_str(), content.clone())).collect();
+    world.record("pypi", 1, &many);
+    let count = || world.sql().query_row("SELECT count(*) FROM body", [], |row| row.get::<_, i64>(0)).unwrap();
+    let before = count();
+    world.record("pypi", 2, &[("p7", Some(content("p", "other", &[])))]);
+    let written = count() - before;
+    assert!(written <= 6, "a unit, a snapshot, and a node for each level: {written}");
+    world.record("pypi", 3, &[]);
+    assert_eq!(count() - before - written, 1, "the same tree again is only a snapshot");
+}
+
+#[test]
+fn a_crash_at_every_step_of_commit_and_verify() {
+    let build = || {
+        let world = Opened::new();
+        world.record("pypi", 1, &[("six", Some(content("six", "one", &[])))]);
+        let draft = world.draft("pypi", 2, &[("six", Some(content("six", "two", &[]))), ("idna", None)]);
+        (world, draft)
+    };
+    // Each COMMIT is two steps: before it, and after it.
+    for n in 1..=5 {
+        let (world, draft) = build();
+        let disk = Disk::counting();
+        let opened = world.open_on(disk.clone()).unwrap();
+        let at = disk.steps() + n;
+        drop(opened);
+        let store = world.open_on(Disk::failing_at(at)).unwrap();
+        let lock = store.lock(&mirror("pypi"), Wait::Never, time(0)).unwrap();
+        let committed = lock.commit(draft, |_, _| Vec::new());
+        let verified = committed.map_err(VerifyError::from).and_then(|committed| lock.verify(committed));
+        drop(lock);
+        let snapshots = world.snapshots("pypi");
+        let stands = |recorded: &strandline_store::Recorded| (recorded.snapshot.label.serial.get(), recorded.verified);
+        let stands: Vec<_> = snapshots.iter().map(stands).collect();
+        match n {
+            1 => assert_eq!(stands, [(1, true)], "nothing of it"),
+            2 | 3 => assert_eq!(stands, [(2, false), (1, true)], "all of it, and not verified"),
+            _ => assert_eq!(stands, [(2, true), (1, true)]),
+        }
+        assert_eq!(verified.is_ok(), n == 5);
+        let base = world.mirror("pypi").latest_verified().unwrap().unwrap();
+        assert_eq!(base.snapshot.label.serial, serial(if n > 3 { 2 } else { 1 }));
+        world.record("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
+        assert_eq!(world.labels("pypi").len(), if n == 1 { 2 } else { 3 });
+    }
+}
+
+#[test]
+fn what_names_a_missing_or_short_blob_is_not_verified() {
+    let damages: [(&str, fn(&std::path::Path)); 2] = [
+        ("is missing", |blob| fs::remove_file(blob).unwrap()),
+        ("has 2 bytes instead of 21", |blob| {
+            fs::remove_file(blob).unwrap();
+            fs::write(blob, "by").unwrap();
+        }),
+    ];
+    for (problem, damage) in damages {
+        let world = Opened::new();
+        world.record("pypi", 1, &[("idna", Some(content("idna", "one", &[])))]);
+        let committed =
+            world.commit("pypi", world.draft("pypi", 2, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]));
+        damage(&world.store.blob_path(Blake3::of(b"bytes of six-1.tar.gz")));
+        let error = world.lock("pypi").verify(committed).unwrap_err().to_string();
+        assert!(error.starts_with("snapshot 2 of mirror `pypi` names `packages/00/11/six-1.tar.gz`"), "{error}");
+        assert!(error.ends_with(problem), "{error}");
+        let base = world.mirror("pypi").latest_verified().unwrap().unwrap();
+        assert_eq!(base.snapshot.label.serial, serial(1), "it is never a base");
+
+        // A verified one whose blob was lost since is not published again either, unless what is there has it.
+        let world = Opened::new();
+        world.record("pypi", 1, &[("six", Some(content("six", "one", &["six-1.tar.gz"])))]);
+        damage(&world.store.blob_path(Blake3::of(b"bytes of six-1.tar.gz")));
+        let recorded = world.mirror("pypi").latest_verified().unwrap().unwrap();
+        assert!(world.lock("pypi").verified(recorded.clone(), None).is_err());
+        assert!(world.lock("pypi").verified(recorded.clone(), Some(&recorded.snapshot)).is_ok());
+    }
+}
+
+#[test]
+fn mirrors_do_not_mix() {
+    let world = Opened::new();
+    let same = content("six", "one", &["six-1.tar.gz"]);
+    let first = world.record("pypi", 1, &[("six", Some(same.clone()))]);
+    let second = world.record("other", 9, &[("six", Some(same))]);
+    assert_ne!(first.id(), second.id());
+    assert_eq!(world.labels("pypi"), ["1"]);
+    assert_eq!(world.labels("other"), ["9"]);
+    let names: Vec<_> = world.store.mirrors().unwrap().into_iter().map(|mirror| mirror.name().to_string()).collect();
+    assert_eq!(names, ["other", "pypi"]);
+    assert_eq!(world.blobs().len(), 2, "equal bytes are stored once");
+}
