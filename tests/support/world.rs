@@ -233,7 +233,7 @@ pub(crate) struct Process {
 
 impl Process {
     fn start(mut command: Command, directory: &TempDir) -> Self {
-        // Files, for a pipe that nobody reads would stop the program.
+        // Files, because a pipe that no process reads would stop the program.
         let file = || tempfile::Builder::new().prefix("said-").tempfile_in(directory.path()).unwrap();
         let (out, err) = (file(), file());
         let child = command.stdout(out.reopen().unwrap()).stderr(err.reopen().unwrap()).spawn().unwrap();

@@ -151,8 +151,8 @@ fn nothing_named_is_on_its_way_out(store: &Arc<Store>, mirror: &MirrorName) {
     }
 }
 
-/// 6. After any crash, opening the store finishes or undoes what was under way: there is nothing left to do for whoever
-///    opens it next, and nothing is coming in.
+/// 6. After any crash, opening the store finishes or undoes what was under way: the process that opens it
+///    next has nothing left to do, and nothing is coming in.
 fn opening_leaves_nothing_to_do(root: &Path, all: &BTreeMap<String, String>) -> Arc<Store> {
     let counting = Disk::counting();
     let again = Store::open(root, counting.clone()).unwrap();
@@ -196,17 +196,18 @@ fn names_are_ours(all: &BTreeMap<String, String>) {
     }
 }
 
-/// 8. Two processes on one store never corrupt it: the second says who has the mirror; and a lock that nobody holds is free.
+/// 8. Two processes on one store never corrupt it: the second says which process has the mirror; and a lock
+///    that no process holds is free.
 fn one_process_at_a_time(stores: [&Arc<Store>; 2], mirror: &MirrorName) {
-    // Whoever checks may have the lock.
+    // The process that checks may have the lock.
     let [first, second] = stores.map(|store| match store.lock(mirror, Wait::Never, now()) {
         Ok(lock) => Ok(lock),
         Err(StoreError::Lock(LockError::Held { holder, .. })) => Err((holder.process, holder.since)),
         Err(error) => unreachable!("invariant 8: {error}"),
     });
     let here = Err((std::process::id().to_string(), now().to_string()));
-    assert_eq!(second.map(drop), here, "invariant 8: the second says who has the mirror");
-    assert!(first.is_ok() || first.map(drop) == here, "invariant 8: nobody has it who is gone");
+    assert_eq!(second.map(drop), here, "invariant 8: the second says which process has the mirror");
+    assert!(first.is_ok() || first.map(drop) == here, "invariant 8: a process that is gone has nothing");
 }
 
 /// Checks that what a snapshot names is there; returns its paths with their digests, those of the lists too.
@@ -274,7 +275,7 @@ fn live_is_one_snapshot(root: &Path, mirror: &MirrorName, whole: &[Whole]) -> Op
 
 /// Different files with one time of modification would give nginx one entity tag for two contents.
 ///
-/// The standby may have a list that is not written to its end: nobody reads it.
+/// The standby may have a list that is not written to its end: no reader sees it.
 fn check_times(root: &Path, mirror: &MirrorName, all: &BTreeMap<String, String>) {
     let mut seen: HashMap<i64, Blake3> = HashMap::new();
     let live = fs::read_link(root.join("views").join(mirror.as_str()).join("live")).unwrap();

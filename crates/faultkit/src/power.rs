@@ -142,12 +142,12 @@ fn catalog_files(top: &Path, catalog: &Path) -> BTreeMap<PathBuf, Arc<[u8]>> {
 }
 
 impl Power {
-    /// Watches what is done below `top`. What is there now is durable, and nobody has its catalog open.
+    /// Watches what is done below `top`. What is there now is durable, and no process has its catalog open.
     pub fn over(top: &Path) -> Arc<Self> {
         Arc::new(Self { top: top.to_owned(), before: Model::of(top), log: Mutex::default() })
     }
 
-    /// Takes in a commit that nobody could tell of: the process died right after it.
+    /// Takes in a commit that no step told of, because the process died right after it.
     pub fn catch_up(&self, catalog: &Path) {
         self.done(Step::Committed { catalog });
     }

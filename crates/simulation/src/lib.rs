@@ -21,7 +21,7 @@ pub struct Weather {
     pub events_per_second: f64,
     /// How old a page may be.
     pub stale: Duration,
-    /// Whether there is one cache, which fetches each page once in that time, whatever happens to it; else there are many,
+    /// Whether there is one cache, which fetches each page once in that time, even if it changes; else there are many,
     /// and every answer has an age of its own.
     pub one_cache: bool,
     /// How often a page holds more than its serial says.
@@ -38,7 +38,7 @@ pub struct Weather {
     pub patience: Duration,
     /// Whether what pages showed is remembered until the next sync.
     pub remembers: bool,
-    /// How often somebody begins to upload sixty files to one project, beside a thousand other steps.
+    /// How often an owner begins to upload sixty files to one project, beside a thousand other steps.
     pub bursts: u32,
     /// How many steps there were for each project before the mirror begins.
     pub past: usize,

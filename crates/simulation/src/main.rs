@@ -64,7 +64,7 @@ fn main() {
             row(&rate.to_string(), weather(rate, stale, 0));
         }
     }
-    // Most of what happens is somebody uploading sixty files to one project.
+    // Most of what happens is an owner who uploads sixty files to one project.
     for rate in [1.0, 10.0] {
         for stale in CACHES {
             row(&format!("{rate}, in bursts"), Weather { bursts: 100, ..weather(rate, stale, 0) });

@@ -155,7 +155,7 @@ impl World {
                 }
             }
         }
-        // What a copy that was cut off leaves; nobody shall see it.
+        // What a copy that was cut off leaves; no reader may see it.
         fs::create_dir_all(view.join("packages/aa"))?;
         fs::write(view.join("packages/aa/.copy-1"), "half")?;
         let projects: Vec<_> = leaves.into_iter().map(ListedProject::from).collect();

@@ -26,7 +26,7 @@ pub(crate) fn formats() -> Formats {
     Formats::usual(Arc::new(FORMAT))
 }
 
-/// One request at a time, so that everything has its order; pauses that nobody notices; patience that does not end.
+/// One request at a time, so that everything has its order; pauses of almost no time; patience that does not end.
 pub(crate) fn settings(projects: &[&str]) -> Settings {
     let names = projects.iter().map(|name| name.parse::<DisplayName>().unwrap());
     Settings {

@@ -16,7 +16,7 @@ use strandline_sync::upstream::{self, Answer, Event, Page, Problem, Upstream, Up
 /// How upstream answers when it is asked for a page.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
-    /// With this page, and with a tag if it has one; `NotModified` to whoever has the tag.
+    /// With this page, and with a tag if it has one; `NotModified` if the one who asks has the tag.
     Page(Page, Option<&'static str>),
     Missing,
     Fail(Problem),

@@ -19,7 +19,7 @@ pub(crate) fn from(script: impl Fn() -> Arc<Script>) -> impl Fn(&Arc<Store>) -> 
 }
 
 /// What readers see and what the next sync starts from. A crash between a snapshot's commit and its verification leaves a
-/// snapshot that nobody uses, and takes its label; which twin is live and how it is called is not counted, therefore.
+/// snapshot that no process uses, and takes its label; therefore it is not counted which twin is live, nor its label.
 pub(crate) fn essence(root: &Path) -> BTreeMap<String, String> {
     let mut found = invariants::everything(&root.join("blobs"));
     let live = root.join("views/pypi/live").canonicalize().unwrap();

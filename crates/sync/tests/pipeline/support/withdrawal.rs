@@ -36,7 +36,7 @@ pub(crate) fn withdraw(store: &Arc<Store>, scope: Option<&MirrorName>, bytes: &[
     Ok(purge.finish(Busy::Leave)?)
 }
 
-/// Does what whoever opens the store does about what was interrupted.
+/// Finishes what was interrupted, as a process does that opens the store.
 pub(crate) fn resume(store: &Arc<Store>) -> Outcome<Done> {
     Ok(purge_of(store, &formats()).finish(Busy::Leave)?)
 }
