@@ -248,6 +248,7 @@ mod tests {
         format!(r#"{{"meta":{{"api-version":"1.0"}},"name":"six","files":[{files}]}}"#)
     }
 
+    /// Long because all that is read of one page stands here in full.
     #[test]
     fn everything_that_the_standards_have() {
         let text = format!(

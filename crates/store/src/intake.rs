@@ -464,7 +464,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Where what comes in for a mirror is, until it is settled.
+    /// Where what comes in for a mirror is, until it has landed.
     pub(crate) fn incoming(&self, mirror: &MirrorName) -> PathBuf {
         self.root.join("incoming").join(mirror.as_str())
     }

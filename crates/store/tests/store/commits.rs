@@ -69,7 +69,8 @@ fn a_list_that_is_not_the_trees_is_not_used() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any sequence of drafts is a sequence of maps, also where a crash came between a commit and its verification.
+    /// Any sequence of drafts is a sequence of maps, also where a crash came between a commit and its verification. Long
+    /// because one history is built, and then read in each way in which it can be read.
     #[test]
     fn snapshots_are_maps(drafts in prop::collection::vec((edits(), 0_u64..2, prop::bool::weighted(0.8)), 1..8)) {
         let world = Opened::new();

@@ -342,7 +342,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Any sequence of syncs, switches and collections: no kept snapshot ever lacks a blob, and after a collection
-    /// without grace the blobs are exactly those that kept snapshots name.
+    /// without grace the blobs are exactly those that kept snapshots name. Long because each kind of step has its arm.
     #[test]
     fn the_blobs_are_those_that_kept_snapshots_name(steps in steps()) {
         let world = Opened::new();
