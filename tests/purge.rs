@@ -144,6 +144,15 @@ fn is_on_record(world: &World, serials: &[String], sha256: &str) {
 }
 
 #[test]
+fn the_log_of_a_mirror_that_was_never_synced_tells_it_too() {
+    let world = World::new(Index::new(), "projects = [\"six\"]");
+    let sha256 = "0f".repeat(32);
+    world.done(&["purge", &sha256, "--mirror", "pypi"]);
+    let said = world.done(&["log", "pypi"]);
+    assert!(said.starts_with("withdrawn\t") && said.contains(&sha256), "{said}");
+}
+
+#[test]
 fn it_comes_back_only_when_it_is_let_back() {
     for source in ["simple", "warehouse"] {
         let world = world(&format!("source = \"{source}\""));

@@ -292,6 +292,20 @@ fn a_damaged_page_of_the_catalog_is_named_and_the_catalog_rebuilt() {
     is_rebuilt(&world, &before);
 }
 
+/// Where it is the table of the mirrors itself, no command knows any.
+#[test]
+fn a_damaged_page_of_the_mirrors_is_named() {
+    let world = mirror(2, "", "");
+    let (path, upstream) = (world.path("store/catalog.db"), world.upstream.simple_url());
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(upstream.len()).position(|found| found == upstream.as_bytes()).unwrap();
+    bytes[at / 4096 * 4096..][..4096].fill(0x55);
+    fs::write(&path, &bytes).unwrap();
+    for arguments in [&["verify"][..], &["verify", "pypi"]] {
+        says(&world.run(arguments), &["the catalog is damaged: "]);
+    }
+}
+
 /// A store that was rebuilt is whole, shows what it showed, and goes on without fetching anything again.
 #[track_caller]
 fn is_rebuilt(world: &World, before: &BTreeMap<String, Vec<u8>>) {

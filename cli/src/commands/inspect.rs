@@ -6,7 +6,7 @@ use indicatif::HumanBytes;
 use serde_json::json;
 use strandline_model::trie::Change;
 use strandline_model::{Blake3, DisplayName, Leaf, MirrorName, Snapshot, Unit};
-use strandline_store::{Recorded, SelectError, Store, StoreError};
+use strandline_store::{Mirror, Recorded, SelectError, Store, StoreError};
 
 use super::{known, open, purge, say};
 use crate::config::Config;
@@ -17,8 +17,18 @@ use crate::report::Failure;
 pub(crate) fn log(config: &Config, mirror: &MirrorName, json: bool) -> Result<Exit, Failure> {
     config.mirrors(std::slice::from_ref(mirror))?;
     let store = open(&config.store)?;
-    // A mirror that was never synced has nothing to list.
-    let Some(kept) = store.mirror(mirror)? else { return Ok(Exit::Done) };
+    if let Some(kept) = store.mirror(mirror)? {
+        say_snapshots(&store, &kept, json)?;
+    }
+    if !json {
+        for withdrawal in purge::in_force(&store, mirror)? {
+            say!("withdrawn\t{}", purge::in_words(&withdrawal));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn say_snapshots(store: &Store, kept: &Mirror, json: bool) -> Result<(), Failure> {
     let live = kept.view_state()?.map(|state| state.snapshot);
     let pins = store.pins()?;
     let superseded = kept.superseded()?;
@@ -48,12 +58,7 @@ pub(crate) fn log(config: &Config, mirror: &MirrorName, json: bool) -> Result<Ex
             say!("{label}\t{time}\t{units} projects\t{id}{mark}{pinned}{unverified}{missed}{held}{instead}");
         }
     }
-    if !json {
-        for withdrawal in purge::in_force(&store, mirror)? {
-            say!("withdrawn\t{}", purge::in_words(&withdrawal));
-        }
-    }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 /// The projects and files that differ between two snapshots.

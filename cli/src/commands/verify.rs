@@ -37,8 +37,7 @@ pub(crate) async fn verify(
 ) -> Result<Exit, Failure> {
     let named: Vec<_> = mirror.cloned().into_iter().collect();
     let configured = config.mirrors(&named)?;
-    let store = opened(config)?;
-    let mut mirrors = store.mirrors()?;
+    let (store, mut mirrors) = opened(config)?;
     if let Some(name) = mirror {
         mirrors.retain(|mirror| mirror.name() == name);
     }
@@ -75,17 +74,17 @@ pub(crate) async fn verify(
     put_right(&store, &configured, &mirrors, report.damage, which.is_some()).await
 }
 
-/// Opens the store; where SQLite finds the catalog damaged, says which of its pages are.
-fn opened(config: &Config) -> Result<Arc<Store>, Failure> {
-    let store = open(&config.store);
-    if let Err(error) = &store
+/// Opens the store and looks which mirrors it has; where SQLite finds the catalog damaged, says which of its pages are.
+fn opened(config: &Config) -> Result<(Arc<Store>, Vec<strandline_store::Mirror>), Failure> {
+    let opened = open(&config.store).and_then(|store| Ok((store.clone(), store.mirrors()?)));
+    if let Err(error) = &opened
         && error.is_corruption()
     {
         for problem in damaged_pages(&config.store)? {
             say!("{}", Damage::Catalog { problem });
         }
     }
-    store
+    opened
 }
 
 fn tell(report: &Report, data: bool) {
@@ -255,7 +254,7 @@ pub(crate) async fn rebuild(config: &Config) -> Result<Exit, Failure> {
     }
     rebuild.finish()?;
     tracing::warn!(
-        "the catalog is new. Lost are: all earlier serials, pins, which projects are held and since when, whether a mirror was rolled back, and what was known for asking upstream; blobs that only earlier serials named go with the next `strandline gc`, after `grace`"
+        "the catalog is new. Lost are: all earlier serials, pins, what was withdrawn (`strandline purge` it again before the next sync), which projects are held and since when, whether a mirror was rolled back, and what was known for asking upstream; blobs that only earlier serials named go with the next `strandline gc`, after `grace`"
     );
     if incomplete {
         tracing::warn!("the next sync fetches the projects that are lost");

@@ -363,9 +363,12 @@ pub(crate) fn open(path: &Path, disk: &Disk, occupied: bool) -> Result<Connectio
     let sql = |source| StoreError::Catalog { path: path.to_owned(), source };
     refuse_older(path)?;
     let mut connection = Connection::open(path).map_err(sql)?;
+    // What is refused stays as it is: its log is not copied back where this connection is the last one.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sql)?;
     connection.busy_timeout(Duration::from_secs(60)).map_err(sql)?;
     connection.set_prepared_statement_cache_capacity(64);
     let migrated = done(&connection, path, occupied)? == MIGRATIONS.len();
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(sql)?;
     // Not while it is migrated: a table that others refer to can only be made anew without.
     connection.pragma_update(None, "foreign_keys", migrated).map_err(sql)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(sql)?;

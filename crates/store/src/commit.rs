@@ -59,7 +59,11 @@ pub struct DraftUnit {
 /// A snapshot that is in the catalog and was not read back yet.
 #[derive(Debug)]
 #[must_use = "a committed snapshot is not verified, and not published"]
-pub struct Committed(Recorded);
+pub struct Committed {
+    recorded: Recorded,
+    /// Made when the snapshot is verified: one that is not can be dropped, and what was remembered has to be there then.
+    conclusion: Option<Conclusion>,
+}
 
 /// A snapshot whose new rows were read back and whose blobs are all there. Only [`Locked::verify`] and
 /// [`Locked::verified`] make one.
@@ -122,9 +126,6 @@ impl Locked {
             if let Some(missing) = missing {
                 self.replace_missing(transaction, &missing)?;
             }
-            if let Some(conclusion) = conclusion {
-                self.write_conclusion(transaction, &conclusion)?;
-            }
             let all = self.update_listing(transaction, root, tree, &changed)?;
             let snapshot = Snapshot {
                 mirror: self.name.clone(),
@@ -139,7 +140,7 @@ impl Locked {
                 held,
             };
             let id = self.insert_snapshot(&bodies, &snapshot)?;
-            Ok(Committed(Recorded { id, snapshot, verified: false, missed: false }))
+            Ok(Committed { recorded: Recorded { id, snapshot, verified: false, missed: false }, conclusion })
         })
     }
 
@@ -165,10 +166,15 @@ impl Locked {
     }
 
     /// Reads back what is new since the snapshot's parent: every node and unit is re-hashed, and every blob that a
-    /// new unit names is looked at. Then the snapshot counts as verified.
+    /// new unit names is looked at. Then the snapshot counts as verified, and what the sync remembered is
+    /// concluded, in one transaction.
+    ///
+    /// # Panics
+    ///
+    /// If it is a snapshot of another mirror.
     pub fn verify(&self, committed: Committed) -> Result<Verified, VerifyError> {
-        let Recorded { id, snapshot, .. } = committed.0;
-        debug_assert_eq!(snapshot.mirror, self.name, "it was committed under this lock");
+        let Committed { recorded: Recorded { id, snapshot, .. }, conclusion } = committed;
+        assert_eq!(snapshot.mirror, self.name, "it was committed under this lock");
         let store = &self.store;
         let snapshot = {
             let connection = store.connection();
@@ -183,7 +189,11 @@ impl Locked {
             None => None,
         };
         store.check_difference(parent.as_ref().map(|parent| &parent.snapshot), &snapshot)?;
-        store.execute("UPDATE snapshot SET verified = 1 WHERE id = ?1", [id.as_bytes()])?;
+        store.transaction(|transaction| {
+            let verified = "UPDATE snapshot SET verified = 1 WHERE id = ?1";
+            transaction.execute(verified, [id.as_bytes()]).map_err(store.sql())?;
+            conclusion.map_or(Ok(()), |conclusion| self.write_conclusion(transaction, &conclusion))
+        })?;
         Ok(Verified(Recorded { id, snapshot, verified: true, missed: false }))
     }
 
@@ -192,7 +202,7 @@ impl Locked {
         let unverified = "SELECT id FROM snapshot WHERE mirror = ?1 AND verified = 0 ORDER BY serial, revision";
         for id in self.store.rows(unverified, [self.number], |row| blake3(row, 0))? {
             let found = self.store.recorded(id).map_err(VerifyError::from);
-            match found.and_then(|found| self.verify(Committed(found))) {
+            match found.and_then(|found| self.verify(Committed { recorded: found, conclusion: None })) {
                 Ok(verified) => {
                     tracing::info!("serial {} of mirror `{}` is verified now", verified.snapshot().label, self.name);
                 }
@@ -210,7 +220,7 @@ impl Locked {
     /// is still there.
     pub fn verified(&self, recorded: Recorded, present: Option<&Snapshot>) -> Result<Verified, VerifyError> {
         if !recorded.verified {
-            return self.verify(Committed(recorded));
+            return self.verify(Committed { recorded, conclusion: None });
         }
         self.store.check_difference(present, &recorded.snapshot)?;
         Ok(Verified(recorded))

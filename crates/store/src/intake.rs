@@ -75,6 +75,8 @@ pub struct Intake {
     clones: OnceLock<bool>,
     /// Tells others that this process is alive.
     _alive: Lock,
+    /// The mirror's lock: blobs come in for a mirror that no other process changes.
+    _lock: Arc<Lock>,
 }
 
 /// Which mirrors may use the blobs that an intake brings.
@@ -200,9 +202,9 @@ impl Staged {
 }
 
 impl Intake {
-    /// Opens the mirror's intake. The caller keeps the mirror locked as long as it is open.
+    /// Opens the mirror's intake. The mirror stays locked as long as it is open.
     pub fn open(mirror: &Locked, access: Access) -> Result<Self, StoreError> {
-        let (mirror, store) = (Mirror::clone(mirror), mirror.store());
+        let (lock, mirror, store) = (Arc::clone(&mirror.lock), Mirror::clone(mirror), mirror.store());
         let alive = Lock::share(&store.intake_lock(mirror.name()))?;
         // This process has the mirror's lock, so no other process writes here: files that are there were left by a
         // crash.
@@ -216,7 +218,7 @@ impl Intake {
                 .map_err(store.sql())
         })?;
         let (next, clones) = (AtomicU64::new(0), OnceLock::new());
-        Ok(Self { mirror, access, directory, next, clones, _alive: alive })
+        Ok(Self { mirror, access, directory, next, clones, _alive: alive, _lock: lock })
     }
 
     /// The store that blobs come into.

@@ -98,7 +98,7 @@ pub enum StoreError {
     },
     /// The catalog was written by a program that was never released. Nothing was changed.
     #[error(
-        "the catalog `{}` has version {version}, and this program reads versions from {oldest} on: go on with the program that wrote it, or let `strandline rebuild` move it aside and make a new one of what is published, which loses earlier serials and pins",
+        "the catalog `{}` has version {version}, and this program reads versions from {oldest} on: go on with the program that wrote it, or let `strandline rebuild` move it aside and make a new one of what is published, which loses earlier serials, pins, and the record of what was withdrawn (withdraw it again before the next sync)",
         path.display()
     )]
     Older {

@@ -9,8 +9,9 @@ use strandline_model::{MirrorName, Timestamp};
 use crate::{Mirror, Store, StoreError};
 
 /// A mirror that this process alone may change, until this is dropped or the process ends, however it ends. It reads as
-/// the [`Mirror`] that it is; every change of a mirror is a method of it, so nothing can be changed without the lock,
-/// or with that of another mirror:
+/// the [`Mirror`] that it is. A change of what a mirror has is a method of it, or of an [`Intake`](crate::Intake), which
+/// keeps the lock as long as it is open. So it cannot be changed without the lock, or with that of another mirror. Pins and
+/// withdrawals alone need no lock, because they hold whichever process has the mirror.
 ///
 /// ```
 /// use strandline_model::Timestamp;
@@ -32,7 +33,7 @@ use crate::{Mirror, Store, StoreError};
 #[derive(Debug)]
 pub struct Locked {
     mirror: Mirror,
-    _lock: Lock,
+    pub(crate) lock: Arc<Lock>,
 }
 
 impl Deref for Locked {
@@ -71,7 +72,7 @@ impl Store {
     pub(crate) fn locked(self: &Arc<Self>, name: &MirrorName, lock: Lock) -> Result<Locked, StoreError> {
         self.finish_removal(name)?;
         let number = self.ensure_mirror(name)?;
-        Ok(Locked { mirror: Mirror { store: Arc::clone(self), name: name.clone(), number }, _lock: lock })
+        Ok(Locked { mirror: Mirror { store: Arc::clone(self), name: name.clone(), number }, lock: Arc::new(lock) })
     }
 
     pub(crate) fn mirror_lock(&self, name: &MirrorName) -> std::path::PathBuf {

@@ -11,8 +11,8 @@ use crate::{Store, StoreError};
 
 /// A mirror of a store, to be read. Reading needs no lock, and says what was committed when it was read.
 ///
-/// It knows its row by number. After the mirror was removed it has no snapshot and publishes nothing, also if another mirror
-/// has its name by then.
+/// It knows its row by number. While the mirror is being removed it publishes nothing; afterwards it has no snapshot,
+/// also if another mirror has its name by then.
 #[derive(Debug, Clone)]
 pub struct Mirror {
     pub(crate) store: Arc<Store>,

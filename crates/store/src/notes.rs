@@ -1,7 +1,9 @@
 //! What a sync remembers of a mirror between two snapshots, and from one sync to the next.
 //!
-//! The transaction that commits a snapshot also concludes what the sync remembered on the way to it ([`Conclusion`]):
-//! after a crash both have happened or neither.
+//! The transaction from which on a snapshot counts as verified also concludes what the sync remembered on the way to it
+//! ([`Conclusion`]). It is not the one that commits the snapshot, because a snapshot that does not pass, or that a process
+//! which died had not verified, can be dropped: then all that was remembered is still needed. Where the next process
+//! verifies it instead, the notes stay one sync longer, which costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -157,6 +157,10 @@ impl Publisher {
     /// else has changed.
     ///
     /// After an error readers see what they saw. The standby may be half changed; the catalog says so.
+    ///
+    /// # Panics
+    ///
+    /// If it is a snapshot of another mirror.
     pub async fn publish(
         &self,
         mirror: &Locked,
@@ -203,7 +207,7 @@ impl Publisher {
 
     /// Switches to a snapshot. `frozen` says whether syncs leave it so.
     fn show(&self, mirror: &Locked, sealed: &Sealed, frozen: bool) -> Result<Published, ViewError> {
-        debug_assert_eq!(sealed.snapshot().mirror, *mirror.name(), "a snapshot is shown by its own mirror");
+        assert_eq!(sealed.snapshot().mirror, *mirror.name(), "a snapshot is shown by its own mirror");
         repair(mirror)?;
         let before = mirror.view_state()?;
         let view = mirror.view_directory();

@@ -2,14 +2,14 @@
 //! are there.
 #![expect(clippy::disallowed_methods, reason = "the tests lose blobs")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use strandline_durable::Disk;
 use strandline_model::{Blake3, ProjectName, Snapshot, trie::Change};
-use strandline_store::{Store, VerifyError, Wait};
+use strandline_store::{Conclusion, Draft, Store, VerifyError, Wait};
 
 use crate::support::{Content, Opened, content, mirror, project, serial, time};
 
@@ -64,6 +64,36 @@ fn a_list_that_is_not_the_trees_is_not_used() {
         let all: i64 = world.sql().query_row("SELECT count(*) FROM listed", [], |row| row.get(0)).unwrap();
         assert_eq!(all, 2, "{damage}");
     }
+}
+
+/// A process died between a commit and its verification, or the snapshot does not pass: what the sync remembered is there
+/// until a snapshot counts that shows it.
+#[test]
+fn what_a_sync_remembered_is_concluded_with_the_verification() {
+    let world = Opened::new();
+    let six = |text: &str| Some(content("six", text, &[]));
+    world.record("pypi", 1, &[("six", six("one"))]);
+    let reread = BTreeSet::from([project("six")]);
+    world.lock("pypi").note_reread(&project("six")).unwrap();
+    let noted = || world.mirror("pypi").to_reread().unwrap();
+    let draft = |number, text: &str| {
+        let conclusion = Some(Conclusion { reread: noted(), ..Conclusion::default() });
+        Draft { conclusion, ..world.draft("pypi", number, &[("six", six(text))]) }
+    };
+
+    drop(world.commit("pypi", draft(2, "two")));
+    assert_eq!(noted(), reread, "a collection may drop the snapshot yet");
+    drop(world.lock("pypi"));
+    assert_eq!((world.labels("pypi"), noted()), (vec!["2".to_owned(), "1".to_owned()], reread.clone()));
+
+    let committed = world.commit("pypi", draft(3, "three"));
+    fs::remove_file(world.store.blob_path(Blake3::of(b"page of six: three"))).unwrap();
+    world.lock("pypi").verify(committed).unwrap_err();
+    assert_eq!((world.labels("pypi").len(), noted()), (2, reread), "dropped");
+
+    let committed = world.commit("pypi", draft(4, "four"));
+    drop(world.lock("pypi").verify(committed).unwrap());
+    assert_eq!(noted(), BTreeSet::new());
 }
 
 proptest! {

@@ -109,7 +109,8 @@ fn what_a_running_sync_has_found_or_brought_stays() {
     world.record("pypi", 2, &[("six", Some(content("six", "two", &[])))]);
     let sha256 = Sha256::of(format!("bytes of {file}").as_bytes());
 
-    let intake = world.intake("another");
+    let locked = world.lock("another");
+    let intake = Intake::open(&locked, Access::Public).unwrap();
     let found = intake.find(sha256.into()).unwrap().unwrap();
     let staged = intake.stage(b"brought").unwrap();
     let brought = intake.land(vec![staged]).unwrap()[0];
@@ -124,9 +125,9 @@ fn what_a_running_sync_has_found_or_brought_stays() {
     );
     let mut draft = world.draft_of("another", 1, "other", unit.unwrap());
     draft.base = None;
-    let committed = world.commit("another", draft);
-    let verified = world.lock("another").verify(committed).unwrap();
-    drop(intake);
+    let committed = locked.commit(draft, |_, _| Vec::new()).unwrap();
+    let verified = locked.verify(committed).unwrap();
+    drop((intake, locked));
 
     let after = run(&world.store, Duration::ZERO, time(0));
     assert_eq!((after.deleted, after.in_use), (1, 0), "the page of the first snapshot, which nobody has found");

@@ -48,6 +48,7 @@ fn bytes_become_a_blob_under_their_own_name() {
     assert_eq!(metadata.permissions().mode() & 0o777, 0o444);
     assert_eq!(u64::try_from(metadata.mtime()).unwrap(), blob.mtime);
     assert_eq!(world.store.read_blob(blob.blake3).unwrap(), b"some bytes");
+    drop(intake);
     assert_eq!(world.intake("pypi").find(claim(b"some bytes")).unwrap(), Some(blob));
     assert_eq!(world.intake("pypi").find(claim(b"other")).unwrap(), None);
     assert_eq!(world.incoming(), 0);
@@ -164,6 +165,7 @@ fn a_file_of_another_size_under_the_name_is_not_adopted() {
     let staged = intake.stage(b"whole").unwrap();
     let error = intake.land(vec![staged]).unwrap_err();
     assert!(error.to_string().contains("cannot use the blob"), "{error}");
+    drop(intake);
     assert_eq!(world.intake("pypi").find(claim(b"whole")).unwrap(), None);
     assert!(world.store.read_blob(Blake3::of(b"whole")).is_err());
 }

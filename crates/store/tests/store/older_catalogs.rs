@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "the tests make a store as an earlier program left it")]
 
 use std::fs;
+use std::path::Path;
 
 use rusqlite::Connection;
 use strandline_durable::Disk;
@@ -54,6 +55,34 @@ fn a_catalog_from_before_the_first_release_is_refused_and_left_alone() {
             assert!(!world.root().join(beside).exists(), "{beside}");
         }
     }
+}
+
+/// A process was killed before SQLite had copied anything into the file itself.
+#[test]
+fn a_catalog_whose_version_is_in_its_log_alone_is_left_alone_too() {
+    let world = left_by(7);
+    let path = world.root().join("catalog.db");
+    fs::remove_file(&path).unwrap();
+    let writer = Connection::open(&path).unwrap();
+    writer
+        .execute_batch("PRAGMA foreign_keys = off; PRAGMA journal_mode = wal; PRAGMA wal_autocheckpoint = 0; BEGIN")
+        .unwrap();
+    writer.execute_batch(&VERSION_1.replace("BEGIN TRANSACTION;", "").replace("COMMIT;", "")).unwrap();
+    writer.execute_batch("PRAGMA user_version = 7; COMMIT;").unwrap();
+    // What a killed process leaves: it does not close the catalog.
+    let killed = Opened::new();
+    fs::remove_dir_all(killed.root()).unwrap();
+    fs::create_dir_all(killed.root().join("blobs")).unwrap();
+    let read = |root: &Path| ["catalog.db", "catalog.db-wal"].map(|file| fs::read(root.join(file)).unwrap());
+    let before = read(&world.root());
+    for (file, bytes) in ["catalog.db", "catalog.db-wal"].iter().zip(&before) {
+        fs::write(killed.root().join(file), bytes).unwrap();
+    }
+    drop(writer);
+
+    let error = Store::open(&killed.root(), Disk::new()).unwrap_err();
+    assert!(matches!(error, StoreError::Older { version: 7, oldest: 8, .. }), "{error}");
+    assert_eq!(read(&killed.root()), before);
 }
 
 /// The way out that the error names.

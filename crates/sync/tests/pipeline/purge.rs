@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use strandline_durable::Disk;
 use strandline_faultkit::{World, invariants, known, lock, mirror, now};
 use strandline_model::{Blake3, Label, MirrorName, Timestamp};
 use strandline_store::gc::{self, Keep};
@@ -22,7 +23,7 @@ use strandline_sync::{Method, Settings, repair};
 use strandline_view::Freeze;
 
 use crate::support::script::{Script, add, event, name, two, url};
-use crate::support::withdrawal::{EVIL, first, let_back, purge_of, second, sha256, third, withdraw};
+use crate::support::withdrawal::{EVIL, first, let_back, order, purge_of, second, sha256, third, withdraw};
 use crate::support::{Syncs as _, context, damage, formats, publish, settings, sync_store};
 
 const NAMES: &[&str] = &["Alpha", "beta"];
@@ -196,6 +197,21 @@ fn no_sync_brings_it_back_until_it_is_let_back() {
 fn collect(store: &Arc<Store>) {
     let later = Timestamp::from_seconds(now().seconds() + 100).unwrap();
     gc::collect(store, |_| Keep::default(), Duration::ZERO, later).unwrap();
+}
+
+#[test]
+fn a_view_that_cannot_be_put_right_does_not_keep_the_file_in_another() {
+    let world = world();
+    let others = Settings { mirror: "other".parse().unwrap(), ..settings(&["Alpha"]) };
+    let store = world.open();
+    sync_store(&store, &first(), &others).unwrap();
+    // A process recorded the withdrawal and died, and another destroyed a view.
+    store.withdraw(&order(None), &[WithdrawnFile { sha256: sha256(EVIL), name: None }]).unwrap();
+    drop(store);
+    assert_eq!(pool(&world, "other"), ["alpha-1.tar.gz", "alpha-2.tar.gz"]);
+    fs::remove_dir_all(world.view()).unwrap();
+    strandline_sync::open(&world.root(), Disk::new(), &formats(), now()).unwrap();
+    assert_eq!(pool(&world, "other"), ["alpha-1.tar.gz"]);
 }
 
 #[test]
