@@ -42,6 +42,11 @@ def both(make):
         yield {version: stack.enter_context(make(version)) for version in VERSIONS}
 
 
+def turns(runs):
+    """Whether something is counted, for each turn. What is counted hardly differs from turn to turn, and takes many times as long."""
+    return [False] * runs + [True] * -(-runs // 3)
+
+
 def take(compared, version, what, command, store, counted):
     """Takes a step: times a command, or counts what it does."""
     if not counted:
@@ -57,7 +62,7 @@ def first_sync(programs, runs, compared):
     what = "first sync, 2,000 projects, 10,000 files, 210 MB"
     inodes, room = projects * (2 * files + 20) * 2 + 200_000, 2 * projects * files * size + (2 << 30)
     with Index(programs["now"].fake_index, projects, files, size) as index:
-        for counted in [False] * runs + [True] * runs:
+        for counted in turns(runs):
             with both(lambda version: Image(f"first-sync-{version}", inodes, room)) as places:
                 for step, words in ((what, ("sync",)), ("verify --data of that store", ("verify", "--data"))):
                     for version, place in places.items():
@@ -106,7 +111,7 @@ def world_of(projects):
                     world.sync(events)
             # What a first round finds out, and drops, it does so once.
             round_of_steps(worlds, Comparison(), False)
-            for counted in [False] * runs + [True] * runs:
+            for counted in turns(runs):
                 round_of_steps(worlds, compared, counted)
 
     return compare
@@ -119,7 +124,7 @@ def gc(programs, runs, compared):
         for version, place in places.items():
             run(programs[version].bench, "catalog", place / "store", units, files)
             compared.add(version, f"catalog of {entries}", "count", catalog.size(place / "store"))
-        for counted in [False] * runs + [True] * runs:
+        for counted in turns(runs):
             for version, place in places.items():
                 store = place / "store"
                 settings = config(place, store, "http://127.0.0.1:1/simple/")
