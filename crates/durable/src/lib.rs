@@ -11,9 +11,11 @@
 //!    `crates/store/src/intake.rs` and `crates/view/src/publisher.rs` say their order.
 
 mod disk;
+mod list;
 mod lock;
 mod wide;
 
 pub use disk::{Disk, DiskError, Free, NewFile, Step, Watch};
+pub use list::children;
 pub use lock::{Holder, Lock, LockError};
 pub use wide::{look_ahead, wide};

@@ -1,38 +1,19 @@
 //! The files of a store as they stand on the disk, without asking the catalog; and where a file goes that is not what
 //! it should be.
 
-use std::io;
-use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use strandline_durable::{Disk, DiskError};
-use walkdir::WalkDir;
+use strandline_durable::{Disk, DiskError, children};
 
 use crate::{Store, StoreError};
 
 /// Where in the store what is broken goes.
 const ASIDE: &str = "damaged";
 
-/// What is below a directory at these depths (1 is in it), in no order; nothing where there is none. Links are not followed.
-pub(crate) fn below(directory: &Path, depths: RangeInclusive<usize>) -> Result<Vec<PathBuf>, DiskError> {
-    let mut found = Vec::new();
-    for entry in WalkDir::new(directory).min_depth(*depths.start()).max_depth(*depths.end()) {
-        match entry {
-            Ok(entry) => found.push(entry.into_path()),
-            Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
-            Err(error) => {
-                let path = error.path().unwrap_or(directory).to_owned();
-                return Err(DiskError::new("list", &path, error.into()));
-            }
-        }
-    }
-    Ok(found)
-}
-
 /// The names in a directory; none where there is none. Those that are not text are not ours.
 pub(crate) fn names(directory: &Path) -> Result<impl Iterator<Item = String>, DiskError> {
-    Ok(below(directory, 1..=1)?.into_iter().filter_map(|path| path.file_name()?.to_str().map(str::to_owned)))
+    Ok(children(directory)?.into_iter().filter_map(|child| child.file_name().into_string().ok()))
 }
 
 /// The latest time of modification of the files right in the trees of views: lists.

@@ -11,17 +11,16 @@
 mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rusqlite::{Connection, OptionalExtension as _};
-use strandline_durable::{DiskError, Lock, NewFile};
+use strandline_durable::{DiskError, Lock, NewFile, children};
 use strandline_model::{Blake3, ClaimedSha256, DigestMismatch, Entry, Hasher, MirrorName, Sha256, TreePath};
 
 pub use sharing::Manner;
 
-use crate::aside::below;
 use crate::blobs::{blob, modified};
 use crate::rows::{blake3, execute_each, parsed};
 use crate::{Blob, Locked, Mirror, Store, StoreError};
@@ -459,9 +458,15 @@ impl Store {
     /// left, whether or not the catalog knows of them.
     pub(crate) fn with_incoming(&self) -> Result<BTreeSet<MirrorName>, StoreError> {
         let mut found = BTreeSet::new();
-        for file in below(&self.root.join("incoming"), 2..=2)? {
+        for directory in children(&self.root.join("incoming"))? {
             // A directory that is not named as a mirror is not the store's.
-            found.extend(file.parent().and_then(Path::file_name).and_then(|name| name.to_str()?.parse().ok()));
+            let mirror = directory.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(mirror) = mirror
+                && directory.file_type().is_ok_and(|kind| kind.is_dir())
+                && !children(&directory.path())?.is_empty()
+            {
+                found.insert(mirror);
+            }
         }
         Ok(found)
     }

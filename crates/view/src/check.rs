@@ -6,12 +6,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use strandline_durable::{DiskError, wide};
+use strandline_durable::{DiskError, children, wide};
 use strandline_model::{Blake3, Entry, Snapshot, TreePath, Unit};
 use strandline_store::{Mirror, Slot, Store, StoreError, ViewState};
 
 use crate::ViewError;
-use crate::files::{Kind, children, stamp};
+use crate::files::stamp;
 use crate::pool::POOL;
 use crate::tree::PAGES;
 
@@ -113,7 +113,12 @@ pub(crate) fn look_at_tree(
     };
     // Pages that are left of a project which the snapshot does not have would still be served.
     let pages = tree.join(PAGES);
-    for (name, path) in children(&pages, Kind::Directory)? {
+    for child in children(&pages)? {
+        let path = child.path();
+        if !child.file_type().map_err(|error| DiskError::new("look at", &path, error))?.is_dir() {
+            continue;
+        }
+        let name = child.file_name().to_string_lossy().into_owned();
         if leaves.binary_search_by(|leaf| leaf.name.as_str().cmp(&name)).is_err() {
             let problem = "is of a project that the snapshot does not have".to_owned();
             broken(Broken { path, problem, should_be: What::Nothing });

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use strandline_durable::DiskError;
 use strandline_store::Store;
-use walkdir::WalkDir;
 
 use crate::ViewError;
 
@@ -62,25 +61,4 @@ pub(crate) fn stamp(path: &Path) -> Result<Option<Stamp>, DiskError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(DiskError::new("look at", path, error)),
     }
-}
-
-/// What is looked for in a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Anything,
-    Directory,
-}
-
-/// The names and paths of what is in a directory; none if it is not there. Links are not followed.
-pub(crate) fn children(directory: &Path, kind: Kind) -> Result<Vec<(String, PathBuf)>, DiskError> {
-    let mut found = Vec::new();
-    for entry in WalkDir::new(directory).min_depth(1).max_depth(1) {
-        match entry {
-            Ok(entry) if kind == Kind::Directory && !entry.file_type().is_dir() => {}
-            Ok(entry) => found.push((entry.file_name().to_string_lossy().into_owned(), entry.into_path())),
-            Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
-            Err(error) => return Err(DiskError::new("list", directory, error.into())),
-        }
-    }
-    Ok(found)
 }

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
 
 use rayon::prelude::*;
-use strandline_durable::{DiskError, wide};
+use strandline_durable::{DiskError, children, wide};
 use strandline_model::{Blake3, Format, ListedProject, ProjectName, Snapshot, Unit};
 use strandline_store::{Locked, Mirror, Slot, Store, Twin, Verified};
 
-use crate::files::{Kind, Touched, children, sync_all};
+use crate::files::{Touched, sync_all};
 use crate::pool::POOL;
 use crate::{ViewError, staging};
 
@@ -163,9 +163,9 @@ fn update_project(
         .filter(|entry| entry.path.first_segment() == PAGES)
         .map(|entry| (entry.path.to_string(), store.blob_path(entry.blob)))
         .collect();
-    let there: BTreeMap<_, _> = children(&directory, Kind::Anything)?
+    let there: BTreeMap<_, _> = children(&directory)?
         .into_iter()
-        .map(|(name, path)| (format!("{PAGES}/{project}/{name}"), path))
+        .map(|child| (format!("{PAGES}/{project}/{}", child.file_name().to_string_lossy()), child.path()))
         .collect();
     for (_, path) in there.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
         disk.remove_file(path)?;
