@@ -1,4 +1,4 @@
-"""Another version beside this one: the same steps in turn, before, now, before, now, each version on a file system of its own."""
+"""Another version beside this one: the same steps in turn, before, now, now, before, each version on a file system of its own."""
 
 import contextlib
 import os
@@ -43,8 +43,10 @@ def both(make):
 
 
 def turns(runs):
-    """Whether something is counted, for each turn. What is counted hardly differs from turn to turn, and takes many times as long."""
-    return [False] * runs + [True] * -(-runs // 3)
+    """For each turn which version goes first, and whether the turn counts or times. What goes second finds the disk busier, so
+    they take it in turn. What is counted hardly differs from turn to turn, and takes many times as long."""
+    kinds = [False] * runs + [True] * -(-runs // 3)
+    return [(VERSIONS if turn % 2 == 0 else VERSIONS[::-1], counted) for turn, counted in enumerate(kinds)]
 
 
 def take(compared, version, what, command, store, counted):
@@ -62,10 +64,11 @@ def first_sync(programs, runs, compared):
     what = "first sync, 2,000 projects, 10,000 files, 210 MB"
     inodes, room = projects * (2 * files + 20) * 2 + 200_000, 2 * projects * files * size + (2 << 30)
     with Index(programs["now"].fake_index, projects, files, size) as index:
-        for counted in turns(runs):
+        for order, counted in turns(runs):
             with both(lambda version: Image(f"first-sync-{version}", inodes, room)) as places:
                 for step, words in ((what, ("sync",)), ("verify --data of that store", ("verify", "--data"))):
-                    for version, place in places.items():
+                    for version in order:
+                        place = places[version]
                         store = place / "store"
                         settings = config(place, store, f"{index.url}/simple/")
                         os.sync()
@@ -95,12 +98,13 @@ def world_of(projects):
     """The comparison in worlds of so many projects."""
     steps = {"no-op sync": ("sync",), "gc, dry": ("gc", "--dry-run"), "gc": ("gc",), "verify": ("verify",)}
 
-    def round_of_steps(worlds, compared, counted):
-        for version, world in worlds.items():
-            publish(world, compared, version, counted)
+    def round_of_steps(worlds, compared, order, counted):
+        for version in order:
+            publish(worlds[version], compared, version, counted)
         with worlds["now"].served_log():
             for step, words in steps.items():
-                for version, world in worlds.items():
+                for version in order:
+                    world = worlds[version]
                     command = world.words(*words, keep=NEWEST)
                     take(compared, version, f"{step} at {projects:,}", command, world.store, counted)
 
@@ -110,9 +114,9 @@ def world_of(projects):
                 for world in worlds.values():
                     world.sync(events)
             # What a first round finds out, and drops, it does so once.
-            round_of_steps(worlds, Comparison(), False)
-            for counted in turns(runs):
-                round_of_steps(worlds, compared, counted)
+            round_of_steps(worlds, Comparison(), VERSIONS, False)
+            for order, counted in turns(runs):
+                round_of_steps(worlds, compared, order, counted)
 
     return compare
 
@@ -124,8 +128,9 @@ def gc(programs, runs, compared):
         for version, place in places.items():
             run(programs[version].bench, "catalog", place / "store", units, files)
             compared.add(version, f"catalog of {entries}", "count", catalog.size(place / "store"))
-        for counted in turns(runs):
-            for version, place in places.items():
+        for order, counted in turns(runs):
+            for version in order:
+                place = places[version]
                 store = place / "store"
                 settings = config(place, store, "http://127.0.0.1:1/simple/")
                 command = (programs[version].strandline, "--quiet", "--config", settings, "gc", "--dry-run")
