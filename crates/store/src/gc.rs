@@ -6,7 +6,7 @@
 //! then the rows. A file that is missing already counts as deleted. All commands use this one implementation, and one
 //! collection runs at a time.
 //!
-//! [`plan`] says what would happen, and changes nothing; [`Plan::execute`] does that, except to what a sync has come to
+//! [`plan`] says what would happen, and changes nothing; [`collect`] does that, except to what a sync has come to
 //! rely on since.
 //!
 //! It runs beside syncs. Everything that they bring and rely on meanwhile is safe because:
@@ -150,7 +150,7 @@ pub fn plan(
 }
 
 impl Plan {
-    /// What [`execute`](Self::execute) does if nothing that goes is relied on meanwhile.
+    /// What [`collect`] does if nothing that goes is relied on meanwhile.
     pub fn outcome(&self) -> Collected {
         let mut outcome = Collected {
             snapshots: in_order(&self.dropped),
