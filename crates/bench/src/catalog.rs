@@ -65,10 +65,11 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
         stored: leaves,
         held: Vec::new(),
         missing: None,
-        conclusion: Some(Conclusion::default()),
+        conclusion: None,
     };
     let (upstream, selection) = (first.upstream.clone(), first.selection);
     record(&mirror, directory, first)?;
+    mirror.conclude(&Conclusion::default())?;
 
     let apart = usize::try_from((units / CHANGED).max(1))?;
     let changed = (0..units).step_by(apart).zip(1..=CHANGED);
