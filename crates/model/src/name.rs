@@ -37,6 +37,10 @@ impl DisplayName {
 
     /// The normalised form (PEP 503).
     pub fn normalise(&self) -> ProjectName {
+        // Most names are normal.
+        if normal(&self.0).eq(self.0.bytes()) {
+            return ProjectName(self.0.clone());
+        }
         let mut out = String::with_capacity(self.0.len());
         out.extend(normal(&self.0).map(char::from));
         ProjectName(out)
@@ -72,11 +76,18 @@ fn normal(text: &str) -> impl Iterator<Item = u8> {
 impl FromStr for DisplayName {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        if Self::is_valid(text) {
-            Ok(Self(text.to_owned()))
+        text.to_owned().try_into()
+    }
+}
+
+impl TryFrom<String> for DisplayName {
+    type Error = InvalidName;
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        if Self::is_valid(&text) {
+            Ok(Self(text))
         } else {
             Err(invalid(
-                text,
+                &text,
                 "project name",
                 "letters, digits, `.`, `-` and `_`, a letter or digit at both ends, 250 bytes at most",
             ))

@@ -169,11 +169,11 @@ fn rows(value: Value, since: Serial) -> Result<Rows, Problem> {
         let Value::Text(action) = action else { return Err(wrong("action", &action, "a text")) };
         let Value::Text(project) = project else { return Err(wrong("project", &project, "a text")) };
         rows.last = rows.last.max(Some(serial));
-        match project.parse::<DisplayName>() {
+        match DisplayName::try_from(project) {
             Ok(display) => {
                 // Times are upstream's clock and only ever a measure of age: one out of range is clamped.
                 let time = Timestamp::from_seconds(time.clamp(0, LATEST)).expect("clamped into the range");
-                let change = action::read(&action, version.as_deref());
+                let change = action::read(action, version);
                 rows.events.push(Event { serial, project: display.normalise(), display, time, change });
             }
             Err(error) => tracing::warn!(%serial, %error, "an event is left out"),
@@ -189,7 +189,7 @@ fn list(value: Value) -> Result<Vec<(DisplayName, Serial)>, Problem> {
     };
     let mut projects = Vec::with_capacity(members.len());
     for (name, value) in members {
-        match name.parse::<DisplayName>() {
+        match DisplayName::try_from(name) {
             Ok(name) => {
                 let serial = serial(&value, &format!("the serial of `{name}`"))?;
                 projects.push((name, serial));

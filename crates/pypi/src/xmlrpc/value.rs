@@ -97,6 +97,15 @@ fn fault(value: Value) -> Result<Reply, String> {
     Ok(Reply::Fault { code, text: text.unwrap_or_default() })
 }
 
+/// The elements of which there are many: a log has a dozen in each of its tens of thousands of rows, and their names are not
+/// worth an allocation each.
+const FREQUENT: [&str; 9] = ["value", "string", "int", "data", "array", "nil", "i8", "member", "name"];
+
+fn element(name: &str) -> Cow<'static, str> {
+    let frequent = FREQUENT.into_iter().find(|frequent| *frequent == name);
+    frequent.map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
+}
+
 struct Parser<'a> {
     reader: Reader<&'a [u8]>,
     values: usize,
@@ -127,7 +136,7 @@ impl<'a> Parser<'a> {
             let at = self.reader.buffer_position();
             let event = self.reader.read_event().map_err(|error| format!("at byte {at}: {error}"))?;
             return Ok(match event {
-                Event::Start(tag) => Step::Open(Cow::Owned(tag.name().as_ref().to_owned())),
+                Event::Start(tag) => Step::Open(element(tag.name().as_ref())),
                 Event::End(_) => Step::Close,
                 Event::Text(text) => Step::Text(text.into_inner()),
                 Event::CData(text) => Step::Text(text.into_inner()),
