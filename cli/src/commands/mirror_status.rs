@@ -107,7 +107,7 @@ impl MirrorStatus {
             published: published.map(|published| published.snapshot.label),
             published_since: state.map(|state| state.switched),
             recorded: latest.as_ref().map(|latest| latest.label),
-            projects: latest.as_ref().map(|latest| latest.units),
+            projects: latest.as_ref().map(|latest| latest.listed),
             snapshots: kept.len(),
             missed_late_event: kept.iter().filter(|kept| kept.missed).count(),
             rolled_back: state.is_some_and(|state| state.frozen),

@@ -97,11 +97,13 @@ fn tell(report: &Report, data: bool) {
     let bytes = HumanBytes(*bytes);
     if data {
         tracing::info!(
-            "{snapshots} snapshots, {bodies} nodes and units re-hashed; {rehashed} of {blobs} blobs ({} of {bytes}) re-hashed",
+            "{snapshots} snapshots, {bodies} records, nodes and units re-hashed; {rehashed} of {blobs} blobs ({} of {bytes}) re-hashed",
             HumanBytes(*rehashed_bytes)
         );
     } else {
-        tracing::info!("{snapshots} snapshots, {bodies} nodes and units re-hashed; {blobs} blobs ({bytes}) present");
+        tracing::info!(
+            "{snapshots} snapshots, {bodies} records, nodes and units re-hashed; {blobs} blobs ({bytes}) present"
+        );
     }
 }
 

@@ -5,33 +5,46 @@
 //! looks at the content alone. So the same units have the same root, whatever the order in which they
 //! came and whatever was there before (`tests/trie.rs`), and a change touches only the nodes on its path.
 //!
+//! A node has two ids. Its own is that of all that it says. Its state id is that of what upstream told alone: mirrors that agree
+//! on that have equal state ids, whatever they show of it and whatever their pages look like.
+//!
 //! Nodes are read through a [`Nodes`] and never changed: [`update`] returns the new ones.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::text::{Lines, require_canonical};
 use crate::unit::line;
-use crate::{BadBody, Blake3, DisplayName, ProjectName, Serial};
+use crate::{BadBody, Blake3, DisplayName, ProjectName, RecordId, Serial};
 
 /// The most units that a leaf lists.
 pub const LEAF_MOST: u64 = 32;
 
-const LEAF: &str = "strandline-leaf 1";
-const BRANCH: &str = "strandline-branch 1";
+const LEAF: &str = "strandline-leaf 2";
+const BRANCH: &str = "strandline-branch 2";
+const STATE_LEAF: &str = "strandline-state-leaf 2";
+const STATE_BRANCH: &str = "strandline-state-branch 2";
 const KIND: &str = "node";
 
-/// One unit as the tree lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One project as the tree lists it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Leaf {
-    /// The id of the unit's bytes.
-    pub unit: Blake3,
-    /// The serial of the project's last change.
-    pub serial: Serial,
-    /// The normalised name, by which the unit is found.
+    /// The normalised name, by which the project is found.
     pub name: ProjectName,
+    /// Whether the root lists name it.
+    pub listed: bool,
+    /// Whether the log tells all that changed upstream; otherwise the record was read without it, and may differ from another
+    /// mirror's.
+    pub logged: bool,
+    /// The id of the unit's bytes; `None` where the project has never been good: readers get 404.
+    pub unit: Option<Blake3>,
+    /// What upstream says of it; `None` where no page was ever believed.
+    pub record: Option<RecordId>,
+    /// The serial of the last row of upstream's log about it.
+    pub serial: Serial,
     /// The name as its owner writes it.
     pub display: DisplayName,
 }
@@ -43,13 +56,16 @@ pub struct Child {
     pub count: u64,
     /// The id of the node's bytes.
     pub node: Blake3,
+    /// The node's state id.
+    pub state: Blake3,
 }
 
 /// A node of the tree.
 ///
-/// Canonical bytes of a leaf: `strandline-leaf 1`, then `UNIT-ID SERIAL NAME DISPLAY-NAME` for each
-/// unit, sorted by name. Of a branch: `strandline-branch 1`, then `NIBBLE COUNT NODE-ID` for each
-/// child, sorted by nibble (one hexadecimal digit).
+/// Canonical bytes of a leaf: `strandline-leaf 2`, then
+/// `listed|unlisted logged|unlogged UNIT-ID TOLD-ID SEEN-ID SERIAL NAME DISPLAY-NAME` for each project, sorted by name; `-` stands
+/// for an id that there is not. Of a branch: `strandline-branch 2`, then `NIBBLE COUNT NODE-ID STATE-ID` for each child, sorted by
+/// nibble (one hexadecimal digit).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
     /// At most [`LEAF_MOST`] units, sorted by name.
@@ -75,17 +91,22 @@ impl Node {
         let mut out = String::new();
         match self {
             Self::Leaf(leaves) => {
-                out.reserve(32 + 160 * leaves.len());
+                out.reserve(32 + 300 * leaves.len());
                 line(&mut out, format_args!("{LEAF}"));
-                for Leaf { unit, serial, name, display } in leaves {
-                    line(&mut out, format_args!("{unit} {serial} {name} {display}"));
+                for Leaf { name, listed, logged, unit, record, serial, display } in leaves {
+                    let (listed, logged) = (if *listed { "" } else { "un" }, if *logged { "" } else { "un" });
+                    let (unit, told) = (OrDash(*unit), OrDash(record.map(|record| record.told)));
+                    let seen = OrDash(record.map(|record| record.seen));
+                    let words =
+                        format_args!("{listed}listed {logged}logged {unit} {told} {seen} {serial} {name} {display}");
+                    line(&mut out, words);
                 }
             }
             Self::Branch(children) => {
                 line(&mut out, format_args!("{BRANCH}"));
                 for (nibble, child) in children.iter().enumerate() {
-                    if let Some(Child { count, node }) = child {
-                        line(&mut out, format_args!("{nibble:x} {count} {node}"));
+                    if let Some(Child { count, node, state }) = child {
+                        line(&mut out, format_args!("{nibble:x} {count} {node} {state}"));
                     }
                 }
             }
@@ -100,17 +121,7 @@ impl Node {
             LEAF => {
                 let mut leaves: Vec<Leaf> = Vec::new();
                 while let Some(line) = lines.next() {
-                    let mut words = line.split(' ');
-                    let four = [words.next(), words.next(), words.next(), words.next()];
-                    let ([Some(unit), Some(serial), Some(name), Some(display)], None) = (four, words.next()) else {
-                        return Err(lines.bad("expected `UNIT-ID SERIAL NAME DISPLAY-NAME`"));
-                    };
-                    let leaf = Leaf {
-                        unit: lines.parse(unit)?,
-                        serial: lines.parse(serial)?,
-                        name: lines.parse(name)?,
-                        display: lines.parse(display)?,
-                    };
+                    let leaf = read_leaf(&lines, line)?;
                     if !leaf.display.is_of(&leaf.name) {
                         return Err(lines.bad("the display name is another project's"));
                     }
@@ -128,14 +139,15 @@ impl Node {
                 let mut children = Box::new([None; 16]);
                 while let Some(line) = lines.next() {
                     let words: Vec<_> = line.split(' ').collect();
-                    let [nibble, count, node] = words[..] else {
-                        return Err(lines.bad("expected `NIBBLE COUNT NODE-ID`"));
+                    let [nibble, count, node, state] = words[..] else {
+                        return Err(lines.bad("expected `NIBBLE COUNT NODE-ID STATE-ID`"));
                     };
                     let slot = usize::from_str_radix(nibble, 16)
                         .ok()
                         .and_then(|nibble| children.get_mut(nibble))
                         .ok_or_else(|| lines.bad("not a nibble"))?;
-                    *slot = Some(Child { count: lines.number(count)?, node: lines.parse(node)? });
+                    let (node, state) = (lines.parse(node)?, lines.parse(state)?);
+                    *slot = Some(Child { count: lines.number(count)?, node, state });
                 }
                 if children.iter().flatten().any(|child| child.count == 0) {
                     return Err(lines.bad("an empty child"));
@@ -146,7 +158,7 @@ impl Node {
                 }
                 node
             }
-            _ => return Err(lines.bad("neither a leaf nor a branch of format 1")),
+            _ => return Err(lines.bad("neither a leaf nor a branch of format 2")),
         };
         require_canonical(KIND, bytes, &node.to_bytes())?;
         Ok(node)
@@ -156,6 +168,66 @@ impl Node {
     pub fn id(&self) -> Blake3 {
         Blake3::of(&self.to_bytes())
     }
+
+    /// The state id: the BLAKE3 of a body of its own. For a leaf, `strandline-state-leaf 2`, then `TOLD-ID SERIAL NAME` for each
+    /// project; for a branch, `strandline-state-branch 2`, then `NIBBLE COUNT STATE-ID` for each child.
+    pub fn state(&self) -> Blake3 {
+        let mut out = String::new();
+        match self {
+            Self::Leaf(leaves) => {
+                line(&mut out, format_args!("{STATE_LEAF}"));
+                for Leaf { record, serial, name, .. } in leaves {
+                    let told = OrDash(record.map(|record| record.told));
+                    line(&mut out, format_args!("{told} {serial} {name}"));
+                }
+            }
+            Self::Branch(children) => {
+                line(&mut out, format_args!("{STATE_BRANCH}"));
+                for (nibble, child) in children.iter().enumerate() {
+                    if let Some(Child { count, state, .. }) = child {
+                        line(&mut out, format_args!("{nibble:x} {count} {state}"));
+                    }
+                }
+            }
+        }
+        Blake3::of(out.as_bytes())
+    }
+}
+
+/// An id, or `-` where there is none.
+struct OrDash(Option<Blake3>);
+
+impl fmt::Display for OrDash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(id) => id.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+fn read_leaf(lines: &Lines<'_>, line: &str) -> Result<Leaf, BadBody> {
+    let words: Vec<_> = line.split(' ').collect();
+    let [listed, logged, unit, told, seen, serial, name, display] = words[..] else {
+        return Err(lines.bad("expected `LISTED LOGGED UNIT-ID TOLD-ID SEEN-ID SERIAL NAME DISPLAY-NAME`"));
+    };
+    let flag = |word: &str, flag: &str| match word.strip_suffix(flag) {
+        Some("") => Ok(true),
+        Some("un") => Ok(false),
+        _ => Err(lines.bad(&format!("expected `{flag}` or `un{flag}`"))),
+    };
+    let id = |word: &str| if word == "-" { Ok(None) } else { lines.parse(word).map(Some) };
+    let record = match (id(told)?, id(seen)?) {
+        (Some(told), Some(seen)) => Some(RecordId { told, seen }),
+        (None, None) => None,
+        _ => return Err(lines.bad("a record has both parts or none")),
+    };
+    let (listed, logged, unit) = (flag(listed, "listed")?, flag(logged, "logged")?, id(unit)?);
+    if record.is_none() && (unit.is_some() || listed) || unit.is_none() && listed {
+        return Err(lines.bad("what was never good has no unit and is not listed"));
+    }
+    let (serial, name, display) = (lines.parse(serial)?, lines.parse(name)?, lines.parse(display)?);
+    Ok(Leaf { name, listed, logged, unit, record, serial, display })
 }
 
 /// Where nodes are read from. An implementation checks ids: the node that it returns has the id that it was asked for.
@@ -379,7 +451,9 @@ fn units_below<'a, N: Nodes>(nodes: &N, node: Option<&'a Node>) -> Result<Cow<'a
 pub struct Updated {
     /// The id of the root.
     pub root: Blake3,
-    /// How many units the tree has.
+    /// The state id of the root.
+    pub state: Blake3,
+    /// How many projects the tree has.
     pub count: u64,
     /// The bytes of the nodes on the changed paths, by id.
     pub nodes: BTreeMap<Blake3, Vec<u8>>,
@@ -403,8 +477,8 @@ pub fn update<N: Nodes>(
     let mut fresh = BTreeMap::new();
     let node = apply(nodes, node, 0, &mut changes, &mut fresh)?;
     let count = node.count();
-    let root = keep(&mut fresh, &node);
-    Ok(Updated { root, count, nodes: fresh })
+    let (root, state) = (keep(&mut fresh, &node), node.state());
+    Ok(Updated { root, state, count, nodes: fresh })
 }
 
 type Keyed = (Blake3, ProjectName, Option<Leaf>);
@@ -449,7 +523,7 @@ fn apply<N: Nodes>(
                 let new = apply(nodes, old, depth + 1, these, fresh)?;
                 children[nibble] = match new.count() {
                     0 => None,
-                    count => Some(Child { count, node: keep(fresh, &new) }),
+                    count => Some(Child { count, node: keep(fresh, &new), state: new.state() }),
                 };
             }
             let branch = Node::Branch(children);
@@ -478,7 +552,7 @@ fn grow(leaves: Vec<Leaf>, depth: usize, fresh: &mut BTreeMap<Blake3, Vec<u8>>) 
         0 => None,
         count => {
             let node = grow(leaves, depth + 1, fresh);
-            Some(Child { count, node: keep(fresh, &node) })
+            Some(Child { count, node: keep(fresh, &node), state: node.state() })
         }
     })))
 }
@@ -503,21 +577,4 @@ fn gather<N: Nodes>(
         }
     }
     Ok(())
-}
-
-impl PartialOrd for Leaf {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Leaf {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (&self.name, self.serial, self.unit, &self.display).cmp(&(
-            &other.name,
-            other.serial,
-            other.unit,
-            &other.display,
-        ))
-    }
 }

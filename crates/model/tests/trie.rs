@@ -8,7 +8,7 @@ use std::convert::Infallible;
 
 use proptest::prelude::*;
 use strandline_model::trie::{self, Change, LEAF_MOST, Nodes};
-use strandline_model::{Blake3, DisplayName, Leaf, Node, ProjectName, Serial};
+use strandline_model::{Blake3, DisplayName, Leaf, Node, ProjectName, RecordId, Serial};
 
 /// All nodes that were ever made, as the catalog keeps them.
 #[derive(Default)]
@@ -48,9 +48,13 @@ impl Kept {
 fn leaf(number: u16, version: u8) -> Leaf {
     let display: DisplayName = format!("Project.{number}").parse().unwrap();
     Leaf {
-        unit: Blake3::of(&[version]),
-        serial: Serial::try_from(u64::from(version)).unwrap(),
         name: display.normalise(),
+        listed: version != 1,
+        logged: true,
+        unit: Some(Blake3::of(&[version])),
+        // Two versions have the same told part, so they have the same state where they have the same serial.
+        record: Some(RecordId { told: Blake3::of(&[version / 2]), seen: Blake3::of(&[version]) }),
+        serial: Serial::try_from(u64::from(version / 2)).unwrap(),
         display,
     }
 }
@@ -79,23 +83,45 @@ proptest! {
     fn any_order_of_insertions_and_removals_gives_the_same_root(edits in edits(), cuts in prop::collection::vec(0_usize..600, 0..8)) {
         let mut kept = Kept::default();
         // The edits in several batches …
-        let mut root = kept.update(None, BTreeMap::new()).root;
+        let (mut root, mut state) = (kept.update(None, BTreeMap::new()).root, Node::EMPTY.state());
         let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(edits.len())).collect();
         cuts.extend([0, edits.len()]);
         cuts.sort_unstable();
         for ends in cuts.windows(2) {
-            root = kept.update(Some(root), as_changes(&edits[ends[0]..ends[1]])).root;
+            let updated = kept.update(Some(root), as_changes(&edits[ends[0]..ends[1]]));
+            (root, state) = (updated.root, updated.state);
         }
         // … and what is left of them at once.
         let content = model(&edits);
         let fresh = kept.update(None, content.clone().into_iter().map(|(name, leaf)| (name, Some(leaf))).collect());
         prop_assert_eq!(root, fresh.root);
+        prop_assert_eq!(state, fresh.state);
+        prop_assert_eq!(state, kept.node(root).unwrap().state());
         prop_assert_eq!(fresh.count, content.len() as u64);
         prop_assert_eq!(kept.all(root), content.clone());
         for (name, leaf) in &content {
             prop_assert_eq!(trie::find(&kept, root, name).unwrap(), Some(leaf.clone()));
         }
         prop_assert_eq!(trie::find(&kept, root, &"not-there".parse().unwrap()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_state_is_what_is_told_and_when(edits in edits(), number in 0_u16..400) {
+        let mut kept = Kept::default();
+        let one = kept.update(None, as_changes(&edits));
+        // The same told parts and serials; what only pages show, and what is shown of it, differs.
+        let others: Vec<_> = edits.iter().map(|(number, version)| (*number, version.map(|version| version ^ 1))).collect();
+        let other = kept.update(None, as_changes(&others));
+        prop_assert_eq!(one.state, other.state);
+        prop_assert_eq!(one.root == other.root, model(&edits).is_empty());
+        // Another told part, another serial, one project more or one less: the state is another one.
+        let has = model(&edits).get(&leaf(number, 0).name).cloned();
+        for version in [None, Some(0), Some(2), Some(4)] {
+            let changed = kept.update(Some(one.root), as_changes(&[(number, version)]));
+            let is = version.map(|version| leaf(number, version));
+            let told = |leaf: &Option<Leaf>| leaf.as_ref().map(|leaf| (leaf.record.unwrap().told, leaf.serial));
+            prop_assert_eq!(changed.state == one.state, told(&is) == told(&has));
+        }
     }
 
     #[test]
@@ -150,7 +176,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_are_not_a_node_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "(strandline-(leaf|branch) 1\n)?[0-9a-f \n]{0,200}") {
+    fn bytes_that_are_not_a_node_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "(strandline-(leaf|branch) 2\n)?[0-9a-f \n]{0,200}") {
         for bytes in [bytes, text.into_bytes()] {
             if let Ok(node) = Node::from_bytes(&bytes) {
                 prop_assert_eq!(node.to_bytes(), bytes);

@@ -154,7 +154,7 @@ fn render_json(Sorted { project, versions, files }: &Sorted<'_>) -> Vec<u8> {
         hashes: JsonHashes::of(&placed.sha256),
         requires_python: seen.requires_python.as_deref().map(Into::into),
         size: placed.size,
-        upload_time: told.upload_time.as_deref().map(Into::into),
+        upload_time: told.upload_time.map(|time| time.to_string().into()),
         yanked: match &told.yanked {
             Yanked::No => JsonYanked::Flag(false),
             Yanked::Yes(reason) if reason.is_empty() => JsonYanked::Flag(true),
@@ -220,7 +220,7 @@ fn read_file(file: JsonFile<'_>) -> Result<(ToldFile, SeenFile, Placed), BadReco
     let told = ToldFile {
         sha256: sha256.into(),
         size: Some(size),
-        upload_time: file.upload_time.map(Into::into),
+        upload_time: file.upload_time.map(|time| time.parse()).transpose().map_err(bad)?,
         yanked: match file.yanked {
             JsonYanked::Flag(false) => Yanked::No,
             JsonYanked::Flag(true) => Yanked::Yes(String::new()),

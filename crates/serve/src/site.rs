@@ -203,7 +203,7 @@ impl Site {
         let mut lines = Vec::new();
         for mirror in reach.store()?.mirrors()? {
             if let Some(published) = self.published(mirror.name(), reach)? {
-                let (label, projects) = (published.snapshot.label.to_string(), published.snapshot.units);
+                let (label, projects) = (published.snapshot.label.to_string(), published.snapshot.listed);
                 lines.push(home::Line { mirror: mirror.name().clone(), projects, label });
             }
         }
@@ -352,8 +352,9 @@ impl Site {
             return Ok(Some(known));
         }
         let store = reach.store()?;
-        let Some(leaf) = store.find(&recorded.snapshot, name)? else { return Ok(None) };
-        let project = Arc::new(Project { serial: leaf.serial, unit: store.unit(leaf.unit)? });
+        let leaf = store.find(&recorded.snapshot, name)?;
+        let Some((serial, unit)) = leaf.and_then(|leaf| Some((leaf.serial, leaf.unit?))) else { return Ok(None) };
+        let project = Arc::new(Project { serial, unit: store.unit(unit)? });
         let paths: usize = project.unit.entries().iter().map(|entry| entry.path.as_str().len()).sum();
         let bytes = 512 + paths + size_of_val(project.unit.entries());
         self.projects.put(key, Arc::clone(&project), bytes);

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use rayon::prelude::*;
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _};
-use strandline_model::{Blake3, Leaf, Node, ProjectName, Snapshot, Unit, trie};
+use strandline_model::{Blake3, Follow, Inputs, Leaf, Node, ProjectName, Record, RecordId, Snapshot, Unit, trie};
 
 use crate::readers::TOGETHER;
 use crate::{Store, StoreError};
@@ -35,6 +35,18 @@ impl Bodies<'_> {
     /// Units; each may be damaged for itself.
     pub(crate) fn units(&self, ids: &[Blake3]) -> Vec<Result<Unit, StoreError>> {
         self.each(ids, |id, bytes| Unit::from_bytes(bytes).map_err(|problem| StoreError::damaged(id, &problem)))
+    }
+
+    /// Records; each may be damaged for itself. The error names the part that is.
+    pub(crate) fn records(&self, ids: &[RecordId]) -> Vec<Result<Record, StoreError>> {
+        let parts: Vec<_> = ids.iter().flat_map(|id| [id.told, id.seen]).collect();
+        let mut parts = self.each(&parts, |_, bytes| Ok(bytes.to_vec())).into_iter();
+        let mut next = || parts.next().expect("each record has two parts");
+        let read = |id: &RecordId| {
+            let (told, seen) = (next(), next());
+            Record::from_bodies(&told?, &seen?).map_err(|problem| StoreError::damaged(id.seen, &problem))
+        };
+        ids.iter().map(read).collect()
     }
 
     /// Reads, unpacks, checks and parses bodies, many of them at once.
@@ -93,6 +105,14 @@ impl Bodies<'_> {
 
     pub(crate) fn unit(&self, id: Blake3) -> Result<Unit, StoreError> {
         Unit::from_bytes(&self.read(id)?).map_err(|problem| StoreError::damaged(id, &problem))
+    }
+
+    pub(crate) fn follow(&self, id: Blake3) -> Result<Follow, StoreError> {
+        Follow::from_bytes(&self.read(id)?).map_err(|problem| StoreError::damaged(id, &problem))
+    }
+
+    pub(crate) fn inputs(&self, id: Blake3) -> Result<Inputs, StoreError> {
+        Inputs::from_bytes(&self.read(id)?).map_err(|problem| StoreError::damaged(id, &problem))
     }
 
     pub(crate) fn snapshot(&self, id: Blake3) -> Result<Snapshot, StoreError> {
@@ -229,9 +249,12 @@ impl Differences<'_> {
                 found.extend(changes);
             }
             let part: Vec<_> = found.drain(..found.len().min(Self::PART)).collect();
-            let ids: Vec<_> = part.iter().filter_map(|change| Some(change.after.as_ref()?.unit)).collect();
+            let ids: Vec<_> = part.iter().filter_map(|change| change.after.as_ref()?.unit).collect();
             let mut units = bodies.units(&ids).into_iter();
-            let unit = |change: trie::Change| Ok((change.name, change.after.and_then(|_| units.next()).transpose()?));
+            let unit = |change: trie::Change| {
+                let unit = change.after.and_then(|leaf| leaf.unit).and_then(|_| units.next());
+                Ok((change.name, unit.transpose()?))
+            };
             part.into_iter().map(unit).collect()
         })
     }
@@ -251,6 +274,26 @@ impl Store {
     /// The units with these ids, in the same order.
     pub fn units(&self, ids: &[Blake3]) -> Result<Vec<Unit>, StoreError> {
         self.reading(|bodies| Ok(bodies.units(ids)))?.into_iter().collect()
+    }
+
+    /// A record.
+    pub fn record(&self, id: RecordId) -> Result<Record, StoreError> {
+        self.records(&[id]).map(|mut records| records.remove(0))
+    }
+
+    /// Records, in the same order.
+    pub fn records(&self, ids: &[RecordId]) -> Result<Vec<Record>, StoreError> {
+        self.reading(|bodies| Ok(bodies.records(ids)))?.into_iter().collect()
+    }
+
+    /// What a snapshot follows.
+    pub fn follow(&self, snapshot: &Snapshot) -> Result<Follow, StoreError> {
+        self.with_bodies(|bodies| bodies.follow(snapshot.follow))
+    }
+
+    /// What decides what of the records a snapshot shows.
+    pub fn inputs(&self, snapshot: &Snapshot) -> Result<Inputs, StoreError> {
+        self.with_bodies(|bodies| bodies.inputs(snapshot.inputs))
     }
 
     /// The units with these ids; `None` for one that is damaged, which [`verify`](crate::verify) names.
@@ -286,7 +329,7 @@ impl Store {
         Ok(leaves)
     }
 
-    /// The projects that two snapshots list differently, with their units, a few at a time; `None` stands for an empty tree.
+    /// The projects that two snapshots list differently, with their units as far as they have one, a few at a time; `None` stands for an empty tree.
     pub fn differences(&self, before: Option<&Snapshot>, after: Option<&Snapshot>) -> Differences<'_> {
         let (before, after) = (before.map(|before| before.tree), after.map(|after| after.tree));
         Differences { store: self, pairs: vec![(before, after)], found: VecDeque::new() }

@@ -104,7 +104,7 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (number, mirror)
     ) STRICT, WITHOUT ROWID;
 
-    -- The canonical bytes of units, nodes and snapshots, deflated, by the BLAKE3 of the bytes themselves. With a row number: in a
+    -- The canonical bytes of records, units, nodes, snapshots and what those are made of, deflated, by the BLAKE3 of the bytes themselves. With a row number: in a
     -- table without, what is larger than a quarter of a page takes another page whole, and a unit of ten files is.
     CREATE TABLE body (
         number   INTEGER PRIMARY KEY,
@@ -150,7 +150,7 @@ const MIGRATIONS: &[&str] = &["
         time     INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 
-    -- What the newest tree of a mirror lists, in the order of names: it can be made anew from the tree. `sum` is over all its
+    -- What the root lists of a mirror's newest tree name, in the order of names: it can be made anew from the tree. `sum` is over all its
     -- rows, `display` is only there where it is not the name itself.
     CREATE TABLE listing (
         mirror INTEGER PRIMARY KEY REFERENCES mirror (id) ON DELETE CASCADE,
@@ -161,7 +161,6 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE listed (
         mirror  INTEGER NOT NULL REFERENCES mirror (id) ON DELETE CASCADE,
         name    TEXT NOT NULL,
-        unit    BLOB NOT NULL,
         serial  INTEGER NOT NULL,
         display TEXT,
         PRIMARY KEY (mirror, name)
@@ -219,6 +218,10 @@ const MIGRATIONS: &[&str] = &["
         mirror  INTEGER NOT NULL REFERENCES mirror (id) ON DELETE CASCADE,
         project TEXT NOT NULL,
         unit    BLOB NOT NULL,
+        -- The record that the unit shows, and whether root lists would name the project.
+        told    BLOB NOT NULL,
+        seen    BLOB NOT NULL,
+        listed  INTEGER NOT NULL,
         serial  INTEGER NOT NULL,
         tag     TEXT,
         UNIQUE (mirror, project, unit)

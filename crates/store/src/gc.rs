@@ -210,7 +210,7 @@ impl Plan {
         }
         let mut lost = BTreeSet::new();
         for recorded in go {
-            for unit in reach(&bodies, recorded.snapshot.tree, &mut seen, &mut |_, error| Err(error))? {
+            for unit in reach(&bodies, recorded.snapshot.tree, &mut seen, &mut |_, error| Err(error))?.units {
                 let unit = bodies.unit(unit)?;
                 let pooled = unit.entries().iter().filter(|entry| entry.path.first_segment() == POOL);
                 lost.extend(pooled.map(|entry| entry.path.clone()));

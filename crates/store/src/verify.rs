@@ -19,11 +19,13 @@ use std::rc::Rc;
 use rayon::prelude::*;
 use rusqlite::Connection;
 use strandline_durable::wide;
-use strandline_model::{Blake3, Entry, Label, Leaf, MirrorName, ProjectName, Sha256, Timestamp, TreePath};
+use strandline_model::{
+    Blake3, Entry, Label, Leaf, MirrorName, ProjectName, RecordId, Sha256, Snapshot, Timestamp, TreePath,
+};
 
 use crate::bodies::Bodies;
 use crate::rows::{blake3, row, sha256};
-use crate::trees::{Search, reach};
+use crate::trees::{Reached, Search, reach};
 use crate::{Mirror, Store, StoreError};
 
 pub use data::Data;
@@ -66,11 +68,11 @@ pub enum Damage {
         /// What SQLite says of it.
         problem: String,
     },
-    /// A unit, node or snapshot cannot be read, so what is below it was not looked at.
+    /// A record, unit, node or snapshot cannot be read, so what is below it was not looked at.
     Body {
         /// Its id.
         id: Blake3,
-        /// The project, if it is a unit.
+        /// The project, if it is a record or a unit.
         project: Option<ProjectName>,
         /// What is wrong with it.
         problem: String,
@@ -307,11 +309,25 @@ fn visit(
             }
             other => Err(other),
         };
-        let tree = match bodies.snapshot(snapshot) {
-            Ok(snapshot) => snapshot.tree,
+        let Snapshot { tree, follow, inputs, .. } = match bodies.snapshot(snapshot) {
+            Ok(snapshot) => snapshot,
             Err(error) => return note(snapshot, error),
         };
-        for ids in reach(bodies, tree, seen, &mut note)?.chunks(UNITS) {
+        for (id, checked) in [(follow, bodies.follow(follow).err()), (inputs, bodies.inputs(inputs).err())] {
+            if let Some(error) = checked.filter(|_| seen.insert(id)) {
+                note(id, error)?;
+            }
+        }
+        let Reached { units, records } = reach(bodies, tree, seen, &mut note)?;
+        for records in records.chunks(UNITS) {
+            for record in bodies.records(records) {
+                match record {
+                    Err(StoreError::Damaged { id, problem }) => note(id, StoreError::Damaged { id, problem })?,
+                    record => drop(record?),
+                }
+            }
+        }
+        for ids in units.chunks(UNITS) {
             for (id, unit) in ids.iter().zip(bodies.units(ids)) {
                 match unit {
                     Ok(unit) => unit.entries().iter().try_for_each(|entry| each(bodies.connection, entry))?,
@@ -411,13 +427,18 @@ fn name(
         other => Err(other),
     };
     let of_leaf = |bodies: &Bodies<'_>, leaf: Leaf| {
-        if damaged.contains_key(&leaf.unit) {
-            return Ok(vec![Hit::Body(leaf.unit, Some(leaf.name))]);
+        let Leaf { name, unit: id, record, .. } = leaf;
+        let parts = record.into_iter().flat_map(|RecordId { told, seen }| [told, seen]);
+        let broken_bodies = parts.chain(id).filter(|id| damaged.contains_key(id));
+        let mut hits: Vec<_> = broken_bodies.map(|id| Hit::Body(id, Some(name.clone()))).collect();
+        if let Some(id) = id.filter(|id| !damaged.contains_key(id))
+            && let Some(unit) = present(bodies.unit(id))?
+        {
+            let whose = Rc::new((name, id));
+            let hit = |entry: &Entry| Hit::Blob(entry.blob, Rc::clone(&whose), entry.path.clone());
+            hits.extend(unit.entries().iter().filter(|entry| broken.contains(entry.blob)).map(hit));
         }
-        let Some(unit) = present(bodies.unit(leaf.unit))? else { return Ok(Vec::new()) };
-        let whose = Rc::new((leaf.name, leaf.unit));
-        let hit = |entry: &Entry| Hit::Blob(entry.blob, Rc::clone(&whose), entry.path.clone());
-        Ok(unit.entries().iter().filter(|entry| broken.contains(entry.blob)).map(hit).collect())
+        Ok(hits)
     };
     let mut search = Search::new(bodies, &of_damaged, &of_leaf);
     let mut blobs: BTreeMap<Blake3, Vec<Naming>> = BTreeMap::new();
@@ -427,6 +448,9 @@ fn name(
             Rc::new(vec![Hit::Body(id, None)])
         } else {
             let Some(snapshot) = present(search.bodies.snapshot(id))? else { continue };
+            for id in [snapshot.follow, snapshot.inputs].into_iter().filter(|id| damaged.contains_key(id)) {
+                needed.entry(id).or_insert((None, Vec::new())).1.push((mirror.clone(), label));
+            }
             search.below(snapshot.tree)?
         };
         for hit in hits.iter().cloned() {

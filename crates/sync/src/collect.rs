@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_model::{Leaf, ProjectName, Serial, Status};
+use strandline_model::{Leaf, Method, ProjectName, Serial, Status};
 use strandline_store::Recorded;
 use tokio::time::Instant;
 
@@ -103,11 +103,7 @@ async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Resu
         Known::Page(page, whole) => (whole.validator.clone(), page.serial),
         Known::Absent | Known::Nothing => (None, None),
     };
-    let answer = match fetcher.patient.page(&project, validator.as_ref(), Way::Usual).await? {
-        Answer::Page { page, validator } => Answer::Page { page: fetcher.shown(&project, page)?, validator },
-        other => other,
-    };
-    let look = match answer {
+    let look = match fetcher.patient.page(&project, validator.as_ref(), Way::Usual).await? {
         Answer::NotModified => Look::Same,
         Answer::Missing if matches!(known, Known::Absent) => Look::Same,
         Answer::Missing => Look::Changed(Known::Absent),
@@ -181,9 +177,9 @@ fn conclude(
     }
     // Projects of the base that are not selected any more go. If the base's selection was of the same names, there are
     // none.
-    let digest = fetcher.settings.selection.digest();
+    let follow = fetcher.settings.selection.follow().id();
     let may_drop = matches!(fetcher.settings.selection, Selection::Everything);
-    if let Some(before) = before.filter(|before| may_drop || before.selection != digest) {
+    if let Some(before) = before.filter(|before| may_drop || before.follow != follow) {
         for leaf in fetcher.store.leaves(before)? {
             if selected.binary_search(&leaf.name).is_err() {
                 changes.insert(leaf.name, None);
@@ -192,5 +188,6 @@ fn conclude(
     }
     let serial = if counted { greatest.next() } else { greatest };
     let (stored, held, later, missing) = Default::default();
-    Ok(Proposal { serial, counted, changes, stored, held, absent, report: None, later, missing })
+    let method = Method::Collect;
+    Ok(Proposal { method, serial, counted, changes, stored, held, absent, report: None, later, missing })
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use strandline_model::{Blake3, Format, Label, ListedProject, Mirrored, ProjectName, Serial};
+use strandline_model::{Blake3, Follow, Format, Inputs, Label, ListedProject, Mirrored, ProjectName, Serial, Source};
 use strandline_store::{
     Access, Draft, DraftUnit, Intake, Locked, Mirror, Rebuild, ReceiveError, Staged, Store, StoreError,
 };
@@ -38,46 +38,57 @@ pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> R
     let mut taking = Taking { intake: Intake::open(mirror, settings.access)?, staged: Vec::new() };
     for ListedProject { name, display, serial } in listed {
         let unit = match project(&mut taking, format, mirror, &name, serial)? {
-            Ok(record) => {
+            Ok(mirrored) => {
                 taking.land()?;
-                unit_of(store, format, &record)?.ok_or_else(|| "its record is not usable".to_owned())
+                let bodies = mirrored.record().to_bodies();
+                let source = Source { record: bodies.id(), serial, renderer: format.number() };
+                let unit = unit_of(store, format, &mirrored, source)?;
+                unit.map(|unit| (unit, bodies)).ok_or_else(|| "its record is not usable".to_owned())
             }
             Err(why) => Err(why),
         };
         match unit {
-            Ok(unit) => {
+            Ok((unit, bodies)) => {
                 let blobs = unit.entries().iter().map(|entry| entry.blob);
                 claimed.extend(blobs.filter(|_| rebuild.access() == Access::Private));
-                units.insert(name, Some(DraftUnit { unit, serial, display }));
+                // A page keeps not all that was said, and no log tells how it came to be.
+                let (bodies, listed, logged) = (Some(bodies), true, false);
+                units.insert(name, Some(DraftUnit { unit, bodies, serial, display, listed, logged }));
             }
             Err(why) => lost.push((name, why)),
         }
     }
     rebuild.claim(mirror, settings.access, claimed)?;
-    let selection =
-        if lost.is_empty() { settings.selection.digest() } else { Blake3::of(b"strandline-selection unknown\n") };
+    let follow =
+        if lost.is_empty() { settings.selection.follow() } else { Follow::Projects(units.keys().cloned().collect()) };
+    let (now, found) = (context.now(), units.keys().cloned().collect::<Vec<_>>());
     let draft = Draft {
         base: None,
         serial,
-        time: context.now(),
+        time: now,
         upstream: upstream.url().clone(),
-        selection,
+        follow,
+        inputs: Inputs { withdrawn: mirror.withdrawn()?, ..Inputs::default() },
+        cutoff: now,
+        method: settings.method(),
         changes: units,
         stored: Vec::new(),
         held: Vec::new(),
+        gone: Vec::new(),
         missing: None,
         conclusion: None,
     };
-    let committed = mirror.commit(draft, |serial, leaves| strandline_view::root_lists(format, serial, leaves))?;
+    let committed = mirror.commit(draft, |serial, projects| strandline_view::root_lists(format, serial, projects))?;
     let verified = mirror.verify(committed)?;
+    mirror.note_reread(&found)?;
     let snapshot = verified.snapshot();
-    for leaf in store.leaves(snapshot)? {
+    for unit in store.leaves(snapshot)?.into_iter().filter_map(|leaf| leaf.unit) {
         // The files of the pool at these paths may be the damaged ones.
-        let unit = store.unit(leaf.unit)?;
+        let unit = store.unit(unit)?;
         let paths = unit.entries().iter().map(|entry| (entry.path.clone(), entry.blob));
         strandline_view::restock(mirror, paths)?;
     }
-    let (publisher, label, projects) = (context.publisher(), snapshot.label, snapshot.units);
+    let (publisher, label, projects) = (context.publisher(), snapshot.label, snapshot.listed);
     publisher.publish(mirror, &publisher.seal(verified), Freeze::Lift).await?;
     Ok(Some(Rebuilt { label, projects, lost }))
 }

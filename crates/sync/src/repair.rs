@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use strandline_model::{
-    Blake3, CoreMetadata, Entry, Format, MirrorName, Mirrored, Placed, ProjectName, Sha256, TreePath, Unit, UpstreamUrl,
+    Blake3, CoreMetadata, Entry, Format, Label, MirrorName, Mirrored, ProjectName, RecordId, Sha256, Source, TreePath,
+    Unit, UpstreamUrl,
 };
 use strandline_store::verify::{Damage, Naming};
 use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Store, StoreError, Wait};
@@ -165,8 +166,6 @@ fn plan(workers: &[Worker<'_>], damage: Vec<Damage>) -> Result<Plan, SyncError> 
             }
         }
     }
-    // Records first: pages are made from them.
-    plan.blobs.sort_by_key(|lost| !lost.named_by.iter().any(|naming| is_record(workers, naming)));
     Ok(plan)
 }
 
@@ -214,22 +213,42 @@ fn mend(worker: &Worker<'_>, data: bool, done: &mut Repair) -> Result<(), SyncEr
     Ok(())
 }
 
-/// Makes a unit again, from the record that one of the trees of a view shows.
+/// Makes a unit again, from the record and what one of the trees of a view shows.
 fn restore_unit(workers: &[Worker<'_>], id: Blake3, project: &ProjectName, damage: &Damage) -> Result<bool, SyncError> {
     let Damage::Body { needed_by, .. } = damage else { return Ok(false) };
     for Worker { context: Context { store, format, .. }, mirror, .. } in workers {
-        if !needed_by.iter().any(|(of, _)| of == mirror.name()) {
-            continue;
-        }
-        for record in shown_records(mirror, &**format, project) {
-            if let Some(unit) = unit_of(store, &**format, &record)?
-                && mirror.restore_unit(id, &unit)?
-            {
-                return Ok(true);
+        for (_, label) in needed_by.iter().filter(|(of, _)| of == mirror.name()) {
+            let Some(record) = record_named(store, mirror, *label, project, id)? else { continue };
+            for shown in shown_records(mirror, &**format, project) {
+                let source = Source { record, serial: shown.serial(), renderer: format.number() };
+                if let Some(unit) = unit_of(store, &**format, &shown, source)?
+                    && mirror.restore_unit(id, &unit)?
+                {
+                    return Ok(true);
+                }
             }
         }
     }
     Ok(false)
+}
+
+/// The record that a snapshot names beside a unit, as far as the snapshot can be read.
+fn record_named(
+    store: &Arc<Store>,
+    mirror: &Mirror,
+    label: Label,
+    project: &ProjectName,
+    unit: Blake3,
+) -> Result<Option<RecordId>, StoreError> {
+    let found = match mirror.at_label(label) {
+        Ok(Some(recorded)) => store.find(&recorded.snapshot, project),
+        other => return other.map(|_| None),
+    };
+    match found {
+        Ok(leaf) => Ok(leaf.filter(|leaf| leaf.unit == Some(unit)).and_then(|leaf| leaf.record)),
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Leaves out the places that name a file which was withdrawn after the check, so that a repair does not bring it back.
@@ -251,20 +270,25 @@ pub(crate) fn shown_records(mirror: &Mirror, format: &dyn Format, project: &Proj
     copies.filter_map(|path| format.read(&std::fs::read(path).ok()?).ok()).collect()
 }
 
-/// The unit of a project with this record; `None` where the store has never had one of its files.
-pub(crate) fn unit_of(store: &Store, format: &dyn Format, record: &Mirrored) -> Result<Option<Unit>, StoreError> {
+/// The unit of a project that is shown so; `None` where the store has never had one of its files.
+pub(crate) fn unit_of(
+    store: &Store,
+    format: &dyn Format,
+    shown: &Mirrored,
+    source: Source,
+) -> Result<Option<Unit>, StoreError> {
     let mut entries = Vec::new();
-    for page in format.render(record) {
+    for page in format.render(shown) {
         let (blob, sha256, size) = (Blake3::of(&page.bytes), Sha256::of(&page.bytes), page.bytes.len() as u64);
         entries.push(Entry { path: page.path, blob, sha256, size });
     }
-    for (.., placed) in record.files() {
+    for (.., placed) in shown.files() {
         for (path, sha256) in placed.paths() {
             let Some(blob) = store.blob_of(sha256)? else { return Ok(None) };
             entries.push(blob.at(path));
         }
     }
-    Ok(Unit::new(record.record().name().clone(), entries).ok())
+    Ok(Unit::new(shown.record().name().clone(), source, entries).ok())
 }
 
 /// Why a blob cannot be had: what each upstream did that was asked.
@@ -301,12 +325,6 @@ fn worker_of<'a, 'b>(workers: &'a [Worker<'b>], mirror: &MirrorName) -> Option<&
     workers.iter().find(|worker| worker.context.settings.mirror == *mirror)
 }
 
-/// Whether a path is that of the page that is read back.
-fn is_record(workers: &[Worker<'_>], naming: &Naming) -> bool {
-    worker_of(workers, &naming.mirror)
-        .is_some_and(|worker| worker.context.format.record_path(&naming.project) == naming.path)
-}
-
 type Found = (Staged, BytesFrom);
 
 /// The bytes of a blob from what is on this disk.
@@ -330,14 +348,14 @@ fn at_hand(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Result<Op
         }
     }
     let mut units = BTreeSet::new();
-    for naming in lost.named_by.iter().filter(|naming| is_page(&naming.path) && !is_record(workers, naming)) {
+    for naming in lost.named_by.iter().filter(|naming| is_page(&naming.path)) {
         let Some(worker) = worker_of(workers, &naming.mirror).filter(|_| units.insert(naming.unit)) else { continue };
         let format = &*worker.context.format;
         // A record that is damaged itself makes no page.
-        let record = store.unit(naming.unit).map_err(RecordError::from);
-        let record = record.and_then(|unit| stored::record_of(store, format, &unit));
-        if let Ok(Some(record)) = record
-            && let Some(staged) = rendered(format, intake, &record, lost)?
+        let unit = store.unit(naming.unit).map_err(RecordError::from);
+        let shown = unit.and_then(|unit| stored::shown_by(&unit, stored::record_of(store, &unit)?, format));
+        if let Ok(shown) = shown
+            && let Some(staged) = rendered(format, intake, &shown, lost)?
         {
             return Ok(Some((staged, BytesFrom::Record(naming.project.clone()))));
         }
@@ -346,7 +364,7 @@ fn at_hand(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Result<Op
 }
 
 fn is_page(path: &TreePath) -> bool {
-    path.first_segment() == "simple"
+    path.first_segment() == stored::PAGES
 }
 
 /// The page of a record that has the blob's bytes, if one has.
@@ -383,11 +401,12 @@ async fn fetch(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Resul
     let mut asked = BTreeSet::new();
     for worker in std::iter::once(owner).chain(others) {
         let upstream = worker.context.upstream.url();
-        for naming in &lost.named_by {
-            if !asked.insert((upstream.as_str(), &naming.project, is_page(&naming.path))) {
+        // No upstream has the pages of a mirror.
+        for naming in lost.named_by.iter().filter(|naming| !is_page(&naming.path)) {
+            if !asked.insert((upstream.as_str(), &naming.project)) {
                 continue;
             }
-            match fetch_from(worker, owner, naming, lost).await {
+            match fetch_from(worker, naming, lost).await {
                 Ok(staged) => return Ok(Ok((staged, BytesFrom::Upstream(upstream.clone())))),
                 Err(SyncError::Fetch(error)) if error.is_upstreams() => refused.push((upstream.clone(), *error)),
                 Err(error) => return Err(error),
@@ -397,28 +416,13 @@ async fn fetch(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Resul
     Ok(Err(refused))
 }
 
-async fn fetch_from(
-    worker: &Worker<'_>,
-    owner: &Worker<'_>,
-    naming: &Naming,
-    lost: &Lost,
-) -> Result<Staged, SyncError> {
+async fn fetch_from(worker: &Worker<'_>, naming: &Naming, lost: &Lost) -> Result<Staged, SyncError> {
     let project = &naming.project;
     let gone =
         |problem: &str| SyncError::from(FetchError::Unusable { project: project.clone(), problem: problem.to_owned() });
     let Answer::Page { page, .. } = worker.fetcher.patient.page(project, None, Way::Usual).await? else {
         return Err(gone("upstream has it no more"));
     };
-    let format = &*owner.context.format;
-    if is_page(&naming.path) {
-        let record = block_in_place(|| record_of(&owner.context.store, naming, &page))?;
-        let staged =
-            record.map(|record| block_in_place(|| rendered(format, &owner.fetcher.batches.intake, &record, lost)));
-        return staged
-            .transpose()?
-            .flatten()
-            .ok_or_else(|| gone("it has changed since, so the lost page cannot be made of it"));
-    }
     let url = url_of(naming, lost, &page).ok_or_else(|| gone("upstream lists the file no more"))?;
     Ok(worker.fetcher.refetch(project, naming.path.file_name(), &url, (lost.sha256, lost.size)).await?)
 }
@@ -439,30 +443,4 @@ fn url_of(naming: &Naming, lost: &Lost, page: &Page) -> Option<String> {
     let url = page.record.seen().files.values().next()?.url.as_ref()?;
     let top = url.find("/packages/")?;
     Some(format!("{}/{}", &url[..top], naming.path))
-}
-
-/// The record that a mirror made of upstream's page, if the page still says the same; the blob's digests tell whether
-/// it does.
-fn record_of(store: &Arc<Store>, naming: &Naming, page: &Page) -> Result<Option<Mirrored>, SyncError> {
-    let unit = store.unit(naming.unit)?;
-    let Some(mirror) = store.mirror(&naming.mirror)? else { return Ok(None) };
-    let Some(recorded) = mirror.at_label(naming.label)? else { return Ok(None) };
-    let Some(leaf) = store.find(&recorded.snapshot, &naming.project)? else { return Ok(None) };
-    let (mut files, mut others) = (BTreeMap::new(), BTreeSet::new());
-    for (name, told, _) in page.record.files() {
-        let entry = unit.entries().iter().find(|entry| {
-            !is_page(&entry.path) && entry.path.file_name() == name.as_str() && told.sha256 == entry.sha256.into()
-        });
-        let Some(entry) = entry else {
-            others.insert(name.clone());
-            continue;
-        };
-        let metadata = unit.metadata_of(&entry.path).map(|entry| entry.sha256);
-        files.insert(
-            name.clone(),
-            Placed { path: entry.path.clone(), sha256: entry.sha256, size: entry.size, metadata },
-        );
-    }
-    let record = page.record.clone().without(&others, page.record.seen().versions.clone());
-    Ok(Mirrored::new(record, leaf.serial, files).ok())
 }

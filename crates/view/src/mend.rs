@@ -124,7 +124,7 @@ fn restock_earlier(mirror: &Locked, published: &Snapshot) -> Result<u64, ViewErr
     for recorded in snapshots.into_iter().filter(|recorded| recorded.verified) {
         match store.diff(Some(published), Some(&recorded.snapshot)) {
             Err(error) if damaged(&error) => {}
-            changes => units.extend(changes?.into_iter().filter_map(|change| Some(change.after?.unit))),
+            changes => units.extend(changes?.into_iter().filter_map(|change| change.after?.unit)),
         }
     }
     let mut changed = 0;

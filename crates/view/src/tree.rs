@@ -220,7 +220,7 @@ pub(crate) fn write_lists(
             None => {
                 let projects = match &mut projects {
                     Some(projects) => projects,
-                    none => none.insert(mirror.listed(target)?.into_iter().map(ListedProject::from).collect()),
+                    none => none.insert(mirror.listed(target)?),
                 };
                 let file = disk.create_file(&path)?;
                 let (digests, file) = staging::write(format, &list.path, target.label.serial, projects, Some(file))?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use strandline_durable::Disk;
-use strandline_model::{Blake3, ProjectName, Snapshot, trie::Change};
+use strandline_model::{Blake3, ListedProject, ProjectName, Snapshot, trie::Change};
 use strandline_store::{Conclusion, Draft, Store, VerifyError, Wait};
 
 use crate::support::{Content, Opened, content, mirror, project, serial, time};
@@ -21,10 +21,10 @@ fn listed(store: &Arc<Store>, snapshot: &Snapshot) -> BTreeMap<ProjectName, (u64
     assert!(leaves.is_sorted_by(|a, b| a.name < b.name), "each once, sorted by name");
     assert_eq!(
         store.mirror(&snapshot.mirror).unwrap().unwrap().listed(snapshot).unwrap(),
-        leaves,
+        leaves.iter().cloned().map(ListedProject::from).collect::<Vec<_>>(),
         "the list beside the tree says the same"
     );
-    leaves.into_iter().map(|leaf| (leaf.name, (leaf.serial.get(), leaf.unit))).collect()
+    leaves.into_iter().map(|leaf| (leaf.name, (leaf.serial.get(), leaf.unit.unwrap()))).collect()
 }
 
 fn version(name: &ProjectName, text: u8) -> Content {
@@ -74,7 +74,7 @@ fn what_a_sync_remembered_is_concluded_with_the_verification() {
     let six = |text: &str| Some(content("six", text, &[]));
     world.record("pypi", 1, &[("six", six("one"))]);
     let reread = BTreeSet::from([project("six")]);
-    world.lock("pypi").note_reread(&project("six")).unwrap();
+    world.lock("pypi").note_reread(&[project("six")]).unwrap();
     let noted = || world.mirror("pypi").to_reread().unwrap();
     let draft = |number, text: &str| {
         let conclusion = Some(Conclusion { reread: noted(), ..Conclusion::default() });
@@ -137,7 +137,7 @@ proptest! {
             prop_assert_eq!(snapshot.label.revision, revisions[&number], "revisions count up");
             prop_assert_eq!(snapshot.parent, parent);
             prop_assert_eq!(verified.id, Blake3::of(&snapshot.to_bytes()));
-            prop_assert_eq!(snapshot.units, next.len() as u64);
+            prop_assert_eq!(snapshot.projects, next.len() as u64);
             model = next;
             history.push((snapshot.clone(), model.clone()));
         }
@@ -148,7 +148,7 @@ proptest! {
                 let (found, unit) = listed[name];
                 prop_assert_eq!(found, *serial);
                 let leaf = store.find(snapshot, name).unwrap().unwrap();
-                prop_assert_eq!(leaf.unit, unit);
+                prop_assert_eq!(leaf.unit, Some(unit));
                 let unit = store.unit(unit).unwrap();
                 let files: Content = unit
                     .entries()
@@ -173,8 +173,8 @@ proptest! {
                     .collect();
                 prop_assert!(changes.iter().map(|change| &change.name).eq(differ));
                 for Change { name, before, after } in changes {
-                    prop_assert_eq!(before.map(|leaf| (leaf.serial.get(), leaf.unit)), from.get(&name).copied());
-                    prop_assert_eq!(after.map(|leaf| (leaf.serial.get(), leaf.unit)), to.get(&name).copied());
+                    prop_assert_eq!(before.map(|leaf| (leaf.serial.get(), leaf.unit.unwrap())), from.get(&name).copied());
+                    prop_assert_eq!(after.map(|leaf| (leaf.serial.get(), leaf.unit.unwrap())), to.get(&name).copied());
                 }
             }
         }

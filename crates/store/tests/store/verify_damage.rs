@@ -117,7 +117,7 @@ fn a_blob_whose_row_is_gone_or_another() {
 #[test]
 fn a_unit_that_is_gone() {
     let (world, second) = whole();
-    let unit = world.store.find(second.snapshot(), &project("idna")).unwrap().unwrap().unit;
+    let unit = world.store.find(second.snapshot(), &project("idna")).unwrap().unwrap().unit.unwrap();
     world.sql().execute("DELETE FROM body WHERE id = ?1", [unit.as_bytes()]).unwrap();
     assert_eq!(shown(&world, false), [format!("body {unit} is missing; it is idna; named by pypi@1, pypi@2")]);
     assert!(matches!(world.store.unit(unit), Err(StoreError::Damaged { id, .. }) if id == unit));
@@ -126,7 +126,7 @@ fn a_unit_that_is_gone() {
 #[test]
 fn a_flipped_byte_in_a_body() {
     let (world, second) = whole();
-    let unit = world.store.find(second.snapshot(), &project("six")).unwrap().unwrap().unit;
+    let unit = world.store.find(second.snapshot(), &project("six")).unwrap().unwrap().unit.unwrap();
     // The last byte belongs to the end of the compressed stream or its last block; either way it is another body.
     spoil(&world, unit, "deflated = CAST(substr(deflated, 1, 20) || x'55' || substr(deflated, 22) AS BLOB)");
     let [damage] = &report(&world, false).damage[..] else { unreachable!("one body") };

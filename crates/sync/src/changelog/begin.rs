@@ -45,7 +45,7 @@ impl<'a> Following<'a> {
     async fn begin_from(&mut self, base: &Recorded) -> Result<(), SyncError> {
         let Self { fetcher, from, .. } = *self;
         let settings = &fetcher.settings;
-        let reselected = base.snapshot.selection != settings.selection.digest();
+        let reselected = base.snapshot.follow != settings.selection.follow().id();
         let back = if reselected { READ_BACK.max(settings.overlap) } else { settings.overlap };
         let events = self.read_from(back).await?;
 

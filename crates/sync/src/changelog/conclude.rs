@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use strandline_model::{Held, ProjectName, Serial, with_causes};
+use strandline_model::{Held, Method, ProjectName, Serial, with_causes};
 use strandline_store::CutReport;
 
 use super::{Following, Holding, back};
@@ -106,6 +106,7 @@ impl Following<'_> {
         let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
         let (absent, later) = (self.absent, BTreeSet::new());
         let stored = self.parked.into_values().collect();
-        Ok(Proposal { serial, counted: false, changes, stored, held, absent, report, later, missing })
+        let method = Method::Changelog;
+        Ok(Proposal { method, serial, counted: false, changes, stored, held, absent, report, later, missing })
     }
 }

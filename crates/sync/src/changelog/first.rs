@@ -66,7 +66,9 @@ impl Following<'_> {
             if !alone {
                 self.follow_project(name, Some(Serial::ZERO), &[])?;
             } else if row.serial >= *listed {
-                let leaf = Leaf { unit: row.unit, serial: row.serial, name: name.clone(), display: display.clone() };
+                let SeenRow { unit, record, listed, serial, .. } = row;
+                let (unit, record, display) = (Some(unit), Some(record), display.clone());
+                let leaf = Leaf { name: name.clone(), listed, logged: true, unit, record, serial, display };
                 self.parked.insert(name.clone(), leaf);
                 self.waiting.remove(&name);
             }

@@ -142,7 +142,6 @@ async fn ask(
         Ok(Answer::Missing) => Asked::Missing,
         Err(error) => Asked::Failed(error),
         Ok(Answer::Page { page, validator }) => {
-            let page = fetcher.shown(&name, page)?;
             let (content, failures) = fetcher.content_of_page(&name, &page.record).await?;
             let failure = failures.into_iter().last();
             // A page that could not be used whole is asked for again whole.

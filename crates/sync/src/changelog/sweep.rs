@@ -25,11 +25,11 @@ impl Following<'_> {
             clippy::cast_precision_loss,
             reason = "a share of a count"
         )]
-        let count = (base.snapshot.units as f64 * part.min(1.0)) as usize;
+        let count = (base.snapshot.projects as f64 * part.min(1.0)) as usize;
         // After a long rest the sweep does not ask for everything at once, because readers wait for what has happened
         // since.
         let count =
-            count.min(usize::try_from(base.snapshot.units / SWEEP_SHARE).unwrap_or(usize::MAX).max(SWEEP_AT_ONCE));
+            count.min(usize::try_from(base.snapshot.projects / SWEEP_SHARE).unwrap_or(usize::MAX).max(SWEEP_AT_ONCE));
         if count == 0 {
             return Ok(None);
         }

@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
-use strandline_model::{BadRecord, Format, Leaf, Mirrored, ProjectName, Record, Unit};
+use strandline_model::{Format, Leaf, ProjectName, Record, Unit};
 use strandline_store::{Intake, Locked, Recorded, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
@@ -24,6 +24,7 @@ use tokio::task::{JoinSet, block_in_place};
 pub use self::error::FetchError;
 pub(crate) use self::error::unusable;
 pub(crate) use self::receive::metadata_url;
+pub(crate) use self::units::Finished;
 
 use self::batch::Batches;
 use self::patience::Patient;
@@ -90,8 +91,8 @@ impl Fetcher {
 
     /// With what to ask for a project's page, so that upstream may say that it is still the base's.
     pub fn base_validator(&self, project: &ProjectName, leaf: Option<&Leaf>) -> Result<Option<Validator>, StoreError> {
-        let Some(leaf) = leaf else { return Ok(None) };
-        let tag = block_in_place(|| self.mirror.validator(project, leaf.unit))?;
+        let Some(unit) = leaf.and_then(|leaf| leaf.unit) else { return Ok(None) };
+        let tag = block_in_place(|| self.mirror.validator(project, unit))?;
         Ok(tag.map(Validator))
     }
 
@@ -141,26 +142,32 @@ impl Fetcher {
 
     /// A project as the base has it.
     pub fn base_content(&self, leaf: &Leaf) -> Result<Content<Stored>, SyncError> {
-        block_in_place(|| self.content(&self.store.unit(leaf.unit)?))
+        block_in_place(|| {
+            let unit = self.base_unit(leaf)?.ok_or_else(|| RecordError::None(leaf.name.clone()));
+            self.content(&unit.map_err(|error| record_error(&leaf.name, error))?)
+        })
+    }
+
+    /// What the base shows of a project, if it was ever good.
+    pub(crate) fn base_unit(&self, leaf: &Leaf) -> Result<Option<Unit>, StoreError> {
+        leaf.unit.map(|unit| self.store.unit(unit)).transpose()
     }
 
     /// A project as a unit has it.
     pub fn content(&self, unit: &Unit) -> Result<Content<Stored>, SyncError> {
-        let project = unit.name();
-        let missing = || FetchError::Record {
-            project: project.clone(),
-            source: BadRecord("its unit and its record name different files".to_owned()),
-        };
-        let mirrored = self.record(unit)?.ok_or_else(missing)?;
-        Ok(stored::content_of_unit(&mirrored, unit).ok_or_else(missing)?)
+        Ok(stored::content_of_unit(&self.record(unit)?, unit))
     }
 
-    /// What a unit has of its project; `None` where it lacks the page that says so.
-    pub(crate) fn record(&self, unit: &Unit) -> Result<Option<Mirrored>, SyncError> {
-        stored::record_of(&self.store, &*self.format, unit).map_err(|error| match error {
-            RecordError::Store(error) => error.into(),
-            RecordError::Bad(source) => FetchError::Record { project: unit.name().clone(), source }.into(),
-        })
+    /// What upstream says of a project that a unit shows.
+    pub(crate) fn record(&self, unit: &Unit) -> Result<Record, SyncError> {
+        stored::record_of(&self.store, unit).map_err(|error| record_error(unit.name(), error))
+    }
+}
+
+fn record_error(project: &ProjectName, error: RecordError) -> SyncError {
+    match error {
+        RecordError::Store(error) => error.into(),
+        error => unusable(project, error.to_string()).into(),
     }
 }
 

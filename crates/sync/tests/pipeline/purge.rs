@@ -128,7 +128,7 @@ fn it_is_gone_from_everything_that_is_served() {
     }
     // The old manifest says what there was, and is not served.
     let alpha = store.find(&old.snapshot, &name("alpha")).unwrap().unwrap();
-    assert!(store.unit(alpha.unit).unwrap().entries().iter().any(|entry| entry.blob == Blake3::of(EVIL)));
+    assert!(store.unit(alpha.unit.unwrap()).unwrap().entries().iter().any(|entry| entry.blob == Blake3::of(EVIL)));
     assert_eq!(known(&store, &mirror()).select_served("7".parse().unwrap()).unwrap().id, published.id);
     assert_eq!(known(&store, &mirror()).select_served("2026-12-31".parse().unwrap()).unwrap().id, published.id);
     let error = known(&store, &mirror()).select_served("7.1".parse().unwrap()).unwrap_err().to_string();
@@ -306,7 +306,7 @@ fn the_newest_revision_of_a_serial_stays_the_newest() {
 fn a_page_that_is_lost_does_not_keep_it_alive() {
     let world = world();
     let store = world.open();
-    let alpha = store.unit(world.leaf("alpha").unwrap().unit).unwrap();
+    let alpha = store.unit(world.leaf("alpha").unwrap().unit.unwrap()).unwrap();
     let page = alpha.entry("simple/alpha/index.v1_json").unwrap().blob;
     store.disk().remove_file(&store.blob_path(page)).unwrap();
     withdraw(&store, None, EVIL).unwrap();
