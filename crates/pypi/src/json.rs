@@ -276,7 +276,9 @@ mod tests {
                                 11,
                             ),
                             upload_time: Some(
-                                "2026-01-02T03:04:05.678901Z",
+                                UploadTime(
+                                    2026-01-02T03:04:05.678901Z,
+                                ),
                             ),
                             yanked: Yes(
                                 "broken <b>",

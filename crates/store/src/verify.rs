@@ -313,9 +313,11 @@ fn visit(
             Ok(snapshot) => snapshot,
             Err(error) => return note(snapshot, error),
         };
-        for (id, checked) in [(follow, bodies.follow(follow).err()), (inputs, bodies.inputs(inputs).err())] {
-            if let Some(error) = checked.filter(|_| seen.insert(id)) {
-                note(id, error)?;
+        let about: [(_, &dyn Fn() -> Result<(), StoreError>); 2] =
+            [(follow, &|| bodies.follow(follow).map(drop)), (inputs, &|| bodies.inputs(inputs).map(drop))];
+        for (id, check) in about {
+            if seen.insert(id) {
+                check().or_else(|error| note(id, error))?;
             }
         }
         let Reached { units, records } = reach(bodies, tree, seen, &mut note)?;

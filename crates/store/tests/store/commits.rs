@@ -44,7 +44,7 @@ fn a_list_that_is_not_the_trees_is_not_used() {
     for damage in [
         "UPDATE listed SET serial = serial + 1 WHERE name = 'beta'",
         "DELETE FROM listed WHERE name = 'beta'",
-        "INSERT INTO listed SELECT mirror, 'gamma', unit, serial, display FROM listed WHERE name = 'beta'",
+        "INSERT INTO listed SELECT mirror, 'gamma', serial, display FROM listed WHERE name = 'beta'",
         "DELETE FROM listing",
         "UPDATE listing SET tree = zeroblob(32)",
     ] {

@@ -69,7 +69,7 @@ fn what_nothing_names_goes_when_the_grace_is_over() {
     assert_eq!(first, dry);
     assert_eq!((first.condemned, first.condemned_bytes, first.deleted), (2, size, 0));
     assert_eq!(first.snapshots.iter().map(|(_, label)| label.to_string()).collect::<Vec<_>>(), ["1"]);
-    assert_eq!(first.bodies, 3, "a snapshot, a node and a unit");
+    assert_eq!(first.bodies, 5, "a snapshot, a node, a unit and the two parts of its record");
     assert_eq!(world.blobs().len(), 4);
 
     assert_eq!(run(&world.store, HOUR, time(3599)), Collected::default(), "not yet");

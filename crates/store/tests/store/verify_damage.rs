@@ -61,8 +61,9 @@ fn a_whole_store_has_nothing_to_report() {
         };
         let report = verify(&world.store, &[world.mirror("pypi")], data.then(Data::default).as_ref(), &count).unwrap();
         assert_eq!(report.damage, []);
-        // Two snapshots, three units, a node for each tree; three pages and three files.
-        assert_eq!((report.snapshots, report.bodies, report.blobs), (2, 5, 6));
+        // Two snapshots, three units with records of two parts, a node for each tree, what both follow, and their inputs; three
+        // pages and three files.
+        assert_eq!((report.snapshots, report.bodies, report.blobs), (2, 13, 6));
         assert_eq!(hashed.into_inner(), if data { report.bytes } else { 0 });
     }
 }

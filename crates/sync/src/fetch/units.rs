@@ -13,9 +13,9 @@ use tokio::task::block_in_place;
 
 use super::error::unusable;
 use super::{FetchError, Fetcher};
+use crate::SyncError;
 use crate::stored::{self, Stored, Whole};
 use crate::upstream::Validator;
-use crate::{Selection, SyncError};
 
 /// The units that a draft changes; `None` for those that go.
 type Units = BTreeMap<ProjectName, Option<DraftUnit>>;
@@ -121,7 +121,7 @@ impl Fetcher {
         base: Option<&Leaf>,
         inputs: &Inputs,
     ) -> Result<DraftUnit, SyncError> {
-        let display = self.display_name(project, &whole.display);
+        let display = whole.display.clone();
         let record = stored::record(project, &display, &whole.content)?;
         let Shown { record: shown, hidden, listed } = show(&record, inputs, &*self.format);
         if !hidden.is_empty() {
@@ -183,16 +183,5 @@ impl Fetcher {
             stored.insert(sha256, entry);
         }
         Ok(entries)
-    }
-
-    /// How the owner writes the name: as upstream says, unless that is the normalised form only and the configuration
-    /// knows better.
-    fn display_name(&self, project: &ProjectName, display: &DisplayName) -> DisplayName {
-        match &self.settings.selection {
-            Selection::Projects(names) if display.as_str() == project.as_str() => {
-                names.get(project).unwrap_or(display).clone()
-            }
-            _ => display.clone(),
-        }
     }
 }
