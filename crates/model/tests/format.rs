@@ -71,7 +71,7 @@ fn example() -> String {
     let many = (0..40).map(|number| leaf(&format!("p{number}"))).chain([leaf("Zope.Interface")]);
     let updated = trie::update(&NoNodes, None, many.map(|leaf| (leaf.name.clone(), Some(leaf))).collect()).unwrap();
     assert_eq!(updated.count, 41);
-    bodies.extend(updated.nodes.into_values());
+    bodies.extend(updated.nodes.into_values().map(|node| node.bytes));
     bodies.push(snapshot(updated.root).to_bytes());
     bodies
         .push(Snapshot { parent: None, lists: Vec::new(), held: Vec::new(), ..snapshot(Node::EMPTY.id()) }.to_bytes());

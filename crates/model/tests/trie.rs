@@ -30,7 +30,7 @@ impl Nodes for Kept {
 impl Kept {
     fn update(&mut self, root: Option<Blake3>, changes: BTreeMap<ProjectName, Option<Leaf>>) -> trie::Updated {
         let updated = trie::update(self, root, changes).unwrap();
-        self.nodes.extend(updated.nodes.clone());
+        self.nodes.extend(updated.nodes.iter().map(|(id, node)| (*id, node.bytes.clone())));
         updated
     }
 
