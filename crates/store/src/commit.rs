@@ -16,6 +16,7 @@ use strandline_model::{
 };
 
 use crate::bodies::{Bodies, Remembered};
+use crate::packs::NewPack;
 use crate::rows::blake3;
 use crate::{Blob, Conclusion, Locked, Recorded, Store, StoreError};
 
@@ -117,11 +118,13 @@ impl Locked {
         self.store.transaction(|transaction| {
             let bodies = Bodies { store: &self.store, connection: transaction };
             let (root, new) = (base.as_ref().map(|base| base.snapshot.tree), New::of(changes, stored));
-            write_new(&bodies, root.is_some(), new.units)?;
             // A first snapshot's list is read from its tree: there can be a million lines.
             let changed = if root.is_some() { new.leaves.clone() } else { BTreeMap::new() };
-            let trie::Updated { root: tree, count, nodes } = trie::update(&Remembered(&bodies), root, new.leaves)?;
-            write_new(&bodies, root.is_some(), nodes)?;
+            let updated = trie::update(&Remembered(&bodies), root, new.leaves)?;
+            let trie::Updated { root: tree, count, nodes, replaced } = updated;
+            write_new(&bodies, root.is_some(), new.units, |project| Some(replaced.get(&project)?.unit))?;
+            let nodes = nodes.into_iter().map(|(id, new)| (id, (new.bytes, new.replaces))).collect();
+            write_new(&bodies, root.is_some(), nodes, |replaces| replaces)?;
             self.record_upstream(transaction, &upstream)?;
             if let Some(missing) = missing {
                 self.replace_missing(transaction, &missing)?;
@@ -157,7 +160,7 @@ impl Locked {
     fn insert_snapshot(&self, bodies: &Bodies<'_>, snapshot: &Snapshot) -> Result<Blake3, StoreError> {
         let bytes = snapshot.to_bytes();
         let id = Blake3::of(&bytes);
-        bodies.write(id, &bytes)?;
+        bodies.write(id, bytes, snapshot.parent)?;
         let Label { serial, revision } = snapshot.label;
         let insert = "INSERT INTO snapshot (id, mirror, serial, revision, time) VALUES (?1, ?2, ?3, ?4, ?5)";
         let row = (id.as_bytes(), self.number, serial.get(), revision, snapshot.time.seconds());
@@ -227,10 +230,10 @@ impl Locked {
     }
 }
 
-/// What a draft brings: how its projects are to be listed, and the bytes of units by their ids.
+/// What a draft brings: how its projects are to be listed, and the bytes of units by their ids, with their projects.
 struct New {
     leaves: BTreeMap<ProjectName, Option<Leaf>>,
-    units: BTreeMap<Blake3, Vec<u8>>,
+    units: BTreeMap<Blake3, (Vec<u8>, ProjectName)>,
 }
 
 impl New {
@@ -241,7 +244,7 @@ impl New {
             let leaf = change.map(|DraftUnit { unit, serial, display }| {
                 let bytes = unit.to_bytes();
                 let id = Blake3::of(&bytes);
-                units.insert(id, bytes);
+                units.insert(id, (bytes, name.clone()));
                 Leaf { unit: id, serial, name: name.clone(), display }
             });
             leaves.insert(name, leaf);
@@ -250,12 +253,18 @@ impl New {
     }
 }
 
-/// Stores bodies by their ids. In a catalog that has next to nothing yet, there is nothing to look up ahead.
-fn write_new(bodies: &Bodies<'_>, look_ahead: bool, new: BTreeMap<Blake3, Vec<u8>>) -> Result<(), StoreError> {
+/// Stores bodies by their ids; `like` finds the body that one resembles. In a catalog that has next to nothing yet, there is
+/// nothing to look up ahead.
+fn write_new<T>(
+    bodies: &Bodies<'_>,
+    look_ahead: bool,
+    new: BTreeMap<Blake3, (Vec<u8>, T)>,
+    like: impl Fn(T) -> Option<Blake3>,
+) -> Result<(), StoreError> {
     if look_ahead {
         bodies.store.look_ahead_at_bodies(&new.keys().copied().collect::<Vec<_>>());
     }
-    bodies.write_all(&new.into_iter().collect::<Vec<_>>())
+    bodies.write_packs(new.into_iter().map(|(id, (bytes, what))| NewPack::of(id, bytes, like(what))))
 }
 
 impl Store {

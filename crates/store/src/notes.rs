@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use strandline_model::{Blake3, ProjectName, Serial, Timestamp, Unit};
 
 use crate::bodies::Bodies;
+use crate::packs::NewPack;
 use crate::rows::{blake3, execute_each, parsed, rows, serial, time};
 use crate::{Locked, Mirror, StoreError};
 
@@ -197,7 +198,7 @@ impl Locked {
             for SeenPage { unit, serial, tag } in pages {
                 let bytes = unit.to_bytes();
                 let id = Blake3::of(&bytes);
-                bodies.write(id, &bytes)?;
+                bodies.write(id, bytes, None)?;
                 let row = (self.number, unit.name().as_str(), id.as_bytes(), serial.get(), tag);
                 let run = || transaction.prepare_cached(remember)?.execute(row);
                 run().map_err(self.store.sql())?;
@@ -223,7 +224,7 @@ impl Locked {
         }
         self.store.transaction(|transaction| {
             let bodies = Bodies { store: &self.store, connection: transaction };
-            new.iter().try_for_each(|(_, id, bytes)| bodies.write(*id, bytes))?;
+            bodies.write_packs(new.iter_mut().map(|(_, id, bytes)| NewPack::of(*id, std::mem::take(bytes), None)))?;
             let remember = "INSERT OR IGNORE INTO adopted (mirror, project, unit) VALUES (?1, ?2, ?3)";
             let row = |(name, id, _): &(&ProjectName, Blake3, Vec<u8>)| {
                 (self.number, name.as_str().to_owned(), *id.as_bytes())

@@ -96,7 +96,7 @@ impl Locked {
         }
         store.transaction(|transaction| {
             transaction.execute("DELETE FROM body WHERE id = ?1", [id.as_bytes()]).map_err(store.sql())?;
-            Bodies { store, connection: transaction }.write(id, &bytes)
+            Bodies { store, connection: transaction }.write(id, bytes, None)
         })?;
         Ok(true)
     }

@@ -47,8 +47,9 @@ fn replace(world: &Opened, blob: Blake3, bytes: &[u8]) {
 /// Overwrites a body as a broken disk might.
 fn spoil(world: &Opened, id: Blake3, how: &str) {
     let sql = world.sql();
-    sql.execute_batch("DROP TRIGGER body_is_immutable").unwrap();
-    assert_eq!(sql.execute(&format!("UPDATE body SET {how} WHERE id = ?1"), [id.as_bytes()]).unwrap(), 1);
+    sql.execute_batch("DROP TRIGGER pack_is_immutable").unwrap();
+    let pack = "number = (SELECT pack FROM body WHERE id = ?1)";
+    assert_eq!(sql.execute(&format!("UPDATE pack SET {how} WHERE {pack}"), [id.as_bytes()]).unwrap(), 1);
 }
 
 #[test]
@@ -128,7 +129,7 @@ fn a_flipped_byte_in_a_body() {
     let (world, second) = whole();
     let unit = world.store.find(second.snapshot(), &project("six")).unwrap().unwrap().unit;
     // The last byte belongs to the end of the compressed stream or its last block; either way it is another body.
-    spoil(&world, unit, "deflated = CAST(substr(deflated, 1, 20) || x'55' || substr(deflated, 22) AS BLOB)");
+    spoil(&world, unit, "packed = CAST(substr(packed, 1, 20) || x'55' || substr(packed, 22) AS BLOB)");
     let [damage] = &report(&world, false).damage[..] else { unreachable!("one body") };
     assert!(
         matches!(damage, Damage::Body { id, problem, .. } if *id == unit && problem.starts_with("is damaged"))
@@ -139,7 +140,18 @@ fn a_flipped_byte_in_a_body() {
 
 #[test]
 fn a_body_that_claims_to_be_what_it_is_not() {
-    for how in ["size = size + 1", "size = 0", "size = 9223372036854775807", "deflated = x''", "deflated = x'ff'"] {
+    // Sizes are in bytes of seven bits, the lowest first: one more, none, 2^63 - 1, 2^64 - 1, no end, no body, two bodies.
+    let sizes = [
+        "CAST(sizes || x'01' AS BLOB)",
+        "x'00'",
+        "x'ffffffffffffffff7f'",
+        "x'ffffffffffffffffff01'",
+        "x'ff'",
+        "x''",
+        "x'0101'",
+    ];
+    let sizes = sizes.map(|sizes| format!("sizes = {sizes}"));
+    for how in sizes.iter().map(String::as_str).chain(["packed = x''", "packed = x'ff'", "reference = 4711"]) {
         let (world, second) = whole();
         let tree = second.snapshot().tree;
         spoil(&world, tree, how);
@@ -153,7 +165,7 @@ fn a_body_that_claims_to_be_what_it_is_not() {
 #[test]
 fn a_snapshot_that_is_damaged_does_not_hide_the_others() {
     let (world, second) = whole();
-    spoil(&world, second.id(), "deflated = x'00'");
+    spoil(&world, second.id(), "packed = x'00'");
     let blob = blob_of("six-1.tar.gz");
     fs::remove_file(world.store.blob_path(blob)).unwrap();
     let shown = shown(&world, true);
