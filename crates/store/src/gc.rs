@@ -20,7 +20,7 @@
 
 mod keep;
 mod mark;
-mod packs;
+pub(crate) mod packs;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -144,7 +144,7 @@ pub fn plan(
     }
     plan.marked.mark_new(store, &store.connection(), &mut plan.dropped, &mut |_, _| Ok(()))?;
     plan.find_blobs(store)?;
-    plan.bodies = packs::Bodies::find(&store.connection(), &plan.marked).map_err(store.sql())?;
+    plan.bodies = packs::Bodies::find(&store.connection(), |id| plan.marked.has_body(id)).map_err(store.sql())?;
     let already = expired_links(store, plan.until, usize::MAX)?.len();
     plan.links = (already + if grace.is_zero() { plan.leaving.len() } else { 0 }) as u64;
     Ok(plan)
@@ -274,7 +274,7 @@ impl Plan {
                 returned.insert(path);
                 Ok(())
             })?;
-            self.bodies.keep_marked(transaction, &self.marked).map_err(store.sql())?;
+            self.bodies.keep_marked(transaction, |id| self.marked.has_body(id)).map_err(store.sql())?;
             self.condemned.retain(|(blob, _)| !self.marked.has_blob(blob));
             let number = store.next_in_sequence(transaction)?;
             self.write(transaction, number).map_err(store.sql())

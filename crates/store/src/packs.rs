@@ -3,6 +3,9 @@
 //! A pack may have another one as its reference, against whose bytes it is packed. A reference has none itself, so at most
 //! two rows are read for a body.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
@@ -12,9 +15,9 @@ use strandline_model::Blake3;
 
 use crate::StoreError;
 use crate::bodies::Bodies;
-use crate::packing::{pack, unpack};
+use crate::packing::{Reference, pack, unpack};
 use crate::readers::TOGETHER;
-use crate::rows::row;
+use crate::rows::{blake3, execute_each, row, rows};
 
 /// How many packs are made at a time, on all cores.
 const PACKS: usize = 256;
@@ -54,7 +57,7 @@ type Problem = &'static str;
 const PLACE: &str = "SELECT pack, position FROM body WHERE id = ?1";
 const PACK: &str = "SELECT p.sizes, p.packed, p.reference, r.sizes, r.packed
     FROM pack p LEFT JOIN pack r ON r.number = p.reference WHERE p.number = ?1";
-const REFERENCE: &str = "SELECT r.number, r.sizes, r.packed
+const REFERENCE: &str = "SELECT r.number, p.reference IS NULL, r.sizes, r.packed
     FROM body b JOIN pack p ON p.number = b.pack JOIN pack r ON r.number = coalesce(p.reference, p.number)
     WHERE b.id = ?1";
 
@@ -249,15 +252,62 @@ impl Bodies<'_> {
             let packed = |new: &NewPack| {
                 let bytes = || new.bodies.iter().map(|(_, bytes)| &bytes[..]);
                 let whole = bytes().collect::<Vec<_>>().concat();
-                let packed = pack(&whole, reference(new).map(|reference| &reference.bytes[..]));
+                let packed = pack(&whole, reference(new).map(|(_, reference)| reference));
                 (sizes(bytes()), packed)
             };
             let packed: Vec<_> = some.par_iter().map(packed).collect();
             for (new, (sizes, packed)) in some.iter().zip(packed) {
-                let reference = reference(new).filter(|_| packed.against).map(|reference| reference.number);
+                let reference = reference(new).filter(|_| packed.against).map(|(number, _)| *number);
                 self.insert(new, reference, &sizes, &packed.bytes).map_err(self.store.sql())?;
             }
         }
+    }
+
+    /// Stores bodies again that were lost or damaged, and were written together.
+    ///
+    /// If everything else that is in their pack can be read, the pack is made again, alone and in its place, so that what is packed
+    /// against it can be read again, too. If not, they get a new pack.
+    pub(crate) fn restore(&self, lost: Vec<(Blake3, Vec<u8>)>) -> Result<(), StoreError> {
+        if let Some((number, whole)) = self.pack_with(&lost)? {
+            let sizes = sizes(whole.iter().map(|bytes| &bytes[..]));
+            let packed = pack(&whole.concat(), None);
+            let replace = || {
+                self.connection.execute("DELETE FROM pack WHERE number = ?1", [number])?;
+                let insert = "INSERT INTO pack (number, sizes, packed) VALUES (?1, ?2, ?3)";
+                self.connection.execute(insert, (number, sizes, packed.bytes))
+            };
+            return replace().map(drop).map_err(self.store.sql());
+        }
+        execute_each(self.connection, "DELETE FROM body WHERE id = ?1", &lost, |(id, _)| [*id.as_bytes()])
+            .map_err(self.store.sql())?;
+        self.write_packs([NewPack { bodies: lost, like: None }])
+    }
+
+    /// The pack that has these bodies, with the bytes of all that it has; `None` where that is not known for sure.
+    fn pack_with(&self, lost: &[(Blake3, Vec<u8>)]) -> Result<Option<(i64, Vec<Vec<u8>>)>, StoreError> {
+        let first = lost.first().map(|(id, _)| self.place(*id));
+        let number = match first {
+            Some(Ok(place)) => place.pack,
+            None | Some(Err(StoreError::Damaged { .. })) => return Ok(None),
+            Some(Err(error)) => return Err(error),
+        };
+        let said = row(self.connection, "SELECT sizes FROM pack WHERE number = ?1", [number], |row| row.get(0));
+        let said: Option<Vec<u8>> = said.map_err(self.store.sql())?;
+        // This looks through all rows, which only a repair does.
+        let query = "SELECT id, position FROM body WHERE pack = ?1 ORDER BY position";
+        let bodies = rows(self.connection, query, [number], |row| Ok((blake3(row, 0)?, row.get::<_, i64>(1)?)));
+        let mut whole: Vec<Vec<u8>> = Vec::new();
+        for (id, position) in bodies.map_err(self.store.sql())? {
+            let found = lost.iter().find(|(lost, _)| *lost == id).map(|(_, bytes)| Ok(bytes.clone()));
+            match found.unwrap_or_else(|| self.read(id)) {
+                Ok(bytes) if usize::try_from(position) == Ok(whole.len()) => whole.push(bytes),
+                Ok(_) | Err(StoreError::Damaged { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        // Other bodies may be packed against one that it had after these, and that was dropped.
+        let sure = said == Some(sizes(whole.iter().map(|bytes| &bytes[..])));
+        Ok(sure.then_some((number, whole)))
     }
 
     fn insert(&self, new: &NewPack, reference: Option<i64>, sizes: &[u8], packed: &[u8]) -> rusqlite::Result<()> {
@@ -272,7 +322,7 @@ impl Bodies<'_> {
     }
 
     /// For each of these bodies that is there, the pack that can be the reference of one like its own, if that can be read.
-    fn references(&self, like: HashSet<Blake3>) -> Result<HashMap<Blake3, Reference>, StoreError> {
+    fn references(&self, like: HashSet<Blake3>) -> Result<HashMap<Blake3, (i64, Reference)>, StoreError> {
         let like: Vec<_> = like.into_iter().collect();
         let found = self
             .aside(REFERENCE, &like, |statement, id| statement.query_row([id.as_bytes()], reference_of_row).optional());
@@ -286,14 +336,8 @@ impl Bodies<'_> {
     }
 }
 
-/// A pack against which others are packed.
-struct Reference {
-    number: i64,
-    bytes: Vec<u8>,
-}
-
-/// `None` if it is damaged.
-fn reference_of_row(row: &Row<'_>) -> rusqlite::Result<Option<Reference>> {
-    let number = row.get(0)?;
-    Ok(unpacked(row, 1, &[])?.ok().map(|unpacked| Reference { number, bytes: unpacked.bytes }))
+/// A pack that can be a reference, with its number; `None` if it is damaged.
+fn reference_of_row(row: &Row<'_>) -> rusqlite::Result<Option<(i64, Reference)>> {
+    let (number, nearest) = (row.get(0)?, row.get(1)?);
+    Ok(unpacked(row, 2, &[])?.ok().map(|Unpacked { bytes, .. }| (number, Reference { bytes, nearest })))
 }

@@ -94,10 +94,7 @@ impl Locked {
         if Blake3::of(&bytes) != id {
             return Ok(false);
         }
-        store.transaction(|transaction| {
-            transaction.execute("DELETE FROM body WHERE id = ?1", [id.as_bytes()]).map_err(store.sql())?;
-            Bodies { store, connection: transaction }.write(id, bytes, None)
-        })?;
+        store.transaction(|transaction| Bodies { store, connection: transaction }.restore(vec![(id, bytes)]))?;
         Ok(true)
     }
 }

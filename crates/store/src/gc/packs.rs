@@ -5,15 +5,14 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::Connection;
 use strandline_model::Blake3;
 
-use super::mark::Marked;
 use crate::rows::{blake3, execute_each};
 
 /// What leaves the catalog: bodies that nothing reaches, and the packs that then have none and are no reference of any that
 /// stays.
 #[derive(Default)]
-pub(super) struct Bodies {
+pub(crate) struct Bodies {
     /// Each with the number of its pack.
-    pub(super) going: Vec<(Blake3, i64)>,
+    pub(crate) going: Vec<(Blake3, i64)>,
     /// The packs that go, with the number of their reference.
     packs: HashMap<i64, Option<i64>>,
     /// The greatest number that a pack had when these were found.
@@ -21,7 +20,8 @@ pub(super) struct Bodies {
 }
 
 impl Bodies {
-    pub(super) fn find(connection: &Connection, marked: &Marked) -> rusqlite::Result<Self> {
+    /// `marked` says which bodies stay.
+    pub(crate) fn find(connection: &Connection, marked: impl Fn(&Blake3) -> bool) -> rusqlite::Result<Self> {
         // One transaction, so that it sees each body in the pack that it sees.
         let transaction = connection.unchecked_transaction()?;
         let (mut going, mut staying) = (Vec::new(), Vec::new());
@@ -29,7 +29,7 @@ impl Bodies {
         let mut rows = bodies.query([])?;
         while let Some(row) = rows.next()? {
             let (id, pack) = (blake3(row, 0)?, row.get(1)?);
-            if marked.has_body(&id) {
+            if marked(&id) {
                 staying.push(pack);
             } else {
                 going.push((id, pack));
@@ -55,10 +55,14 @@ impl Bodies {
 
     /// Takes out what has come to be needed since: bodies that are marked now with their packs, and the references of these and
     /// of packs that were written since.
-    pub(super) fn keep_marked(&mut self, connection: &Connection, marked: &Marked) -> rusqlite::Result<()> {
+    pub(crate) fn keep_marked(
+        &mut self,
+        connection: &Connection,
+        marked: impl Fn(&Blake3) -> bool,
+    ) -> rusqlite::Result<()> {
         let Self { going, packs, last } = self;
         going.retain(|(id, pack)| {
-            let stays = marked.has_body(id);
+            let stays = marked(id);
             if stays && let Some(Some(reference)) = packs.remove(pack) {
                 packs.remove(&reference);
             }
@@ -74,7 +78,7 @@ impl Bodies {
         Ok(())
     }
 
-    pub(super) fn delete(&self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn delete(&self, connection: &Connection) -> rusqlite::Result<()> {
         execute_each(connection, "DELETE FROM body WHERE id = ?1", &self.going, |(id, _)| [*id.as_bytes()])?;
         execute_each(connection, "DELETE FROM pack WHERE number = ?1", self.packs.keys(), |number| [*number]).map(drop)
     }

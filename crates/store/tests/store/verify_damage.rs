@@ -162,6 +162,45 @@ fn a_body_that_claims_to_be_what_it_is_not() {
     }
 }
 
+/// Later bodies are packed against earlier ones, so a damaged one damages those, too. The unit is of many files, so that one of
+/// another version resembles it.
+#[test]
+fn a_body_that_others_are_packed_against() {
+    let world = Opened::new();
+    let files: Vec<_> = (0..40).map(|number| format!("six-{number}.tar.gz")).collect();
+    let version = |count: usize| {
+        let files: Vec<_> = files[..count].iter().map(String::as_str).collect();
+        [
+            ("six", Some(content("six", &count.to_string(), &files))),
+            ("idna", Some(content("idna", &count.to_string(), &[]))),
+        ]
+    };
+    let units: Vec<_> = (0_u64..3)
+        .map(|serial| {
+            let recorded = world.record("pypi", serial + 1, &version(36 + usize::try_from(serial).unwrap()));
+            world.store.find(recorded.snapshot(), &project("six")).unwrap().unwrap().unit
+        })
+        .collect();
+    assert_eq!(shown(&world, true), [""; 0]);
+    let whole = world.store.unit(units[0]).unwrap();
+    spoil(&world, units[0], "packed = x'00'");
+    let problems =
+        ["its pack does not unpack", "the reference of its pack is damaged", "the reference of its pack is damaged"];
+    let mut expected: Vec<_> = units
+        .iter()
+        .zip(problems)
+        .enumerate()
+        .map(|(at, (unit, problem))| format!("body {unit} is damaged: {problem}; it is six; named by pypi@{}", at + 1))
+        .collect();
+    let mut found = shown(&world, false);
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+    assert!(!world.lock("pypi").restore_unit(units[1], &whole).unwrap(), "it is another one");
+    assert!(world.lock("pypi").restore_unit(units[0], &whole).unwrap());
+    assert_eq!(shown(&world, true), [""; 0], "what is packed against it can be read again");
+}
+
 #[test]
 fn a_snapshot_that_is_damaged_does_not_hide_the_others() {
     let (world, second) = whole();
