@@ -162,7 +162,7 @@ async fn put_right(
 
 fn repaired_in_words(repaired: &Repaired) -> String {
     match repaired {
-        Repaired::Unit { id, project } => format!("body {id}: made again from the record of {project} in the view"),
+        Repaired::Body { id, project } => format!("body {id} of {project}: made again"),
         Repaired::Blob { blob, problem, from, aside } => {
             let from = match from {
                 BytesFrom::Withdrawn => "it was withdrawn since, so nothing needs it".to_owned(),

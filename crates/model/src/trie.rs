@@ -455,8 +455,19 @@ pub struct Updated {
     pub state: Blake3,
     /// How many projects the tree has.
     pub count: u64,
-    /// The bytes of the nodes on the changed paths, by id.
-    pub nodes: BTreeMap<Blake3, Vec<u8>>,
+    /// The nodes on the changed paths, by id.
+    pub nodes: BTreeMap<Blake3, NewNode>,
+    /// How the old tree listed the projects that were changed or removed.
+    pub replaced: BTreeMap<ProjectName, Leaf>,
+}
+
+/// A node on a changed path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewNode {
+    /// Its canonical bytes.
+    pub bytes: Vec<u8>,
+    /// The node that stood at the same place in the old tree, if one did.
+    pub replaces: Option<Blake3>,
 }
 
 /// Puts (`Some`) and removes (`None`) units of the tree below `root`, which is `None` for an empty tree.
@@ -474,20 +485,31 @@ pub fn update<N: Nodes>(
         Some(root) => nodes.node(root)?,
         None => Node::EMPTY,
     };
-    let mut fresh = BTreeMap::new();
+    let mut fresh = Fresh::default();
     let node = apply(nodes, node, 0, &mut changes, &mut fresh)?;
     let count = node.count();
-    let (root, state) = (keep(&mut fresh, &node), node.state());
-    Ok(Updated { root, state, count, nodes: fresh })
+    let state = node.state();
+    let root = fresh.keep(&node, root);
+    let Fresh { nodes, replaced } = fresh;
+    Ok(Updated { root, state, count, nodes, replaced })
 }
 
 type Keyed = (Blake3, ProjectName, Option<Leaf>);
 
-fn keep(fresh: &mut BTreeMap<Blake3, Vec<u8>>, node: &Node) -> Blake3 {
-    let bytes = node.to_bytes();
-    let id = Blake3::of(&bytes);
-    fresh.insert(id, bytes);
-    id
+/// What an update has made so far.
+#[derive(Default)]
+struct Fresh {
+    nodes: BTreeMap<Blake3, NewNode>,
+    replaced: BTreeMap<ProjectName, Leaf>,
+}
+
+impl Fresh {
+    fn keep(&mut self, node: &Node, replaces: Option<Blake3>) -> Blake3 {
+        let bytes = node.to_bytes();
+        let id = Blake3::of(&bytes);
+        self.nodes.insert(id, NewNode { bytes, replaces });
+        id
+    }
 }
 
 /// Applies changes, sorted by key and all below this node, to a node at `depth`.
@@ -496,16 +518,17 @@ fn apply<N: Nodes>(
     node: Node,
     depth: usize,
     changes: &mut [Keyed],
-    fresh: &mut BTreeMap<Blake3, Vec<u8>>,
+    fresh: &mut Fresh,
 ) -> Result<Node, N::Error> {
     match node {
         Node::Leaf(leaves) => {
             let mut units: BTreeMap<_, _> = leaves.into_iter().map(|leaf| (leaf.name.clone(), leaf)).collect();
             for (_, name, leaf) in changes {
-                match leaf.take() {
+                let old = match leaf.take() {
                     Some(leaf) => units.insert(name.clone(), leaf),
                     None => units.remove(name),
                 };
+                fresh.replaced.extend(old.map(|old| (name.clone(), old)));
             }
             Ok(grow(units.into_values().collect(), depth, fresh))
         }
@@ -516,14 +539,12 @@ fn apply<N: Nodes>(
                 let below = rest.partition_point(|(key, ..)| key.nibble(depth) <= nibble);
                 let (these, others) = rest.split_at_mut(below);
                 rest = others;
-                let old = match children[nibble] {
-                    Some(child) => nodes.node(child.node)?,
-                    None => Node::EMPTY,
-                };
+                let replaces = children[nibble].map(|child| child.node);
+                let old = replaces.map_or(Ok(Node::EMPTY), |id| nodes.node(id))?;
                 let new = apply(nodes, old, depth + 1, these, fresh)?;
                 children[nibble] = match new.count() {
                     0 => None,
-                    count => Some(Child { count, node: keep(fresh, &new), state: new.state() }),
+                    count => Some(Child { count, node: fresh.keep(&new, replaces), state: new.state() }),
                 };
             }
             let branch = Node::Branch(children);
@@ -540,7 +561,7 @@ fn apply<N: Nodes>(
 }
 
 /// Makes a leaf, or a branch with as many nodes below it as are needed. `leaves` are sorted by name.
-fn grow(leaves: Vec<Leaf>, depth: usize, fresh: &mut BTreeMap<Blake3, Vec<u8>>) -> Node {
+fn grow(leaves: Vec<Leaf>, depth: usize, fresh: &mut Fresh) -> Node {
     if leaves.len() as u64 <= LEAF_MOST {
         return Node::Leaf(leaves);
     }
@@ -552,23 +573,18 @@ fn grow(leaves: Vec<Leaf>, depth: usize, fresh: &mut BTreeMap<Blake3, Vec<u8>>) 
         0 => None,
         count => {
             let node = grow(leaves, depth + 1, fresh);
-            Some(Child { count, node: keep(fresh, &node), state: node.state() })
+            Some(Child { count, node: fresh.keep(&node, None), state: node.state() })
         }
     })))
 }
 
 /// Collects the units below a branch that becomes a leaf, and forgets the new nodes that this makes needless.
-fn gather<N: Nodes>(
-    nodes: &N,
-    node: Node,
-    fresh: &mut BTreeMap<Blake3, Vec<u8>>,
-    out: &mut Vec<Leaf>,
-) -> Result<(), N::Error> {
+fn gather<N: Nodes>(nodes: &N, node: Node, fresh: &mut Fresh, out: &mut Vec<Leaf>) -> Result<(), N::Error> {
     match node {
         Node::Leaf(mut leaves) => out.append(&mut leaves),
         Node::Branch(children) => {
             for child in children.into_iter().flatten() {
-                let node = match fresh.remove(&child.node).map(|bytes| Node::from_bytes(&bytes)) {
+                let node = match fresh.nodes.remove(&child.node).map(|new| Node::from_bytes(&new.bytes)) {
                     Some(node) => node.expect("these bytes were made from a node just now"),
                     None => nodes.node(child.node)?,
                 };

@@ -158,7 +158,7 @@ fn example() -> String {
     let many = (0..40).map(|number| leaf(&format!("p{number}"))).chain([leaf("Zope.Interface")]);
     let updated = trie::update(&NoNodes, None, many.map(|leaf| (leaf.name.clone(), Some(leaf))).collect()).unwrap();
     assert_eq!(updated.count, 41);
-    bodies.extend(updated.nodes.into_values());
+    bodies.extend(updated.nodes.into_values().map(|node| node.bytes));
     bodies.push(snapshot(updated.root, updated.state).to_bytes());
     let empty = snapshot(Node::EMPTY.id(), Node::EMPTY.state());
     let (lists, held, gone) = (Vec::new(), Vec::new(), Vec::new());

@@ -30,7 +30,7 @@ impl Nodes for Kept {
 impl Kept {
     fn update(&mut self, root: Option<Blake3>, changes: BTreeMap<ProjectName, Option<Leaf>>) -> trie::Updated {
         let updated = trie::update(self, root, changes).unwrap();
-        self.nodes.extend(updated.nodes.clone());
+        self.nodes.extend(updated.nodes.iter().map(|(id, node)| (*id, node.bytes.clone())));
         updated
     }
 
@@ -158,6 +158,26 @@ proptest! {
     }
 
     #[test]
+    fn an_update_says_what_each_node_and_line_takes_the_place_of(before in edits(), after in edits()) {
+        let mut kept = Kept::default();
+        let old = kept.update(None, as_changes(&before));
+        prop_assert_eq!(old.nodes.values().find(|node| node.replaces.is_some()), None, "there was nothing before");
+        let changes = as_changes(&after);
+        let listed = kept.all(old.root);
+        let expected: BTreeMap<_, _> =
+            changes.keys().filter_map(|name| Some((name.clone(), listed.get(name)?.clone()))).collect();
+        let new = kept.update(Some(old.root), changes);
+        prop_assert_eq!(new.replaced, expected);
+        let (stood, stand) = (places(&kept, old.root), places(&kept, new.root));
+        prop_assert!(new.nodes.keys().all(|id| stand.values().any(|stands| stands == id)));
+        for (place, id) in stand {
+            if let Some(node) = new.nodes.get(&id) {
+                prop_assert_eq!(node.replaces, stood.get(&place).copied(), "at {:?}", place);
+            }
+        }
+    }
+
+    #[test]
     fn going_on_after_the_last_meets_each_in_its_turn(content in edits(), counts in prop::collection::vec(1_usize..90, 1..12)) {
         let mut kept = Kept::default();
         let root = kept.update(None, as_changes(&content)).root;
@@ -183,6 +203,19 @@ proptest! {
             }
         }
     }
+}
+
+/// All nodes of a tree by their places: the nibbles on the way to them.
+fn places(kept: &Kept, root: Blake3) -> BTreeMap<Vec<usize>, Blake3> {
+    let (mut found, mut ahead) = (BTreeMap::new(), vec![(Vec::new(), root)]);
+    while let Some((place, id)) = ahead.pop() {
+        if let Node::Branch(children) = kept.node(id).unwrap() {
+            let below = children.iter().enumerate().filter_map(|(nibble, child)| Some((nibble, child.as_ref()?.node)));
+            ahead.extend(below.map(|(nibble, node)| ([&place[..], &[nibble]].concat(), node)));
+        }
+        found.insert(place, id);
+    }
+    found
 }
 
 /// How many nodes there are from the root to the leaf in which a unit belongs.

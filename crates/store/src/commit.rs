@@ -16,6 +16,7 @@ use strandline_model::{
 };
 
 use crate::bodies::{Bodies, Remembered};
+use crate::packs::NewPack;
 use crate::rows::blake3;
 use crate::{Blob, Conclusion, Locked, Recorded, Store, StoreError};
 
@@ -152,28 +153,32 @@ impl Locked {
         self.store.transaction(|transaction| {
             let bodies = Bodies { store: &self.store, connection: transaction };
             let (root, new) = (base.as_ref().map(|base| base.snapshot.tree), New::of(changes, stored));
-            write_new(&bodies, root.is_some(), new.bodies)?;
             // A first snapshot's list is read from its tree: there can be a million lines.
             let changed = if root.is_some() { new.leaves.clone() } else { BTreeMap::new() };
-            let trie::Updated { root: tree, state, count, nodes } =
-                trie::update(&Remembered(&bodies), root, new.leaves)?;
-            write_new(&bodies, root.is_some(), nodes)?;
+            let updated = trie::update(&Remembered(&bodies), root, new.leaves)?;
+            let trie::Updated { root: tree, state, count, nodes, replaced } = updated;
+            let like = |project: &ProjectName| replaced.get(project)?.unit;
+            let projects = new.bodies.into_iter().map(|(project, bodies)| NewPack { bodies, like: like(&project) });
+            write_new(&bodies, root.is_some(), projects.collect())?;
+            let nodes = nodes.into_iter().map(|(id, new)| NewPack::of(id, new.bytes, new.replaces));
+            write_new(&bodies, root.is_some(), nodes.collect())?;
             self.record_upstream(transaction, &upstream)?;
             if let Some(missing) = missing {
                 self.replace_missing(transaction, &missing)?;
             }
-            let [follow, inputs] = [follow.to_bytes(), inputs.to_bytes()].map(|bytes| (Blake3::of(&bytes), bytes));
-            for (id, bytes) in [&follow, &inputs] {
-                bodies.write(*id, bytes)?;
-            }
+            let named = |bytes: Vec<u8>| (Blake3::of(&bytes), bytes);
+            let (follow, inputs) = (named(follow.to_bytes()), named(inputs.to_bytes()));
+            let (follow_id, inputs_id) = (follow.0, inputs.0);
+            bodies.write(follow.0, follow.1, base.as_ref().map(|base| base.snapshot.follow))?;
+            bodies.write(inputs.0, inputs.1, base.as_ref().map(|base| base.snapshot.inputs))?;
             let listed = self.update_listing(transaction, root, tree, changed)?;
             let snapshot = Snapshot {
                 mirror: self.name.clone(),
                 label: Label { serial, revision: self.next_revision(transaction, serial)? },
                 tree,
                 state,
-                follow: follow.0,
-                inputs: inputs.0,
+                follow: follow_id,
+                inputs: inputs_id,
                 cutoff,
                 record: RECORD,
                 method,
@@ -204,7 +209,7 @@ impl Locked {
     fn insert_snapshot(&self, bodies: &Bodies<'_>, snapshot: &Snapshot) -> Result<Blake3, StoreError> {
         let bytes = snapshot.to_bytes();
         let id = Blake3::of(&bytes);
-        bodies.write(id, &bytes)?;
+        bodies.write(id, bytes, snapshot.parent)?;
         let Label { serial, revision } = snapshot.label;
         let insert = "INSERT INTO snapshot (id, mirror, serial, revision, time) VALUES (?1, ?2, ?3, ?4, ?5)";
         let row = (id.as_bytes(), self.number, serial.get(), revision, snapshot.time.seconds());
@@ -274,21 +279,23 @@ impl Locked {
     }
 }
 
-/// What a draft brings: how its projects are to be listed, and the bytes of records and units by their ids.
+/// What a draft brings: how its projects are to be listed, and the bytes of records and units, by project: those of one are
+/// packed and read together.
 struct New {
     leaves: BTreeMap<ProjectName, Option<Leaf>>,
-    bodies: BTreeMap<Blake3, Vec<u8>>,
+    bodies: Vec<(ProjectName, Vec<(Blake3, Vec<u8>)>)>,
 }
 
 impl New {
     fn of(changes: BTreeMap<ProjectName, Option<DraftUnit>>, stored: Vec<Leaf>) -> Self {
         let mut leaves: BTreeMap<_, _> = stored.into_iter().map(|leaf| (leaf.name.clone(), Some(leaf))).collect();
-        let mut bodies = BTreeMap::new();
+        let mut bodies = Vec::new();
         for (name, change) in changes {
             let leaf = change.map(|draft| {
                 let leaf = draft.leaf();
-                bodies.extend(leaf.unit.map(|id| (id, draft.unit.to_bytes())));
-                bodies.extend(draft.bodies.into_iter().flat_map(RecordBodies::into_parts));
+                let mut own: Vec<_> = draft.bodies.into_iter().flat_map(RecordBodies::into_parts).collect();
+                own.extend(leaf.unit.map(|id| (id, draft.unit.to_bytes())));
+                bodies.push((name.clone(), own));
                 leaf
             });
             leaves.insert(name, leaf);
@@ -297,12 +304,13 @@ impl New {
     }
 }
 
-/// Stores bodies by their ids. In a catalog that has next to nothing yet, there is nothing to look up ahead.
-fn write_new(bodies: &Bodies<'_>, look_ahead: bool, new: BTreeMap<Blake3, Vec<u8>>) -> Result<(), StoreError> {
+/// Stores packs. In a catalog that has next to nothing yet, there is nothing to look up ahead.
+fn write_new(bodies: &Bodies<'_>, look_ahead: bool, new: Vec<NewPack>) -> Result<(), StoreError> {
     if look_ahead {
-        bodies.store.look_ahead_at_bodies(&new.keys().copied().collect::<Vec<_>>());
+        let ids = new.iter().flat_map(|pack| &pack.bodies).map(|(id, _)| *id);
+        bodies.store.look_ahead_at_bodies(&ids.collect::<Vec<_>>());
     }
-    bodies.write_all(&new.into_iter().collect::<Vec<_>>())
+    bodies.write_packs(new)
 }
 
 impl Store {

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use strandline_model::{Blake3, ProjectName, RecordBodies, RecordId, Serial, Timestamp, Unit};
 
 use crate::bodies::Bodies;
+use crate::packs::NewPack;
 use crate::rows::{blake3, execute_each, parsed, rows, serial, time};
 use crate::{DraftUnit, Locked, Mirror, StoreError};
 
@@ -203,12 +204,11 @@ impl Locked {
                 ON CONFLICT (mirror, project, unit) DO UPDATE SET serial = excluded.serial, tag = excluded.tag";
             for (DraftUnit { unit, bodies: record, serial, listed, .. }, tag) in pages {
                 let Some(source) = unit.source() else { continue };
-                for (id, bytes) in record.into_iter().flat_map(RecordBodies::into_parts) {
-                    bodies.write(id, &bytes)?;
-                }
+                let mut own: Vec<_> = record.into_iter().flat_map(RecordBodies::into_parts).collect();
                 let bytes = unit.to_bytes();
                 let id = Blake3::of(&bytes);
-                bodies.write(id, &bytes)?;
+                own.push((id, bytes));
+                bodies.write_packs([NewPack { bodies: own, like: None }])?;
                 let RecordId { told, seen } = source.record;
                 let name = unit.name().as_str();
                 let ids = [id, told, seen].map(|id| *id.as_bytes());
@@ -237,7 +237,7 @@ impl Locked {
         }
         self.store.transaction(|transaction| {
             let bodies = Bodies { store: &self.store, connection: transaction };
-            new.iter().try_for_each(|(_, id, bytes)| bodies.write(*id, bytes))?;
+            bodies.write_packs(new.iter_mut().map(|(_, id, bytes)| NewPack::of(*id, std::mem::take(bytes), None)))?;
             let remember = "INSERT OR IGNORE INTO adopted (mirror, project, unit) VALUES (?1, ?2, ?3)";
             let row = |(name, id, _): &(&ProjectName, Blake3, Vec<u8>)| {
                 (self.number, name.as_str().to_owned(), *id.as_bytes())

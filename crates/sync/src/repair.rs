@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use strandline_model::{
-    Blake3, CoreMetadata, Entry, Format, Label, MirrorName, Mirrored, ProjectName, RecordId, Sha256, Source, TreePath,
-    Unit, UpstreamUrl,
+    Blake3, CoreMetadata, Entry, Format, Label, Leaf, MirrorName, Mirrored, ProjectName, Record, Sha256, Source,
+    TreePath, Unit, UpstreamUrl,
 };
 use strandline_store::verify::{Damage, Naming};
 use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Store, StoreError, Wait};
@@ -39,8 +39,8 @@ pub struct Repair {
 /// Something that is right again.
 #[derive(Debug)]
 pub enum Repaired {
-    /// A unit was made again, from the record of its project in the view.
-    Unit {
+    /// A body was made again: a unit from what the view shows of its project, a part of a record from upstream's page.
+    Body {
         /// The body.
         id: Blake3,
         /// The project.
@@ -119,8 +119,8 @@ struct Lost {
 /// The repairs that are possible.
 #[derive(Default)]
 struct Plan {
-    /// Units to be made again, each with its project and the damage that it is.
-    units: Vec<(Blake3, ProjectName, Damage)>,
+    /// Records and units to be made again, by their projects, each with the damage that it is.
+    bodies: BTreeMap<ProjectName, BTreeMap<Blake3, Damage>>,
     /// Blobs that only withdrawn files needed.
     withdrawn: Vec<Lost>,
     /// Blobs whose bytes are to be had again, in this order.
@@ -156,7 +156,7 @@ fn plan(workers: &[Worker<'_>], damage: Vec<Damage>) -> Result<Plan, SyncError> 
     for damage in damage {
         match damage {
             Damage::Body { id, project: Some(ref project), .. } => {
-                plan.units.push((id, project.clone(), damage));
+                plan.bodies.entry(project.clone()).or_default().insert(id, damage);
             }
             Damage::Catalog { .. } | Damage::Body { .. } => plan.beyond_repair.push(damage),
             Damage::Blob { blob, sha256, size, problem, mut named_by } => {
@@ -172,11 +172,14 @@ fn plan(workers: &[Worker<'_>], damage: Vec<Damage>) -> Result<Plan, SyncError> 
 async fn execute(workers: &[Worker<'_>], plan: Plan, data: bool) -> Result<Repair, SyncError> {
     let mut done = Repair::default();
     done.left.extend(plan.beyond_repair.into_iter().map(Left::Catalog));
-    for (id, project, damage) in plan.units {
-        if block_in_place(|| restore_unit(workers, id, &project, &damage))? {
-            done.repaired.push(Repaired::Unit { id, project });
-        } else {
-            done.left.push(Left::Catalog(damage));
+    for (project, lost) in plan.bodies {
+        let restored = restore_bodies(workers, &project, &lost).await?;
+        for (id, damage) in lost {
+            if restored.contains(&id) {
+                done.repaired.push(Repaired::Body { id, project: project.clone() });
+            } else {
+                done.left.push(Left::Catalog(damage));
+            }
         }
     }
     for Lost { blob, problem, .. } in plan.withdrawn {
@@ -213,42 +216,69 @@ fn mend(worker: &Worker<'_>, data: bool, done: &mut Repair) -> Result<(), SyncEr
     Ok(())
 }
 
-/// Makes a unit again, from the record and what one of the trees of a view shows.
-fn restore_unit(workers: &[Worker<'_>], id: Blake3, project: &ProjectName, damage: &Damage) -> Result<bool, SyncError> {
-    let Damage::Body { needed_by, .. } = damage else { return Ok(false) };
-    for Worker { context: Context { store, format, .. }, mirror, .. } in workers {
-        for (_, label) in needed_by.iter().filter(|(of, _)| of == mirror.name()) {
-            let Some(record) = record_named(store, mirror, *label, project, id)? else { continue };
-            for shown in shown_records(mirror, &**format, project) {
-                let source = Source { record, serial: shown.serial(), renderer: format.number() };
-                if let Some(unit) = unit_of(store, &**format, &shown, source)?
-                    && mirror.restore_unit(id, &unit)?
-                {
-                    return Ok(true);
-                }
+/// Makes bodies of a project again: units from what the trees of a view show, and parts of records from upstream's page, as far
+/// as it still says the same. Returns which of them are in the catalog again.
+async fn restore_bodies(
+    workers: &[Worker<'_>],
+    project: &ProjectName,
+    lost: &BTreeMap<Blake3, Damage>,
+) -> Result<BTreeSet<Blake3>, SyncError> {
+    let mut made = BTreeMap::new();
+    for worker in workers {
+        let named_in = |damage: &Damage| match damage {
+            Damage::Body { needed_by, .. } => needed_by.clone(),
+            Damage::Catalog { .. } | Damage::Blob { .. } => Vec::new(),
+        };
+        let labels = lost.values().flat_map(named_in).filter(|(of, _)| of == worker.mirror.name());
+        let leaves: BTreeSet<Leaf> = block_in_place(|| {
+            let labels: BTreeSet<_> = labels.map(|(_, label)| label).collect();
+            let leaves = labels.into_iter().filter_map(|label| leaf_at(&worker.mirror, label, project).transpose());
+            leaves.collect::<Result<_, StoreError>>()
+        })?;
+        block_in_place(|| leaves.iter().try_for_each(|leaf| make_units(worker, leaf, &mut made)))?;
+        let parts = leaves.iter().filter_map(|leaf| leaf.record).flat_map(|record| [record.told, record.seen]);
+        if parts.into_iter().any(|part| lost.contains_key(&part))
+            && let Ok(Answer::Page { page, .. }) = worker.fetcher.patient.page(project, None, Way::Usual).await
+        {
+            for leaf in &leaves {
+                let (told, mut seen) = page.record.clone().into_parts();
+                seen.display = leaf.display.clone();
+                made.extend(Record::new(told, seen).into_iter().flat_map(|record| record.to_bodies().into_parts()));
             }
         }
     }
-    Ok(false)
+    made.retain(|id, _| lost.contains_key(id));
+    let restored = made.keys().copied().collect();
+    if let (Some(worker), false) = (workers.first(), made.is_empty()) {
+        block_in_place(|| worker.mirror.restore_bodies(made.into_iter().collect()))?;
+    }
+    Ok(restored)
 }
 
-/// The record that a snapshot names beside a unit, as far as the snapshot can be read.
-fn record_named(
-    store: &Arc<Store>,
-    mirror: &Mirror,
-    label: Label,
-    project: &ProjectName,
-    unit: Blake3,
-) -> Result<Option<RecordId>, StoreError> {
+/// How a snapshot lists a project, as far as the snapshot can be read.
+fn leaf_at(mirror: &Mirror, label: Label, project: &ProjectName) -> Result<Option<Leaf>, StoreError> {
     let found = match mirror.at_label(label) {
-        Ok(Some(recorded)) => store.find(&recorded.snapshot, project),
-        other => return other.map(|_| None),
+        Ok(Some(recorded)) => mirror.store().find(&recorded.snapshot, project),
+        other => other.map(|_| None),
     };
     match found {
-        Ok(leaf) => Ok(leaf.filter(|leaf| leaf.unit == Some(unit)).and_then(|leaf| leaf.record)),
         Err(StoreError::Damaged { .. }) => Ok(None),
-        Err(error) => Err(error),
+        leaf => leaf,
     }
+}
+
+/// Adds the units that the trees of a view show of a project.
+fn make_units(worker: &Worker<'_>, leaf: &Leaf, made: &mut BTreeMap<Blake3, Vec<u8>>) -> Result<(), StoreError> {
+    let Worker { context: Context { store, format, .. }, mirror, .. } = worker;
+    let Some(record) = leaf.record else { return Ok(()) };
+    for shown in shown_records(mirror, &**format, &leaf.name) {
+        let source = Source { record, serial: shown.serial(), renderer: format.number() };
+        if let Some(unit) = unit_of(store, &**format, &shown, source)? {
+            let bytes = unit.to_bytes();
+            made.insert(Blake3::of(&bytes), bytes);
+        }
+    }
+    Ok(())
 }
 
 /// Leaves out the places that name a file which was withdrawn after the check, so that a repair does not bring it back.

@@ -7,10 +7,11 @@ use rusqlite::Connection;
 use crate::support::{Opened, content, mirror};
 
 /// The tables that are of no mirror alone, each with the reason.
-const OF_THE_STORE: [(&str, &str); 12] = [
+const OF_THE_STORE: [(&str, &str); 13] = [
     ("blob", "bytes are shared"),
     ("checked", "of a blob"),
     ("body", "bodies are shared; gc drops what nothing reaches"),
+    ("pack", "bodies are in packs; gc drops those without any"),
     ("mirror", "the row itself"),
     ("next_mtime", "one number"),
     ("sequence", "one number"),

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use strandline_model::{
-    ClaimedSha256, DisplayName, Entry, Inputs, Leaf, Mirrored, ProjectName, Rendered, Serial, Sha256, Shown, Source,
-    Unit, show,
+    ClaimedSha256, Entry, Inputs, Leaf, Mirrored, ProjectName, Rendered, Serial, Sha256, Shown, Source, Unit, show,
 };
 use strandline_store::{DraftUnit, StoreError, Validation};
 use tokio::task::block_in_place;
