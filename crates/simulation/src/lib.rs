@@ -248,7 +248,7 @@ impl Mirror {
         let below = self.uniform() < self.weather.label_below;
         let shown = if below { self.world.project_seen(name.as_str(), self.world.now_ms()) } else { None };
         let content = content(shown.as_ref().unwrap_or(&label));
-        let page = Seen { serial: serial(label.serial), content };
+        let page = Seen { serial: serial(label.page_serial), content };
         let pages = self.pages.entry(name.clone()).or_default();
         // What says the same a third time says nothing new.
         if !pages.ends_with(&[page.clone(), page.clone()]) {
