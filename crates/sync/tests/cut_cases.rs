@@ -51,7 +51,7 @@ fn at_20(events: &[(u64, Action)], pages: &[Page]) -> Result<State<()>, Why> {
         });
     }
     let pages = pages.iter().map(|(number, files)| Seen { serial: serial(*number), content: content(files) }).collect();
-    let project = Project { base: Base::Known(content(&["1/a"])), since: serial(10), pages };
+    let project = Project { base: Base::Known(content(&["1/a"])), serial: serial(5), since: serial(10), pages };
     let projects = BTreeMap::from([(&name, &project)]);
     let found = cut::cut(Rule::WHOLE, serial(10), serial(20), &log, &projects, &Named);
     match found.in_the_way.get(&name) {

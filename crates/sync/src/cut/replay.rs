@@ -44,7 +44,7 @@ pub(super) fn replay<F: Clone + PartialEq>(
     releases_of: ReleasesOf<'_>,
 ) -> Option<Shown<F>> {
     let shown = match &project.base {
-        Base::Known(content) | Base::Found(_, content) => Some(content),
+        Base::Known(content) | Base::Found(content) => Some(content),
         Base::Absent => None,
         // From its beginning on, the log says everything.
         Base::Unknown(_) => match before.first() {
