@@ -182,6 +182,15 @@ fn a_first_sync_takes_serials_from_the_list_where_the_log_does_not_go_back() {
 }
 
 #[test]
+fn a_project_that_enters_the_selection_is_as_upstream_lists_it() {
+    let (world, script) = synced();
+    script.publish("gamma", Some(3), "1", &[]);
+    script.list("GAMMA", 4);
+    world.sync(&script, &patient(&["Alpha", "beta", "gamma"])).unwrap();
+    stands(&world, "8 Alpha:8 beta:7 GAMMA:4");
+}
+
+#[test]
 fn a_number_that_upstreams_log_does_not_have_is_not_used() {
     let (world, script) = (World::new(), script());
     script.publish("high", Some(900_000), "1", &[]);
