@@ -23,6 +23,7 @@ mod recomputed_ids;
 mod repair;
 mod resource_limits;
 mod snapshot_ids;
+mod spellings;
 mod support;
 mod up;
 mod upstream_requests;

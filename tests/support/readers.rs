@@ -189,7 +189,7 @@ impl Field<'_> {
         let list: Value = serde_json::from_slice(&listed).unwrap();
         let line = |project: &Value| (text(&project["name"]), project["_last-serial"].as_u64());
         let listed: BTreeSet<_> = list["projects"].as_array().unwrap().iter().map(line).collect();
-        let wanted = truth.values().map(|state| (state.display_name.clone(), Some(state.content_serial))).collect();
+        let wanted = truth.values().map(|state| (state.display_name.clone(), Some(state.serial))).collect();
         if listed != wanted || list["meta"]["_last-serial"] != serial {
             let differ: Vec<_> = listed.symmetric_difference(&wanted).collect();
             problems.push(format!("the list of projects: {differ:?}"));

@@ -29,7 +29,7 @@ pub(crate) fn wanted_fields(state: &ProjectState) -> Fields {
         ];
         (file.filename.clone(), fields)
     });
-    (state.content_serial, state.status.as_str().to_owned(), state.versions.iter().cloned().collect(), files.collect())
+    (state.serial, state.status.as_str().to_owned(), state.versions.iter().cloned().collect(), files.collect())
 }
 
 pub(crate) fn shown_fields(page: &Value) -> Fields {
@@ -75,9 +75,12 @@ pub(crate) fn equals_upstream(world: &World) {
     let list = fs::read(world.path("store/views/pypi/live/simple/index.v1_json")).unwrap();
     let list: Value = serde_json::from_slice(&list).unwrap();
     assert_eq!(list["meta"]["_last-serial"], serial);
-    let names = list["projects"].as_array().unwrap().iter().map(|project| normalise(&text(&project["name"])));
-    let shown: BTreeMap<_, _> = names.map(|name| (name.clone(), live(world, &name).unwrap())).collect();
+    let lines = list["projects"].as_array().unwrap().iter();
+    let lines: BTreeMap<_, _> =
+        lines.map(|line| (normalise(&text(&line["name"])), line["_last-serial"].as_u64().unwrap())).collect();
+    let shown: BTreeMap<_, _> = lines.keys().map(|name| (name.clone(), live(world, name).unwrap())).collect();
     assert_eq!(shown, wanted);
+    assert!(lines.values().eq(shown.values().map(|(serial, ..)| serial)), "a page and its line disagree: {lines:?}");
     let pages = fs::read_dir(world.path("store/views/pypi/live/simple")).unwrap();
     let pages = pages.map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir());
     let pages: BTreeSet<_> = pages.map(|entry| entry.file_name().into_string().unwrap()).collect();

@@ -136,7 +136,7 @@ fn change(kind: EventKind) -> Option<Action> {
 /// What a mirror should have of a project: a quarantined one is not shown.
 fn wanted(state: Option<&ProjectState>) -> Option<(Serial, Content<String>)> {
     let state = state.filter(|state| state.status.as_str() != "quarantined")?;
-    Some((serial(state.content_serial), content(state)))
+    Some((serial(state.serial), content(state)))
 }
 
 /// What stands behind the project's name, up to the next separator of a wheel, is a file's version, with other separators than
@@ -248,7 +248,7 @@ impl Mirror {
         let below = self.uniform() < self.weather.label_below;
         let shown = if below { self.world.project_seen(name.as_str(), self.world.now_ms()) } else { None };
         let content = content(shown.as_ref().unwrap_or(&label));
-        let page = Seen { serial: serial(label.serial), content };
+        let page = Seen { serial: serial(label.page_serial), content };
         let pages = self.pages.entry(name.clone()).or_default();
         // What says the same a third time says nothing new.
         if !pages.ends_with(&[page.clone(), page.clone()]) {
@@ -295,7 +295,9 @@ impl Mirror {
             }
             let asked = std::mem::take(&mut wanted);
             for name in &asked {
-                if !self.log.of(name).last().is_some_and(|change| change.action.removes_project()) {
+                let last = self.log.of(name).last();
+                let people_alone = last.is_none() && !self.held.contains_key(name);
+                if !people_alone && !last.is_some_and(|change| change.action.removes_project()) {
                     self.fetch(name);
                 }
             }
@@ -323,6 +325,17 @@ impl Mirror {
         }
     }
 
+    /// A project's serial at the base: of one that was held the log, read back far enough, tells it.
+    fn serial_at_base(&self, name: &ProjectName) -> Serial {
+        let shown = self.shown.get(name).map_or(Serial::ZERO, |(serial, _)| *serial);
+        if !self.held.contains_key(name) {
+            return shown;
+        }
+        let now = self.world.now_ms();
+        let events = self.world.events_of(name.as_str()).filter(|event| event.visible_ms <= now);
+        events.map(|event| serial(event.serial)).filter(|at| *at <= self.base).max().unwrap_or(shown)
+    }
+
     /// The cut of what is known, and what is held for it.
     fn cut(&mut self, target: Serial) -> (cut::Cut<String>, BTreeMap<ProjectName, Serial>) {
         let mut projects = BTreeMap::new();
@@ -334,7 +347,8 @@ impl Mirror {
             };
             let pages = self.pages.get(&name).cloned().unwrap_or_default();
             let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.base };
-            projects.insert(name, Project { base, since, pages });
+            let serial = self.serial_at_base(&name);
+            projects.insert(name, Project { base, serial, since, pages });
         }
         let all = projects.iter().collect();
         let mut found = cut::cut(self.weather.rule, self.base, target, &self.log, &all, &Named);

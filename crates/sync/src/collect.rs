@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_model::{Leaf, Method, ProjectName, Serial, Status};
+use strandline_model::{FileName, Leaf, Method, ProjectName, Serial, Status};
 use strandline_store::Recorded;
 use tokio::time::Instant;
 
@@ -108,6 +108,9 @@ async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Resu
         Answer::Missing if matches!(known, Known::Absent) => Look::Same,
         Answer::Missing => Look::Changed(Known::Absent),
         Answer::Page { page, validator } => match (page.serial, serial, &known) {
+            (Some(found), Some(had), Known::Base(leaf)) if found < had && is_base(&fetcher, leaf, &page).await? => {
+                Look::Same
+            }
             (Some(found), Some(had), _) if found < had => {
                 Look::Stale(format!("its page has serial {found}, and {had} was seen before: a cache may be stale"))
             }
@@ -123,6 +126,18 @@ async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Resu
         Progress::add(&fetcher.progress.projects_done, 1);
     }
     Ok((project, look))
+}
+
+/// Whether a page that says an older serial than the base has of its project shows what the base has: where the base was made
+/// by a changelog, its serial may be that of an event about people, for which upstream purges no page.
+async fn is_base(fetcher: &Arc<Fetcher>, leaf: &Leaf, page: &Page) -> Result<bool, SyncError> {
+    let base = fetcher.base_content(leaf)?;
+    let names = page.record.told().files.keys();
+    if !names.map(FileName::as_str).eq(base.files.keys()) {
+        return Ok(false);
+    }
+    let (content, _) = fetcher.content_of_page(&leaf.name, &page.record).await?;
+    Ok(content == base)
 }
 
 /// Brings all files of a page into the store.

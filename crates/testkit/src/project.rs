@@ -83,8 +83,9 @@ pub struct ProjectState {
     pub display_name: String,
     /// The serial of its last event of any kind.
     pub serial: u64,
-    /// The serial of its last event that is not about roles.
-    pub content_serial: u64,
+    /// The serial that its page says: that of its last event when the page was last purged. Upstream purges a page for
+    /// what changes it, and not for an event about people.
+    pub page_serial: u64,
     /// Its status.
     pub status: Status,
     /// The versions of the files shown, in order.
@@ -195,7 +196,7 @@ struct Release {
 pub(crate) struct Project {
     pub(crate) display_name: String,
     pub(crate) serial: u64,
-    pub(crate) content_serial: u64,
+    pub(crate) page_serial: u64,
     pub(crate) status: Status,
     releases: BTreeMap<String, Release>,
     files: BTreeMap<String, Arc<StoredFile>>,
@@ -247,9 +248,9 @@ pub(crate) fn apply(slot: &mut Option<Project>, display_name: &str, serial: u64,
     }
     if !matches!(change, Change::Status(_) | Change::Replace(_)) {
         project.serial = serial;
-        if !matches!(change, Change::Nothing { role: true }) {
-            project.content_serial = serial;
-        }
+    }
+    if !matches!(change, Change::Nothing { role: true }) {
+        project.page_serial = project.serial;
     }
 }
 
@@ -283,7 +284,7 @@ impl Project {
             name: name.to_owned(),
             display_name: self.display_name.clone(),
             serial: self.serial,
-            content_serial: self.content_serial,
+            page_serial: self.page_serial,
             status: self.status,
             versions,
             files,

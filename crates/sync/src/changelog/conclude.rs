@@ -7,7 +7,7 @@ use strandline_model::{Held, Method, ProjectName, Serial, with_causes};
 use strandline_store::CutReport;
 
 use super::{Following, Holding, back};
-use crate::cut::{self, State};
+use crate::cut::{self, Base, State};
 use crate::{Proposal, Stored, SyncError, Whole};
 
 impl Following<'_> {
@@ -62,7 +62,7 @@ impl Following<'_> {
 
     /// The cut as the difference from the base.
     fn conclude(
-        self,
+        mut self,
         serial: Serial,
         states: BTreeMap<ProjectName, State<Stored>>,
         holding: &Holding,
@@ -77,10 +77,15 @@ impl Following<'_> {
                 }
                 State::At(at, content) => {
                     let followed = &self.projects[&name];
-                    // Only a page that is the state as it stands says whether the state is still the same.
-                    let shown = followed.project.pages.last().is_some_and(|page| page.content == content);
-                    let validator = followed.validator.clone().filter(|_| shown && !followed.validates_base);
-                    let display = followed.display.clone();
+                    // Only a page that is the state as it stands says whether the state is still the same. The base's is,
+                    // where only the serial moved.
+                    let shown = match &followed.project.base {
+                        Base::Known(base) if followed.validates_base => *base == content,
+                        _ if followed.validates_base => false,
+                        _ => followed.project.pages.last().is_some_and(|page| page.content == content),
+                    };
+                    let validator = followed.validator.clone().filter(|_| shown);
+                    let display = self.display_name(&name, serial);
                     changes.insert(name, Some(Arc::new(Whole { display, serial: Some(at), content, validator })));
                 }
             }
@@ -101,11 +106,13 @@ impl Following<'_> {
                 held.push(Held { at: kept, needs, ..hold.clone() });
             }
         }
+        let renumbered = self.take_renumbered(serial)?;
+        changes.extend(renumbered.into_iter().map(|(name, whole)| (name, Some(Arc::new(whole)))));
         let report = Some(self.report(serial, rounds));
         let overlap = self.fetcher.settings.overlap;
         let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
         let (absent, later) = (self.absent, BTreeSet::new());
-        let stored = self.parked.into_values().collect();
+        let stored = self.parked.into_values().map(|parked| parked.leaf).collect();
         let method = Method::Changelog;
         Ok(Proposal { method, serial, counted: false, changes, stored, held, absent, report, later, missing })
     }

@@ -94,11 +94,11 @@ impl Following<'_> {
         let mut pages = Vec::new();
         for name in names {
             let Some(followed) = self.projects.get(name) else { continue };
-            let Followed { project, display, validator, .. } = followed;
+            let Followed { project, validator, .. } = followed;
             for (age, Seen { serial, content }) in project.pages.iter().rev().take(most).enumerate() {
                 if content.files.values().all(|file| file.content.is_ok()) {
                     let validator = validator.clone().filter(|_| age == 0);
-                    let (display, content) = (display.clone(), content.clone());
+                    let (display, content) = (self.display_name(name, self.head()), content.clone());
                     pages.push((name.clone(), Whole { display, serial: Some(*serial), content, validator }));
                 }
             }

@@ -1,8 +1,6 @@
 //! The sweep: all pages are asked for in turn, slowly, for changes that are not in the log.
 
-use std::collections::BTreeMap;
-
-use strandline_model::{ProjectName, Timestamp};
+use strandline_model::{Leaf, ProjectName, Timestamp};
 
 use super::Following;
 use crate::SyncError;
@@ -35,18 +33,24 @@ impl Following<'_> {
         }
         let turn = self.fetcher.store.leaves_after(&base.snapshot, &last, count)?;
         let last = turn.last().map(|leaf| leaf.name.clone());
-        let quiet = turn.into_iter().filter(|leaf| !self.projects.contains_key(&leaf.name));
-        let quiet: BTreeMap<_, _> = quiet.map(|leaf| (leaf.name, leaf.serial)).collect();
-        for (name, serial) in &quiet {
-            self.follow_project(name.clone(), Some(*serial), &[])?.swept = true;
+        let asked =
+            |leaf: &Leaf| self.projects.get(&leaf.name).is_some_and(|of| of.needs_page(self.log.of(&leaf.name)));
+        let quiet: Vec<_> = turn.into_iter().filter(|leaf| !asked(leaf)).collect();
+        for leaf in &quiet {
+            self.follow_project(leaf.name.clone(), Some(leaf.serial), &[])?.swept = true;
         }
-        self.fetch(quiet.keys().cloned().collect(), Way::Usual).await?;
-        for (name, serial) in quiet {
-            // A page that is older, missing or broken says nothing that the changelog does not.
-            let followed = &self.projects[&name];
-            let usable = followed.project.pages.last().is_some_and(|page| page.serial >= serial);
+        self.fetch(quiet.iter().map(|leaf| leaf.name.clone()).collect(), Way::Usual).await?;
+        for leaf in quiet {
+            // A page that is older, missing or broken says nothing that the changelog does not. After events about people
+            // a page may say an older serial for as long as a cache keeps it, a day or so, and be none: what is new in it is
+            // found at the next turn.
+            let followed = &self.projects[&leaf.name];
+            let usable = followed.project.pages.last().is_some_and(|page| page.serial >= leaf.serial);
             if !usable || followed.validates_base || followed.failure.is_some() {
-                self.projects.remove(&name);
+                match self.log.last(&leaf.name, self.head()) {
+                    Some(_) => drop(self.follow_project(leaf.name, None, &[])?),
+                    None => drop(self.projects.remove(&leaf.name)),
+                }
             }
         }
         Ok(last)

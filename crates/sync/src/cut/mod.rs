@@ -3,7 +3,8 @@
 //! [`cut`] is a pure function of three things: what the last snapshot M says, the pages fetched since M, and the
 //! changelog from M to its head H, *read after the last byte of the last page arrived*. It returns the largest N up to
 //! the target at which the state of every project is determined, those states, and the projects that stand in the way
-//! of a larger N. Events about people do not count as events here.
+//! of a larger N. Events about people change no page, so they do not count as events here; but they move their project's
+//! serial, which is that of its last event of any kind up to N ([`Log::serial_at`]).
 //!
 //! A project's state at N is determined in one of four ways:
 //!
@@ -93,8 +94,8 @@ pub enum Base<F> {
     Absent,
     /// It was so.
     Known(Content<F>),
-    /// It was so, since its event with this serial; no snapshot has this state yet.
-    Found(Serial, Content<F>),
+    /// It was so at `since`; no snapshot has this state yet.
+    Found(Content<F>),
     /// Not known: no snapshot has the project, or the one that has it holds it at an older state. Only a page can tell,
     /// if it has at least this serial and the serials of the events that are known.
     Unknown(Serial),
@@ -105,6 +106,10 @@ pub enum Base<F> {
 pub struct Project<F> {
     /// At `since`.
     pub base: Base<F>,
+    /// The greatest serial of it that is told elsewhere than in the log and by its pages: M's of the project, that of
+    /// upstream's list, or the one that it is held for. A page may have a lower one, because upstream goes on showing it
+    /// after an event about people.
+    pub serial: Serial,
     /// The serial that `base` is of: M, or a later one at which the project was determined by itself. Events up to it are
     /// in it, and nothing is known from before. For [`Base::Unknown`], all events count.
     pub since: Serial,
@@ -117,9 +122,16 @@ pub struct Project<F> {
 pub enum State<F> {
     /// As in M.
     Untouched,
-    /// So, since its event with this serial.
+    /// So, with this serial: that of its last event of any kind.
     At(Serial, Content<F>),
     /// Not there.
+    Gone,
+}
+
+/// As [`State`], without the serial.
+enum Standing<F> {
+    Untouched,
+    So(Content<F>),
     Gone,
 }
 
@@ -294,10 +306,36 @@ pub fn cut<F: Clone + PartialEq>(
             open.push(name);
         }
     }
-    if serial.is_none() {
-        states.clear();
-    }
+    let state = |at, name: ProjectName, standing| {
+        let state = stated(standing, projects[&name], log, &name, at);
+        (name, state)
+    };
+    let states = serial.map_or_else(BTreeMap::new, |at| {
+        states.into_iter().map(|(name, standing)| state(at, name, standing)).collect()
+    });
     Cut { serial, states, in_the_way }
+}
+
+/// A project as it stands at `at`, with its serial there.
+fn stated<F: Clone>(
+    standing: Standing<F>,
+    project: &Project<F>,
+    log: &Log,
+    name: &ProjectName,
+    at: Serial,
+) -> State<F> {
+    let serial = log.serial_at(name, at, project.serial, project.pages.iter().map(|page| page.serial));
+    match (standing, &project.base) {
+        (Standing::Gone, _) => State::Gone,
+        (Standing::So(content), _) => State::At(serial, content),
+        // Only events about people came since.
+        (Standing::Untouched, Base::Known(content))
+            if log.last(name, at).is_some_and(|(last, _)| last > project.serial) =>
+        {
+            State::At(serial, content.clone())
+        }
+        (Standing::Untouched, _) => State::Untouched,
+    }
 }
 
 /// How a project stands at `at`, or why that is not known.
@@ -307,7 +345,7 @@ fn determine<F: Clone + PartialEq>(
     events: &[Change],
     at: Serial,
     releases: ReleasesOf<'_>,
-) -> Result<State<F>, Obstacle> {
+) -> Result<Standing<F>, Obstacle> {
     let events = &events[events.partition_point(|change| change.serial <= project.since)..];
     let (before, after) = events.split_at(events.partition_point(|change| change.serial <= at));
     let newest = project.pages.last();
@@ -323,12 +361,12 @@ fn determine<F: Clone + PartialEq>(
         Some(last) => last.serial.max(needed),
         None => match &project.base {
             Base::Unknown(_) => needed,
-            Base::Found(serial, content) => return Ok(State::At(*serial, content.clone())),
-            Base::Known(_) | Base::Absent => return Ok(State::Untouched),
+            Base::Found(content) => return Ok(Standing::So(content.clone())),
+            Base::Known(_) | Base::Absent => return Ok(Standing::Untouched),
         },
     };
     if before.last().is_some_and(|last| last.action.removes_project()) {
-        return Ok(State::Gone);
+        return Ok(Standing::Gone);
     }
     let replayed = replay::replay(project, before, events, releases);
     let seen = newest.map(|page| page.serial);
@@ -342,11 +380,7 @@ fn determine<F: Clone + PartialEq>(
         };
         let said_twice = || project.pages.iter().rev().nth(1).is_some_and(|earlier| earlier == page);
         if agrees || said_twice() {
-            // The state has the serial of the last event; where the log does not go back so far, it takes the page's
-            // serial.
-            let last = before.last().map_or(needed, |last| last.serial);
-            let serial = if last == Serial::ZERO { page.serial } else { last };
-            return finished(Some(page.content.clone()), serial).map_err(|reason| obstacle(Why::File(reason)));
+            return finished(Some(page.content.clone())).map_err(|reason| obstacle(Why::File(reason)));
         }
         return Err(obstacle(Why::Disagrees));
     }
@@ -355,7 +389,7 @@ fn determine<F: Clone + PartialEq>(
             Shown::Content(content) => Some(content),
             Shown::Nothing => None,
         };
-        return finished(content, needs).map_err(|reason| obstacle(Why::File(reason)));
+        return finished(content).map_err(|reason| obstacle(Why::File(reason)));
     }
     let is_gone = after.last().is_some_and(|change| change.action.removes_project());
     Err(obstacle(match newest {
@@ -379,13 +413,13 @@ fn obstacle(why: Why, before: &[Change], events: &[Change], needs: Serial, seen:
 }
 
 /// A state whose files are all there. A quarantined project is not shown.
-fn finished<F>(content: Option<Content<F>>, serial: Serial) -> Result<State<F>, HoldReason> {
+fn finished<F>(content: Option<Content<F>>) -> Result<Standing<F>, HoldReason> {
     match content {
-        None => Ok(State::Gone),
-        Some(content) if content.status == Status::Quarantined => Ok(State::Gone),
+        None => Ok(Standing::Gone),
+        Some(content) if content.status == Status::Quarantined => Ok(Standing::Gone),
         Some(content) => match content.files.values().find_map(|file| file.content.as_ref().err()) {
             Some(reason) => Err(*reason),
-            None => Ok(State::At(serial, content)),
+            None => Ok(Standing::So(content)),
         },
     }
 }
@@ -413,13 +447,14 @@ pub fn promoted<F: Clone + PartialEq>(
         }
     }
     let base = match determine(Rule::WHOLE, project, events, at, releases).ok()? {
-        State::Untouched => return None,
-        State::Gone => Base::Absent,
-        State::At(serial, content) => Base::Found(serial, content),
+        Standing::Untouched => return None,
+        Standing::Gone => Base::Absent,
+        Standing::So(content) => Base::Found(content),
     };
     // It has stood so since its last event: the first snapshot may be of any serial from there on.
     let last = events.iter().rfind(|change| change.serial <= at);
-    Some(Project { base, since: last.map_or(Serial::ZERO, |change| change.serial), pages: project.pages.clone() })
+    let since = last.map_or(Serial::ZERO, |change| change.serial);
+    Some(Project { base, serial: project.serial, since, pages: project.pages.clone() })
 }
 
 /// What is left of a held project at `at`: its last good state, which is that of the serial `since`, without what the log

@@ -44,7 +44,7 @@ pub(super) fn replay<F: Clone + PartialEq>(
     releases_of: ReleasesOf<'_>,
 ) -> Option<Shown<F>> {
     let shown = match &project.base {
-        Base::Known(content) | Base::Found(_, content) => Some(content),
+        Base::Known(content) | Base::Found(content) => Some(content),
         Base::Absent => None,
         // From its beginning on, the log says everything.
         Base::Unknown(_) => match before.first() {
@@ -159,6 +159,11 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
         Some(())
     }
 
+    /// What M shows, if the project has not begun anew since, and the pages fetched since, the newest first.
+    fn contents(&self) -> impl Iterator<Item = &Content<F>> {
+        self.shown.into_iter().chain(self.project.pages.iter().rev().map(|page| &page.content))
+    }
+
     /// What the project shows now.
     fn show(self) -> Option<Shown<F>> {
         if !self.exists || self.quarantined {
@@ -171,23 +176,17 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
                 is_hidden |= self.of_release(name, present, version)?;
             }
             if !is_hidden {
-                let newest_first = self.project.pages.iter().rev().map(|page| &page.content);
-                let mut file =
-                    self.shown.into_iter().chain(newest_first).find_map(|content| content.files.get(name))?.clone();
+                let mut file = self.contents().find_map(|content| content.files.get(name))?.clone();
                 file.yanked = self.yank(name, present, &file.yanked)?;
                 files.insert(name.clone(), file);
             }
         }
 
-        let contents: Vec<_> =
-            self.shown.into_iter().chain(self.project.pages.iter().map(|page| &page.content)).collect();
-        let mut versions = Vec::new();
-        for version in contents.iter().flat_map(|content| &content.versions).collect::<BTreeSet<_>>() {
-            for (name, present) in &self.files {
-                if files.contains_key(name) && self.of_release(name, present, version)? {
-                    versions.push(version.clone());
-                    break;
-                }
+        let mut versions = BTreeSet::new();
+        // Pages of some forms list no versions at all.
+        if self.contents().any(|content| !content.versions.is_empty()) {
+            for name in files.keys() {
+                self.add_version(name, &self.files[name], &mut versions)?;
             }
         }
         // The log does not have the status: the newest page says it, whenever that came, else M does.
@@ -196,9 +195,28 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
         Some(Shown::Content(Content {
             status: latest.map_or(Status::Active, |latest| latest.status),
             status_reason: latest.and_then(|latest| latest.status_reason.clone()),
-            versions,
+            versions: versions.into_iter().collect(),
             files,
         }))
+    }
+
+    /// Adds the version of a file as the log spells it, else as the page does that shows the file: M's, or the newest. A release
+    /// that was removed may have been made again in another spelling, so no other page tells. `None` if the file's name does
+    /// not tell.
+    fn add_version(&self, name: &str, present: &Present, versions: &mut BTreeSet<String>) -> Option<()> {
+        if let Some(version) = &present.version {
+            versions.insert(version.clone());
+            return Some(());
+        }
+        for content in self.contents().filter(|content| content.files.contains_key(name)) {
+            for version in &content.versions {
+                if self.of_release(name, present, version)? {
+                    versions.insert(version.clone());
+                    return Some(());
+                }
+            }
+        }
+        Some(())
     }
 
     /// Whether a file is yanked, by what is known of its release; `None` if that does not say.

@@ -12,6 +12,7 @@ mod file_downloads;
 mod follow_changelog;
 mod mirrors_of_two_kinds;
 mod power_failure;
+mod project_serials;
 mod publishing;
 mod purge;
 mod support;
