@@ -322,11 +322,16 @@ fn visit(
         }
         let Reached { units, records } = reach(bodies, tree, seen, &mut note)?;
         for records in records.chunks(UNITS) {
-            for record in bodies.records(records) {
-                match record {
-                    Err(StoreError::Damaged { id, problem }) => note(id, StoreError::Damaged { id, problem })?,
-                    record => drop(record?),
+            for (RecordId { told, seen: of_pages }, record) in records.iter().zip(bodies.records(records)) {
+                let Err(StoreError::Damaged { id, problem }) = record else {
+                    record?;
+                    continue;
+                };
+                // Both of its parts may be damaged.
+                for part in [*told, *of_pages] {
+                    bodies.read(part).map(drop).or_else(|error| note(part, error))?;
                 }
+                note(id, StoreError::Damaged { id, problem })?;
             }
         }
         for ids in units.chunks(UNITS) {

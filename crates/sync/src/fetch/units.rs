@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use strandline_model::{
-    ClaimedSha256, Entry, Inputs, Leaf, Mirrored, ProjectName, Rendered, Serial, Sha256, Shown, Source, Unit, show,
+    ClaimedSha256, DisplayName, Entry, Inputs, Leaf, Mirrored, ProjectName, Rendered, Serial, Sha256, Shown, Source,
+    Unit, show,
 };
 use strandline_store::{DraftUnit, StoreError, Validation};
 use tokio::task::block_in_place;
 
 use super::error::unusable;
 use super::{FetchError, Fetcher};
-use crate::SyncError;
 use crate::stored::{self, Stored, Whole};
 use crate::upstream::Validator;
+use crate::{Selection, SyncError};
 
 /// The units that a draft changes; `None` for those that go.
 type Units = BTreeMap<ProjectName, Option<DraftUnit>>;
@@ -120,7 +121,7 @@ impl Fetcher {
         base: Option<&Leaf>,
         inputs: &Inputs,
     ) -> Result<DraftUnit, SyncError> {
-        let display = whole.display.clone();
+        let display = self.display_name(project, &whole.display, base);
         let record = stored::record(project, &display, &whole.content)?;
         let Shown { record: shown, hidden, listed } = show(&record, inputs, &*self.format);
         if !hidden.is_empty() {
@@ -182,5 +183,17 @@ impl Fetcher {
             stored.insert(sha256, entry);
         }
         Ok(entries)
+    }
+
+    /// How the owner writes the name: as upstream says, unless that is the normalised form only, as in pages in JSON, and the base or
+    /// else the configuration knows better.
+    fn display_name(&self, project: &ProjectName, display: &DisplayName, base: Option<&Leaf>) -> DisplayName {
+        let configured = match &self.settings.selection {
+            Selection::Projects(names) => names.get(project),
+            Selection::Everything => None,
+        };
+        let known = [Some(display), base.map(|leaf| &leaf.display), configured].into_iter().flatten();
+        let mut spelt = known.filter(|known| known.as_str() != project.as_str());
+        spelt.next().unwrap_or(display).clone()
     }
 }
