@@ -94,6 +94,16 @@ impl Mirror {
         Ok((Sum(found) == sum && leaves.len() as u64 == units).then_some((tree, leaves)))
     }
 
+    /// The unit that the rows of the mirror have for a project, if they have it: one that later units of the project resemble.
+    pub(crate) fn listed_unit(
+        &self,
+        connection: &Connection,
+        project: &ProjectName,
+    ) -> Result<Option<Blake3>, StoreError> {
+        let query = "SELECT unit FROM listed WHERE mirror = ?1 AND name = ?2";
+        row(connection, query, (self.number, project.as_str()), |row| blake3(row, 0)).map_err(self.store.sql())
+    }
+
     fn listing(&self, connection: &Connection) -> Result<Option<(Blake3, Sum, u64)>, StoreError> {
         let query = "SELECT tree, sum, units FROM listing WHERE mirror = ?1";
         let read = |row: &rusqlite::Row<'_>| Ok((blake3(row, 0)?, Sum(u128::from_le_bytes(row.get(1)?)), row.get(2)?));

@@ -195,15 +195,20 @@ impl Locked {
             let bodies = Bodies { store: &self.store, connection: transaction };
             let remember = "INSERT INTO seen (mirror, project, unit, serial, tag) VALUES (?1, ?2, ?3, ?4, ?5)
                 ON CONFLICT (mirror, project, unit) DO UPDATE SET serial = excluded.serial, tag = excluded.tag";
-            for SeenPage { unit, serial, tag } in pages {
+            let (mut ids, mut new) = (Vec::with_capacity(pages.len()), Vec::with_capacity(pages.len()));
+            for SeenPage { unit, .. } in pages {
                 let bytes = unit.to_bytes();
-                let id = Blake3::of(&bytes);
-                bodies.write(id, bytes, None)?;
-                let row = (self.number, unit.name().as_str(), id.as_bytes(), serial.get(), tag);
-                let run = || transaction.prepare_cached(remember)?.execute(row);
-                run().map_err(self.store.sql())?;
+                let (id, like) = (Blake3::of(&bytes), self.listed_unit(transaction, unit.name())?);
+                ids.push(id);
+                new.push(NewPack::of(id, bytes, like));
             }
-            Ok(())
+            bodies.write_packs(new)?;
+            let rows = pages.iter().zip(&ids);
+            execute_each(transaction, remember, rows, |(SeenPage { unit, serial, tag }, id)| {
+                (self.number, unit.name().as_str(), id.as_bytes(), serial.get(), tag)
+            })
+            .map(drop)
+            .map_err(self.store.sql())
         })
     }
 
