@@ -92,6 +92,19 @@ impl Mirror {
         Ok((Sum(found) == sum && listed.len() as u64 == units).then_some((tree, listed)))
     }
 
+    /// The unit that the newest tree has for a project, if it has one: later units of the project resemble it.
+    pub(crate) fn listed_unit(
+        &self,
+        connection: &Connection,
+        project: &ProjectName,
+    ) -> Result<Option<Blake3>, StoreError> {
+        let Some((tree, ..)) = self.listing(connection)? else { return Ok(None) };
+        let bodies = Bodies { store: &self.store, connection };
+        // It only saves room, so a tree that is damaged or gone is no reason not to remember the page.
+        let leaf = trie::find(&Remembered(&bodies), tree, project).ok().flatten();
+        Ok(leaf.and_then(|leaf| leaf.unit))
+    }
+
     fn listing(&self, connection: &Connection) -> Result<Option<(Blake3, Sum, u64)>, StoreError> {
         let query = "SELECT tree, sum, units FROM listing WHERE mirror = ?1";
         let read = |row: &rusqlite::Row<'_>| Ok((blake3(row, 0)?, Sum(u128::from_le_bytes(row.get(1)?)), row.get(2)?));

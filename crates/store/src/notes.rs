@@ -202,21 +202,19 @@ impl Locked {
             let remember = "INSERT INTO seen (mirror, project, unit, told, seen, listed, serial, tag)
                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                 ON CONFLICT (mirror, project, unit) DO UPDATE SET serial = excluded.serial, tag = excluded.tag";
+            let (mut rows, mut new) = (Vec::with_capacity(pages.len()), Vec::with_capacity(pages.len()));
             for (DraftUnit { unit, bodies: record, serial, listed, .. }, tag) in pages {
                 let Some(source) = unit.source() else { continue };
-                let mut own: Vec<_> = record.into_iter().flat_map(RecordBodies::into_parts).collect();
                 let bytes = unit.to_bytes();
-                let id = Blake3::of(&bytes);
+                let (id, like) = (Blake3::of(&bytes), self.listed_unit(transaction, unit.name())?);
+                let mut own: Vec<_> = record.into_iter().flat_map(RecordBodies::into_parts).collect();
                 own.push((id, bytes));
-                bodies.write_packs([NewPack { bodies: own, like: None }])?;
-                let RecordId { told, seen } = source.record;
-                let name = unit.name().as_str();
-                let ids = [id, told, seen].map(|id| *id.as_bytes());
-                let row = (self.number, name, ids[0], ids[1], ids[2], listed, serial.get(), tag);
-                let run = || transaction.prepare_cached(remember)?.execute(row);
-                run().map_err(self.store.sql())?;
+                new.push(NewPack { bodies: own, like });
+                let [id, told, seen] = [id, source.record.told, source.record.seen].map(|id| *id.as_bytes());
+                rows.push((self.number, unit.name().to_string(), id, told, seen, listed, serial.get(), tag));
             }
-            Ok(())
+            bodies.write_packs(new)?;
+            execute_each(transaction, remember, rows, |row| row).map(drop).map_err(self.store.sql())
         })
     }
 

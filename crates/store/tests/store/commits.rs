@@ -214,6 +214,49 @@ fn a_one_project_change_writes_a_few_bodies() {
     assert_eq!(count() - before - written, 1, "the same tree again is only a snapshot");
 }
 
+/// A unit, the nodes above it and the snapshot are packed against those whose place they take, also a unit that waits for its
+/// snapshot.
+#[test]
+fn a_change_is_packed_against_what_it_replaces() {
+    let world = Opened::new();
+    let files: Vec<_> = (0..40).map(|number| format!("p-{number}.tar.gz")).collect();
+    let version = |text: &str| Some(content("p", text, &files.iter().map(String::as_str).collect::<Vec<_>>()));
+    let many: Vec<_> = (0..600).map(|number| (format!("p{number}"), Some(content("p", "same", &[])))).collect();
+    let many = many.iter().map(|(name, content)| (name.as_str(), content.clone()));
+    world.record("pypi", 1, &many.chain([("p", version("one"))]).collect::<Vec<_>>());
+    let written = |since: i64| {
+        let sql = world.sql();
+        let query = "SELECT count(*), count(reference), sum(length(packed)), max(number) FROM pack WHERE number > ?1";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        sql.query_row(query, [since], read).unwrap()
+    };
+    let (_, against, _, last): (i64, i64, i64, i64) = written(0);
+    assert_eq!(against, 0, "there was nothing before");
+    let second = world.record("pypi", 2, &[("p", version("two"))]);
+    let (count, against, size, last) = written(last);
+    assert!((4..=5).contains(&count) && against == count, "{against} of {count}");
+    assert!(size < 1_000, "{size} bytes instead of about 6,000");
+
+    // The third version waits for its snapshot, and is there when that comes.
+    let draft = world.draft("pypi", 3, &[("p", version("three"))]);
+    let third = draft.changes[&project("p")].clone().unwrap();
+    world.lock("pypi").record_seen(vec![(third, None)]).unwrap();
+    assert!(matches!(written(last), (1, 1, ..)), "{:?}", written(last));
+    let third = world.record("pypi", 3, &[("p", version("three"))]);
+    // What has changed twice since the reference may be packed alone.
+    let (third_count, against, _, last) = written(last);
+    assert!((4..=5).contains(&third_count) && against >= 3, "{against} of {third_count}");
+    for recorded in [&second, &third] {
+        assert_eq!(world.store.leaves(recorded.snapshot()).unwrap().len(), 601);
+    }
+    let units = "SELECT count(*) FROM body";
+    let count = || world.sql().query_row(units, [], |row| row.get::<_, i64>(0)).unwrap();
+    let before = count();
+    world.record("pypi", 4, &[("p", version("two"))]);
+    let nodes_and_snapshot = third_count - 1;
+    assert_eq!((count() - before, written(last).0), (nodes_and_snapshot, nodes_and_snapshot), "the unit is there");
+}
+
 #[test]
 fn a_crash_at_every_step_of_commit_and_verify() {
     let build = || {
