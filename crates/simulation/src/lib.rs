@@ -133,10 +133,13 @@ fn change(kind: EventKind) -> Option<Action> {
     })
 }
 
-/// What a mirror should have of a project: a quarantined one is not shown.
-fn wanted(state: Option<&ProjectState>) -> Option<(Serial, Content<String>)> {
-    let state = state.filter(|state| state.status.as_str() != "quarantined")?;
-    Some((serial(state.serial), content(state)))
+/// A project as a snapshot has it: its serial, and what is shown of it, which is nothing while it is quarantined.
+type Shown = (Serial, Option<Content<String>>);
+
+/// What a mirror should have of a project.
+fn wanted(state: &ProjectState) -> Shown {
+    let quarantined = state.status.as_str() == "quarantined";
+    (serial(state.serial), (!quarantined).then(|| content(state)))
 }
 
 /// What stands behind the project's name, up to the next separator of a wheel, is a file's version, with other separators than
@@ -171,8 +174,8 @@ struct Mirror {
     next_look: f64,
     ran: Ran,
     base: Serial,
-    /// What the newest snapshot has: the serial and content of every project.
-    shown: BTreeMap<ProjectName, (Serial, Content<String>)>,
+    /// What the newest snapshot has.
+    shown: BTreeMap<ProjectName, Shown>,
     /// What projects are held for.
     held: BTreeMap<ProjectName, Serial>,
     pages: BTreeMap<ProjectName, Vec<Seen<String>>>,
@@ -187,8 +190,7 @@ impl Mirror {
         world.stop_ticking();
         let base = serial(world.serial());
         let shown = world.state();
-        let shown = shown.iter().filter_map(|(name, state)| Some((name.parse().unwrap(), wanted(Some(state))?)));
-        let shown = shown.collect();
+        let shown = shown.iter().map(|(name, state)| (name.parse().unwrap(), wanted(state))).collect();
         let (chance, delay) = weather.late;
         world.set_late(chance, delay, seed ^ 2);
         let rng = Rng::new(seed ^ 3);
@@ -342,7 +344,8 @@ impl Mirror {
         for name in self.moving() {
             let base = match (self.held.get(&name), self.shown.get(&name)) {
                 (Some(needs), _) => Base::Unknown(*needs),
-                (None, Some((_, content))) => Base::Known(content.clone()),
+                (None, Some((_, Some(content)))) => Base::Known(content.clone()),
+                (None, Some((_, None))) => Base::Quarantined,
                 (None, None) => Base::Absent,
             };
             let pages = self.pages.get(&name).cloned().unwrap_or_default();
@@ -376,7 +379,8 @@ impl Mirror {
             match state {
                 State::Untouched => continue,
                 State::Gone => self.shown.remove(&name),
-                State::At(serial, content) => self.shown.insert(name.clone(), (serial, content)),
+                State::Quarantined(serial) => self.shown.insert(name.clone(), (serial, None)),
+                State::At(serial, content) => self.shown.insert(name.clone(), (serial, Some(content))),
             };
             self.held.remove(&name);
         }
@@ -401,7 +405,7 @@ impl Mirror {
         let names: BTreeSet<_> =
             truth.keys().map(|name| name.parse().unwrap()).chain(self.shown.keys().cloned()).collect();
         for name in names.iter().filter(|name: &&ProjectName| !self.held.contains_key(*name)) {
-            let (wanted, shown) = (wanted(truth.get(name.as_str())), self.shown.get(name));
+            let (wanted, shown) = (truth.get(name.as_str()).map(wanted), self.shown.get(name));
             if wanted.as_ref() != shown {
                 self.ran.wrong.push(format!("{name} at {at}: upstream {wanted:?}, recorded {shown:?}"));
             }

@@ -72,7 +72,7 @@ impl Following<'_> {
         for (name, state) in states {
             match state {
                 State::Untouched => {}
-                State::Gone => {
+                State::Gone | State::Quarantined(_) => {
                     changes.insert(name, None);
                 }
                 State::At(at, content) => {
