@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use strandline_model::{DisplayName, ProjectName, Releases, Serial, Status, Timestamp, Yanked};
-use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, Rule, Seen, State, Why};
+use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, ReleasesOf, Rule, Seen, State, Why};
 use strandline_sync::upstream::Event;
 use strandline_testkit::{EventKind, Generator, ProjectState, Rng, Weights, World, history};
 
@@ -143,20 +143,28 @@ fn wanted(state: &ProjectState) -> Shown {
 }
 
 /// What stands behind the project's name, up to the next separator of a wheel, is a file's version, with other separators than
-/// the log has.
+/// the log has, and perhaps with other zeros at its end.
 struct Named;
 
 impl Releases for Named {
     fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-        let plain = |text: &str| text.to_lowercase().replace(['-', '_', '.'], "");
-        let rest = match filename.strip_suffix(".whl") {
-            Some(wheel) => wheel.split('-').nth(1)?.to_owned(),
+        let parts = |text: &str| -> Vec<String> {
+            text.to_lowercase().split(['-', '_', '.']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+        };
+        let mut own = match filename.strip_suffix(".whl") {
+            Some(wheel) => parts(wheel.split('-').nth(1)?),
             None => {
                 let stem = filename.strip_suffix(".tar.gz").or(filename.strip_suffix(".zip"))?;
-                plain(stem).strip_prefix(&plain(project.as_str()))?.to_owned()
+                parts(stem).split_off(parts(project.as_str()).len())
             }
         };
-        Some(plain(&rest) == plain(version))
+        let mut version = parts(version);
+        for parts in [&mut own, &mut version] {
+            while parts.len() > 1 && parts.last().is_some_and(|part| part == "0") {
+                parts.pop();
+            }
+        }
+        Some(own == version)
     }
 }
 
@@ -338,8 +346,8 @@ impl Mirror {
         events.map(|event| serial(event.serial)).filter(|at| *at <= self.base).max().unwrap_or(shown)
     }
 
-    /// The cut of what is known, and what is held for it.
-    fn cut(&mut self, target: Serial) -> (cut::Cut<String>, BTreeMap<ProjectName, Serial>) {
+    /// All that is known of the projects that may have changed.
+    fn projects(&self) -> BTreeMap<ProjectName, Project<String>> {
         let mut projects = BTreeMap::new();
         for name in self.moving() {
             let base = match (self.held.get(&name), self.shown.get(&name)) {
@@ -353,6 +361,12 @@ impl Mirror {
             let serial = self.serial_at_base(&name);
             projects.insert(name, Project { base, serial, since, pages });
         }
+        projects
+    }
+
+    /// The cut of what is known, and what is held for it.
+    fn cut(&mut self, target: Serial) -> (cut::Cut<String>, BTreeMap<ProjectName, Serial>) {
+        let projects = self.projects();
         let all = projects.iter().collect();
         let mut found = cut::cut(self.weather.rule, self.base, target, &self.log, &all, &Named);
         // Now and then an operator's patience ends: what stands in the way is held.
@@ -372,9 +386,18 @@ impl Mirror {
     fn record(
         &mut self,
         at: Serial,
-        states: BTreeMap<ProjectName, State<String>>,
+        mut states: BTreeMap<ProjectName, State<String>>,
         holding: &BTreeMap<ProjectName, Serial>,
     ) {
+        let projects = self.projects();
+        let mut due = Vec::new();
+        for (name, needs) in holding {
+            let early = !self.held.contains_key(name) && *needs > at;
+            match cut::state_at(&projects[name], &self.log, at, ReleasesOf { project: name, releases: &Named }) {
+                Ok(state) if early => drop(states.insert(name.clone(), state)),
+                _ => due.push(name),
+            }
+        }
         for (name, state) in states {
             match state {
                 State::Untouched => continue,
@@ -384,7 +407,7 @@ impl Mirror {
             };
             self.held.remove(&name);
         }
-        for name in holding.keys() {
+        for name in due {
             if let Some(last) = self.log.of(name).iter().rfind(|change| change.serial <= at) {
                 self.ran.holds += 1;
                 self.held.insert(name.clone(), last.serial);

@@ -330,6 +330,17 @@ pub fn cut<F: Clone + PartialEq>(
     Cut { serial, states, in_the_way }
 }
 
+/// How one project stands at `at` by itself, or why that is not known. `log` is as [`cut`] wants it.
+pub fn state_at<F: Clone + PartialEq>(
+    project: &Project<F>,
+    log: &Log,
+    at: Serial,
+    releases: ReleasesOf<'_>,
+) -> Result<State<F>, Obstacle> {
+    let standing = determine(Rule::WHOLE, project, log.of(releases.project), at, releases)?;
+    Ok(stated(standing, project, log, releases.project, at))
+}
+
 /// A project as it stands at `at`, with its serial there.
 fn stated<F: Clone>(
     standing: Standing<F>,
