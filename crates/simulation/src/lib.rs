@@ -192,7 +192,7 @@ struct Mirror {
 
 impl Mirror {
     fn new(seed: u64, weather: Weather) -> Self {
-        let weights = Weights { burst: weather.bursts, ..Weights::journaled() };
+        let weights = Weights { burst: weather.bursts, respell: 20, ..Weights::journaled() };
         let (mut world, generator) = history(seed, weather.projects, weather.projects * weather.past, weights);
         world.set_holes(0.05, seed ^ 1);
         world.stop_ticking();
