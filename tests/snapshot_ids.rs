@@ -81,6 +81,7 @@ fn weights() -> Weights {
         unarchive: 10,
         pair: 20,
         burst: 0,
+        respell: 0,
     }
 }
 

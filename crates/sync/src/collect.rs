@@ -4,7 +4,7 @@
 //! moment between the two passes at which all of them were true at once. It is weaker than the cut by changelog,
 //! because a cache in between can answer the same twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -43,7 +43,8 @@ pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<
     let mut known = BTreeMap::new();
     // A project with a file that was let back lacks it in the base.
     let reread = fetcher.mirror.to_reread()?;
-    for project in selected(fetcher).await? {
+    let selected = selected(fetcher).await?;
+    for project in selected.iter().cloned().chain(unlisted(fetcher, base, &selected)?) {
         let leaf = fetcher.base_leaf(&project)?.filter(|_| !reread.contains(&project));
         let known_before = leaf.map_or(Known::Nothing, Known::Base);
         known.insert(project, known_before);
@@ -84,17 +85,33 @@ pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<
         }
         deadline.get_or_insert_with(|| Instant::now() + fetcher.settings.cut_timeout);
     }
-    conclude(fetcher, base, known)
+    conclude(fetcher, base, &selected, known)
 }
 
 /// The selected projects. Where everything is selected, the index's own list of projects says what there is.
-async fn selected(fetcher: &Fetcher) -> Result<Vec<ProjectName>, SyncError> {
+async fn selected(fetcher: &Fetcher) -> Result<BTreeSet<ProjectName>, SyncError> {
     Ok(match &fetcher.settings.selection {
         Selection::Projects(names) => names.keys().cloned().collect(),
         Selection::Everything => {
             fetcher.patient.projects().await?.into_iter().map(|(name, _)| name.normalise()).collect()
         }
     })
+}
+
+/// The projects of the base that the index does not list any more. An index leaves out what is quarantined, too, so their pages
+/// are asked for before they are believed to be gone.
+fn unlisted(
+    fetcher: &Fetcher,
+    base: Option<&Recorded>,
+    listed: &BTreeSet<ProjectName>,
+) -> Result<Vec<ProjectName>, SyncError> {
+    match (base, &fetcher.settings.selection) {
+        (Some(base), Selection::Everything) => {
+            let leaves = fetcher.store.leaves(&base.snapshot)?.into_iter().map(|leaf| leaf.name);
+            Ok(leaves.filter(|name| !listed.contains(name)).collect())
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Result<(ProjectName, Look), SyncError> {
@@ -158,6 +175,7 @@ async fn whole(
 fn conclude(
     fetcher: &Fetcher,
     base: Option<&Recorded>,
+    selected: &BTreeSet<ProjectName>,
     known: BTreeMap<ProjectName, Known>,
 ) -> Result<Proposal, SyncError> {
     let before = base.map(|base| &base.snapshot);
@@ -171,7 +189,6 @@ fn conclude(
             projects: known.keys().map(ProjectName::as_str).collect::<Vec<_>>().join(", "),
         });
     }
-    let selected: Vec<_> = known.keys().cloned().collect();
     for (project, known) in known {
         match known {
             Known::Page(_, whole) => {
@@ -185,18 +202,18 @@ fn conclude(
             }
             Known::Absent => {
                 changes.insert(project.clone(), None);
-                absent.push(project);
+                absent.extend(selected.contains(&project).then_some(project));
             }
             Known::Base(_) | Known::Nothing => {}
         }
     }
     // Projects of the base that are not selected any more go. If the base's selection was of the same names, there are
     // none.
-    let follow = fetcher.settings.selection.follow().id();
-    let may_drop = matches!(fetcher.settings.selection, Selection::Everything);
-    if let Some(before) = before.filter(|before| may_drop || before.follow != follow) {
+    if let (Some(before), Selection::Projects(_)) = (before, &fetcher.settings.selection)
+        && before.follow != fetcher.settings.selection.follow().id()
+    {
         for leaf in fetcher.store.leaves(before)? {
-            if selected.binary_search(&leaf.name).is_err() {
+            if !selected.contains(&leaf.name) {
                 changes.insert(leaf.name, None);
             }
         }

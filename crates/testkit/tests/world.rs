@@ -67,8 +67,17 @@ fn a_history_has_every_kind_of_event() {
 }
 
 #[test]
+fn releases_may_be_made_again_in_another_spelling() {
+    let (world, _) = history(1, 50, 1000, Weights { respell: 100, ..Weights::default() });
+    let versions: BTreeSet<_> =
+        world.events().filter_map(|event| Some((&event.name, event.version.clone()?))).collect();
+    let respelt = |(name, version): &&(&String, String)| versions.contains(&(*name, format!("{version}.0")));
+    assert!(versions.iter().filter(respelt).count() > 20);
+}
+
+#[test]
 fn no_filename_of_a_history_comes_twice() {
-    let (world, _) = history(4, 40, 3000, Weights::default());
+    let (world, _) = history(4, 40, 3000, Weights { respell: 20, ..Weights::default() });
     let mut seen = BTreeSet::new();
     for event in world.events().filter(|event| event.action.contains(" file ")) {
         if event.action.starts_with("add ") {

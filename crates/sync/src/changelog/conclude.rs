@@ -6,7 +6,7 @@ use std::sync::Arc;
 use strandline_model::{Held, Method, ProjectName, Serial, with_causes};
 use strandline_store::CutReport;
 
-use super::{Following, Holding, back};
+use super::{Followed, Following, Holding, back};
 use crate::cut::{self, Base, State};
 use crate::{Proposal, Stored, SyncError, Whole};
 
@@ -64,15 +64,25 @@ impl Following<'_> {
     fn conclude(
         mut self,
         serial: Serial,
-        states: BTreeMap<ProjectName, State<Stored>>,
+        mut states: BTreeMap<ProjectName, State<Stored>>,
         holding: &Holding,
         rounds: u32,
     ) -> Result<Proposal, SyncError> {
+        let mut due = Vec::new();
+        for (name, hold) in holding {
+            // The event that it is held for may come after this serial, and the project be determined here.
+            let Followed { project, held, .. } = &self.projects[name];
+            let early = held.is_none() && hold.needs > serial;
+            match cut::state_at(project, &self.log, serial, self.fetcher.releases_of(name)) {
+                Ok(state) if early => drop(states.insert(name.clone(), state)),
+                _ => due.push((name, hold)),
+            }
+        }
         let mut changes: BTreeMap<_, _> = self.dropped.iter().map(|name| (name.clone(), None)).collect();
         for (name, state) in states {
             match state {
                 State::Untouched => {}
-                State::Gone => {
+                State::Gone | State::Quarantined(_) => {
                     changes.insert(name, None);
                 }
                 State::At(at, content) => {
@@ -91,13 +101,8 @@ impl Following<'_> {
             }
         }
         let mut held = Vec::new();
-        for (name, hold) in holding {
-            let events = self.log.of(name);
-            let last = events.iter().rfind(|change| change.serial <= serial);
-            if last.is_none() && self.projects[name].held.is_none() && hold.needs > serial {
-                // The event that it is held for comes after this serial.
-                continue;
-            }
+        for (name, hold) in due {
+            let last = self.log.of(name).iter().rfind(|change| change.serial <= serial);
             if let Some(kept) = self.carry(name, serial, &mut changes)? {
                 // The event that it was held for may come after this serial; then it needs its last event up to this
                 // serial.

@@ -308,7 +308,7 @@ impl Following<'_> {
         let leaf = self.fetcher.base_leaf(&name)?;
         let base = match (needs, &leaf) {
             (Some(needs), _) => Base::Unknown(needs),
-            (None, Some(leaf)) => Base::Known(self.fetcher.base_content(leaf)?),
+            (None, Some(leaf)) => Base::of(self.fetcher.base_content(leaf)?),
             (None, None) => Base::Absent,
         };
         let display = match &leaf {

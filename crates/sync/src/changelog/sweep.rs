@@ -63,7 +63,7 @@ impl Following<'_> {
             if followed.swept && self.log.of(name).last().is_some_and(|change| change.serial > self.from) {
                 followed.swept = false;
                 let leaf = followed.leaf.as_ref().expect("the sweep goes over what the base has");
-                followed.project.base = Base::Known(self.fetcher.base_content(leaf)?);
+                followed.project.base = Base::of(self.fetcher.base_content(leaf)?);
                 followed.project.since = self.from;
             }
         }

@@ -6,14 +6,15 @@
 //! of a larger N. Events about people change no page, so they do not count as events here; but they move their project's
 //! serial, which is that of its last event of any kind up to N ([`Log::serial_at`]).
 //!
-//! A project's state at N is determined in one of four ways:
+//! A project's state at N is determined in one of five ways:
 //!
 //! | way | when | the state |
 //! |---|---|---|
 //! | untouched | no event in (M, N] | M's |
 //! | quiet | its newest page's body has at least the serial of its last event ≤ N, and it has no event in (N, H] | the page |
 //! | replayed | M's state is known, the log is clear, and the pages fetched since M, whatever their age, show every file that the log adds | M's with the log applied |
-//! | gone | its last event ≤ N removes or quarantines it | none |
+//! | gone | its last event ≤ N removes it | none |
+//! | quarantined | its last event ≤ N quarantines it, or it was quarantined before, and the log says nothing else since | nothing is shown of it |
 //!
 //! Why each part is needed:
 //!
@@ -33,7 +34,10 @@
 //! | 15 add, 18 remove the same | none | replayed: the file is not in the result, so the cut need not know it |
 //! | 15 add, 25 release quarantine cleared | serial 25 | not: the release was hidden before, so page 25 is not what 20 showed |
 //! | 15 remove project | any, or none | gone |
-//! | 15 project quarantined | any, or none | gone |
+//! | 15 project quarantined | any, or none | quarantined |
+//! | 15 project quarantined, 18 whatever but cleared, removed or created | any, or none | quarantined |
+//! | 15 project quarantined, 18 cleared | serial 12, or none | replayed: what it hid is what M has |
+//! | 18 quarantine cleared, and it was quarantined at M | serial 12, or none | not: no snapshot has what it hid |
 //! | 15 release quarantine cleared, 25 project quarantined | serial 12, or none | not, and no later page can tell: the project has moved on |
 //! | 15 something unknown | serial 15 | quiet |
 //! | 15 something unknown | serial 12 | not: stale, and the log is not clear |
@@ -53,8 +57,6 @@ use std::fmt;
 use strandline_model::{HoldReason, ProjectName, Releases, Serial, Status, Yanked};
 
 pub use log::{Action, Change, Log};
-
-use crate::cut::replay::Shown;
 
 /// A file as the cut sees it; `F` is everything else that is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,9 +98,18 @@ pub enum Base<F> {
     Known(Content<F>),
     /// It was so at `since`; no snapshot has this state yet.
     Found(Content<F>),
+    /// It was quarantined. What that hides is not known.
+    Quarantined,
     /// Not known: no snapshot has the project, or the one that has it holds it at an older state. Only a page can tell,
     /// if it has at least this serial and the serials of the events that are known.
     Unknown(Serial),
+}
+
+impl<F> Base<F> {
+    /// What a snapshot has.
+    pub fn of(content: Content<F>) -> Self {
+        if content.status == Status::Quarantined { Self::Quarantined } else { Self::Known(content) }
+    }
 }
 
 /// Everything that is known of one project that may differ from M.
@@ -124,6 +135,8 @@ pub enum State<F> {
     Untouched,
     /// So, with this serial: that of its last event of any kind.
     At(Serial, Content<F>),
+    /// Quarantined, with this serial: nothing is shown of it.
+    Quarantined(Serial),
     /// Not there.
     Gone,
 }
@@ -132,6 +145,7 @@ pub enum State<F> {
 enum Standing<F> {
     Untouched,
     So(Content<F>),
+    Quarantined,
     Gone,
 }
 
@@ -316,6 +330,17 @@ pub fn cut<F: Clone + PartialEq>(
     Cut { serial, states, in_the_way }
 }
 
+/// How one project stands at `at` by itself, or why that is not known. `log` is as [`cut`] wants it.
+pub fn state_at<F: Clone + PartialEq>(
+    project: &Project<F>,
+    log: &Log,
+    at: Serial,
+    releases: ReleasesOf<'_>,
+) -> Result<State<F>, Obstacle> {
+    let standing = determine(Rule::WHOLE, project, log.of(releases.project), at, releases)?;
+    Ok(stated(standing, project, log, releases.project, at))
+}
+
 /// A project as it stands at `at`, with its serial there.
 fn stated<F: Clone>(
     standing: Standing<F>,
@@ -325,15 +350,13 @@ fn stated<F: Clone>(
     at: Serial,
 ) -> State<F> {
     let serial = log.serial_at(name, at, project.serial, project.pages.iter().map(|page| page.serial));
+    let moved = || log.last(name, at).is_some_and(|(last, _)| last > project.serial);
     match (standing, &project.base) {
         (Standing::Gone, _) => State::Gone,
         (Standing::So(content), _) => State::At(serial, content),
-        // Only events about people came since.
-        (Standing::Untouched, Base::Known(content))
-            if log.last(name, at).is_some_and(|(last, _)| last > project.serial) =>
-        {
-            State::At(serial, content.clone())
-        }
+        (Standing::Quarantined, _) => State::Quarantined(serial),
+        // Where only events about people came since, the serial alone moves.
+        (Standing::Untouched, Base::Known(content)) if moved() => State::At(serial, content.clone()),
         (Standing::Untouched, _) => State::Untouched,
     }
 }
@@ -362,11 +385,14 @@ fn determine<F: Clone + PartialEq>(
         None => match &project.base {
             Base::Unknown(_) => needed,
             Base::Found(content) => return Ok(Standing::So(content.clone())),
+            Base::Quarantined => return Ok(Standing::Quarantined),
             Base::Known(_) | Base::Absent => return Ok(Standing::Untouched),
         },
     };
-    if before.last().is_some_and(|last| last.action.removes_project()) {
-        return Ok(Standing::Gone);
+    match before.last().map(|last| &last.action) {
+        Some(Action::RemoveProject) => return Ok(Standing::Gone),
+        Some(Action::QuarantineProject) => return Ok(Standing::Quarantined),
+        _ => {}
     }
     let replayed = replay::replay(project, before, events, releases);
     let seen = newest.map(|page| page.serial);
@@ -374,22 +400,18 @@ fn determine<F: Clone + PartialEq>(
     let quiet = newest.filter(|page| (!rule.body_serial || page.serial >= needs) && (!rule.quiet || after.is_empty()));
     if let Some(page) = quiet {
         let agrees = match &replayed {
-            Some(Shown::Content(replayed)) => same_files(replayed, &page.content),
-            Some(Shown::Nothing) => page.content.status == Status::Quarantined || page.content.files.is_empty(),
+            Some(Standing::So(replayed)) => same_files(replayed, &page.content),
+            Some(_) => page.content.status == Status::Quarantined || page.content.files.is_empty(),
             None => true,
         };
         let said_twice = || project.pages.iter().rev().nth(1).is_some_and(|earlier| earlier == page);
         if agrees || said_twice() {
-            return finished(Some(page.content.clone())).map_err(|reason| obstacle(Why::File(reason)));
+            return finished(Standing::So(page.content.clone())).map_err(|reason| obstacle(Why::File(reason)));
         }
         return Err(obstacle(Why::Disagrees));
     }
-    if let Some(content) = replayed {
-        let content = match content {
-            Shown::Content(content) => Some(content),
-            Shown::Nothing => None,
-        };
-        return finished(content).map_err(|reason| obstacle(Why::File(reason)));
+    if let Some(replayed) = replayed {
+        return finished(replayed).map_err(|reason| obstacle(Why::File(reason)));
     }
     let is_gone = after.last().is_some_and(|change| change.action.removes_project());
     Err(obstacle(match newest {
@@ -412,15 +434,15 @@ fn obstacle(why: Why, before: &[Change], events: &[Change], needs: Serial, seen:
     Obstacle { since: since.map_or(needs, |change| change.serial), needs, seen, why }
 }
 
-/// A state whose files are all there. A quarantined project is not shown.
-fn finished<F>(content: Option<Content<F>>) -> Result<Standing<F>, HoldReason> {
-    match content {
-        None => Ok(Standing::Gone),
-        Some(content) if content.status == Status::Quarantined => Ok(Standing::Gone),
-        Some(content) => match content.files.values().find_map(|file| file.content.as_ref().err()) {
+/// How a project stands whose files are all there; else why one of them is not.
+fn finished<F>(standing: Standing<F>) -> Result<Standing<F>, HoldReason> {
+    match standing {
+        Standing::So(content) if content.status == Status::Quarantined => Ok(Standing::Quarantined),
+        Standing::So(content) => match content.files.values().find_map(|file| file.content.as_ref().err()) {
             Some(reason) => Err(*reason),
             None => Ok(Standing::So(content)),
         },
+        standing => Ok(standing),
     }
 }
 
@@ -449,6 +471,7 @@ pub fn promoted<F: Clone + PartialEq>(
     let base = match determine(Rule::WHOLE, project, events, at, releases).ok()? {
         Standing::Untouched => return None,
         Standing::Gone => Base::Absent,
+        Standing::Quarantined => Base::Quarantined,
         Standing::So(content) => Base::Found(content),
     };
     // It has stood so since its last event: the first snapshot may be of any serial from there on.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_model::{Status, Yanked};
 
-use super::{Action, Base, Change, Content, File, Project, ReleasesOf};
+use super::{Action, Base, Change, Content, File, Project, ReleasesOf, Standing};
 
 /// What is known of a release's yank: as the files show it that were there at M, or by the log.
 #[derive(Clone)]
@@ -27,45 +27,39 @@ struct Present {
     yanked: Option<Yanked>,
 }
 
-/// What a project shows.
-pub(super) enum Shown<F> {
-    /// Nothing: it was removed or quarantined.
-    Nothing,
-    /// This.
-    Content(Content<F>),
-}
-
-/// What the project shows after `before`, the events of it in (M, N]; `None` if the log and the pages do not say. `all` are
+/// How the project stands after `before`, the events of it in (M, N]; `None` if the log and the pages do not say. `all` are
 /// its events up to the head of the log.
 pub(super) fn replay<F: Clone + PartialEq>(
     project: &Project<F>,
     before: &[Change],
     all: &[Change],
     releases_of: ReleasesOf<'_>,
-) -> Option<Shown<F>> {
+) -> Option<Standing<F>> {
     let shown = match &project.base {
         Base::Known(content) | Base::Found(content) => Some(content),
-        Base::Absent => None,
+        Base::Absent | Base::Quarantined => None,
         // From its beginning on, the log says everything.
         Base::Unknown(_) => match before.first() {
             Some(Change { action: Action::Create, .. }) => None,
             _ => return None,
         },
     };
+    let was_quarantined = matches!(project.base, Base::Quarantined);
     let present = |file: &File<F>| Present { version: None, yanked: Some(file.yanked.clone()) };
     let files = shown.iter().flat_map(|content| &content.files);
     let mut replaying = Replaying {
         project,
         all,
         releases_of,
-        exists: shown.is_some(),
-        quarantined: false,
+        exists: shown.is_some() || was_quarantined,
+        quarantined: was_quarantined,
+        unknown: was_quarantined,
         hidden: BTreeSet::new(),
         releases: BTreeMap::new(),
         files: files.map(|(name, file)| (name.clone(), present(file))).collect(),
         shown,
     };
-    before.iter().try_for_each(|change| replaying.apply(change))?;
+    before.iter().try_for_each(|change| replaying.follow(change))?;
     replaying.show()
 }
 
@@ -78,6 +72,8 @@ struct Replaying<'a, F> {
     shown: Option<&'a Content<F>>,
     exists: bool,
     quarantined: bool,
+    /// Whether it is not known what its quarantine hides.
+    unknown: bool,
     /// The releases whose files are quarantined.
     hidden: BTreeSet<String>,
     /// The releases whose yank the log has told.
@@ -104,19 +100,31 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
         first == Some(true)
     }
 
+    /// Applies an event; `None` if it is not clear what the project shows then. As long as it is quarantined, that is clear.
+    fn follow(&mut self, change: &Change) -> Option<()> {
+        let was_quarantined = self.exists && self.quarantined;
+        if self.apply(change).is_none() {
+            if !was_quarantined || matches!(change.action, Action::ClearProject) {
+                return None;
+            }
+            self.unknown = true;
+        }
+        Some(())
+    }
+
     /// Applies an event; `None` if it is not clear what it does.
     fn apply(&mut self, change: &Change) -> Option<()> {
         match &change.action {
             Action::Create => {
-                (self.exists, self.quarantined, self.shown) = (true, false, None);
+                (self.exists, self.quarantined, self.unknown, self.shown) = (true, false, false, None);
                 self.hidden.clear();
                 self.releases.clear();
                 self.files.clear();
             }
             Action::RemoveProject => self.exists = false,
-            // A snapshot without the project says nothing about what a quarantine hides.
             _ if !self.exists => return None,
             Action::QuarantineProject => self.quarantined = true,
+            _ if self.unknown => return None,
             Action::ClearProject if self.quarantined => self.quarantined = false,
             Action::NewRelease(version) | Action::UnyankRelease(version) => {
                 self.releases.insert(version.clone(), Yank::Known(Yanked::No));
@@ -164,10 +172,13 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
         self.shown.into_iter().chain(self.project.pages.iter().rev().map(|page| &page.content))
     }
 
-    /// What the project shows now.
-    fn show(self) -> Option<Shown<F>> {
-        if !self.exists || self.quarantined {
-            return Some(Shown::Nothing);
+    /// How the project stands now.
+    fn show(self) -> Option<Standing<F>> {
+        if !self.exists {
+            return Some(Standing::Gone);
+        }
+        if self.quarantined {
+            return Some(Standing::Quarantined);
         }
         let mut files = BTreeMap::new();
         for (name, present) in &self.files {
@@ -192,7 +203,7 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
         // The log does not have the status: the newest page says it, whenever that came, else M does.
         let pages = self.project.pages.iter().filter(|page| page.content.status != Status::Quarantined);
         let latest = pages.max_by_key(|page| page.serial).map(|page| &page.content).or(self.shown);
-        Some(Shown::Content(Content {
+        Some(Standing::So(Content {
             status: latest.map_or(Status::Active, |latest| latest.status),
             status_reason: latest.and_then(|latest| latest.status_reason.clone()),
             versions: versions.into_iter().collect(),

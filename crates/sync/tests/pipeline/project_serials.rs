@@ -107,6 +107,18 @@ fn a_serial_is_that_of_the_cut() {
 }
 
 #[test]
+fn a_serial_moves_although_its_project_will_be_held_for_a_later_event() {
+    let (world, script) = (World::new(), script());
+    world.sync(&script, &once(NAMES)).unwrap();
+    // Alpha has stood in the way for long, and beta only now: nothing from 9 on can be taken.
+    let young = Event { time: now(), ..event(9, "beta", add("beta-2.tar.gz")) };
+    script.log([people(8, "Alpha"), young, event(10, "Alpha", add("alpha-2.tar.gz"))]);
+    let done = world.sync(&script, &once(NAMES)).unwrap();
+    assert_eq!((done.label.to_string().as_str(), done.held), ("8", vec![]));
+    stands(&world, "8 Alpha:8 beta:7");
+}
+
+#[test]
 fn an_entity_tag_counts_although_the_serial_moves() {
     let (world, script) = synced();
     let sync = |days| sync_store_at(&world.open(), &script, &patient(NAMES), after(days)).unwrap();

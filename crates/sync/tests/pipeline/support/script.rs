@@ -190,6 +190,11 @@ impl Script {
         self.state().unlisted.insert(name(project));
     }
 
+    /// From now on it has this one again.
+    pub(crate) fn relist(&self, project: &str) {
+        self.state().unlisted.remove(&name(project));
+    }
+
     /// From now on upstream's list has a project so, whatever its page says.
     pub(crate) fn list(&self, display: &str, number: u64) {
         self.state().listed.insert(name(display), (display.parse().unwrap(), serial(number)));
