@@ -87,7 +87,8 @@ impl<'a> Following<'a> {
             listed.append(&mut self.add_selected(wanted, &events, &mut unknown).await?);
         }
         let late = self.came_late(&events)?;
-        for event in &late {
+        // The last first: of several late events, each is named only if more snapshots lack it than those after it.
+        for event in late.iter().rev() {
             if event.change.is_some() {
                 let needs = unknown.entry(event.project.clone()).or_insert(event.serial);
                 *needs = event.serial.max(*needs);
