@@ -185,15 +185,16 @@ impl Fetcher {
         Ok(entries)
     }
 
-    /// How the owner writes the name: as upstream says, unless that is the normalised form only, as in pages in JSON, and the base or
-    /// else the configuration knows better.
+    /// How the owner writes the name: as upstream says, unless that is the normalised form only, as in pages in JSON. Then it stays as
+    /// it was in the base, and is as the configuration writes it in a project's first snapshot.
     fn display_name(&self, project: &ProjectName, display: &DisplayName, base: Option<&Leaf>) -> DisplayName {
         let configured = match &self.settings.selection {
             Selection::Projects(names) => names.get(project),
             Selection::Everything => None,
         };
-        let known = [Some(display), base.map(|leaf| &leaf.display), configured].into_iter().flatten();
-        let mut spelt = known.filter(|known| known.as_str() != project.as_str());
-        spelt.next().unwrap_or(display).clone()
+        if display.as_str() != project.as_str() {
+            return display.clone();
+        }
+        base.map(|leaf| &leaf.display).or(configured).unwrap_or(display).clone()
     }
 }
