@@ -172,7 +172,10 @@ fn example() -> String {
 }
 
 #[test]
-fn format_2_is_pinned() {}
+fn format_2_is_pinned() {
+    let golden = include_str!("golden/format-2.txt");
+    assert_eq!(example(), golden, "format 2 has changed: that breaks every store; a new format needs a new number");
+}
 
 #[test]
 fn every_body_reads_back() {
