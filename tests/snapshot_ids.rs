@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use strandline_durable::Disk;
-use strandline_model::{DisplayName, ProjectName, Serial, Timestamp, UpstreamUrl};
+use strandline_model::{DisplayName, ProjectName, Record, Serial, Timestamp, UpstreamUrl};
 use strandline_pypi::{Index, Pypi, Settings as Asking};
 use strandline_store::Store;
-use strandline_sync::upstream::{self, Answer, Body, Event, UpstreamError, Validator, Way};
+use strandline_sync::upstream::{self, Answer, Body, Event, Page, UpstreamError, Validator, Way};
 use strandline_sync::{Context, Method, Outcome, Progress, Selection, Settings};
 use strandline_testkit::{Fault, Generator, On, Rule, Upstream, Weights, history};
 
@@ -23,11 +24,27 @@ const EVENTS: usize = 200;
 /// Where nothing stands in the way, a slow machine is no reason for another snapshot.
 const UNHURRIED: Duration = Duration::from_secs(60);
 
-/// An index that snapshots name by a URL without this machine's port.
+/// Where the index and its files seem to be.
+const NAMED: &str = "https://index.example";
+
+/// An index that snapshots and records name by URLs without this machine's port.
 #[derive(Debug)]
 struct Renamed {
     index: Index,
     name: UpstreamUrl,
+    /// Where it is: the scheme, and the address with its port.
+    origin: String,
+}
+
+impl Renamed {
+    fn renamed(&self, Page { record, serial }: Page) -> Page {
+        let (told, mut seen) = record.into_parts();
+        for file in seen.files.values_mut() {
+            file.url = file.url.take().map(|url| url.replace(&self.origin, NAMED));
+            file.provenance = file.provenance.take().map(|url| url.replace(&self.origin, NAMED));
+        }
+        Page { record: Record::new(told, seen).unwrap(), serial }
+    }
 }
 
 impl upstream::Upstream for Renamed {
@@ -41,11 +58,18 @@ impl upstream::Upstream for Renamed {
         validator: Option<&'a Validator>,
         way: Way,
     ) -> BoxFuture<'a, Result<Answer, UpstreamError>> {
-        self.index.page(project, validator, way)
+        async move {
+            Ok(match self.index.page(project, validator, way).await? {
+                Answer::Page { page, validator } => Answer::Page { page: self.renamed(page), validator },
+                other => other,
+            })
+        }
+        .boxed()
     }
 
     fn file<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Body, UpstreamError>> {
-        self.index.file(url)
+        let url = url.replace(NAMED, &self.origin);
+        async move { self.index.file(&url).await }.boxed()
     }
 
     fn last_serial(&self) -> BoxFuture<'_, Result<Serial, UpstreamError>> {
@@ -100,7 +124,8 @@ fn move_to(upstream: &Upstream, generator: &mut Generator, events: usize) {
 fn sync(world: &World, patience: Duration) -> Outcome {
     let upstream = &world.upstream;
     let index = Index::new(Asking::new(upstream.simple_url().parse().unwrap())).unwrap();
-    let renamed = Renamed { index, name: "https://index.example/simple/".parse().unwrap() };
+    let (name, origin) = (format!("{NAMED}/simple/").parse().unwrap(), format!("http://{}", upstream.address()));
+    let renamed = Renamed { index, name, origin };
     let settings = Settings {
         method: Some(Method::Changelog),
         drain: Duration::ZERO,

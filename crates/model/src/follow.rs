@@ -9,9 +9,10 @@ use crate::{BadBody, Blake3, ProjectName};
 const FORMAT: &str = "strandline-follow 2";
 const KIND: &str = "follow body";
 const EVERYTHING: &str = "everything";
+const PROJECT: &str = "project ";
 
 /// What a mirror follows. A snapshot names it by the BLAKE3 of its canonical bytes: the line `strandline-follow 2`, then the line
-/// `everything`, or each name in its normalised form, sorted by bytes.
+/// `everything`, or `project NAME` for each, sorted by bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Follow {
     /// All projects.
@@ -27,8 +28,7 @@ impl Follow {
         line(&mut out, format_args!("{FORMAT}"));
         match self {
             Self::Everything => line(&mut out, format_args!("{EVERYTHING}")),
-            // A project may have this name, too; its line has a space in front, as no name can have.
-            Self::Projects(names) => names.iter().for_each(|name| line(&mut out, format_args!(" {name}"))),
+            Self::Projects(names) => names.iter().for_each(|name| line(&mut out, format_args!("{PROJECT}{name}"))),
         }
         out.into_bytes()
     }
@@ -42,9 +42,9 @@ impl Follow {
         let mut names = BTreeSet::new();
         let mut everything = false;
         while let Some(line) = lines.next() {
-            match line.strip_prefix(' ') {
-                Some(name) => everything |= !names.insert(lines.parse(name)?),
-                None => everything = line == EVERYTHING,
+            match line.strip_prefix(PROJECT) {
+                Some(name) => drop(names.insert(lines.parse(name)?)),
+                None => everything = true,
             }
         }
         let follow = if everything { Self::Everything } else { Self::Projects(names) };

@@ -22,8 +22,7 @@ const DENSEST: usize = (128 << 10) / 4;
 const DICTIONARY: [u8; 4] = 0xec30_a437_u32.to_le_bytes();
 
 thread_local! {
-    // Each has tables of hundreds of kilobytes: setting them up takes longer than a pack does.
-    static ALONE: RefCell<CCtx<'static>> = RefCell::new(CCtx::create());
+    // It has tables of a hundred kilobytes: setting them up takes longer than unpacking does.
     static UNPACK: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
 }
 
@@ -41,40 +40,48 @@ pub(crate) struct Packed {
     pub(crate) against: bool,
 }
 
-/// Packs bytes: against the reference, if there is one and that makes them clearly smaller.
-pub(crate) fn pack(bytes: &[u8], reference: Option<&Reference>) -> Packed {
-    let alone = || ALONE.with_borrow_mut(|context| compressed(context, bytes, 0));
-    let Some(reference) = reference.filter(|reference| !reference.bytes.starts_with(&DICTIONARY)) else {
-        return Packed { bytes: alone(), against: false };
-    };
-    let mut context = CCtx::create();
-    context.ref_prefix(&reference.bytes).expect("any bytes can be a prefix");
-    let against = compressed(&mut context, bytes, reference.bytes.len());
-    if against.len() <= bytes.len() / PALTRY {
-        return Packed { bytes: against, against: true };
-    }
-    let alone = alone();
-    let (part, whole) = if reference.nearest { SHARE_WITH_NEAREST } else { SHARE_WITH_OTHER };
-    if against.len() * whole <= alone.len() * part {
-        Packed { bytes: against, against: true }
-    } else {
-        Packed { bytes: alone, against: false }
-    }
-}
+/// What packs. It has tables of hundreds of kilobytes, and setting them up takes longer than a pack does.
+pub(crate) struct Packer<'a>(CCtx<'a>);
 
-/// `before` is how many bytes the context has as a prefix: all of them can be referred to from everywhere.
-fn compressed(context: &mut CCtx<'_>, bytes: &[u8], before: usize) -> Vec<u8> {
-    let reach = before.saturating_add(bytes.len()).max(1).next_power_of_two().ilog2().clamp(10, 27);
-    let mut packed = Vec::with_capacity(zstd_safe::compress_bound(bytes.len()));
-    context
-        .set_parameter(CParameter::CompressionLevel(LEVEL))
-        .and_then(|_| context.set_parameter(CParameter::WindowLog(reach)))
-        // Of a prefix, zstd finds again what is in the last eight bytes for each place in this table. Zero is its own choice.
-        .and_then(|_| context.set_parameter(CParameter::HashLog(if before > 1 << 20 { reach - 3 } else { 0 })))
-        .and_then(|_| context.compress2(&mut packed, bytes))
-        .expect("packing cannot fail where there is room");
-    packed.shrink_to_fit();
-    packed
+impl<'a> Packer<'a> {
+    pub(crate) fn new() -> Self {
+        Self(CCtx::create())
+    }
+
+    /// Packs bytes: against the reference, if there is one and that makes them clearly smaller.
+    pub(crate) fn pack(&mut self, bytes: &[u8], reference: Option<&'a Reference>) -> Packed {
+        let Some(reference) = reference.filter(|reference| !reference.bytes.starts_with(&DICTIONARY)) else {
+            return Packed { bytes: self.compress(bytes, 0), against: false };
+        };
+        // It is one for the next pack alone.
+        self.0.ref_prefix(&reference.bytes).expect("any bytes can be a prefix");
+        let against = self.compress(bytes, reference.bytes.len());
+        if against.len() <= bytes.len() / PALTRY {
+            return Packed { bytes: against, against: true };
+        }
+        let alone = self.compress(bytes, 0);
+        let (part, whole) = if reference.nearest { SHARE_WITH_NEAREST } else { SHARE_WITH_OTHER };
+        if against.len() * whole <= alone.len() * part {
+            Packed { bytes: against, against: true }
+        } else {
+            Packed { bytes: alone, against: false }
+        }
+    }
+
+    /// `before` is how many bytes there are as a prefix: all of them can be referred to from everywhere.
+    fn compress(&mut self, bytes: &[u8], before: usize) -> Vec<u8> {
+        let reach = before.saturating_add(bytes.len()).max(1).next_power_of_two().ilog2().clamp(10, 27);
+        // Of a prefix, zstd finds again what is in the last eight bytes for each place in its table. Zero is its own choice.
+        let table = if before > 1 << 20 { reach - 3 } else { 0 };
+        let mut packed = Vec::with_capacity(zstd_safe::compress_bound(bytes.len()));
+        [CParameter::CompressionLevel(LEVEL), CParameter::WindowLog(reach), CParameter::HashLog(table)]
+            .into_iter()
+            .try_for_each(|parameter| self.0.set_parameter(parameter).map(drop))
+            .and_then(|()| self.0.compress2(&mut packed, bytes))
+            .expect("packing cannot fail where there is room");
+        packed.shrink_to_fit();
+        packed
+    }
 }
 
 /// The bytes, if they are `size` many. Takes no more room than that, and none where `packed` says another size or is too

@@ -15,7 +15,7 @@ use strandline_model::Blake3;
 
 use crate::StoreError;
 use crate::bodies::Bodies;
-use crate::packing::{Reference, pack, unpack};
+use crate::packing::{Packer, Reference, unpack};
 use crate::readers::TOGETHER;
 use crate::rows::{blake3, execute_each, row, rows};
 
@@ -55,6 +55,9 @@ struct Unpacked {
 type Problem = &'static str;
 
 const PLACE: &str = "SELECT pack, position FROM body WHERE id = ?1";
+/// One query, because each takes locks of files where no transaction is open.
+const BODY: &str = "SELECT p.sizes, p.packed, p.reference, r.sizes, r.packed, b.position
+    FROM body b LEFT JOIN pack p ON p.number = b.pack LEFT JOIN pack r ON r.number = p.reference WHERE b.id = ?1";
 const PACK: &str = "SELECT p.sizes, p.packed, p.reference, r.sizes, r.packed
     FROM pack p LEFT JOIN pack r ON r.number = p.reference WHERE p.number = ?1";
 const REFERENCE: &str = "SELECT r.number, p.reference IS NULL, r.sizes, r.packed
@@ -62,8 +65,12 @@ const REFERENCE: &str = "SELECT r.number, p.reference IS NULL, r.sizes, r.packed
     WHERE b.id = ?1";
 
 fn place_of_row(row: &Row<'_>) -> rusqlite::Result<Place> {
-    // A position that is none is that of no body.
-    Ok(Place { pack: row.get(0)?, position: row.get::<_, i64>(1)?.try_into().unwrap_or(usize::MAX) })
+    Ok(Place { pack: row.get(0)?, position: position(row, 1)? })
+}
+
+/// A number that is no position is that of no body.
+fn position(row: &Row<'_>, column: usize) -> rusqlite::Result<usize> {
+    Ok(row.get::<_, i64>(column)?.try_into().unwrap_or(usize::MAX))
 }
 
 /// The pack of a row with sizes and packed bytes, of which the first is in this column.
@@ -76,6 +83,9 @@ fn unpacked(row: &Row<'_>, column: usize, reference: &[u8]) -> rusqlite::Result<
 }
 
 fn pack_of_row(row: &Row<'_>) -> rusqlite::Result<Result<Unpacked, Problem>> {
+    if row.get_ref(1)?.as_blob_or_null()?.is_none() {
+        return Ok(Err("is damaged: its pack is missing"));
+    }
     if row.get::<_, Option<i64>>(2)?.is_none() {
         return unpacked(row, 0, &[]);
     }
@@ -143,9 +153,10 @@ fn damaged(id: Blake3, problem: &str) -> StoreError {
 
 impl Bodies<'_> {
     pub(crate) fn read(&self, id: Blake3) -> Result<Vec<u8>, StoreError> {
-        let Place { pack, position } = self.place(id)?;
-        let unpacked = self.unpacked(pack)?.map_err(|problem| damaged(id, problem))?;
-        unpacked.body(id, position).map(<[u8]>::to_vec)
+        let read = |row: &Row<'_>| Ok((pack_of_row(row)?, position(row, 5)?));
+        let found = row(self.connection, BODY, [id.as_bytes()], read).map_err(self.store.sql())?;
+        let (unpacked, position) = found.ok_or_else(|| damaged(id, "is missing"))?;
+        unpacked.map_err(|problem| damaged(id, problem))?.body(id, position).map(<[u8]>::to_vec)
     }
 
     fn place(&self, id: Blake3) -> Result<Place, StoreError> {
@@ -249,13 +260,12 @@ impl Bodies<'_> {
             some.retain(|pack| !pack.bodies.is_empty());
             let references = self.references(some.iter().filter_map(|pack| pack.like).collect())?;
             let reference = |new: &NewPack| new.like.and_then(|like| references.get(&like));
-            let packed = |new: &NewPack| {
+            let packed = some.par_iter().map_init(Packer::new, |packer, new| {
                 let bytes = || new.bodies.iter().map(|(_, bytes)| &bytes[..]);
                 let whole = bytes().collect::<Vec<_>>().concat();
-                let packed = pack(&whole, reference(new).map(|(_, reference)| reference));
-                (sizes(bytes()), packed)
-            };
-            let packed: Vec<_> = some.par_iter().map(packed).collect();
+                (sizes(bytes()), packer.pack(&whole, reference(new).map(|(_, reference)| reference)))
+            });
+            let packed: Vec<_> = packed.collect();
             for (new, (sizes, packed)) in some.iter().zip(packed) {
                 let reference = reference(new).filter(|_| packed.against).map(|(number, _)| *number);
                 self.insert(new, reference, &sizes, &packed.bytes).map_err(self.store.sql())?;
@@ -284,7 +294,7 @@ impl Bodies<'_> {
     fn restore_together(&self, lost: Vec<(Blake3, Vec<u8>)>) -> Result<(), StoreError> {
         if let Some((number, whole)) = self.pack_with(&lost)? {
             let sizes = sizes(whole.iter().map(|bytes| &bytes[..]));
-            let packed = pack(&whole.concat(), None);
+            let packed = Packer::new().pack(&whole.concat(), None);
             let replace = || {
                 self.connection.execute("DELETE FROM pack WHERE number = ?1", [number])?;
                 let insert = "INSERT INTO pack (number, sizes, packed) VALUES (?1, ?2, ?3)";

@@ -348,6 +348,5 @@ pub(crate) fn iso_time(unix_ms: u64) -> String {
     let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
     let year = era * 400 + year + carry;
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}000") };
-    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}000Z")
 }
