@@ -20,6 +20,7 @@ mod mirrors_in_one_store;
 mod progress;
 mod proxies_and_tls;
 mod purge;
+mod quarantine;
 mod recomputed_ids;
 mod repair;
 mod resource_limits;

@@ -307,7 +307,7 @@ impl Mirror {
             for name in &asked {
                 let last = self.log.of(name).last();
                 let people_alone = last.is_none() && !self.held.contains_key(name);
-                if !people_alone && !last.is_some_and(|change| change.action.removes_project()) {
+                if !people_alone && !last.is_some_and(|change| change.action.needs_no_page()) {
                     self.fetch(name);
                 }
             }
@@ -394,7 +394,9 @@ impl Mirror {
         for (name, needs) in holding {
             let early = !self.held.contains_key(name) && *needs > at;
             match cut::state_at(&projects[name], &self.log, at, ReleasesOf { project: name, releases: &Named }) {
-                Ok(state) if early => drop(states.insert(name.clone(), state)),
+                Ok(state) if early || matches!(state, State::Gone | State::Quarantined(_)) => {
+                    states.insert(name.clone(), state);
+                }
                 _ => due.push(name),
             }
         }

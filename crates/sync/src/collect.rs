@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_model::{FileName, Leaf, Method, ProjectName, Serial, Status};
+use strandline_model::{FileName, Leaf, Method, ProjectName, Serial};
 use strandline_store::Recorded;
 use tokio::time::Instant;
 
@@ -196,9 +196,7 @@ fn conclude(
                     Some(serial) => greatest = greatest.max(serial),
                     None => counted = true,
                 }
-                // A quarantined project is not shown, as in a mirror with a changelog.
-                let shown = whole.content.status != Status::Quarantined;
-                changes.insert(project, shown.then_some(whole));
+                changes.insert(project, Some(whole));
             }
             Known::Absent => {
                 changes.insert(project.clone(), None);

@@ -130,12 +130,8 @@ impl Following<'_> {
     /// Remembers the newest pages of these projects, and keeps no more of them than that.
     fn park(&mut self, names: &BTreeSet<ProjectName>) -> Result<(), SyncError> {
         for leaf in self.remember(names, 1)? {
-            let newest = self.projects[&leaf.name].project.pages.last();
-            // A quarantined project is not shown: the cut knows.
-            if newest.is_some_and(|page| page.content.status != strandline_model::Status::Quarantined) {
-                let listed = self.projects.remove(&leaf.name).map_or(Serial::ZERO, |followed| followed.project.serial);
-                self.parked.insert(leaf.name.clone(), Parked { leaf, listed });
-            }
+            let listed = self.projects.remove(&leaf.name).map_or(Serial::ZERO, |followed| followed.project.serial);
+            self.parked.insert(leaf.name.clone(), Parked { leaf, listed });
         }
         Ok(())
     }

@@ -47,22 +47,17 @@ impl Following<'_> {
         Ok(broken)
     }
 
-    /// Carries a held project at its last good state; returns that state's serial, or `None` if the log has removed it.
+    /// Carries a held project at its last good state; returns that state's serial, or zero if there is none.
     pub(super) fn carry(
         &self,
         name: &ProjectName,
         serial: Serial,
         changes: &mut BTreeMap<ProjectName, Option<Arc<Whole>>>,
-    ) -> Result<Option<Serial>, SyncError> {
+    ) -> Result<Serial, SyncError> {
         let followed = &self.projects[name];
-        let events = self.log.of(name);
-        if events.iter().rfind(|change| change.serial <= serial).is_some_and(|last| last.action.removes_project()) {
-            changes.insert(name.clone(), None);
-            return Ok(None);
-        }
-        let Some(leaf) = &followed.leaf else { return Ok(Some(Serial::ZERO)) };
+        let Some(leaf) = &followed.leaf else { return Ok(Serial::ZERO) };
         let good = self.fetcher.base_content(leaf)?;
-        let content = cut::carried(&good, leaf.serial, events, serial, self.fetcher.releases_of(name));
+        let content = cut::carried(&good, leaf.serial, self.log.of(name), serial, self.fetcher.releases_of(name));
         let kept = if content.is_some() { leaf.serial } else { Serial::ZERO };
         if content.as_ref() != Some(&good) {
             let display = followed.display.clone();
@@ -70,6 +65,6 @@ impl Following<'_> {
                 content.map(|content| Arc::new(Whole { display, serial: Some(leaf.serial), content, validator: None }));
             changes.insert(name.clone(), whole);
         }
-        Ok(Some(kept))
+        Ok(kept)
     }
 }

@@ -39,17 +39,18 @@ impl Following<'_> {
         Ok(())
     }
 
-    /// Asks for a project's page, unless the log says that it is gone.
+    /// Asks for a project's page, unless the log says that the project is gone or quarantined: a page that still shows files
+    /// is older than that.
     pub(super) fn asking(
         &self,
         name: ProjectName,
         way: Way,
     ) -> impl Future<Output = Result<(ProjectName, Asked), SyncError>> + Send + use<> {
         let fetcher = self.fetcher.clone();
-        let gone = self.log.of(&name).last().is_some_and(|change| change.action.removes_project());
+        let is_empty = self.log.of(&name).last().is_some_and(|change| change.action.needs_no_page());
         let validator = self.projects.get(&name).and_then(|followed| followed.validator.clone());
         async move {
-            if gone {
+            if is_empty {
                 Progress::add(&fetcher.progress.projects_done, 1);
                 return Ok((name, Asked::Nothing));
             }

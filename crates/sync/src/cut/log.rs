@@ -38,8 +38,8 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether the project shows nothing after it.
-    pub fn removes_project(&self) -> bool {
+    /// Whether it alone says how the project stands after it: without files, whatever pages show.
+    pub fn needs_no_page(&self) -> bool {
         matches!(self, Self::RemoveProject | Self::QuarantineProject)
     }
 }

@@ -14,7 +14,7 @@
 //! | quiet | its newest page's body has at least the serial of its last event ≤ N, and it has no event in (N, H] | the page |
 //! | replayed | M's state is known, the log is clear, and the pages fetched since M, whatever their age, show every file that the log adds | M's with the log applied |
 //! | gone | its last event ≤ N removes it | none |
-//! | quarantined | its last event ≤ N quarantines it, or it was quarantined before, and the log says nothing else since | nothing is shown of it |
+//! | quarantined | its last event ≤ N quarantines it, or it was quarantined before, and the log says nothing else since | no files |
 //!
 //! Why each part is needed:
 //!
@@ -80,6 +80,14 @@ pub struct Content<F> {
     pub files: BTreeMap<String, File<F>>,
 }
 
+impl<F> Content<F> {
+    /// A quarantined project of which nothing else is known.
+    pub fn quarantined() -> Self {
+        let (status_reason, versions, files) = Default::default();
+        Self { status: Status::Quarantined, status_reason, versions, files }
+    }
+}
+
 /// A page that was fetched since M.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen<F> {
@@ -135,7 +143,7 @@ pub enum State<F> {
     Untouched,
     /// So, with this serial: that of its last event of any kind.
     At(Serial, Content<F>),
-    /// Quarantined, with this serial: nothing is shown of it.
+    /// Quarantined, with this serial: it has no files.
     Quarantined(Serial),
     /// Not there.
     Gone,
@@ -413,9 +421,9 @@ fn determine<F: Clone + PartialEq>(
     if let Some(replayed) = replayed {
         return finished(replayed).map_err(|reason| obstacle(Why::File(reason)));
     }
-    let is_gone = after.last().is_some_and(|change| change.action.removes_project());
+    let is_empty = after.last().is_some_and(|change| change.action.needs_no_page());
     Err(obstacle(match newest {
-        _ if is_gone => Why::Moving,
+        _ if is_empty => Why::Moving,
         None => Why::NoPage,
         Some(page) if page.serial < needs => Why::Stale,
         Some(_) => Why::Moving,
@@ -481,7 +489,8 @@ pub fn promoted<F: Clone + PartialEq>(
 }
 
 /// What is left of a held project at `at`: its last good state, which is that of the serial `since`, without what the log
-/// has removed after that.
+/// has removed after that; `None` if it has removed the project. What a quarantine hid is shown again when it is cleared, if it
+/// began after `since`.
 pub fn carried<F: Clone>(
     good: &Content<F>,
     since: Serial,
@@ -489,10 +498,12 @@ pub fn carried<F: Clone>(
     at: Serial,
     releases: ReleasesOf<'_>,
 ) -> Option<Content<F>> {
-    let mut content = good.clone();
+    let (mut content, mut quarantined) = (good.clone(), false);
     for change in events.iter().filter(|change| change.serial > since && change.serial <= at) {
         match &change.action {
-            action if action.removes_project() => return None,
+            Action::RemoveProject => return None,
+            Action::QuarantineProject => quarantined = true,
+            Action::ClearProject => quarantined = false,
             Action::RemoveFile(name) => {
                 content.files.remove(name);
             }
@@ -501,6 +512,12 @@ pub fn carried<F: Clone>(
             }
             _ => {}
         }
+    }
+    if good.status == Status::Quarantined {
+        return Some(good.clone());
+    }
+    if quarantined {
+        return Some(Content::quarantined());
     }
     content.versions.retain(|version| content.files.keys().any(|name| releases.has(name, version) != Some(false)));
     Some(content)

@@ -225,6 +225,10 @@ fn a_page_is_asked_for_before_its_project_is_believed_to_be_gone() {
     let done = world.sync(&script, &everything()).unwrap();
     assert_eq!((done.changed, done.label, done.absent), (1, at(8), vec![]));
     assert_eq!(world.list(), "8 Alpha:5");
+    // It is there, unlisted, and asked for again, and nothing changes.
+    assert_eq!(world.leaf("beta").map(|leaf| (leaf.listed, leaf.serial.get())), Some((false, 8)));
+    assert!(world.version("beta").is_some());
+    assert_eq!(world.sync(&script, &everything()).unwrap().changed, 0);
 
     script.publish("beta", Some(9), "1", &[]);
     script.relist("beta");
