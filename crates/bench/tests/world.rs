@@ -88,7 +88,7 @@ fn a_sync_writes_for_what_changed() -> Done<()> {
     let mirror = pypi(&store)?;
     let snapshot = mirror.latest_verified()?.ok_or("no snapshot")?.snapshot;
     let leaves = store.leaves(&snapshot)?;
-    assert_eq!(mirror.listed(&snapshot)?, leaves.into_iter().map(ListedProject::from).collect::<Vec<_>>());
+    assert_eq!(mirror.listed(&snapshot)?, leaves.into_iter().filter_map(ListedProject::of).collect::<Vec<_>>());
     let (again, files) = sync(directory.path(), 3, 16)?;
     assert_eq!((again.changed, files, again.before), (0, 0, Some(again.label)));
     Ok(())

@@ -89,9 +89,10 @@ pub struct ListedProject {
     pub serial: Serial,
 }
 
-impl From<Leaf> for ListedProject {
-    fn from(leaf: Leaf) -> Self {
-        Self { name: leaf.name, display: leaf.display, serial: leaf.serial }
+impl ListedProject {
+    /// What the root lists say of a project, if they name it.
+    pub fn of(leaf: Leaf) -> Option<Self> {
+        leaf.listed.then_some(Self { name: leaf.name, display: leaf.display, serial: leaf.serial })
     }
 }
 

@@ -385,7 +385,7 @@ impl Site {
         if let Some(known) = self.rendered.get(&list.blake3) {
             return Ok(known);
         }
-        let projects: Vec<_> = store.leaves(&recorded.snapshot)?.into_iter().map(ListedProject::from).collect();
+        let projects: Vec<_> = store.leaves(&recorded.snapshot)?.into_iter().filter_map(ListedProject::of).collect();
         let mut bytes = Vec::new();
         let format = self.formats.of(&recorded.snapshot.mirror);
         format.write_list(&list.path, recorded.snapshot.label.serial, &projects, &mut bytes).map_err(|source| {

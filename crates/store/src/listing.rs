@@ -55,7 +55,7 @@ impl Mirror {
                 }
             }
         }
-        Ok(self.store.leaves(snapshot)?.into_iter().filter_map(listed).collect())
+        Ok(self.store.leaves(snapshot)?.into_iter().filter_map(ListedProject::of).collect())
     }
 
     /// What a tree lists differently from the tree `of`.
@@ -68,7 +68,7 @@ impl Mirror {
         let mut changes = BTreeMap::new();
         let bodies = Bodies { store: &self.store, connection };
         trie::diff(&Remembered(&bodies), Some(of), Some(tree), &mut |change| {
-            changes.insert(change.name, change.after.and_then(listed));
+            changes.insert(change.name, change.after.and_then(ListedProject::of));
             Ok::<_, StoreError>(())
         })?;
         Ok(changes)
@@ -124,7 +124,7 @@ impl Locked {
     ) -> Result<Vec<ListedProject>, StoreError> {
         let found = match self.listing(connection)? {
             Some((of, sum, units)) if Some(of) == base => {
-                let changes = changes.into_iter().map(|(name, leaf)| (name, leaf.and_then(listed)));
+                let changes = changes.into_iter().map(|(name, leaf)| (name, leaf.and_then(ListedProject::of)));
                 Some((sum, units, changes.collect()))
             }
             // A revision of an earlier snapshot, or the first snapshot after one. The tree of these rows may be gone by now.
@@ -144,7 +144,7 @@ impl Locked {
         let bodies = Bodies { store: &self.store, connection };
         let mut all = Vec::new();
         trie::walk(&bodies, tree, &mut |leaf| {
-            all.extend(listed(leaf));
+            all.extend(ListedProject::of(leaf));
             Ok::<_, StoreError>(())
         })?;
         all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -204,11 +204,6 @@ impl Locked {
             ON CONFLICT (mirror) DO UPDATE SET tree = excluded.tree, sum = excluded.sum, units = excluded.units";
         connection.execute(record, (self.number, tree.as_bytes(), sum.0.to_le_bytes(), units)).map(drop)
     }
-}
-
-/// What the root lists say of a project, if they name it.
-fn listed(leaf: Leaf) -> Option<ListedProject> {
-    leaf.listed.then(|| leaf.into())
 }
 
 /// Reads the columns name, serial, display.

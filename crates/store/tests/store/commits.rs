@@ -21,7 +21,7 @@ fn listed(store: &Arc<Store>, snapshot: &Snapshot) -> BTreeMap<ProjectName, (u64
     assert!(leaves.is_sorted_by(|a, b| a.name < b.name), "each once, sorted by name");
     assert_eq!(
         store.mirror(&snapshot.mirror).unwrap().unwrap().listed(snapshot).unwrap(),
-        leaves.iter().cloned().map(ListedProject::from).collect::<Vec<_>>(),
+        leaves.iter().cloned().filter_map(ListedProject::of).collect::<Vec<_>>(),
         "the list beside the tree says the same"
     );
     leaves.into_iter().map(|leaf| (leaf.name, (leaf.serial.get(), leaf.unit.unwrap()))).collect()

@@ -148,7 +148,7 @@ impl World {
         // What a copy that was cut off leaves; no reader may see it.
         fs::create_dir_all(view.join("packages/aa"))?;
         fs::write(view.join("packages/aa/.copy-1"), "half")?;
-        let projects: Vec<_> = leaves.into_iter().map(ListedProject::from).collect();
+        let projects: Vec<_> = leaves.into_iter().filter_map(ListedProject::of).collect();
         for list in &snapshot.lists {
             let mut file = fs::File::create(tree.join(list.path.as_str()))?;
             format.write_list(&list.path, snapshot.label.serial, &projects, &mut file)?;
