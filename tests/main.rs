@@ -10,6 +10,7 @@ mod bad_answers;
 mod caches_and_quotas;
 mod commands;
 mod concurrent_syncs_and_gc;
+mod equal_states;
 mod full_disk;
 mod gc_deletes;
 mod hammer;

@@ -112,7 +112,7 @@ pub(crate) enum Command {
         mirror: Option<String>,
         /// The project; without it, the snapshot is shown
         project: Option<DisplayName>,
-        /// Print the canonical bytes of a snapshot, node or unit, for b3sum
+        /// Print the canonical bytes of a snapshot or of anything that it names by an id, for b3sum
         #[arg(long, value_name = "ID", conflicts_with_all = ["mirror", "project"])]
         raw: Option<Blake3>,
     },

@@ -90,7 +90,7 @@ pub struct ListedProject {
 }
 
 impl ListedProject {
-    /// What the root lists say of a project, if they name it.
+    /// What the root lists say of a project; `None` where they do not name it.
     pub fn of(leaf: Leaf) -> Option<Self> {
         leaf.listed.then_some(Self { name: leaf.name, display: leaf.display, serial: leaf.serial })
     }
