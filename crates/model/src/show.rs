@@ -73,11 +73,13 @@ impl Inputs {
         if self.withdrawn.contains(&sha256) {
             return Some(Hidden::Withdrawn);
         }
-        if self.lacking.is_empty() {
-            return None;
-        }
-        let lacking = self.lacking.get(&(project.clone(), name.clone()));
-        lacking.is_some_and(|claim| *claim == sha256).then_some(Hidden::Lacking)
+        self.lacks(project, name, sha256).then_some(Hidden::Lacking)
+    }
+
+    /// Whether a file of a project is one that upstream does not give.
+    pub fn lacks(&self, project: &ProjectName, name: &FileName, sha256: ClaimedSha256) -> bool {
+        // Mostly none is, and then nothing is copied.
+        !self.lacking.is_empty() && self.lacking.get(&(project.clone(), name.clone())) == Some(&sha256)
     }
 }
 

@@ -62,6 +62,11 @@ pub enum HoldReason {
 }
 
 impl HoldReason {
+    /// Whether it is files that cannot be had, and not what upstream says of the project.
+    pub fn is_of_files(self) -> bool {
+        matches!(self, Self::FileMissing | Self::FileWrong)
+    }
+
     const ALL: [Self; 5] = [Self::StalePage, Self::PageMissing, Self::BadPage, Self::FileMissing, Self::FileWrong];
 }
 

@@ -12,7 +12,7 @@ use strandline_model::{FileName, Leaf, Method, ProjectName, Serial};
 use strandline_store::Recorded;
 use tokio::time::Instant;
 
-use crate::fetch::each;
+use crate::fetch::{Fetched, each};
 use crate::progress::Progress;
 use crate::upstream::{Answer, Page, Validator, Way};
 use crate::{Fetcher, Proposal, Selection, SyncError, Whole};
@@ -153,8 +153,7 @@ async fn is_base(fetcher: &Arc<Fetcher>, leaf: &Leaf, page: &Page) -> Result<boo
     if !names.map(FileName::as_str).eq(base.files.keys()) {
         return Ok(false);
     }
-    let (content, _) = fetcher.content_of_page(&leaf.name, &page.record).await?;
-    Ok(content == base)
+    Ok(fetcher.content_of_page(&leaf.name, &page.record).await?.content == base)
 }
 
 /// Brings all files of a page into the store.
@@ -164,10 +163,11 @@ async fn whole(
     page: &Page,
     validator: Option<Validator>,
 ) -> Result<Whole, SyncError> {
-    let (content, failures) = fetcher.content_of_page(project, &page.record).await?;
+    let Fetched { content, whole, failures, .. } = fetcher.content_of_page(project, &page.record).await?;
     if let Some(failure) = failures.into_iter().next() {
         return Err(failure.into());
     }
+    let validator = validator.filter(|_| whole);
     Ok(Whole { display: page.record.seen().display.clone(), serial: page.serial, content, validator })
 }
 

@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use strandline_model::{Format, Held, Label, Leaf, ProjectName, Serial, Timestamp, with_causes};
+use strandline_model::{FileName, Format, Held, Label, Leaf, ProjectName, Serial, Timestamp, with_causes};
 use strandline_store::{Conclusion, CutReport, Draft, LastSync, Locked, Recorded, Store, StoreError, Verified};
 use strandline_view::{Freeze, Publisher, Staging};
 use tokio::task::{JoinSet, block_in_place};
@@ -64,6 +64,8 @@ pub struct Outcome {
     pub published: bool,
     /// The projects that are held.
     pub held: Vec<Held>,
+    /// The files that upstream does not give, which alone are not shown of their projects.
+    pub lacking: Vec<(ProjectName, FileName)>,
     /// The selected projects that upstream does not have.
     pub absent: Vec<ProjectName>,
     /// How far the cut got, where there is a changelog.
@@ -217,6 +219,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
         projects: snapshot.listed,
         published: published.is_some(),
         held: snapshot.held.clone(),
+        lacking: store.inputs(snapshot)?.lacking.into_keys().collect(),
         absent,
         cut: report,
     })

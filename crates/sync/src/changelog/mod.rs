@@ -9,7 +9,8 @@
 //!
 //! 1. The log that the cut sees was read after the last byte of the last page arrived.
 //! 2. A project that has stood in the way for longer than `hold_after` is held: carried at its last good state, without
-//!    what the log has removed since. It comes back only with a page that has the serial it needs.
+//!    what the log has removed since. It comes back only with a page that has the serial it needs. Where only files cannot be
+//!    had, and others of the project can, it goes on without them: they are *lacking*, and asked for again with its page.
 //! 3. A page that changes without an event (a project was archived, say) is found by a slow sweep of conditional requests
 //!    over all projects; what the sweep asks for never stands in the way.
 //! 4. The pages of a project that has events after the cut are remembered for the next sync: replaying the log may need
@@ -67,6 +68,8 @@ struct Followed {
     held: Option<Held>,
     /// Why the last attempt to get its page or one of its files failed.
     failure: Option<FetchError>,
+    /// The files of its pages that could not be had, left out, by name.
+    lacking: BTreeMap<String, Stored>,
     /// Whether it is looked at because it is its turn in the sweep, and not because the log has something of it.
     swept: bool,
 }
@@ -250,7 +253,9 @@ impl Following<'_> {
                 return Err(self.inconsistent(&found.in_the_way, round));
             }
             if late && !broken.is_empty() {
-                holding.extend(broken);
+                broken.keys().for_each(|name| self.go_on_without_files(name));
+                found = self.cut(target, &holding);
+                holding.extend(broken.into_iter().filter(|(name, _)| found.in_the_way.contains_key(name)));
                 found = self.cut(target, &holding);
             }
         }
@@ -320,8 +325,8 @@ impl Following<'_> {
         let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.from };
         let serial = leaf.as_ref().map(|leaf| leaf.serial).max(needs).unwrap_or(Serial::ZERO);
         let project = Project { base, serial, since, pages: Vec::new() };
-        let (failure, swept) = (None, false);
-        let followed = Followed { project, leaf, display, validator, validates_base: true, held, failure, swept };
+        let (validates_base, failure, lacking, swept) = (true, None, BTreeMap::new(), false);
+        let followed = Followed { project, leaf, display, validator, validates_base, held, failure, lacking, swept };
         self.projects.remove(&name);
         Ok(self.projects.entry(name).or_insert(followed))
     }

@@ -1,6 +1,6 @@
 //! The pages of projects: asked for, with their files, taken as what is known of the project, and remembered for a later sync.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +8,7 @@ use strandline_model::{Leaf, ProjectName, Serial};
 
 use super::{Followed, Following};
 use crate::cut::Seen;
-use crate::fetch::each;
+use crate::fetch::{Fetched, each};
 use crate::progress::Progress;
 use crate::upstream::{Answer, Validator, Way};
 use crate::{FetchError, Fetcher, Stored, SyncError, Whole};
@@ -66,8 +66,9 @@ impl Following<'_> {
         }
         let before = followed.project.pages.len();
         match asked {
-            Asked::Page { seen, validator, failure } => {
+            Asked::Page { seen, validator, failure, lacking } => {
                 followed.failure = failure;
+                followed.lacking.extend(lacking);
                 followed.project.pages.push(*seen);
                 followed.validator = validator;
                 followed.validates_base = false;
@@ -123,6 +124,7 @@ pub(super) enum Asked {
         seen: Box<Seen<Stored>>,
         validator: Option<Validator>,
         failure: Option<FetchError>,
+        lacking: BTreeMap<String, Stored>,
     },
     NotModified,
     Missing,
@@ -143,12 +145,11 @@ async fn ask(
         Ok(Answer::Missing) => Asked::Missing,
         Err(error) => Asked::Failed(error),
         Ok(Answer::Page { page, validator }) => {
-            let (content, failures) = fetcher.content_of_page(&name, &page.record).await?;
-            let failure = failures.into_iter().last();
+            let Fetched { content, whole, failures, lacking } = fetcher.content_of_page(&name, &page.record).await?;
             // A page that could not be used whole is asked for again whole.
-            let validator = validator.filter(|_| failure.is_none());
-            let serial = page.serial.unwrap_or(Serial::ZERO);
-            Asked::Page { seen: Box::new(Seen { serial, content }), validator, failure }
+            let validator = validator.filter(|_| whole);
+            let (serial, failure) = (page.serial.unwrap_or(Serial::ZERO), failures.into_iter().last());
+            Asked::Page { seen: Box::new(Seen { serial, content }), validator, failure, lacking }
         }
     };
     Progress::add(&fetcher.progress.projects_done, 1);

@@ -61,23 +61,10 @@ impl Fetcher {
 
     /// What decides what of the records is shown, where these projects change.
     fn inputs(&self, changes: &BTreeMap<ProjectName, Option<Arc<Whole>>>) -> Result<Inputs, SyncError> {
-        let mut inputs = match &self.base {
-            Some(base) => self.store.inputs(&base.snapshot)?,
-            None => Inputs::default(),
-        };
-        inputs.withdrawn = self.mirror.withdrawn()?;
+        let mut inputs = Inputs { withdrawn: self.mirror.withdrawn()?, ..self.base_inputs.clone() };
         inputs.lacking.retain(|(project, _), _| !changes.contains_key(project));
         for (project, whole) in changes {
-            let stored = whole
-                .iter()
-                .flat_map(|whole| whole.content.files.values())
-                .filter_map(|file| file.content.as_ref().ok());
-            for stored in stored.filter(|stored| stored.placed().is_none()) {
-                let sha256 = stored.told().sha256;
-                if !inputs.withdrawn.contains(&sha256) {
-                    inputs.lacking.insert((project.clone(), stored.name().clone()), sha256);
-                }
-            }
+            whole.iter().for_each(|whole| add_lacking(&mut inputs, project, whole));
         }
         Ok(inputs)
     }
@@ -88,9 +75,11 @@ impl Fetcher {
             return Ok(Vec::new());
         }
         block_in_place(|| {
-            let inputs = Inputs { withdrawn: self.mirror.withdrawn()?, ..Inputs::default() };
+            let withdrawn = self.mirror.withdrawn()?;
             let (mut pages, mut leaves) = (Vec::new(), Vec::new());
             for (project, whole) in fetched {
+                let mut inputs = Inputs { withdrawn: withdrawn.clone(), ..Inputs::default() };
+                add_lacking(&mut inputs, &project, &whole);
                 let serial = whole.serial.unwrap_or(Serial::ZERO);
                 let draft = match self.unit(&project, serial, &whole, None, &inputs) {
                     Ok(draft) => draft,
@@ -196,5 +185,16 @@ impl Fetcher {
             return display.clone();
         }
         base.map(|leaf| &leaf.display).or(configured).unwrap_or(display).clone()
+    }
+}
+
+/// Adds the files of a project that are to be here and are not.
+fn add_lacking(inputs: &mut Inputs, project: &ProjectName, whole: &Whole) {
+    let stored = whole.content.files.values().filter_map(|file| file.content.as_ref().ok());
+    for stored in stored.filter(|stored| stored.placed().is_none()) {
+        let sha256 = stored.told().sha256;
+        if !inputs.withdrawn.contains(&sha256) {
+            inputs.lacking.insert((project.clone(), stored.name().clone()), sha256);
+        }
     }
 }
