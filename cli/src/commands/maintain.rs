@@ -33,10 +33,11 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
     let state = locked.view_state()?;
     let present = state.map(|state| store.recorded(state.snapshot)).transpose()?;
     let verified = locked.verified(recorded, present.as_ref().map(|present| &present.snapshot))?;
-    let label = verified.snapshot().label;
     let publisher = Publisher::new(Arc::new(Pypi), configured.settings(mirror).drain, now);
     let freeze = if serial.is_some() { Freeze::Set } else { Freeze::Lift };
-    publisher.publish(&locked, &publisher.seal(verified), freeze).await?;
+    let sealed = publisher.seal(verified);
+    let published = publisher.publish(&locked, &sealed, freeze).await?;
+    let label = published.map_or(sealed.snapshot().label, |published| published.label());
     if serial.is_some() {
         tracing::warn!(
             "{mirror}: published serial {label}; syncs record and do not publish until `strandline rollback {mirror} --resume`"

@@ -15,4 +15,5 @@ mod power_failure;
 mod project_serials;
 mod publishing;
 mod purge;
+mod raised_renderer;
 mod support;
