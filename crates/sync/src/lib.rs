@@ -20,6 +20,7 @@ mod open;
 mod progress;
 pub mod purge;
 pub mod rebuild;
+pub mod render;
 pub mod repair;
 mod room;
 mod settings;

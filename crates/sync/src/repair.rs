@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use strandline_model::{
     Blake3, CoreMetadata, Entry, Format, Label, Leaf, MirrorName, Mirrored, ProjectName, Record, Rendered, Sha256,
-    Source, TreePath, Unit, UpstreamUrl,
+    Source, Unit, UpstreamUrl,
 };
 use strandline_store::verify::{Damage, Naming};
 use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Store, StoreError, Wait};
@@ -21,7 +21,7 @@ use strandline_view::Broken;
 use tokio::task::block_in_place;
 
 use crate::fetch::{FetchError, Fetcher, metadata_url};
-use crate::stored::{self, RecordError};
+use crate::stored::{self, RecordError, is_page};
 use crate::upstream::{Answer, Page, Way};
 use crate::{Context, SyncError};
 
@@ -442,10 +442,6 @@ fn is_of_another_renderer(workers: &[Worker<'_>], named_by: &[Naming]) -> Result
         }
     }
     Ok(true)
-}
-
-fn is_page(path: &TreePath) -> bool {
-    path.first_segment() == stored::PAGES
 }
 
 /// The page of a record that has the blob's bytes, if one has.

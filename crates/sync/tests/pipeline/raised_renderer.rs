@@ -9,8 +9,9 @@ use strandline_faultkit::{World, invariants, known, lock, mirror, now};
 use strandline_model::{Blake3, Formats, Snapshot};
 use strandline_store::{Access, Order, Rebuild, Store};
 use strandline_sync::purge::{Busy, Purge};
-use strandline_sync::repair::{self, Repair, Repaired};
-use strandline_sync::{Context, Outcome, rebuild};
+use strandline_sync::render::Made;
+use strandline_sync::repair::{self, Left, Repair, Repaired};
+use strandline_sync::{Context, Outcome, Settings, rebuild};
 use strandline_testkit::Raised;
 use strandline_view::Freeze;
 
@@ -181,4 +182,109 @@ fn a_catalog_is_rebuilt_of_what_the_earlier_renderer_made() {
     assert_eq!(renderers(&store), [("alpha".to_owned(), 2), ("beta".to_owned(), 2)]);
     let now = sync(&store, &second());
     assert_eq!((now.label.serial, world.latest().snapshot.state), (serial(7), before.state));
+}
+
+/// Makes all pages anew, so many projects at once.
+fn render(store: &Arc<Store>, at_once: usize) -> Option<Made> {
+    let settings = Arc::new(Settings { render_at_once: at_once, ..settings(NAMES) });
+    run(strandline_sync::render::render(&Context { settings, ..raised(store, &Arc::new(Script::new())) })).unwrap()
+}
+
+fn publish(store: &Arc<Store>, label: &str, freeze: Freeze) {
+    let locked = lock(store).unwrap();
+    let recorded = locked.select_served(label.parse().unwrap()).unwrap();
+    crate::support::publish(&locked, locked.verified(recorded, None).unwrap(), freeze, now());
+}
+
+#[test]
+fn all_pages_are_made_anew() {
+    let world = world();
+    crate::support::withdrawal::withdraw(&world.open(), None, EVIL).unwrap();
+    let store = world.open();
+    let before = world.latest();
+    store.mirror(&mirror()).unwrap().unwrap().pin(before.id, now()).unwrap();
+    let made = render(&store, 100).unwrap();
+    let label = |text: &str| text.parse().unwrap();
+    assert_eq!(made, Made { before: label("7.2"), label: label("7.3"), projects: 2, published: true });
+    let after = world.latest();
+    let same = |of: &Snapshot| (of.state, of.follow, of.inputs, of.cutoff, of.time, of.held.clone(), of.listed);
+    assert_eq!(same(&after.snapshot), same(&before.snapshot));
+    assert_eq!((after.snapshot.parent, store.pins().unwrap()), (Some(before.id), [after.id].into()));
+    assert_eq!(renderers(&store), [("alpha".to_owned(), 2), ("beta".to_owned(), 2)]);
+    assert_eq!(world.version("alpha").as_deref(), Some("1"), "what is withdrawn stays so");
+    assert_eq!(world.served("simple/index.html").unwrap(), "html 7 Alpha:3 beta:7 ");
+    is_whole(&world, &store, 7);
+    assert_eq!(render(&store, 100), None, "there is nothing to do");
+    assert_eq!(sync(&store, &second()).label, label("7.3"));
+}
+
+#[test]
+fn a_large_mirror_takes_several_revisions() {
+    let world = world();
+    let store = world.open();
+    let made = render(&store, 1).unwrap();
+    assert_eq!((made.label.to_string().as_str(), made.projects), ("7.3", 2));
+    assert_eq!(world.labels(), ["7.3", "7.2", "7", "5"]);
+    assert_eq!(known(&store, &mirror()).superseded().unwrap().len(), 2);
+    is_whole(&world, &store, 7);
+    assert_eq!(render(&store, 1), None);
+}
+
+#[test]
+fn where_an_operator_went_back_readers_see_their_serial() {
+    let world = world();
+    let store = world.open();
+    publish(&store, "5", Freeze::Set);
+    let made = render(&store, 100).unwrap();
+    assert_eq!((made.label.to_string().as_str(), made.published), ("7.2", false));
+    is_whole(&world, &store, 5);
+
+    let world = crate::raised_renderer::world();
+    let store = world.open();
+    publish(&store, "7", Freeze::Set);
+    assert!(render(&store, 100).unwrap().published, "this very serial");
+    let state = known(&store, &mirror()).view_state().unwrap().unwrap();
+    assert_eq!((state.snapshot, state.frozen), (world.latest().id, true));
+    is_whole(&world, &store, 7);
+}
+
+#[test]
+fn a_lost_page_of_an_earlier_renderer_is_made_anew() {
+    let world = world();
+    let store = world.open();
+    let page = world.view().join("live/simple/beta/index.v1_json");
+    let blob = Blake3::of(&fs::read(&page).unwrap());
+    fs::remove_file(store.blob_path(blob)).unwrap();
+    fs::remove_file(&page).unwrap();
+    let done = repaired(&store, &second());
+    assert!(matches!(&done.left[..], [Left::Page { blob: left, .. }] if *left == blob), "{done:?}");
+    assert_eq!(render(&store, 100).unwrap().projects, 2);
+    assert_eq!(damage(&store), []);
+    is_whole(&world, &store, 7);
+}
+
+/// A crash between a revision and the switch to it.
+#[test]
+fn the_next_sync_switches_to_what_took_the_place_of_what_is_published() {
+    let world = world();
+    let disk = Disk::counting();
+    let whole = world.copy();
+    render(&whole.open_on(disk.clone()).unwrap(), 1).unwrap();
+    for step in 1..=disk.steps() {
+        let world = world.copy();
+        let store = world.open_on(Disk::failing_at(step));
+        let context = store.as_ref().map(|store| raised(store, &second()));
+        let Ok(context) = context else { continue };
+        let done = run(strandline_sync::render::render(&context));
+        drop((context, store));
+        let store = world.open();
+        if done.is_ok() {
+            continue;
+        }
+        sync(&store, &second());
+        assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(7), "step {step}");
+        render(&store, 1);
+        is_whole(&world, &store, 7);
+        assert_eq!(renderers(&store), [("alpha".to_owned(), 2), ("beta".to_owned(), 2)], "step {step}");
+    }
 }
