@@ -110,7 +110,7 @@ pub enum ViewError {
     Store(#[from] StoreError),
     /// The revision that takes the place of a snapshot is not what it should be.
     #[error(transparent)]
-    Verify(#[from] VerifyError),
+    Verify(Box<VerifyError>),
     /// The pool has other bytes at a path that the snapshot names.
     #[error(
         "`{path}` of mirror `{mirror}` has other bytes already: either two projects of the upstream list different files under it, or the file in the pool is damaged (`strandline verify {mirror} --data` tells)"
@@ -132,6 +132,12 @@ pub enum ViewError {
         /// The list.
         path: TreePath,
     },
+}
+
+impl From<VerifyError> for ViewError {
+    fn from(error: VerifyError) -> Self {
+        Self::Verify(Box::new(error))
+    }
 }
 
 impl Publisher {
