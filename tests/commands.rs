@@ -204,6 +204,7 @@ fn status_has_every_key_whatever_is_known() {
     let status = || serde_json::from_str::<Value>(&world.done(&["status", "--json"])).unwrap();
     let of_a_mirror = [
         "held",
+        "lacking",
         "lag",
         "last_sync",
         "mirror",

@@ -99,3 +99,29 @@ fn its_page_says_so_and_nothing_of_it_is_found_until_it_is_cleared() {
         }
     }
 }
+
+/// No list names it, so its page alone tells of it where the catalog is lost.
+#[test]
+fn it_is_there_after_a_rebuild() {
+    let mut index = Index::new();
+    for project in ["good", "victim"] {
+        index.upload(project, &wheel(project, "1.0", 1));
+    }
+    let world = World::new(index, "source = \"warehouse\"");
+    world.done(&["sync"]);
+    world.upstream.world().quarantine("victim");
+    world.done(&["sync"]);
+    let mut before = world.live();
+    before.remove("live");
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let path = world.path("store").join(name);
+        assert!(!path.exists() || std::fs::remove_file(path).is_ok());
+    }
+    world.done(&["rebuild"]);
+    let mut after = world.live();
+    after.remove("live");
+    assert!(after == before, "{:?} instead of {:?}", after.keys(), before.keys());
+    world.done(&["sync"]);
+    equals_upstream(&world);
+    world.done(&["verify", "--data"]);
+}

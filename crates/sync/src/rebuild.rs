@@ -2,10 +2,10 @@
 //!
 //! The root list says which projects there are and at which serial; each project's record says the rest. A project counts if
 //! its record is what the list says, and all its files are there with the digests that the record names; what only the view
-//! has becomes a blob again. A snapshot that lacks a project says that it is of another selection: so the next sync looks
+//! has becomes a blob again. A project that no list names counts if its page says that it is quarantined. A snapshot that lacks a project says that it is of another selection: so the next sync looks
 //! for what is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use strandline_model::{Blake3, Follow, Format, Inputs, Label, ListedProject, Mirrored, ProjectName, Serial, Source};
@@ -15,6 +15,7 @@ use strandline_store::{
 use strandline_view::Freeze;
 
 use crate::repair::{ShownRecord, shown_records, unit_of};
+use crate::stored::PAGES;
 use crate::{Context, SyncError};
 
 /// What a mirror has again.
@@ -36,7 +37,10 @@ pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> R
     let Some((serial, listed)) = list(mirror, format) else { return Ok(None) };
     let (mut units, mut lost, mut claimed) = (BTreeMap::new(), Vec::new(), Vec::new());
     let mut taking = Taking { intake: Intake::open(mirror, settings.access)?, staged: Vec::new() };
-    for ListedProject { name, display, serial } in listed {
+    let quarantined = quarantined(mirror, format, &listed).into_iter().map(|project| (project, false));
+    for (ListedProject { name, display, serial }, listed) in
+        listed.into_iter().map(|project| (project, true)).chain(quarantined)
+    {
         let unit = match project(&mut taking, format, mirror, &name, serial)? {
             Ok(mirrored) => {
                 taking.land()?;
@@ -52,7 +56,7 @@ pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> R
                 let blobs = unit.entries().iter().map(|entry| entry.blob);
                 claimed.extend(blobs.filter(|_| rebuild.access() == Access::Private));
                 // A page keeps not all that was said, and no log tells how it came to be.
-                let (bodies, listed, logged) = (Some(bodies), true, false);
+                let (bodies, logged) = (Some(bodies), false);
                 units.insert(name, Some(DraftUnit { unit, bodies, serial, display, listed, logged }));
             }
             Err(why) => lost.push((name, why)),
@@ -102,6 +106,20 @@ fn list(mirror: &Mirror, format: &dyn Format) -> Option<(Serial, Vec<ListedProje
         paths.find_map(|path| format.read_list(&std::fs::read(view.join(tree).join(path.as_str())).ok()?).ok())
     };
     read("live").or_else(|| ["a", "b"].into_iter().filter_map(read).max_by_key(|(serial, _)| *serial))
+}
+
+/// The projects that readers see and no list names, because they are quarantined. What cannot be read is not known of.
+fn quarantined(mirror: &Mirror, format: &dyn Format, listed: &[ListedProject]) -> Vec<ListedProject> {
+    let listed: BTreeSet<_> = listed.iter().map(|project| &project.name).collect();
+    let live = mirror.view_directory().join("live");
+    let names = std::fs::read_dir(live.join(PAGES)).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().to_str()?.parse::<ProjectName>().ok());
+    let read = |name: ProjectName| {
+        let page = std::fs::read(live.join(format.record_path(&name).as_str())).ok()?;
+        let shown = format.read(&page).ok().filter(|shown| shown.record().told().quarantined)?;
+        Some(ListedProject { name, display: shown.record().seen().display.clone(), serial: shown.serial() })
+    };
+    names.filter(|name| !listed.contains(name)).filter_map(read).collect()
 }
 
 /// Blobs that come in from the view.
