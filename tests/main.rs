@@ -9,6 +9,7 @@ mod adopt;
 mod bad_answers;
 mod caches_and_quotas;
 mod commands;
+mod compare;
 mod concurrent_syncs_and_gc;
 mod equal_states;
 mod full_disk;

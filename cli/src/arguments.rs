@@ -93,14 +93,17 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List the projects and files that differ between two serials
+    /// List the projects and files that differ between two serials, or what upstream told two mirrors differently
+    ///
+    /// `diff MIRROR A B` compares two serials of a mirror. `diff MIRROR@A OTHER@B` says whether upstream told both the same, and
+    /// of which projects not; it ends with 1 if that is an alarm.
     Diff {
-        /// The mirror
-        mirror: MirrorName,
-        /// A serial, a serial with revision, or a date
+        /// The mirror, or a mirror at a serial: MIRROR@SERIAL
+        mirror: String,
+        /// A serial, a serial with revision, or a date; or another mirror at a serial
         before: String,
-        /// The one to compare it with, in the same form
-        after: String,
+        /// The one to compare it with, in the same form as the first; left out where two mirrors are compared
+        after: Option<String>,
         /// As JSON, one object a line
         #[arg(long)]
         json: bool,

@@ -1,6 +1,7 @@
 //! `log`, `diff` and `show`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -130,20 +131,9 @@ fn files(unit: Option<&Unit>) -> BTreeSet<String> {
 
 /// What a mirror has of a project, or what a snapshot says of itself.
 pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>) -> Result<Exit, Failure> {
-    let (mirror, wanted) = match mirror.split_once('@') {
-        Some((mirror, wanted)) => (mirror.parse::<MirrorName>()?, Some(wanted)),
-        None => (mirror.parse()?, None),
-    };
-    config.mirrors(std::slice::from_ref(&mirror))?;
+    let (mirror, wanted) = place(config, mirror)?;
     let store = open(&config.store)?;
-    let kept = known(&store, &mirror)?;
-    let recorded = match wanted {
-        Some(wanted) => kept.select(wanted.parse()?)?,
-        None => match kept.view_state()? {
-            Some(state) => store.recorded(state.snapshot)?,
-            None => return Err(SelectError::NothingPublished { mirror }.into()),
-        },
-    };
+    let recorded = selected(&store, &mirror, wanted)?;
     let Recorded { id, snapshot, .. } = recorded;
     let Some(project) = project.map(DisplayName::normalise) else {
         say!("id {id}");
@@ -179,6 +169,26 @@ pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>)
         }
     }
     Ok(Exit::Done)
+}
+
+/// A mirror of the configuration and what was asked of it: `MIRROR@SERIAL`, or `MIRROR` alone.
+pub(super) fn place<'a>(config: &Config, text: &'a str) -> Result<(MirrorName, Option<&'a str>), Failure> {
+    let (mirror, wanted) = match text.split_once('@') {
+        Some((mirror, wanted)) => (mirror.parse::<MirrorName>()?, Some(wanted)),
+        None => (text.parse()?, None),
+    };
+    config.mirrors(std::slice::from_ref(&mirror))?;
+    Ok((mirror, wanted))
+}
+
+/// The snapshot of a mirror that is meant; what it publishes where none is said.
+pub(super) fn selected(store: &Arc<Store>, mirror: &MirrorName, wanted: Option<&str>) -> Result<Recorded, Failure> {
+    let kept = known(store, mirror)?;
+    match (wanted, kept.view_state()?) {
+        (Some(wanted), _) => Ok(kept.select(wanted.parse()?)?),
+        (None, Some(state)) => Ok(store.recorded(state.snapshot)?),
+        (None, None) => Err(SelectError::NothingPublished { mirror: mirror.clone() }.into()),
+    }
 }
 
 /// The canonical bytes of a snapshot, node, unit or part of a record, as they are: for b3sum.
