@@ -55,7 +55,9 @@ pub enum SelectError {
         mirror: MirrorName,
     },
     /// It is not served any more: a file was withdrawn from it, or its pages or lists were made anew.
-    #[error("serial {label} of mirror `{mirror}` is not served any more; {instead} is served in its place")]
+    #[error(
+        "serial {label} of mirror `{mirror}` is not served any more, because something was withdrawn from it, or its pages or lists were made anew; {instead} is served in its place"
+    )]
     Superseded {
         /// The mirror.
         mirror: MirrorName,
