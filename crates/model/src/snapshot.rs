@@ -273,42 +273,7 @@ impl Snapshot {
             id => Some(lines.parse(id)?),
         };
         let (time, upstream) = (value!("time"), value!("upstream"));
-        let (mut lists, mut held, mut gone) = (Vec::<RootList>::new(), Vec::<Held>::new(), Vec::<Gone>::new());
-        while let Some(line) = lines.next() {
-            if let Some(rest) = line.strip_prefix("list ") {
-                let words: Vec<_> = rest.splitn(4, ' ').collect();
-                let [blake3, sha256, size, path] = words[..] else {
-                    return Err(lines.bad("expected `list BLAKE3 SHA256 SIZE PATH`"));
-                };
-                lists.push(RootList {
-                    path: lines.parse(path)?,
-                    blake3: lines.parse(blake3)?,
-                    sha256: lines.parse(sha256)?,
-                    size: lines.number(size)?,
-                });
-            } else if let Some(rest) = line.strip_prefix("gone ") {
-                let (name, serial) = rest.split_once(' ').ok_or_else(|| lines.bad("expected `gone NAME SERIAL`"))?;
-                gone.push(Gone { name: lines.parse(name)?, serial: lines.parse(serial)? });
-            } else {
-                let words: Vec<_> = line.split(' ').collect();
-                let ["held", name, reason, at, needs, since] = words[..] else {
-                    return Err(lines.bad("expected `list …`, `held NAME REASON AT NEEDS SINCE` or `gone …`"));
-                };
-                held.push(Held {
-                    name: lines.parse(name)?,
-                    reason: lines.parse(reason)?,
-                    at: lines.parse(at)?,
-                    needs: lines.parse(needs)?,
-                    since: lines.parse(since)?,
-                });
-            }
-        }
-        let sorted = lists.is_sorted_by(|a, b| a.path < b.path)
-            && held.is_sorted_by(|a, b| a.name < b.name)
-            && gone.is_sorted_by(|a, b| a.name < b.name);
-        if !sorted {
-            return Err(lines.bad("lists, held projects or those that went are not sorted"));
-        }
+        let Repeated { lists, held, gone } = Repeated::read(&mut lines)?;
         let label = Label { serial, revision };
         let snapshot = Self {
             mirror,
@@ -331,6 +296,53 @@ impl Snapshot {
         };
         require_canonical(KIND, bytes, &snapshot.to_bytes())?;
         Ok(snapshot)
+    }
+}
+
+/// The lines of which there can be any number.
+#[derive(Default)]
+struct Repeated {
+    lists: Vec<RootList>,
+    held: Vec<Held>,
+    gone: Vec<Gone>,
+}
+
+impl Repeated {
+    fn read(lines: &mut Lines<'_>) -> Result<Self, BadBody> {
+        let mut all = Self::default();
+        while let Some(line) = lines.next() {
+            if let Some(rest) = line.strip_prefix("list ") {
+                let words: Vec<_> = rest.splitn(4, ' ').collect();
+                let [blake3, sha256, size, path] = words[..] else {
+                    return Err(lines.bad("expected `list BLAKE3 SHA256 SIZE PATH`"));
+                };
+                all.lists.push(RootList {
+                    path: lines.parse(path)?,
+                    blake3: lines.parse(blake3)?,
+                    sha256: lines.parse(sha256)?,
+                    size: lines.number(size)?,
+                });
+            } else if let Some(rest) = line.strip_prefix("gone ") {
+                let (name, serial) = rest.split_once(' ').ok_or_else(|| lines.bad("expected `gone NAME SERIAL`"))?;
+                all.gone.push(Gone { name: lines.parse(name)?, serial: lines.parse(serial)? });
+            } else {
+                let words: Vec<_> = line.split(' ').collect();
+                let ["held", name, reason, at, needs, since] = words[..] else {
+                    return Err(lines.bad("expected `list …`, `held NAME REASON AT NEEDS SINCE` or `gone …`"));
+                };
+                all.held.push(Held {
+                    name: lines.parse(name)?,
+                    reason: lines.parse(reason)?,
+                    at: lines.parse(at)?,
+                    needs: lines.parse(needs)?,
+                    since: lines.parse(since)?,
+                });
+            }
+        }
+        let sorted = all.lists.is_sorted_by(|a, b| a.path < b.path)
+            && all.held.is_sorted_by(|a, b| a.name < b.name)
+            && all.gone.is_sorted_by(|a, b| a.name < b.name);
+        if sorted { Ok(all) } else { Err(lines.bad("lists, held projects or those that went are not sorted")) }
     }
 }
 

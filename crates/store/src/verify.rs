@@ -409,6 +409,27 @@ fn present<T>(body: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     }
 }
 
+/// What is broken of a project.
+fn hits_of_leaf(
+    bodies: &Bodies<'_>,
+    leaf: Leaf,
+    broken: &Broken,
+    damaged: &HashMap<Blake3, String>,
+) -> Result<Vec<Hit>, StoreError> {
+    let Leaf { name, unit: id, record, .. } = leaf;
+    let parts = record.into_iter().flat_map(|RecordId { told, seen }| [told, seen]);
+    let broken_bodies = parts.chain(id).filter(|id| damaged.contains_key(id));
+    let mut hits: Vec<_> = broken_bodies.map(|id| Hit::Body(id, Some(name.clone()))).collect();
+    if let Some(id) = id.filter(|id| !damaged.contains_key(id))
+        && let Some(unit) = present(bodies.unit(id))?
+    {
+        let whose = Rc::new((name, id));
+        let hit = |entry: &Entry| Hit::Blob(entry.blob, Rc::clone(&whose), entry.path.clone());
+        hits.extend(unit.entries().iter().filter(|entry| broken.contains(entry.blob)).map(hit));
+    }
+    Ok(hits)
+}
+
 /// Adds to the report the places at which remaining snapshots name something broken. A broken thing that no snapshot
 /// names is no damage.
 fn name(
@@ -433,20 +454,7 @@ fn name(
         StoreError::Damaged { .. } => Ok(Vec::new()),
         other => Err(other),
     };
-    let of_leaf = |bodies: &Bodies<'_>, leaf: Leaf| {
-        let Leaf { name, unit: id, record, .. } = leaf;
-        let parts = record.into_iter().flat_map(|RecordId { told, seen }| [told, seen]);
-        let broken_bodies = parts.chain(id).filter(|id| damaged.contains_key(id));
-        let mut hits: Vec<_> = broken_bodies.map(|id| Hit::Body(id, Some(name.clone()))).collect();
-        if let Some(id) = id.filter(|id| !damaged.contains_key(id))
-            && let Some(unit) = present(bodies.unit(id))?
-        {
-            let whose = Rc::new((name, id));
-            let hit = |entry: &Entry| Hit::Blob(entry.blob, Rc::clone(&whose), entry.path.clone());
-            hits.extend(unit.entries().iter().filter(|entry| broken.contains(entry.blob)).map(hit));
-        }
-        Ok(hits)
-    };
+    let of_leaf = |bodies: &Bodies<'_>, leaf: Leaf| hits_of_leaf(bodies, leaf, broken, damaged);
     let mut search = Search::new(bodies, &of_damaged, &of_leaf);
     let mut blobs: BTreeMap<Blake3, Vec<Naming>> = BTreeMap::new();
     let mut needed: BTreeMap<Blake3, (Option<ProjectName>, Vec<(MirrorName, Label)>)> = BTreeMap::new();

@@ -52,7 +52,6 @@ impl<'a> Following<'a> {
         // log has if it is read back far enough.
         let back = if reselected || !reread.is_empty() { READ_BACK.max(settings.overlap) } else { settings.overlap };
         let events = self.read_from(back).await?;
-
         // A project that is held, is new to the selection, or has an event that the base does not show is known by
         // pages alone.
         let mut unknown: BTreeMap<ProjectName, Serial> = BTreeMap::new();
@@ -86,22 +85,7 @@ impl<'a> Following<'a> {
             };
             listed.append(&mut self.add_selected(wanted, &events, &mut unknown).await?);
         }
-        let late = self.came_late(&events)?;
-        // The last first: of several late events, each is named only if more snapshots lack it than those after it.
-        for event in late.iter().rev() {
-            if event.change.is_some() {
-                let needs = unknown.entry(event.project.clone()).or_insert(event.serial);
-                *needs = event.serial.max(*needs);
-            }
-            let marked = fetcher.mirror.mark_missed(event.serial)?;
-            if marked > 0 {
-                let Event { project, serial, .. } = event;
-                tracing::warn!(
-                    "an event of `{project}` came to light late, with serial {serial}: {marked} snapshots from {serial} on lack it and are marked"
-                );
-            }
-        }
-        let late: BTreeSet<_> = late.iter().map(|event| event.serial).collect();
+        let late = self.mark_late(&events, &mut unknown)?;
         for event in &events {
             let name = &event.project;
             let is_new = event.serial > from || late.contains(&event.serial);
@@ -128,6 +112,31 @@ impl<'a> Following<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Marks the snapshots that lack an event which came to light late, and says which page each of its projects needs now; returns
+    /// the serials of such events.
+    fn mark_late(
+        &self,
+        events: &[Event],
+        unknown: &mut BTreeMap<ProjectName, Serial>,
+    ) -> Result<BTreeSet<Serial>, SyncError> {
+        let late = self.came_late(events)?;
+        // The last first: of several late events, each is named only if more snapshots lack it than those after it.
+        for event in late.iter().rev() {
+            if event.change.is_some() {
+                let needs = unknown.entry(event.project.clone()).or_insert(event.serial);
+                *needs = event.serial.max(*needs);
+            }
+            let marked = self.fetcher.mirror.mark_missed(event.serial)?;
+            if marked > 0 {
+                let Event { project, serial, .. } = event;
+                tracing::warn!(
+                    "an event of `{project}` came to light late, with serial {serial}: {marked} snapshots from {serial} on lack it and are marked"
+                );
+            }
+        }
+        Ok(late.iter().map(|event| event.serial).collect())
     }
 
     /// Takes the pages into account that earlier syncs saw and no snapshot shows.
