@@ -167,6 +167,11 @@ pub(crate) enum Command {
         #[arg(long)]
         repair: bool,
     },
+    /// Make all pages of a mirror's newest serial anew, as this version of the program makes them, without asking upstream
+    Render {
+        /// The mirror
+        mirror: MirrorName,
+    },
     /// Make a new catalog from what is published, if the old one is lost and there is no backup of it
     Rebuild,
     /// Drop the snapshots that retention does not keep, and delete the blobs that nothing names any more

@@ -55,8 +55,7 @@ fn say_snapshots(store: &Store, kept: &Mirror, json: bool) -> Result<(), Failure
             let unverified = if verified { "" } else { " not verified" };
             let missed = if missed { " lacks an event that came to light late" } else { "" };
             let held = if held.is_empty() { String::new() } else { format!(" {} held", held.len()) };
-            let instead =
-                instead.map_or_else(String::new, |instead| format!(" withdrawn from: {instead} is served instead"));
+            let instead = instead.map_or_else(String::new, |instead| format!(" {instead} is served in its place"));
             say!("{label}\t{time}\t{listed} projects\t{id}{mark}{pinned}{unverified}{missed}{held}{instead}");
         }
     }

@@ -68,6 +68,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             let data = data.then_some(verify::Which { max_age, sample, limit, restart });
             verify::verify(&read()?, mirror.as_ref(), data, repair).await
         }
+        Command::Render { mirror } => maintain::render(&read()?, &mirror).await,
         Command::Rebuild => verify::rebuild(&read()?).await,
         Command::Gc { dry_run } => maintain::gc(&read()?, dry_run),
         Command::Adopt { mirror, directory, copy, json } => {

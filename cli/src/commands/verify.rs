@@ -1,5 +1,6 @@
 //! `verify` and `rebuild`: finding damage, and repairing it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use indicatif::HumanBytes;
@@ -187,6 +188,16 @@ fn left_in_words(left: &Left) -> String {
         Left::Catalog(damage) => format!(
             "{damage}; restore the catalog from a backup (docs/operations.md, \"Restoring\"), or move it aside and run `strandline rebuild`"
         ),
+        Left::Page { blob, problem, named_by } => {
+            let names: Vec<_> = named_by.iter().map(ToString::to_string).collect();
+            let mirrors: BTreeSet<_> = named_by.iter().map(|naming| naming.mirror.as_str()).collect();
+            let commands: Vec<_> = mirrors.into_iter().map(|mirror| format!("`strandline render {mirror}`")).collect();
+            format!(
+                "page {blob} {problem}; an earlier version of this program made it, and today's makes it otherwise: {} makes the pages of the newest serial anew, and `strandline gc` drops the earlier ones when retention no longer keeps them; named by {}",
+                commands.join(" or "),
+                names.join(", ")
+            )
+        }
         Left::Blob { blob, problem, asked, named_by } => {
             let asked: Vec<_> =
                 asked.iter().map(|(upstream, error)| format!("{upstream}: {}", with_causes(error))).collect();

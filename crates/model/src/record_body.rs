@@ -28,11 +28,10 @@ const LARGEST: u64 = (1 << 53) - 1;
 
 /// Whether a file is a distribution by its name.
 pub fn is_distribution(name: &str) -> bool {
-    let ends = |ending: &&str| {
+    DISTRIBUTIONS.iter().any(|ending| {
         let at = name.len().checked_sub(ending.len());
         at.and_then(|at| name.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(ending))
-    };
-    DISTRIBUTIONS.iter().any(|ending| ends(ending))
+    })
 }
 
 type Text<'a> = Cow<'a, str>;

@@ -10,8 +10,8 @@
 //!
 //! Nodes are read through a [`Nodes`] and never changed: [`update`] returns the new ones.
 
-use std::borrow::Cow;
-use std::cmp::Ordering;
+mod diff;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use std::sync::Arc;
 use crate::text::{Lines, require_canonical};
 use crate::unit::line;
 use crate::{BadBody, Blake3, DisplayName, ProjectName, RecordId, Serial};
+
+pub use diff::{Change, Pair, compare, diff, diff_states};
 
 /// The most units that a leaf lists.
 pub const LEAF_MOST: u64 = 32;
@@ -343,106 +345,6 @@ pub fn walk<N: Nodes, E: From<N::Error>>(
     match nodes.node(root)? {
         Node::Leaf(leaves) => leaves.into_iter().try_for_each(each),
         Node::Branch(children) => children.into_iter().flatten().try_for_each(|child| walk(nodes, child.node, each)),
-    }
-}
-
-/// One project that two trees list differently.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// The project.
-    pub name: ProjectName,
-    /// How the first tree lists it.
-    pub before: Option<Leaf>,
-    /// How the second tree lists it.
-    pub after: Option<Leaf>,
-}
-
-/// Calls `each` for every project that the two trees list differently, in no order; `None` stands for an empty tree.
-/// Reads only the nodes that differ, because equal subtrees have equal ids.
-pub fn diff<N: Nodes, E: From<N::Error>>(
-    nodes: &N,
-    before: Option<Blake3>,
-    after: Option<Blake3>,
-    each: &mut impl FnMut(Change) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut pairs = vec![(before, after)];
-    let mut changes = Vec::new();
-    while !pairs.is_empty() {
-        compare(nodes, &mut pairs, &mut changes)?;
-        changes.drain(..).try_for_each(&mut *each)?;
-    }
-    Ok(())
-}
-
-/// The ids of two nodes that are to be compared; `None` stands for nothing.
-pub type Pair = (Option<Blake3>, Option<Blake3>);
-
-/// How many pairs are compared at a time.
-const PAIRS: usize = 256;
-
-/// Takes some of the `pairs`, and adds the projects that their nodes list differently to `changes`. If both nodes are
-/// branches, or one is and there is no other, adds the pairs of their children to `pairs` instead.
-pub fn compare<N: Nodes>(nodes: &N, pairs: &mut Vec<Pair>, changes: &mut Vec<Change>) -> Result<(), N::Error> {
-    let mut some = pairs.split_off(pairs.len().saturating_sub(PAIRS));
-    some.retain(|(before, after)| before != after);
-    let ids: Vec<_> = some.iter().flat_map(|(before, after)| [*before, *after]).flatten().collect();
-    let mut read = nodes.nodes(&ids)?.into_iter();
-    for (before, after) in some {
-        let (before, after) = (before.and_then(|_| read.next()), after.and_then(|_| read.next()));
-        let child = |child: &Option<Child>| child.map(|child| child.node);
-        match (before.as_deref(), after.as_deref()) {
-            (Some(Node::Branch(before)), Some(Node::Branch(after))) => {
-                pairs.extend(before.iter().zip(&**after).map(|(before, after)| (child(before), child(after))));
-            }
-            (Some(Node::Branch(before)), None) => pairs.extend(before.iter().map(|before| (child(before), None))),
-            (None, Some(Node::Branch(after))) => pairs.extend(after.iter().map(|after| (None, child(after)))),
-            (before, after) => diff_units(nodes, before, after, changes)?,
-        }
-    }
-    Ok(())
-}
-
-/// The projects that two nodes list differently; one of the nodes is a leaf, or nothing.
-fn diff_units<N: Nodes>(
-    nodes: &N,
-    before: Option<&Node>,
-    after: Option<&Node>,
-    changes: &mut Vec<Change>,
-) -> Result<(), N::Error> {
-    let (before, after) = (units_below(nodes, before)?, units_below(nodes, after)?);
-    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
-    loop {
-        let order = match (before.peek(), after.peek()) {
-            (None, None) => return Ok(()),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(before), Some(after)) => before.name.cmp(&after.name),
-        };
-        let before = before.next_if(|_| order.is_le());
-        let after = after.next_if(|_| order.is_ge());
-        if let Some(either) = after.or(before).filter(|_| before != after) {
-            changes.push(Change { name: either.name.clone(), before: before.cloned(), after: after.cloned() });
-        }
-    }
-}
-
-/// The units below a node, sorted by name. A branch below which are many units is read so only where a tree is compared with
-/// its beginning, when it was a leaf or empty.
-fn units_below<'a, N: Nodes>(nodes: &N, node: Option<&'a Node>) -> Result<Cow<'a, [Leaf]>, N::Error> {
-    match node {
-        None => Ok(Cow::Borrowed(&[])),
-        Some(Node::Leaf(leaves)) => Ok(Cow::Borrowed(leaves)),
-        Some(Node::Branch(children)) => {
-            let mut units = Vec::new();
-            for child in children.iter().flatten() {
-                walk(nodes, child.node, &mut |leaf| {
-                    units.push(leaf);
-                    Ok::<_, N::Error>(())
-                })?;
-            }
-            units.sort_unstable();
-            Ok(Cow::Owned(units))
-        }
     }
 }
 

@@ -34,6 +34,17 @@ impl Kept {
         updated
     }
 
+    /// The projects that two trees were told otherwise of, with how they list them.
+    fn told_otherwise(&self, a: Blake3, b: Blake3) -> BTreeMap<ProjectName, (Option<Leaf>, Option<Leaf>)> {
+        let mut found = BTreeMap::new();
+        trie::diff_states(self, a, b, &mut |Change { name, before, after }| {
+            assert!(found.insert(name, (before, after)).is_none(), "a project is named once");
+            Ok::<_, Infallible>(())
+        })
+        .unwrap();
+        found
+    }
+
     fn all(&self, root: Blake3) -> BTreeMap<ProjectName, Leaf> {
         let mut all = BTreeMap::new();
         trie::walk(self, root, &mut |leaf: Leaf| {
@@ -158,6 +169,23 @@ proptest! {
     }
 
     #[test]
+    fn a_diff_of_states_is_what_was_told_otherwise(before in edits(), after in edits()) {
+        let mut kept = Kept::default();
+        let (a, b) = (kept.update(None, as_changes(&before)), kept.update(None, as_changes(&after)));
+        let found = kept.told_otherwise(a.root, b.root);
+        let (before, after) = (model(&before), model(&after));
+        let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+        let told = |leaf: &Leaf| (leaf.record.unwrap().told, leaf.serial);
+        let expected: BTreeMap<_, _> = names
+            .into_iter()
+            .map(|name| (name.clone(), (before.get(name).cloned(), after.get(name).cloned())))
+            .filter(|(_, (before, after))| before.as_ref().map(told) != after.as_ref().map(told))
+            .collect();
+        prop_assert_eq!(a.state == b.state, expected.is_empty());
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
     fn an_update_says_what_each_node_and_line_takes_the_place_of(before in edits(), after in edits()) {
         let mut kept = Kept::default();
         let old = kept.update(None, as_changes(&before));
@@ -253,6 +281,22 @@ fn a_change_of_one_unit_touches_its_path_alone() {
         if change.1.is_some() && before == after {
             assert_eq!(read, before, "{name}: what does not shrink reads its path alone");
         }
+    }
+}
+
+#[test]
+fn a_diff_of_states_descends_only_where_they_differ() {
+    let mut kept = Kept::default();
+    // Nothing of what is shown is the same, and one project of ten thousand was told otherwise.
+    let all = |version| (0..10_000).map(|number| (number, Some(version))).collect::<Vec<_>>();
+    let one = kept.update(None, as_changes(&all(0))).root;
+    let other = kept.update(None, as_changes(&all(1))).root;
+    let changed = kept.update(Some(other), as_changes(&[(77, Some(2))])).root;
+    for (root, found, most) in [(other, 0, 2), (changed, 1, 8)] {
+        kept.read.borrow_mut().clear();
+        assert_eq!(kept.told_otherwise(one, root).len(), found);
+        let read = kept.read.borrow().len();
+        assert!(read <= most, "{read} nodes read");
     }
 }
 

@@ -109,7 +109,8 @@ fn a_status_and_no_files() {
 fn what_is_no_record() {
     let json = text(&Pypi.render(&example()), "index.v1_json");
     for (from, to) in [
-        ("1.4", "1.3"),
+        ("1.4", "2.0"),
+        ("1.4", "1.x"),
         ("active", "odd"),
         ("zope-interface", "Zope-Interface"),
         ("../../packages", "https://index.example/packages"),
@@ -123,6 +124,15 @@ fn what_is_no_record() {
         assert!(Pypi.read(json.replace(from, to).as_bytes()).is_err(), "{from} -> {to}");
     }
     assert!(Pypi.read(b"").is_err());
+}
+
+#[test]
+fn pages_of_each_minor_version_are_read() {
+    let (project, json) = (example(), text(&Pypi.render(&example()), "index.v1_json"));
+    for version in ["1.0", "1.3", "1.4", "1.5", "1.10"] {
+        let read = Pypi.read(json.replace("\"1.4\"", &format!("\"{version}\"")).as_bytes());
+        assert_eq!(Pypi.render(&read.unwrap()), Pypi.render(&project), "{version}");
+    }
 }
 
 fn any_file() -> impl Strategy<Value = File> {

@@ -221,6 +221,23 @@ impl Store {
         Ok(changes)
     }
 
+    /// The projects of which two snapshots were told otherwise, sorted by name: their told parts or serials differ, or only one
+    /// snapshot has them.
+    pub fn told_otherwise(&self, before: &Snapshot, after: &Snapshot) -> Result<Vec<trie::Change>, StoreError> {
+        let mut changes = Vec::new();
+        if before.state == after.state {
+            return Ok(changes);
+        }
+        self.reading(|bodies| {
+            trie::diff_states(&Remembered(bodies), before.tree, after.tree, &mut |change| {
+                changes.push(change);
+                Ok::<_, StoreError>(())
+            })
+        })?;
+        changes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(changes)
+    }
+
     /// As [`with_bodies`](Self::with_bodies), in one transaction: taking a lock for each body takes longer than reading it.
     pub(crate) fn reading<T>(&self, work: impl FnOnce(&Bodies<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut connection = self.connection();

@@ -249,6 +249,37 @@ impl Locked {
         Ok(Verified(Recorded { id, snapshot, verified: true, missed: false }))
     }
 
+    /// Commits and verifies a revision of a snapshot: the same state of upstream at the same time, shown by other `inputs` and
+    /// with `changes`; `lists` as in [`commit`](Self::commit). What takes the old one's place is for the caller to say
+    /// ([`supersede`](Self::supersede)).
+    pub fn revise(
+        &self,
+        old: &Recorded,
+        inputs: Inputs,
+        changes: BTreeMap<ProjectName, Option<DraftUnit>>,
+        lists: impl FnOnce(Serial, &[ListedProject]) -> Vec<RootList>,
+    ) -> Result<Verified, VerifyError> {
+        let snapshot = &old.snapshot;
+        let draft = Draft {
+            base: Some(old.clone()),
+            serial: snapshot.label.serial,
+            // Retention and look-ups by date take it for the old one.
+            time: snapshot.time,
+            upstream: snapshot.upstream.clone(),
+            follow: self.store.follow(snapshot)?,
+            inputs,
+            cutoff: snapshot.cutoff,
+            method: snapshot.method,
+            changes,
+            stored: Vec::new(),
+            held: snapshot.held.clone(),
+            gone: snapshot.gone.clone(),
+            missing: None,
+            conclusion: None,
+        };
+        self.verify(self.commit(draft, lists)?)
+    }
+
     /// Verifies the snapshots that a crash left committed but not verified, and drops those that do not pass.
     pub(crate) fn finish_commits(&self) -> Result<(), StoreError> {
         let unverified = "SELECT id FROM snapshot WHERE mirror = ?1 AND verified = 0 ORDER BY serial, revision";

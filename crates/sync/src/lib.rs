@@ -20,6 +20,7 @@ mod open;
 mod progress;
 pub mod purge;
 pub mod rebuild;
+pub mod render;
 pub mod repair;
 mod room;
 mod settings;
@@ -181,6 +182,12 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
         tracing::warn!(mirror = %mirror.name(), "finished a switch of the view that was interrupted");
     }
     withdrawn::finish(context, mirror)?;
+    if let Some(state) = mirror.view_state()?
+        && store.served(state.snapshot)? != state.snapshot
+    {
+        // The process that made a revision of what is published died before it switched to it.
+        block_in_place(|| publisher.follow_revisions(mirror))?;
+    }
     let base = mirror.latest_verified()?;
     require_same_upstream(context, mirror)?;
     let reread = mirror.to_reread()?;
@@ -213,7 +220,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     let published = publisher.publish(mirror, &sealed, Freeze::Keep).await?;
     let snapshot = sealed.snapshot();
     Ok(Outcome {
-        label: snapshot.label,
+        label: published.map_or(snapshot.label, |published| published.label()),
         before: base.map(|base| base.snapshot.label),
         changed,
         projects: snapshot.listed,

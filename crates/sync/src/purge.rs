@@ -27,10 +27,10 @@ use strandline_model::{
     Serial, Shown, Snapshot, Source, Timestamp, TreePath, Unit, show,
 };
 use strandline_store::{
-    Access, Draft, DraftUnit, Intake, Locked, Mirror, Naming, Order, Recorded, Staged, Store, StoreError, Verified,
+    Access, DraftUnit, Intake, Locked, Mirror, Naming, Order, Recorded, Staged, Store, StoreError, Verified,
     VerifyError, Wait, WithdrawnFile, is_release_file,
 };
-use strandline_view::{FollowError, Publisher, ViewError};
+use strandline_view::{Publisher, ViewError};
 
 use crate::stored::{self, RecordError};
 
@@ -46,15 +46,6 @@ pub enum PurgeError {
     /// The view could not be switched.
     #[error(transparent)]
     View(#[from] ViewError),
-}
-
-impl From<FollowError> for PurgeError {
-    fn from(error: FollowError) -> Self {
-        match error {
-            FollowError::View(error) => Self::View(error),
-            FollowError::Verify(error) => Self::Verify(error),
-        }
-    }
 }
 
 /// What was done to one mirror.
@@ -245,13 +236,13 @@ impl Purge<'_> {
                 let ids: Vec<_> = pairs.iter().map(|(old, new)| (old.id, new.id())).collect();
                 mirror.supersede(&ids)?;
                 if Some(serial) == published {
-                    publisher.follow_withdrawal(mirror)?;
+                    publisher.follow_revisions(mirror)?;
                 }
                 revisions.extend(pairs.iter().map(|(old, new)| (old.snapshot.label, new.snapshot().label)));
             }
             revisions.sort_unstable();
         }
-        publisher.follow_withdrawal(mirror)?;
+        publisher.follow_revisions(mirror)?;
         mirror.purged()?;
         Ok(Purged { mirror: mirror.name().clone(), revisions })
     }
@@ -375,28 +366,9 @@ impl Revising<'_> {
     }
 
     fn commit(&self, old: &Recorded, changes: Changes) -> Result<Verified, PurgeError> {
-        let snapshot = &old.snapshot;
-        let draft = Draft {
-            base: Some(old.clone()),
-            serial: snapshot.label.serial,
-            // A revision is the state at the old snapshot's time, so retention and look-ups by date take it for that.
-            time: snapshot.time,
-            upstream: snapshot.upstream.clone(),
-            follow: self.purge.store.follow(snapshot)?,
-            inputs: self.inputs(snapshot)?,
-            cutoff: snapshot.cutoff,
-            method: snapshot.method,
-            changes,
-            stored: Vec::new(),
-            held: snapshot.held.clone(),
-            gone: snapshot.gone.clone(),
-            missing: None,
-            conclusion: None,
-        };
-        let format = self.format();
-        let committed =
-            self.mirror.commit(draft, |serial, projects| strandline_view::root_lists(format, serial, projects))?;
-        Ok(self.mirror.verify(committed)?)
+        let (inputs, format) = (self.inputs(&old.snapshot)?, self.format());
+        let lists = |serial, projects: &[_]| strandline_view::root_lists(format, serial, projects);
+        Ok(self.mirror.revise(old, inputs, changes, lists)?)
     }
 
     /// What decides what a revision of a snapshot shows: what decided it before, and the withdrawals that are in force now.

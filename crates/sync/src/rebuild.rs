@@ -2,8 +2,8 @@
 //!
 //! The root list says which projects there are and at which serial; each project's record says the rest. A project counts if
 //! its record is what the list says, and all its files are there with the digests that the record names; what only the view
-//! has becomes a blob again. A project that no list names counts if its page says that it is quarantined. A snapshot that lacks a project says that it is of another selection: so the next sync looks
-//! for what is missing.
+//! has becomes a blob again. A project that no list names counts if its page says that it is quarantined. A snapshot that lacks
+//! a project says that it is of another selection: so the next sync looks for what is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use strandline_store::{
 };
 use strandline_view::Freeze;
 
-use crate::repair::{shown_records, unit_of};
+use crate::repair::{ShownRecord, shown_records, unit_of};
 use crate::stored::PAGES;
 use crate::{Context, SyncError};
 
@@ -46,7 +46,7 @@ pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> R
                 taking.land()?;
                 let bodies = mirrored.record().to_bodies();
                 let source = Source { record: bodies.id(), serial, renderer: format.number() };
-                let unit = unit_of(store, format, &mirrored, source)?;
+                let unit = unit_of(store, &format.render(&mirrored), &mirrored, source)?;
                 unit.map(|unit| (unit, bodies)).ok_or_else(|| "its record is not usable".to_owned())
             }
             Err(why) => Err(why),
@@ -148,13 +148,14 @@ fn project(
 ) -> Result<Result<Mirrored, String>, SyncError> {
     let store = taking.store().clone();
     let records = shown_records(mirror, format, name).into_iter();
-    let mut records = records.filter(|record| record.record().name() == name && record.serial() == serial);
-    let Some(record) = records.next() else {
+    let mut records = records.filter(|found| found.shown.record().name() == name && found.shown.serial() == serial);
+    let Some(ShownRecord { shown: record, page: read_from, .. }) = records.next() else {
         return Ok(Err(format!("the view has no record of it at serial {serial}")));
     };
-    // One of two bytes that agree is enough: a blob that has its own digest, or a page in HTML that says the same.
+    // One of two bytes that agree is enough: a blob that has its own digest, whichever renderer made it, or a page in HTML that
+    // says the same.
     let pages = format.render(&record);
-    let mut proven = false;
+    let mut proven = store.find_blob_row(read_from)?.is_some();
     for page in &pages {
         let blob = Blake3::of(&page.bytes);
         proven |= store.find_blob_row(blob)?.is_some();

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use strandline_model::{
-    Blake3, CoreMetadata, Entry, Format, Label, Leaf, MirrorName, Mirrored, ProjectName, Record, Sha256, Source,
-    TreePath, Unit, UpstreamUrl,
+    Blake3, CoreMetadata, Entry, Format, Label, Leaf, MirrorName, Mirrored, ProjectName, Record, Rendered, Sha256,
+    Source, Unit, UpstreamUrl,
 };
 use strandline_store::verify::{Damage, Naming};
 use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Store, StoreError, Wait};
@@ -21,7 +21,7 @@ use strandline_view::Broken;
 use tokio::task::block_in_place;
 
 use crate::fetch::{FetchError, Fetcher, metadata_url};
-use crate::stored::{self, RecordError};
+use crate::stored::{self, RecordError, is_page};
 use crate::upstream::{Answer, Page, Way};
 use crate::{Context, SyncError};
 
@@ -93,7 +93,17 @@ pub enum BytesFrom {
 pub enum Left {
     /// A body or the catalog: only a backup or a rebuild helps.
     Catalog(Damage),
-    /// A blob whose bytes cannot be had.
+    /// A page that another renderer made: the record makes it no more, and no upstream has it. A revision of the newest snapshot
+    /// needs it no more ([`render`](crate::render)).
+    Page {
+        /// The blob.
+        blob: Blake3,
+        /// What is wrong with it.
+        problem: String,
+        /// What names it.
+        named_by: Vec<Naming>,
+    },
+    /// Another blob whose bytes cannot be had.
     Blob {
         /// The blob.
         blob: Blake3,
@@ -190,20 +200,23 @@ async fn execute(workers: &[Worker<'_>], plan: Plan, data: bool) -> Result<Repai
         let Lost { blob, problem, named_by, .. } = lost;
         match restored {
             Ok((from, aside)) => done.repaired.push(Repaired::Blob { blob, problem, from, aside }),
+            Err(asked) if asked.is_empty() && block_in_place(|| is_of_another_renderer(workers, &named_by))? => {
+                done.left.push(Left::Page { blob, problem, named_by });
+            }
             Err(asked) => done.left.push(Left::Blob { blob, problem, asked, named_by }),
         }
     }
     for worker in workers {
-        block_in_place(|| mend(worker, data, &mut done))?;
+        mend(worker, data, &mut done).await?;
     }
     Ok(done)
 }
 
 /// Puts right what it can of a mirror's view.
-fn mend(worker: &Worker<'_>, data: bool, done: &mut Repair) -> Result<(), SyncError> {
-    let Worker { context: Context { store, format, .. }, mirror, .. } = worker;
-    store.outrun_views()?;
-    let mended = strandline_view::mend(mirror, &**format, data)?;
+async fn mend(worker: &Worker<'_>, data: bool, done: &mut Repair) -> Result<(), SyncError> {
+    let Worker { context, mirror, .. } = worker;
+    block_in_place(|| context.store.outrun_views())?;
+    let mended = context.publisher().mend(mirror, data).await?;
     let mirror = mirror.name();
     done.repaired.extend(mended.mended.into_iter().map(Repaired::View));
     done.views.extend(mended.left);
@@ -267,15 +280,20 @@ fn leaf_at(mirror: &Mirror, label: Label, project: &ProjectName) -> Result<Optio
     }
 }
 
-/// Adds the units that the trees of a view show of a project.
+/// Adds the units that the trees of a view show of a project, as each renderer up to today's may have made them.
 fn make_units(worker: &Worker<'_>, leaf: &Leaf, made: &mut BTreeMap<Blake3, Vec<u8>>) -> Result<(), StoreError> {
     let Worker { context: Context { store, format, .. }, mirror, .. } = worker;
     let Some(record) = leaf.record else { return Ok(()) };
-    for shown in shown_records(mirror, &**format, &leaf.name) {
-        let source = Source { record, serial: shown.serial(), renderer: format.number() };
-        if let Some(unit) = unit_of(store, &**format, &shown, source)? {
-            let bytes = unit.to_bytes();
-            made.insert(Blake3::of(&bytes), bytes);
+    for ShownRecord { shown, pages, .. } in shown_records(mirror, &**format, &leaf.name) {
+        // The other pages in the view may be damaged.
+        let rendered = (format.number(), format.render(&shown));
+        let in_view = (1..=format.number()).map(|renderer| (renderer, pages.clone()));
+        for (renderer, pages) in in_view.chain([rendered]) {
+            let source = Source { record, serial: shown.serial(), renderer };
+            if let Some(unit) = unit_of(store, &pages, &shown, source)? {
+                let bytes = unit.to_bytes();
+                made.insert(Blake3::of(&bytes), bytes);
+            }
         }
     }
     Ok(())
@@ -293,24 +311,43 @@ fn leave_withdrawn(workers: &[Worker<'_>], sha256: Sha256, named_by: &mut Vec<Na
     Ok(())
 }
 
-/// The records of a project that the trees of a view show, as far as they can be read.
-pub(crate) fn shown_records(mirror: &Mirror, format: &dyn Format, project: &ProjectName) -> Vec<Mirrored> {
-    let path = format.record_path(project);
-    let copies = strandline_view::copies(mirror, &path).into_iter();
-    copies.filter_map(|path| format.read(&std::fs::read(path).ok()?).ok()).collect()
+/// What a tree of a view shows of a project.
+pub(crate) struct ShownRecord {
+    /// What its pages say.
+    pub(crate) shown: Mirrored,
+    /// The page that this was read from.
+    pub(crate) page: Blake3,
+    /// All its pages, by the renderer that made them.
+    pub(crate) pages: Vec<Rendered>,
 }
 
-/// The unit of a project that is shown so; `None` where the store has never had one of its files.
+/// The records of a project that the trees of a view show, as far as they can be read.
+pub(crate) fn shown_records(mirror: &Mirror, format: &dyn Format, project: &ProjectName) -> Vec<ShownRecord> {
+    let path = format.record_path(project);
+    let read = |copy: PathBuf| {
+        let bytes = std::fs::read(&copy).ok()?;
+        let shown = format.read(&bytes).ok()?;
+        let in_view = |page: Rendered| {
+            let bytes = std::fs::read(copy.with_file_name(page.path.file_name())).map_or(page.bytes, Into::into);
+            Rendered { bytes, ..page }
+        };
+        let pages = format.render(&shown).into_iter().map(in_view).collect();
+        Some(ShownRecord { shown, page: Blake3::of(&bytes), pages })
+    };
+    strandline_view::copies(mirror, &path).into_iter().filter_map(read).collect()
+}
+
+/// The unit of a project that is shown so by these pages; `None` where the store has never had one of its files.
 pub(crate) fn unit_of(
     store: &Store,
-    format: &dyn Format,
+    pages: &[Rendered],
     shown: &Mirrored,
     source: Source,
 ) -> Result<Option<Unit>, StoreError> {
     let mut entries = Vec::new();
-    for page in format.render(shown) {
-        let (blob, sha256, size) = (Blake3::of(&page.bytes), Sha256::of(&page.bytes), page.bytes.len() as u64);
-        entries.push(Entry { path: page.path, blob, sha256, size });
+    for Rendered { path, bytes } in pages {
+        let (blob, sha256, size) = (Blake3::of(bytes), Sha256::of(bytes), bytes.len() as u64);
+        entries.push(Entry { path: path.clone(), blob, sha256, size });
     }
     for (.., placed) in shown.files() {
         for (path, sha256) in placed.paths() {
@@ -393,8 +430,18 @@ fn at_hand(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Result<Op
     Ok(None)
 }
 
-fn is_page(path: &TreePath) -> bool {
-    path.first_segment() == stored::PAGES
+/// Whether each place that names a blob is a page of a mirror at hand that another renderer than today's made.
+fn is_of_another_renderer(workers: &[Worker<'_>], named_by: &[Naming]) -> Result<bool, StoreError> {
+    for Naming { mirror, unit, path, .. } in named_by {
+        let Some(Worker { context: Context { store, format, .. }, .. }) = worker_of(workers, mirror) else {
+            return Ok(false);
+        };
+        let source = store.undamaged_units(&[*unit])?.into_iter().flatten().find_map(|unit| unit.source());
+        if !is_page(path) || source.is_none_or(|source| source.renderer == format.number()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The page of a record that has the blob's bytes, if one has.

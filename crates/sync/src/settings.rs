@@ -48,6 +48,8 @@ pub struct Settings {
     pub access: Access,
     /// How many pages of a first sync are fetched before they are parked.
     pub park_every: usize,
+    /// How many projects one revision changes when all pages are made anew: their units are in memory.
+    pub render_at_once: usize,
     /// The pause before the first repetition of a request that failed; the next ones are longer.
     pub backoff: Duration,
 }
@@ -73,6 +75,7 @@ impl Settings {
             wait: Wait::Never,
             access: Access::Public,
             park_every: 1_000,
+            render_at_once: 16_384,
             backoff: Duration::from_millis(500),
         }
     }

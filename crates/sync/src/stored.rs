@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_model::{
     DisplayName, Entry, FileName, HoldReason, InvalidRecord, Mirrored, Placed, ProjectName, Record, Releases, Seen,
-    SeenFile, Serial, Told, ToldFile, Unit, versions_left,
+    SeenFile, Serial, Told, ToldFile, TreePath, Unit, versions_left,
 };
 use strandline_store::{Store, StoreError};
 
@@ -118,6 +118,11 @@ fn files_of(unit: &Unit) -> BTreeMap<&str, &Entry> {
 
 /// Where the pages of a unit stand.
 pub(crate) const PAGES: &str = "simple";
+
+/// Whether a path of a unit is that of a page.
+pub(crate) fn is_page(path: &TreePath) -> bool {
+    path.first_segment() == PAGES
+}
 
 /// A record as a unit shows it: without the files that the unit does not have.
 pub(crate) fn shown_by(unit: &Unit, record: Record, releases: &dyn Releases) -> Result<Mirrored, RecordError> {

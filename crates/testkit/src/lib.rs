@@ -71,7 +71,7 @@ mod wheel;
 mod world;
 
 pub use faults::{Age, Endpoint, Fault, Label, On, Rule, RuleId};
-pub use format::Plain;
+pub use format::{Plain, Raised};
 pub use history::{Generator, PAIR, Weights, history};
 pub use http::Response;
 pub use project::{EventKind, FileState, ProjectState, Status, normalise};

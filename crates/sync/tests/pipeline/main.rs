@@ -17,4 +17,5 @@ mod project_serials;
 mod publishing;
 mod purge;
 mod quarantine;
+mod raised_renderer;
 mod support;

@@ -132,7 +132,7 @@ fn it_is_gone_from_everything_that_is_served() {
     assert_eq!(known(&store, &mirror()).select_served("7".parse().unwrap()).unwrap().id, published.id);
     assert_eq!(known(&store, &mirror()).select_served("2026-12-31".parse().unwrap()).unwrap().id, published.id);
     let error = known(&store, &mirror()).select_served("7.1".parse().unwrap()).unwrap_err().to_string();
-    assert!(error.contains("7.2 is what is left of it"), "{error}");
+    assert!(error.contains("7.2 is served in its place"), "{error}");
     assert_eq!(damage(&store), []);
     invariants::check_at_rest(&world.root(), &store, &mirror());
 
