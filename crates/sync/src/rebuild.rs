@@ -2,8 +2,8 @@
 //!
 //! The root list says which projects there are and at which serial; each project's record says the rest. A project counts if
 //! its record is what the list says, and all its files are there with the digests that the record names; what only the view
-//! has becomes a blob again. A project that no list names counts if its page says that it is quarantined. A snapshot that lacks a project says that it is of another selection: so the next sync looks
-//! for what is missing.
+//! has becomes a blob again. A project that no list names counts if its page says that it is quarantined. A snapshot that lacks
+//! a project says that it is of another selection: so the next sync looks for what is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -18,7 +18,9 @@ impl Following<'_> {
         if held.is_empty() {
             return held;
         }
-        held.keys().for_each(|name| self.go_on_without_files(name));
+        for name in held.keys() {
+            self.go_on_without_files(name);
+        }
         let found = self.cut(target, &Holding::new());
         held.into_iter().filter(|(name, _)| found.in_the_way.contains_key(name)).collect()
     }

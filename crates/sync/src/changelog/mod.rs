@@ -253,7 +253,9 @@ impl Following<'_> {
                 return Err(self.inconsistent(&found.in_the_way, round));
             }
             if late && !broken.is_empty() {
-                broken.keys().for_each(|name| self.go_on_without_files(name));
+                for name in broken.keys() {
+                    self.go_on_without_files(name);
+                }
                 found = self.cut(target, &holding);
                 holding.extend(broken.into_iter().filter(|(name, _)| found.in_the_way.contains_key(name)));
                 found = self.cut(target, &holding);

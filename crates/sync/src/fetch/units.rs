@@ -64,7 +64,9 @@ impl Fetcher {
         let mut inputs = Inputs { withdrawn: self.mirror.withdrawn()?, ..self.base_inputs.clone() };
         inputs.lacking.retain(|(project, _), _| !changes.contains_key(project));
         for (project, whole) in changes {
-            whole.iter().for_each(|whole| add_lacking(&mut inputs, project, whole));
+            if let Some(whole) = whole {
+                add_lacking(&mut inputs, project, whole);
+            }
         }
         Ok(inputs)
     }
