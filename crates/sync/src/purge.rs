@@ -9,7 +9,7 @@
 //! What always holds:
 //!
 //! 1. The revisions are those that a sync would have recorded with these withdrawals: their units are what
-//!    [`show`](strandline_model::show) gives of the same records. So the next sync changes nothing.
+//!    [`show`] gives of the same records. So the next sync changes nothing.
 //! 2. The newest revision of a serial stays the newest state of it: where it did not list the file and an older one did, it
 //!    gets a revision too, equal to it.
 //! 3. A page that cannot be read does not keep malware alive: its project is left out, and the next sync reads it
