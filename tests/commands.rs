@@ -129,7 +129,8 @@ fn usage_is_explained() {
         assert!(help.contains("[default: 127.0.0.1:8780]"), "loopback unless told otherwise:\n{help}");
     }
     let help = world.done(&["--help"]);
-    for command in ["up", "init", "sync", "serve", "status", "log", "diff", "show", "rollback", "verify", "gc", "nginx"]
+    for command in
+        ["up", "init", "sync", "serve", "status", "log", "diff", "show", "rollback", "verify", "render", "gc", "nginx"]
     {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is not in\n{help}");
     }
@@ -186,7 +187,7 @@ fn what_was_asked_for_is_on_stdout() {
     assert!(shown.contains("/zope_interface-1.0-py3-none-any.whl\t") && shown.contains("sha256:"), "{shown}");
     assert!(!world.done(&["show", &format!("pypi@{before}"), "six"]).contains("six-2.0"));
     let snapshot = world.done(&["show", &format!("pypi@{before}")]);
-    assert!(snapshot.starts_with(&format!("id {}\nstrandline-snapshot 1\n", text(&first["id"]))), "{snapshot}");
+    assert!(snapshot.starts_with(&format!("id {}\nstrandline-snapshot 2\n", text(&first["id"]))), "{snapshot}");
 }
 
 /// The keys of a JSON object.
@@ -203,6 +204,7 @@ fn status_has_every_key_whatever_is_known() {
     let status = || serde_json::from_str::<Value>(&world.done(&["status", "--json"])).unwrap();
     let of_a_mirror = [
         "held",
+        "lacking",
         "lag",
         "last_sync",
         "mirror",
@@ -253,6 +255,21 @@ fn quiet_says_only_what_went_wrong() {
         .fault(Rule::new(On::Prefix("/simple/".to_owned()), Fault::Status { status: 403, retry_after: None }));
     let run = world.run(&["--quiet", "sync"]).ended(1).says(&["answered 403", "Readers see what they saw before"]);
     assert!(!run.err.contains("INFO") && !run.err.contains("WARN"), "{}", run.err);
+}
+
+#[test]
+fn render_says_where_there_is_nothing_to_do() {
+    let world = World::new(Index::new(), "");
+    world.run(&["render", "pypi"]).ended(2).says(&["mirror `pypi` has no snapshot yet", "strandline sync pypi"]);
+    world.run(&["render", "other"]).ended(2).says(&["no mirror `other`"]);
+    let world = twice();
+    let (live, log) = (world.live(), world.log());
+    let said = world.done(&["render", "pypi"]);
+    assert_eq!(
+        said,
+        format!("pypi: nothing to do: this version of the program made all pages of serial {}\n", world.newest())
+    );
+    assert_eq!((world.live(), world.log()), (live, log));
 }
 
 /// `strandline log pypi | head -1` is no error.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use strandline_model::Timestamp;
 use strandline_testkit::{Age, Fault, On, Rule, RuleId, Status, Upstream, World as Index};
 
-use crate::support::truth::{equals_upstream, live, upstreams, wanted_fields};
+use crate::support::truth::{Fields, equals_upstream, live, upstreams, wanted_fields};
 use crate::support::world::{Run, World, text, wheel};
 
 /// Nobody is waited for longer than a sync waits anyway.
@@ -186,7 +186,7 @@ fn what_the_log_takes_away_goes_from_a_held_project() {
     world.upstream.world().remove_project("removed");
     world.upstream.world().quarantine("quarantined");
     is_whole(&world);
-    assert_eq!((live(&world, "removed"), live(&world, "quarantined")), (None, None));
+    assert_eq!((live(&world, "removed"), live(&world, "quarantined").unwrap().3.len()), (None, 0));
     world.upstream.clear_faults();
     is_whole(&world);
 }
@@ -209,17 +209,60 @@ fn one_broken_project_stops_everything_where_that_is_wanted() {
 }
 
 #[test]
-fn a_file_that_is_missing_or_wrong_holds_its_project() {
-    for (fault, reason) in [(Fault::Gone, "file-missing"), (Fault::Corrupt, "file-wrong")] {
+fn a_file_that_is_missing_or_wrong_is_the_only_thing_not_shown() {
+    for fault in [Fault::Gone, Fault::Corrupt] {
         let world = synced(&["good", "victim"], HOLD);
-        let before = live(&world, "victim").unwrap();
-        let needs = release(&world, "victim", "2.0");
+        release(&world, "victim", "2.0");
         release(&world, "good", "2.0");
-        let path = newest_file(&world, "victim");
+        let (path, file) = (newest_file(&world, "victim"), wheel("victim", "2.0", 1).filename);
+        world.upstream.fault(Rule::new(On::Path(path), fault));
+        let lacks = |version: &str| {
+            release(&world, "victim", version);
+            world
+                .run(&["sync"])
+                .ended(4)
+                .says(&[&format!("`{file}` of `victim` is not shown: upstream does not give it")]);
+            assert_eq!(lacking_at(&world), upstreams(&world, "victim"));
+            assert_eq!(live(&world, "good"), upstreams(&world, "good"));
+            assert_eq!(world.log()[0]["held"], json!([]));
+            let status = world.run(&["status"]).ended(4);
+            let line = format!("lacking    victim: {file}: upstream does not give it");
+            assert!(status.out.contains(&line), "there is no `{line}`:\n{}", status.out);
+            let status: Value = serde_json::from_str(&world.run(&["status", "--json"]).ended(4).out).unwrap();
+            let lacking = json!([{ "project": "victim", "filename": file, "reason": "upstream does not give it" }]);
+            assert_eq!(status["mirrors"][0]["lacking"], lacking);
+            let shown = world.done(&["show", &format!("pypi@{}", world.newest()), "victim"]);
+            assert!(shown.contains("not shown: upstream does not give it"), "{shown}");
+        };
+        lacks("3.0");
+        lacks("4.0");
+        world.done(&["verify", "--data"]);
+        world.upstream.clear_faults();
+        release(&world, "victim", "5.0");
+        is_whole(&world);
+    }
+}
+
+/// The live page of `victim`, with what upstream says of its second release, which the mirror lacks and does not show.
+fn lacking_at(world: &World) -> Option<Fields> {
+    let (mut shown, upstream) = (live(world, "victim")?, upstreams(world, "victim")?);
+    let file = wheel("victim", "2.0", 1).filename;
+    let fields = upstream.3.get(&file)?.clone();
+    assert!(shown.2.insert("2.0".to_owned()) && shown.3.insert(file, fields).is_none(), "{shown:?}");
+    Some(shown)
+}
+
+#[test]
+fn a_project_of_which_no_file_can_be_had_is_held() {
+    for (fault, reason) in [(Fault::Gone, "file-missing"), (Fault::Corrupt, "file-wrong")] {
+        let world = synced(&["good"], HOLD);
+        let needs = release(&world, "fresh", "1.0");
+        release(&world, "good", "2.0");
+        let path = newest_file(&world, "fresh");
         world.upstream.fault(Rule::new(On::Path(path), fault));
         for _ in 0..2 {
-            holds(&world, "victim", reason, before.0, needs);
-            assert_eq!(live(&world, "victim").as_ref(), Some(&before));
+            holds(&world, "fresh", reason, 0, needs);
+            assert_eq!(live(&world, "fresh"), None);
             assert_eq!(live(&world, "good"), upstreams(&world, "good"));
         }
         world.upstream.clear_faults();
@@ -303,7 +346,7 @@ fn the_view_says_what_upstream_says() {
         upstream.remove_project("anew");
     }
     is_whole(&world);
-    assert_eq!((live(&world, "anew"), live(&world, "cleared")), (None, None));
+    assert_eq!((live(&world, "anew"), live(&world, "cleared").unwrap().3.len()), (None, 0));
     {
         let mut upstream = world.upstream.world();
         upstream.remove_project("removed");

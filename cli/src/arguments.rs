@@ -93,14 +93,17 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List the projects and files that differ between two serials
+    /// List the projects and files that differ between two serials, or what upstream told two mirrors differently
+    ///
+    /// `diff MIRROR A B` compares two serials of a mirror. `diff MIRROR@A OTHER@B` says whether upstream told both the same, and
+    /// of which projects not; it ends with 1 if that is an alarm.
     Diff {
-        /// The mirror
-        mirror: MirrorName,
-        /// A serial, a serial with revision, or a date
+        /// The mirror, or a mirror at a serial: MIRROR@SERIAL
+        mirror: String,
+        /// A serial, a serial with revision, or a date; or another mirror at a serial
         before: String,
-        /// The one to compare it with, in the same form
-        after: String,
+        /// The one to compare it with, in the same form as the first; left out where two mirrors are compared
+        after: Option<String>,
         /// As JSON, one object a line
         #[arg(long)]
         json: bool,
@@ -112,7 +115,7 @@ pub(crate) enum Command {
         mirror: Option<String>,
         /// The project; without it, the snapshot is shown
         project: Option<DisplayName>,
-        /// Print the canonical bytes of a snapshot, node or unit, for b3sum
+        /// Print the canonical bytes of a snapshot or of anything that it names by an id, for b3sum
         #[arg(long, value_name = "ID", conflicts_with_all = ["mirror", "project"])]
         raw: Option<Blake3>,
     },
@@ -166,6 +169,11 @@ pub(crate) enum Command {
         /// Repair damage: fetch lost blobs again and mend the view; broken files are moved aside
         #[arg(long)]
         repair: bool,
+    },
+    /// Make all pages of a mirror's newest serial anew, as this version of the program makes them, without asking upstream
+    Render {
+        /// The mirror
+        mirror: MirrorName,
     },
     /// Make a new catalog from what is published, if the old one is lost and there is no backup of it
     Rebuild,

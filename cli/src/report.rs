@@ -239,6 +239,7 @@ impl Judged for ViewError {
         match self {
             Self::Disk(inner) => inner.verdict(),
             Self::Store(inner) => inner.verdict(),
+            Self::Verify(inner) => inner.verdict(),
             Self::Taken { .. } | Self::List { .. } => FAILED,
         }
     }

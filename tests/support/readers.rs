@@ -182,14 +182,14 @@ impl Field<'_> {
     pub(crate) fn sweep(&self, serial: u64, reader: &mut Reader) {
         let at = format!("/@{serial}");
         let truth: BTreeMap<_, _> = self.world.upstream.world().state_at(serial);
-        let truth: BTreeMap<_, _> =
-            truth.into_iter().filter(|(_, state)| state.status != Status::Quarantined).collect();
         let mut problems = Vec::new();
         let listed = reader.get(&path(&at, "")).unwrap();
         let list: Value = serde_json::from_slice(&listed).unwrap();
         let line = |project: &Value| (text(&project["name"]), project["_last-serial"].as_u64());
         let listed: BTreeSet<_> = list["projects"].as_array().unwrap().iter().map(line).collect();
-        let wanted = truth.values().map(|state| (state.display_name.clone(), Some(state.content_serial))).collect();
+        // What is quarantined has a page, and no list names it.
+        let wanted = truth.values().filter(|state| state.status != Status::Quarantined);
+        let wanted = wanted.map(|state| (state.display_name.clone(), Some(state.serial))).collect();
         if listed != wanted || list["meta"]["_last-serial"] != serial {
             let differ: Vec<_> = listed.symmetric_difference(&wanted).collect();
             problems.push(format!("the list of projects: {differ:?}"));

@@ -1,11 +1,12 @@
 //! `log`, `diff` and `show`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use indicatif::HumanBytes;
 use serde_json::json;
 use strandline_model::trie::Change;
-use strandline_model::{Blake3, DisplayName, Leaf, MirrorName, Snapshot, Unit};
+use strandline_model::{Blake3, DisplayName, Leaf, MirrorName, RecordId, Snapshot, Unit};
 use strandline_store::{Mirror, Recorded, SelectError, Store, StoreError};
 
 use super::{known, open, purge, say};
@@ -34,15 +35,17 @@ fn say_snapshots(store: &Store, kept: &Mirror, json: bool) -> Result<(), Failure
     let superseded = kept.superseded()?;
     for Recorded { id, snapshot, verified, missed } in kept.snapshots()? {
         let (published, pinned) = (live == Some(id), pins.contains(&id));
-        let Snapshot { label, time, units, held, .. } = &snapshot;
+        let Snapshot { label, time, listed, held, .. } = &snapshot;
         let instead = superseded.get(&id).map(|new| store.recorded(*new)).transpose()?;
         let instead = instead.map(|new| new.snapshot.label);
         if json {
-            let parent = snapshot.parent;
+            let Snapshot { tree, state, follow, inputs, cutoff, method, projects, parent, .. } = &snapshot;
             say!(
                 "{}",
                 json!({
-                    "serial": label, "id": id, "time": time, "projects": units, "parent": parent,
+                    "serial": label, "revision": label.revision, "id": id, "tree": tree, "state": state, "time": time,
+                    "follow": follow, "inputs": inputs, "cutoff": cutoff, "method": method,
+                    "projects": projects, "listed": listed, "parent": parent,
                     "verified": verified, "published": published, "pinned": pinned, "missed_late_event": missed, "held": held,
                     "superseded_by": instead,
                 })
@@ -53,9 +56,8 @@ fn say_snapshots(store: &Store, kept: &Mirror, json: bool) -> Result<(), Failure
             let unverified = if verified { "" } else { " not verified" };
             let missed = if missed { " lacks an event that came to light late" } else { "" };
             let held = if held.is_empty() { String::new() } else { format!(" {} held", held.len()) };
-            let instead =
-                instead.map_or_else(String::new, |instead| format!(" withdrawn from: {instead} is served instead"));
-            say!("{label}\t{time}\t{units} projects\t{id}{mark}{pinned}{unverified}{missed}{held}{instead}");
+            let instead = instead.map_or_else(String::new, |instead| format!(" {instead} is served in its place"));
+            say!("{label}\t{time}\t{listed} projects\t{id}{mark}{pinned}{unverified}{missed}{held}{instead}");
         }
     }
     Ok(())
@@ -84,13 +86,14 @@ const TOGETHER: usize = 256;
 
 fn tell_differences(store: &Store, changes: &[Change], json: bool) -> Result<(), Failure> {
     let units = |of: fn(&Change) -> Option<&Leaf>| {
-        let ids: Vec<_> = changes.iter().filter_map(|change| Some(of(change)?.unit)).collect();
+        let ids: Vec<_> = changes.iter().filter_map(|change| of(change)?.unit).collect();
         Ok::<_, StoreError>(store.units(&ids)?.into_iter())
     };
     let (mut before, mut after) = (units(|change| change.before.as_ref())?, units(|change| change.after.as_ref())?);
     for change in changes {
-        let had = files(change.before.as_ref().and_then(|_| before.next()).as_ref());
-        let has = files(change.after.as_ref().and_then(|_| after.next()).as_ref());
+        let unit = |leaf: &Option<Leaf>| leaf.as_ref().and_then(|leaf| leaf.unit);
+        let had = files(unit(&change.before).and_then(|_| before.next()).as_ref());
+        let has = files(unit(&change.after).and_then(|_| after.next()).as_ref());
         let added: Vec<_> = has.difference(&had).collect();
         let removed: Vec<_> = had.difference(&has).collect();
         let kind = match (&change.before, &change.after) {
@@ -128,20 +131,9 @@ fn files(unit: Option<&Unit>) -> BTreeSet<String> {
 
 /// What a mirror has of a project, or what a snapshot says of itself.
 pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>) -> Result<Exit, Failure> {
-    let (mirror, wanted) = match mirror.split_once('@') {
-        Some((mirror, wanted)) => (mirror.parse::<MirrorName>()?, Some(wanted)),
-        None => (mirror.parse()?, None),
-    };
-    config.mirrors(std::slice::from_ref(&mirror))?;
+    let (mirror, wanted) = place(config, mirror)?;
     let store = open(&config.store)?;
-    let kept = known(&store, &mirror)?;
-    let recorded = match wanted {
-        Some(wanted) => kept.select(wanted.parse()?)?,
-        None => match kept.view_state()? {
-            Some(state) => store.recorded(state.snapshot)?,
-            None => return Err(SelectError::NothingPublished { mirror }.into()),
-        },
-    };
+    let recorded = selected(&store, &mirror, wanted)?;
     let Recorded { id, snapshot, .. } = recorded;
     let Some(project) = project.map(DisplayName::normalise) else {
         say!("id {id}");
@@ -152,14 +144,54 @@ pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>)
         let what = format!("serial {} of mirror `{mirror}` has no project `{project}`", snapshot.label);
         return Err(Failure::found(what));
     };
-    say!("{} at serial {} (its own last change: {}), unit {}", leaf.display, snapshot.label, leaf.serial, leaf.unit);
-    for entry in store.unit(leaf.unit)?.entries() {
+    let Leaf { name, listed, logged, unit, record, serial, display } = leaf;
+    let unit_id = unit.map_or_else(|| "-".to_owned(), |unit| unit.to_string());
+    say!("{display} at serial {} (its own last change: {serial}), unit {unit_id}", snapshot.label);
+    if let Some(RecordId { told, seen }) = record {
+        say!("  record: told {told}, seen {seen}");
+    }
+    if !listed {
+        say!("  no list names it");
+    }
+    if !logged {
+        say!("  it was read without the log, so it may differ from another mirror's");
+    }
+    let unit = unit.map(|unit| store.unit(unit)).transpose()?;
+    for entry in unit.iter().flat_map(Unit::entries) {
         say!("  {}\t{}\tsha256:{}", entry.path, HumanBytes(entry.size), entry.sha256);
+    }
+    let inputs = store.inputs(&snapshot)?;
+    if let Some(record) = record.map(|record| store.record(record)).transpose()? {
+        for (file, told, _) in record.files() {
+            if let Some(why) = inputs.hides(&name, file, told.sha256) {
+                say!("  {}\tnot shown: {why}\tsha256:{}", file.as_str(), told.sha256);
+            }
+        }
     }
     Ok(Exit::Done)
 }
 
-/// The canonical bytes of a snapshot, node or unit, as they are: for b3sum.
+/// A mirror of the configuration and what was asked of it: `MIRROR@SERIAL`, or `MIRROR` alone.
+pub(super) fn place<'a>(config: &Config, text: &'a str) -> Result<(MirrorName, Option<&'a str>), Failure> {
+    let (mirror, wanted) = match text.split_once('@') {
+        Some((mirror, wanted)) => (mirror.parse::<MirrorName>()?, Some(wanted)),
+        None => (text.parse()?, None),
+    };
+    config.mirrors(std::slice::from_ref(&mirror))?;
+    Ok((mirror, wanted))
+}
+
+/// The snapshot of a mirror that is meant; what it publishes where none is said.
+pub(super) fn selected(store: &Arc<Store>, mirror: &MirrorName, wanted: Option<&str>) -> Result<Recorded, Failure> {
+    let kept = known(store, mirror)?;
+    match (wanted, kept.view_state()?) {
+        (Some(wanted), _) => Ok(kept.select(wanted.parse()?)?),
+        (None, Some(state)) => Ok(store.recorded(state.snapshot)?),
+        (None, None) => Err(SelectError::NothingPublished { mirror: mirror.clone() }.into()),
+    }
+}
+
+/// The canonical bytes of a snapshot, node, unit or part of a record, as they are: for b3sum.
 pub(crate) fn raw(config: &Config, id: Blake3) -> Result<Exit, Failure> {
     use std::io::Write as _;
     let body = open(&config.store)?.body(id)?;

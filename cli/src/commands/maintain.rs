@@ -1,13 +1,15 @@
-//! `rollback`, `pin`, `mirror remove` and `gc`.
+//! `rollback`, `render`, `pin`, `mirror remove` and `gc`.
 
 use std::sync::Arc;
 
 use indicatif::HumanBytes;
 use strandline_durable::Disk;
 use strandline_model::MirrorName;
-use strandline_pypi::Pypi;
+use strandline_pypi::{Index, Pypi};
 use strandline_store::gc::{self, Collected};
 use strandline_store::{SelectError, Wait, reserve};
+use strandline_sync::render::Made;
+use strandline_sync::{Context, Progress};
 use strandline_view::{Freeze, Publisher};
 
 use super::{clock, keep_reserve, known, open, say};
@@ -33,16 +35,45 @@ pub(crate) async fn rollback(config: &Config, mirror: &MirrorName, serial: Optio
     let state = locked.view_state()?;
     let present = state.map(|state| store.recorded(state.snapshot)).transpose()?;
     let verified = locked.verified(recorded, present.as_ref().map(|present| &present.snapshot))?;
-    let label = verified.snapshot().label;
     let publisher = Publisher::new(Arc::new(Pypi), configured.settings(mirror).drain, now);
     let freeze = if serial.is_some() { Freeze::Set } else { Freeze::Lift };
-    publisher.publish(&locked, &publisher.seal(verified), freeze).await?;
+    let sealed = publisher.seal(verified);
+    let published = publisher.publish(&locked, &sealed, freeze).await?;
+    let label = published.map_or(sealed.snapshot().label, |published| published.label());
     if serial.is_some() {
         tracing::warn!(
             "{mirror}: published serial {label}; syncs record and do not publish until `strandline rollback {mirror} --resume`"
         );
     } else {
         tracing::info!("{mirror}: published serial {label}; syncs publish again");
+    }
+    Ok(Exit::Done)
+}
+
+/// Makes all pages of the newest snapshot anew.
+pub(crate) async fn render(config: &Config, mirror: &MirrorName) -> Result<Exit, Failure> {
+    let (_, configured) = config.mirrors(std::slice::from_ref(mirror))?[0];
+    let store = open(&config.store)?;
+    let newest = known(&store, mirror)?.latest_verified()?;
+    let newest = newest.ok_or_else(|| SelectError::NoSnapshot { mirror: mirror.clone() })?.snapshot.label;
+    let context = Context {
+        store,
+        upstream: Arc::new(Index::new(configured.index(configured.upstream()?))?),
+        format: Arc::new(Pypi),
+        settings: Arc::new(configured.settings(mirror)),
+        clock: clock(),
+        progress: Arc::new(Progress::default()),
+    };
+    let Some(made) = strandline_sync::render::render(&context).await? else {
+        say!("{mirror}: nothing to do: this version of the program made all pages of serial {newest}");
+        return Ok(Exit::Done);
+    };
+    let Made { before, label, projects, published } = made;
+    say!("{mirror}: made the pages of {projects} projects anew: serial {label} takes the place of {before}");
+    if !published {
+        tracing::warn!(
+            "{mirror} is rolled back, so serial {label} is recorded and not published; `strandline rollback {mirror} --resume` publishes it"
+        );
     }
     Ok(Exit::Done)
 }

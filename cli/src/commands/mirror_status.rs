@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
-use strandline_model::{Held, Label, MirrorName, Timestamp, UpstreamUrl};
+use strandline_model::{FileName, Held, Hidden, Label, MirrorName, ProjectName, Timestamp, UpstreamUrl};
 use strandline_store::{Store, Usage, Withdrawal};
 
 use super::purge;
@@ -37,8 +37,19 @@ pub(crate) struct MirrorStatus {
     /// How far the newest snapshot is behind upstream's log, as of the last sync: the log is not asked here.
     pub(crate) lag: Option<Lag>,
     pub(crate) held: Vec<Held>,
+    /// The files that alone are not shown of their projects.
+    pub(crate) lacking: Vec<LackingFile>,
     /// As the last `gc` found it.
     pub(crate) size: Option<MirrorSize>,
+}
+
+/// A file that upstream names and that the mirror cannot have.
+#[derive(Debug, Serialize)]
+pub(crate) struct LackingFile {
+    pub(crate) project: ProjectName,
+    pub(crate) filename: FileName,
+    /// Why it is not shown.
+    pub(crate) reason: String,
 }
 
 /// How the last sync went.
@@ -93,6 +104,11 @@ impl MirrorStatus {
             latest = mirror.latest_verified()?.map(|latest| latest.snapshot);
             (state, last, kept) = (mirror.view_state()?, mirror.last_sync()?, mirror.snapshots()?);
         }
+        let inputs = latest.as_ref().map(|latest| store.inputs(latest)).transpose()?.unwrap_or_default();
+        let lacking = inputs.lacking.into_keys().map(|(project, filename)| {
+            let reason = Hidden::Lacking.to_string();
+            LackingFile { project, filename, reason }
+        });
         let published = state.map(|state| store.recorded(state.snapshot)).transpose()?;
         let lag = last.as_ref().zip(latest.as_ref()).and_then(|(last, latest)| {
             let cut = last.cut?;
@@ -107,7 +123,7 @@ impl MirrorStatus {
             published: published.map(|published| published.snapshot.label),
             published_since: state.map(|state| state.switched),
             recorded: latest.as_ref().map(|latest| latest.label),
-            projects: latest.as_ref().map(|latest| latest.units),
+            projects: latest.as_ref().map(|latest| latest.listed),
             snapshots: kept.len(),
             missed_late_event: kept.iter().filter(|kept| kept.missed).count(),
             rolled_back: state.is_some_and(|state| state.frozen),
@@ -120,6 +136,7 @@ impl MirrorStatus {
             }),
             lag,
             held: latest.map(|latest| latest.held).unwrap_or_default(),
+            lacking: lacking.collect(),
             size: usage
                 .and_then(|usage| usage.mirrors.get(mirror))
                 .map(|size| MirrorSize { bytes: size.bytes, own_bytes: size.own }),

@@ -1,6 +1,7 @@
 //! The commands.
 
 mod adopt;
+mod compare;
 mod inspect;
 mod maintain;
 mod mirror_status;
@@ -55,7 +56,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Serve { listen } => serve::serve(&read()?, listen).await,
         Command::Status { json } => status::status(&read()?, json),
         Command::Log { mirror, json } => inspect::log(&read()?, &mirror, json),
-        Command::Diff { mirror, before, after, json } => inspect::diff(&read()?, &mirror, &before, &after, json),
+        Command::Diff { mirror, before, after: Some(after), json } => {
+            inspect::diff(&read()?, &mirror.parse()?, &before, &after, json)
+        }
+        Command::Diff { mirror, before, after: None, json } => compare::compare(&read()?, &mirror, &before, json),
         Command::Show { raw: Some(id), .. } => inspect::raw(&read()?, id),
         Command::Show { mirror, project, .. } => {
             inspect::show(&read()?, mirror.as_deref().unwrap_or_default(), project.as_ref())
@@ -68,6 +72,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             let data = data.then_some(verify::Which { max_age, sample, limit, restart });
             verify::verify(&read()?, mirror.as_ref(), data, repair).await
         }
+        Command::Render { mirror } => maintain::render(&read()?, &mirror).await,
         Command::Rebuild => verify::rebuild(&read()?).await,
         Command::Gc { dry_run } => maintain::gc(&read()?, dry_run),
         Command::Adopt { mirror, directory, copy, json } => {

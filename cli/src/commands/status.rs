@@ -5,7 +5,7 @@ use serde_json::json;
 use strandline_model::Timestamp;
 use strandline_store::Store;
 
-use super::mirror_status::{Lag, MirrorSize, MirrorStatus, StoreStatus};
+use super::mirror_status::{LackingFile, Lag, MirrorSize, MirrorStatus, StoreStatus};
 use super::{clock, open, purge, say};
 use crate::config::Config;
 use crate::exit::Exit;
@@ -20,7 +20,7 @@ pub(crate) fn status(config: &Config, json: bool) -> Result<Exit, Failure> {
     let mut mirrors = Vec::new();
     for (name, _) in config.mirrors(&[])? {
         let mirror = MirrorStatus::of(&store, name, usage.as_ref())?;
-        if !mirror.held.is_empty() {
+        if !mirror.held.is_empty() || !mirror.lacking.is_empty() {
             exit = Exit::Held;
         }
         if json {
@@ -82,6 +82,9 @@ fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> Result<(), Failure> {
             held.needs,
             held.since
         );
+    }
+    for LackingFile { project, filename, reason } in &status.lacking {
+        say!("  lacking    {project}: {}: {reason}", filename.as_str());
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use indicatif::HumanBytes;
-use strandline_model::MirrorName;
+use strandline_model::{Hidden, MirrorName};
 use strandline_pypi::{Index, Pypi};
 use strandline_store::{Store, Wait};
 use strandline_sync::{Context, Outcome, Progress, Settings};
@@ -34,7 +34,7 @@ pub(crate) async fn sync_all(
     for (name, mirror) in mirrors {
         let settings = Settings { wait, min_free: config.min_free, ..mirror.settings(name) };
         let exit = match sync_one(store, name, mirror, settings).await {
-            Ok(outcome) if outcome.held.is_empty() => Exit::Done,
+            Ok(outcome) if outcome.held.is_empty() && outcome.lacking.is_empty() => Exit::Done,
             Ok(_) => Exit::Held,
             Err(failure) => failure.during(format!("mirror `{name}` was not synced")).report(),
         };
@@ -69,7 +69,7 @@ async fn sync_one(
 
 /// Says what a sync did.
 fn tell(mirror: &MirrorName, outcome: &Outcome, progress: &Progress) {
-    let Outcome { label, before, changed, projects, published, held, absent, .. } = outcome;
+    let Outcome { label, before, changed, projects, published, held, lacking, absent, .. } = outcome;
     let files = progress.files_done.load(Ordering::Relaxed);
     let bytes = HumanBytes(progress.bytes.load(Ordering::Relaxed));
     match before {
@@ -92,6 +92,9 @@ fn tell(mirror: &MirrorName, outcome: &Outcome, progress: &Progress) {
             in_words(held.reason),
             held.reason
         );
+    }
+    for (project, filename) in lacking {
+        tracing::warn!("{mirror}: `{}` of `{project}` is not shown: {}", filename.as_str(), Hidden::Lacking);
     }
     if !published {
         tracing::warn!(

@@ -1,5 +1,6 @@
 //! `verify` and `rebuild`: finding damage, and repairing it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use indicatif::HumanBytes;
@@ -97,11 +98,13 @@ fn tell(report: &Report, data: bool) {
     let bytes = HumanBytes(*bytes);
     if data {
         tracing::info!(
-            "{snapshots} snapshots, {bodies} nodes and units re-hashed; {rehashed} of {blobs} blobs ({} of {bytes}) re-hashed",
+            "{snapshots} snapshots, {bodies} records, nodes and units re-hashed; {rehashed} of {blobs} blobs ({} of {bytes}) re-hashed",
             HumanBytes(*rehashed_bytes)
         );
     } else {
-        tracing::info!("{snapshots} snapshots, {bodies} nodes and units re-hashed; {blobs} blobs ({bytes}) present");
+        tracing::info!(
+            "{snapshots} snapshots, {bodies} records, nodes and units re-hashed; {blobs} blobs ({bytes}) present"
+        );
     }
 }
 
@@ -160,7 +163,7 @@ async fn put_right(
 
 fn repaired_in_words(repaired: &Repaired) -> String {
     match repaired {
-        Repaired::Unit { id, project } => format!("body {id}: made again from the record of {project} in the view"),
+        Repaired::Body { id, project } => format!("body {id} of {project}: made again"),
         Repaired::Blob { blob, problem, from, aside } => {
             let from = match from {
                 BytesFrom::Withdrawn => "it was withdrawn since, so nothing needs it".to_owned(),
@@ -185,6 +188,16 @@ fn left_in_words(left: &Left) -> String {
         Left::Catalog(damage) => format!(
             "{damage}; restore the catalog from a backup (docs/operations.md, \"Restoring\"), or move it aside and run `strandline rebuild`"
         ),
+        Left::Page { blob, problem, named_by } => {
+            let names: Vec<_> = named_by.iter().map(ToString::to_string).collect();
+            let mirrors: BTreeSet<_> = named_by.iter().map(|naming| naming.mirror.as_str()).collect();
+            let commands: Vec<_> = mirrors.into_iter().map(|mirror| format!("`strandline render {mirror}`")).collect();
+            format!(
+                "page {blob} {problem}; an earlier version of this program made it, and today's makes it otherwise: {} makes the pages of the newest serial anew, and `strandline gc` drops the earlier ones when retention no longer keeps them; named by {}",
+                commands.join(" or "),
+                names.join(", ")
+            )
+        }
         Left::Blob { blob, problem, asked, named_by } => {
             let asked: Vec<_> =
                 asked.iter().map(|(upstream, error)| format!("{upstream}: {}", with_causes(error))).collect();

@@ -6,8 +6,11 @@ use std::path::Path;
 
 use rusqlite::Connection;
 use strandline_durable::Disk;
-use strandline_model::{Blake3, DisplayName, Entry, Leaf, Serial, Sha256, Timestamp, Unit};
-use strandline_store::{Conclusion, Draft, DraftUnit, Locked, SeenPage, Store, Wait};
+use strandline_model::{
+    Blake3, CoreMetadata, DisplayName, Entry, FileName, Follow, Inputs, Maintenance, Method, Record, Seen, SeenFile,
+    Serial, Sha256, Source, Timestamp, Told, ToldFile, Unit, Yanked,
+};
+use strandline_store::{Conclusion, Draft, DraftUnit, Locked, Store, Wait};
 
 use crate::bare::Failure;
 
@@ -29,8 +32,29 @@ fn entry(unit: u64, file: u64) -> Result<Entry, Failure> {
 
 fn unit(number: u64, files: Range<u64>) -> Result<DraftUnit, Failure> {
     let display: DisplayName = format!("project-{number:07}").parse()?;
+    let (name, serial) = (display.normalise(), Serial::try_from(number + 1)?);
     let entries = files.map(|file| entry(number, file)).collect::<Result<Vec<_>, _>>()?;
-    Ok(DraftUnit { unit: Unit::new(display.normalise(), entries)?, serial: Serial::try_from(number + 1)?, display })
+    let bodies = record(&display, &entries)?.to_bodies();
+    let unit = Unit::new(name, Source { record: bodies.id(), serial, renderer: 1 }, entries)?;
+    Ok(DraftUnit { unit, bodies: Some(bodies), serial, display, listed: true, logged: true })
+}
+
+/// What upstream says of a project of these files.
+fn record(display: &DisplayName, entries: &[Entry]) -> Result<Record, Failure> {
+    let name = display.normalise();
+    let (mut told, mut seen) = (BTreeMap::new(), BTreeMap::new());
+    for Entry { path, sha256, size, .. } in entries {
+        let file = FileName::of(&name, path.file_name())?;
+        let upload_time = Some("2026-01-01T12:00:00.123456Z".parse()?);
+        let sha256 = (*sha256).into();
+        told.insert(file.clone(), ToldFile { sha256, size: Some(*size), upload_time, yanked: Yanked::No });
+        let url = Some(format!("http://127.0.0.1:1/{path}"));
+        let (requires_python, core_metadata, provenance) = (Some(">=3.9".to_owned()), CoreMetadata::Absent, None);
+        seen.insert(file, SeenFile { url, requires_python, core_metadata, provenance });
+    }
+    let (maintenance, status_reason, versions) = (Maintenance::Active, None, vec!["1".to_owned()]);
+    let seen = Seen { display: display.clone(), maintenance, status_reason, versions, files: seen };
+    Ok(Record::new(Told { name, quarantined: false, files: told }, seen)?)
 }
 
 /// Fills a new store with two snapshots of so many units of so many files, each of which has its row and no bytes. The second
@@ -44,13 +68,12 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
     for begin in (0..units).step_by(usize::try_from(AT_ONCE)?) {
         let mut pages = Vec::new();
         for number in begin..units.min(begin + AT_ONCE) {
-            let DraftUnit { unit, serial, display } = unit(number, 0..files)?;
-            blobs.extend(unit.entries().iter().map(|entry| (entry.blob, entry.sha256)));
-            let (id, name) = (Blake3::of(&unit.to_bytes()), unit.name().clone());
-            leaves.push(Leaf { unit: id, serial, name, display });
-            pages.push(SeenPage { unit, serial, tag: None });
+            let draft = unit(number, 0..files)?;
+            blobs.extend(draft.unit.entries().iter().map(|entry| (entry.blob, entry.sha256)));
+            leaves.push(draft.leaf());
+            pages.push((draft, None));
         }
-        mirror.record_seen(&pages)?;
+        mirror.record_seen(pages)?;
     }
     blobs.sort_unstable();
     insert(&directory.join("catalog.db"), &blobs)?;
@@ -60,15 +83,19 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
         serial: Serial::try_from(units)?,
         time: now,
         upstream: "http://127.0.0.1:1/simple/".parse()?,
-        selection: Blake3::of(b"everything"),
+        follow: Follow::Everything,
+        inputs: Inputs::default(),
+        cutoff: now,
+        method: Method::Changelog,
         changes: BTreeMap::new(),
         stored: leaves,
         held: Vec::new(),
+        gone: Vec::new(),
         missing: None,
         conclusion: None,
     };
-    let (upstream, selection) = (first.upstream.clone(), first.selection);
-    record(&mirror, directory, first)?;
+    let upstream = first.upstream.clone();
+    commit(&mirror, directory, first)?;
     mirror.conclude(&Conclusion::default())?;
 
     let apart = usize::try_from((units / CHANGED).max(1))?;
@@ -80,13 +107,27 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
     let changes: BTreeMap<_, _> = changes.collect::<Result<_, Failure>>()?;
     let serial = Serial::try_from(units + u64::try_from(changes.len())?)?;
     let base = mirror.latest_verified()?;
-    let (stored, held, missing, conclusion) = (Vec::new(), Vec::new(), None, None);
-    let second = Draft { base, serial, time: now, upstream, selection, changes, stored, held, missing, conclusion };
-    record(&mirror, directory, second)
+    let second = Draft {
+        base,
+        serial,
+        time: now,
+        upstream,
+        follow: Follow::Everything,
+        inputs: Inputs::default(),
+        cutoff: now,
+        method: Method::Changelog,
+        changes,
+        stored: Vec::new(),
+        held: Vec::new(),
+        gone: Vec::new(),
+        missing: None,
+        conclusion: None,
+    };
+    commit(&mirror, directory, second)
 }
 
 /// Commits a snapshot and notes that it is verified: its files are not there, so it cannot pass as that in the usual way.
-fn record(mirror: &Locked, directory: &Path, draft: Draft) -> Result<(), Failure> {
+fn commit(mirror: &Locked, directory: &Path, draft: Draft) -> Result<(), Failure> {
     drop(mirror.commit(draft, |_, _| Vec::new())?);
     Connection::open(directory.join("catalog.db"))?.execute("UPDATE snapshot SET verified = 1", [])?;
     Ok(())

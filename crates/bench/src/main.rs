@@ -104,7 +104,8 @@ fn sync(
         for leaf in
             context.store.diff(Some(&base.snapshot), Some(&snapshot))?.into_iter().filter_map(|change| change.after)
         {
-            entries += context.store.unit(leaf.unit)?.entries().len();
+            let unit = leaf.unit.map(|unit| context.store.unit(unit)).transpose()?;
+            entries += unit.map_or(0, |unit| unit.entries().len());
         }
     }
     let memory = bare::peak_memory()?;
@@ -149,7 +150,7 @@ fn lists(mirror: &Mirror, snapshot: &Snapshot, directory: &Path) -> Result<Durat
     let bytes: u64 = snapshot.lists.iter().map(|list| list.size).sum();
     let begin = Instant::now();
     let projects = mirror.listed(snapshot)?;
-    drop(strandline_view::root_lists(&Pypi, snapshot.label.serial, projects));
+    drop(strandline_view::root_lists(&Pypi, snapshot.label.serial, &projects));
     // The lists are two, one of them with two names.
     let place = directory.join("incoming/measured");
     let mut file = mirror.store().disk().create_file(&place)?;

@@ -117,7 +117,7 @@ impl ScaleWorld {
         let told = ToldFile {
             sha256: Sha256::of(&content).into(),
             size: Some(content.len() as u64),
-            upload_time: Some("2026-01-01T12:00:00.000000Z".to_owned()),
+            upload_time: "2026-01-01T12:00:00.000000Z".parse().ok(),
             yanked: Yanked::No,
         };
         let top = self.upstream.as_str().trim_end_matches("simple/");

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use strandline_durable::{Disk, LockError};
-use strandline_model::{Blake3, MirrorName, Sha256, Snapshot};
+use strandline_model::{Blake3, MirrorName, Sha256, Snapshot, Unit};
 use strandline_store::{Recorded, Store, StoreError, Wait, verify};
 
 use crate::{mirror, now};
@@ -143,7 +143,8 @@ fn files_are_fetchable(root: &Path, store: &Arc<Store>, mirror: &MirrorName, who
 fn nothing_named_is_on_its_way_out(store: &Arc<Store>, mirror: &MirrorName) {
     for recorded in served(store, mirror) {
         for leaf in store.leaves(&recorded.snapshot).unwrap() {
-            for entry in store.unit(leaf.unit).unwrap().entries() {
+            let unit = leaf.unit.map(|unit| store.unit(unit).unwrap());
+            for entry in unit.iter().flat_map(Unit::entries) {
                 let row = store.find_blob_row(entry.blob).unwrap().map(|blob| (blob.sha256, blob.size));
                 assert_eq!(row, Some((entry.sha256, entry.size)), "invariant 5: the row of {}", entry.path);
             }
@@ -214,9 +215,14 @@ fn one_process_at_a_time(stores: [&Arc<Store>; 2], mirror: &MirrorName) {
 fn check_snapshot(root: &Path, store: &Arc<Store>, snapshot: &Snapshot) -> BTreeMap<String, Sha256> {
     let mut files: BTreeMap<_, _> = snapshot.lists.iter().map(|list| (list.path.to_string(), list.sha256)).collect();
     let leaves = store.leaves(snapshot).unwrap();
-    assert_eq!(leaves.len() as u64, snapshot.units);
+    assert_eq!(leaves.len() as u64, snapshot.projects);
+    assert_eq!(leaves.iter().filter(|leaf| leaf.listed).count() as u64, snapshot.listed);
     for leaf in leaves {
-        for entry in store.unit(leaf.unit).unwrap().entries() {
+        // A record is there, whole, and the unit shows it.
+        let unit = leaf.unit.map(|unit| store.unit(unit).unwrap());
+        assert_eq!(unit.as_ref().and_then(Unit::source).map(|source| source.record), leaf.record, "invariant 2");
+        leaf.record.map(|record| store.record(record).unwrap());
+        for entry in unit.iter().flat_map(Unit::entries) {
             let name = entry.blob.to_string();
             let blob = root.join("blobs").join(&name[..2]).join(&name[2..]);
             let bytes = fs::read(&blob).unwrap_or_else(|error| {

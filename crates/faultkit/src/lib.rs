@@ -18,12 +18,14 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
 mod crash;
+mod drafts;
 pub mod invariants;
 mod outage;
 mod power;
 mod world;
 
 pub use crash::at_every_step;
+pub use drafts::{draft, draft_unit};
 pub use outage::Outage;
 pub use power::{Left, Power};
 pub use world::{Outcome, World, known, lock, mirror, now, temporary_directory};

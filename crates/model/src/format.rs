@@ -19,7 +19,7 @@ pub trait Releases {
 /// How the pages of projects and the lists of all projects are written and read back. Everything is a pure function of what is
 /// given: the same project has the same pages on every machine.
 pub trait Format: Releases + Debug + Send + Sync {
-    /// The number by which the format is known. A change of what is written gets a new one.
+    /// The number of the renderer. A change of what is written gets a new one, one more.
     fn number(&self) -> u32;
 
     /// Where the page of a project stands that [`read`](Self::read) reads.
@@ -28,8 +28,8 @@ pub trait Format: Releases + Debug + Send + Sync {
     /// The pages of a project.
     fn render(&self, project: &Mirrored) -> Vec<Rendered>;
 
-    /// Reads a page that [`render`](Self::render) made and that stands at [`record_path`](Self::record_path): a project of the
-    /// same pages, which is as far as the page keeps what it was made of.
+    /// Reads a page that [`render`](Self::render) made, of this or an earlier number, and that stands at
+    /// [`record_path`](Self::record_path): what it was made of, as far as the page keeps it.
     fn read(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord>;
 
     /// Where in a mirror's tree a file with this name, digest and URL belongs.
@@ -57,8 +57,8 @@ pub trait Format: Releases + Debug + Send + Sync {
         out: &mut dyn io::Write,
     ) -> io::Result<()>;
 
-    /// Reads a list that [`write_list`](Self::write_list) wrote: the serial and the projects; an error for one that does not
-    /// say all of it.
+    /// Reads a list that [`write_list`](Self::write_list) wrote, of this or an earlier number: the serial and the projects; an
+    /// error for one that does not say all of it.
     fn read_list(&self, bytes: &[u8]) -> io::Result<(Serial, Vec<ListedProject>)> {
         Err(io::Error::other(format!("a list of {} bytes of a form that cannot be read back", bytes.len())))
     }
@@ -89,9 +89,10 @@ pub struct ListedProject {
     pub serial: Serial,
 }
 
-impl From<Leaf> for ListedProject {
-    fn from(leaf: Leaf) -> Self {
-        Self { name: leaf.name, display: leaf.display, serial: leaf.serial }
+impl ListedProject {
+    /// What the root lists say of a project; `None` where they do not name it.
+    pub fn of(leaf: Leaf) -> Option<Self> {
+        leaf.listed.then_some(Self { name: leaf.name, display: leaf.display, serial: leaf.serial })
     }
 }
 

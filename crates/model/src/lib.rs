@@ -14,11 +14,14 @@
 mod at;
 mod causes;
 mod digest;
+mod follow;
 mod format;
 mod name;
 mod path;
 mod record;
+mod record_body;
 mod serial;
+mod show;
 mod snapshot;
 mod text;
 mod time;
@@ -28,16 +31,19 @@ mod unit;
 pub use at::{At, InvalidAt};
 pub use causes::with_causes;
 pub use digest::{Blake3, ClaimedSha256, DigestMismatch, Hasher, InvalidDigest, Sha256, read_chunks};
+pub use follow::Follow;
 pub use format::{BadRecord, Format, Formats, ListedProject, Releases, Rendered};
 pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
 pub use path::{InvalidPath, TreePath};
 pub use record::{
-    CoreMetadata, FileName, InvalidFileName, InvalidRecord, Maintenance, Mirrored, Placed, Record, Seen, SeenFile,
-    Status, Told, ToldFile, Yanked,
+    CoreMetadata, FileName, InvalidFileName, InvalidRecord, Maintenance, Mirrored, Placed, Record, RecordId, Seen,
+    SeenFile, Status, Told, ToldFile, Yanked,
 };
+pub use record_body::{RECORD, RecordBodies, is_distribution};
 pub use serial::{InvalidSerial, Label, Serial};
-pub use snapshot::{Held, HoldReason, InvalidUpstreamUrl, RootList, Snapshot, UpstreamUrl};
+pub use show::{Hidden, Inputs, Shown, show, versions_left};
+pub use snapshot::{Gone, Held, HoldReason, InvalidUpstreamUrl, Method, RootList, Snapshot, UpstreamUrl};
 pub use text::BadBody;
-pub use time::{InvalidTimestamp, Timestamp};
+pub use time::{InvalidTimestamp, Timestamp, UploadTime};
 pub use trie::{Leaf, Node};
-pub use unit::{DuplicatePath, Entry, Unit};
+pub use unit::{DuplicatePath, Entry, Source, Unit};

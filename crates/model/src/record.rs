@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::{ClaimedSha256, DisplayName, ProjectName, Serial, Sha256, TreePath};
+use crate::{Blake3, ClaimedSha256, DisplayName, ProjectName, Serial, Sha256, TreePath, UploadTime};
 
 /// The name of a release file: one path segment, checked to belong to its project.
 ///
@@ -169,8 +169,8 @@ pub struct ToldFile {
     pub sha256: ClaimedSha256,
     /// How large it should be, in bytes, if upstream says so.
     pub size: Option<u64>,
-    /// When it was uploaded (PEP 700), as upstream writes it: RFC 3339.
-    pub upload_time: Option<String>,
+    /// When it was uploaded (PEP 700).
+    pub upload_time: Option<UploadTime>,
     /// Whether it was yanked, and why.
     pub yanked: Yanked,
 }
@@ -194,7 +194,7 @@ pub struct Seen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenFile {
     /// Where upstream has it: an absolute http(s) URL without a fragment, whose last segment is the filename. `None` where the
-    /// record was read from a page of this mirror, which does not keep it.
+    /// record was made of a page of this mirror, which does not keep it.
     pub url: Option<String>,
     /// Which Pythons it is for (PEP 345), as upstream writes it.
     pub requires_python: Option<String>,
@@ -202,6 +202,15 @@ pub struct SeenFile {
     pub core_metadata: CoreMetadata,
     /// Where its attestations are (PEP 740): an absolute URL on upstream.
     pub provenance: Option<String>,
+}
+
+/// The ids of the two bodies that a record is kept as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// Of what the log tells.
+    pub told: Blake3,
+    /// Of what only pages show.
+    pub seen: Blake3,
 }
 
 /// The parts of a record, or a record and its files, do not fit together.

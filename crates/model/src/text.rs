@@ -9,6 +9,13 @@ pub struct BadBody {
     problem: String,
 }
 
+impl BadBody {
+    /// About a body that has no lines.
+    pub(crate) fn whole(kind: &'static str, problem: String) -> Self {
+        Self { kind, line: 1, problem }
+    }
+}
+
 /// The lines of a body, numbered for errors.
 pub(crate) struct Lines<'a> {
     kind: &'static str,

@@ -58,3 +58,31 @@ impl Serialize for Timestamp {
         serializer.collect_str(self)
     }
 }
+
+/// When a file was uploaded, in whole microseconds. Its text is RFC 3339 in UTC with six digits, always:
+/// `2026-11-23T15:10:00.000000Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UploadTime(jiff::Timestamp);
+
+impl fmt::Display for UploadTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.6}", self.0)
+    }
+}
+
+impl FromStr for UploadTime {
+    type Err = InvalidTimestamp;
+    /// Takes any RFC 3339 time in the range of a [`Timestamp`]; what is smaller than a microsecond is cut off.
+    fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
+        let invalid = || InvalidTimestamp(text.chars().take(80).flat_map(char::escape_debug).collect());
+        let time: jiff::Timestamp = text.parse().map_err(|_| invalid())?;
+        Timestamp::from_seconds(time.as_second())?;
+        jiff::Timestamp::from_microsecond(time.as_microsecond()).map(Self).map_err(|_| invalid())
+    }
+}
+
+impl Serialize for UploadTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

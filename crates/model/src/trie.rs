@@ -5,33 +5,48 @@
 //! looks at the content alone. So the same units have the same root, whatever the order in which they
 //! came and whatever was there before (`tests/trie.rs`), and a change touches only the nodes on its path.
 //!
+//! A node has two ids. Its own is that of all that it says. Its state id is that of what upstream told alone: mirrors that agree
+//! on that have equal state ids, whatever they show of it and whatever their pages look like.
+//!
 //! Nodes are read through a [`Nodes`] and never changed: [`update`] returns the new ones.
 
-use std::borrow::Cow;
-use std::cmp::Ordering;
+mod diff;
+
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::text::{Lines, require_canonical};
 use crate::unit::line;
-use crate::{BadBody, Blake3, DisplayName, ProjectName, Serial};
+use crate::{BadBody, Blake3, DisplayName, ProjectName, RecordId, Serial};
+
+pub use diff::{Change, Pair, compare, diff, diff_states};
 
 /// The most units that a leaf lists.
 pub const LEAF_MOST: u64 = 32;
 
-const LEAF: &str = "strandline-leaf 1";
-const BRANCH: &str = "strandline-branch 1";
+const LEAF: &str = "strandline-leaf 2";
+const BRANCH: &str = "strandline-branch 2";
+const STATE_LEAF: &str = "strandline-state-leaf 2";
+const STATE_BRANCH: &str = "strandline-state-branch 2";
 const KIND: &str = "node";
 
-/// One unit as the tree lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One project as the tree lists it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Leaf {
-    /// The id of the unit's bytes.
-    pub unit: Blake3,
-    /// The serial of the project's last change.
-    pub serial: Serial,
-    /// The normalised name, by which the unit is found.
+    /// The normalised name, by which the project is found.
     pub name: ProjectName,
+    /// Whether the root lists name it.
+    pub listed: bool,
+    /// Whether the log tells all that changed upstream; otherwise the record was read without it, and may differ from another
+    /// mirror's.
+    pub logged: bool,
+    /// The id of the unit's bytes; `None` where the project has never been good: readers get 404.
+    pub unit: Option<Blake3>,
+    /// What upstream says of it; `None` where no page was ever believed.
+    pub record: Option<RecordId>,
+    /// The serial of the last row of upstream's log about it.
+    pub serial: Serial,
     /// The name as its owner writes it.
     pub display: DisplayName,
 }
@@ -43,13 +58,16 @@ pub struct Child {
     pub count: u64,
     /// The id of the node's bytes.
     pub node: Blake3,
+    /// The node's state id.
+    pub state: Blake3,
 }
 
 /// A node of the tree.
 ///
-/// Canonical bytes of a leaf: `strandline-leaf 1`, then `UNIT-ID SERIAL NAME DISPLAY-NAME` for each
-/// unit, sorted by name. Of a branch: `strandline-branch 1`, then `NIBBLE COUNT NODE-ID` for each
-/// child, sorted by nibble (one hexadecimal digit).
+/// Canonical bytes of a leaf: `strandline-leaf 2`, then
+/// `listed|unlisted logged|unlogged UNIT-ID TOLD-ID SEEN-ID SERIAL NAME DISPLAY-NAME` for each project, sorted by name; `-` stands
+/// for an id that there is not. Of a branch: `strandline-branch 2`, then `NIBBLE COUNT NODE-ID STATE-ID` for each child, sorted by
+/// nibble (one hexadecimal digit).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
     /// At most [`LEAF_MOST`] units, sorted by name.
@@ -75,17 +93,22 @@ impl Node {
         let mut out = String::new();
         match self {
             Self::Leaf(leaves) => {
-                out.reserve(32 + 160 * leaves.len());
+                out.reserve(32 + 300 * leaves.len());
                 line(&mut out, format_args!("{LEAF}"));
-                for Leaf { unit, serial, name, display } in leaves {
-                    line(&mut out, format_args!("{unit} {serial} {name} {display}"));
+                for Leaf { name, listed, logged, unit, record, serial, display } in leaves {
+                    let (listed, logged) = (if *listed { "" } else { "un" }, if *logged { "" } else { "un" });
+                    let (unit, told) = (OrDash(*unit), OrDash(record.map(|record| record.told)));
+                    let seen = OrDash(record.map(|record| record.seen));
+                    let words =
+                        format_args!("{listed}listed {logged}logged {unit} {told} {seen} {serial} {name} {display}");
+                    line(&mut out, words);
                 }
             }
             Self::Branch(children) => {
                 line(&mut out, format_args!("{BRANCH}"));
                 for (nibble, child) in children.iter().enumerate() {
-                    if let Some(Child { count, node }) = child {
-                        line(&mut out, format_args!("{nibble:x} {count} {node}"));
+                    if let Some(Child { count, node, state }) = child {
+                        line(&mut out, format_args!("{nibble:x} {count} {node} {state}"));
                     }
                 }
             }
@@ -100,17 +123,7 @@ impl Node {
             LEAF => {
                 let mut leaves: Vec<Leaf> = Vec::new();
                 while let Some(line) = lines.next() {
-                    let mut words = line.split(' ');
-                    let four = [words.next(), words.next(), words.next(), words.next()];
-                    let ([Some(unit), Some(serial), Some(name), Some(display)], None) = (four, words.next()) else {
-                        return Err(lines.bad("expected `UNIT-ID SERIAL NAME DISPLAY-NAME`"));
-                    };
-                    let leaf = Leaf {
-                        unit: lines.parse(unit)?,
-                        serial: lines.parse(serial)?,
-                        name: lines.parse(name)?,
-                        display: lines.parse(display)?,
-                    };
+                    let leaf = read_leaf(&lines, line)?;
                     if !leaf.display.is_of(&leaf.name) {
                         return Err(lines.bad("the display name is another project's"));
                     }
@@ -128,14 +141,15 @@ impl Node {
                 let mut children = Box::new([None; 16]);
                 while let Some(line) = lines.next() {
                     let words: Vec<_> = line.split(' ').collect();
-                    let [nibble, count, node] = words[..] else {
-                        return Err(lines.bad("expected `NIBBLE COUNT NODE-ID`"));
+                    let [nibble, count, node, state] = words[..] else {
+                        return Err(lines.bad("expected `NIBBLE COUNT NODE-ID STATE-ID`"));
                     };
                     let slot = usize::from_str_radix(nibble, 16)
                         .ok()
                         .and_then(|nibble| children.get_mut(nibble))
                         .ok_or_else(|| lines.bad("not a nibble"))?;
-                    *slot = Some(Child { count: lines.number(count)?, node: lines.parse(node)? });
+                    let (node, state) = (lines.parse(node)?, lines.parse(state)?);
+                    *slot = Some(Child { count: lines.number(count)?, node, state });
                 }
                 if children.iter().flatten().any(|child| child.count == 0) {
                     return Err(lines.bad("an empty child"));
@@ -146,7 +160,7 @@ impl Node {
                 }
                 node
             }
-            _ => return Err(lines.bad("neither a leaf nor a branch of format 1")),
+            _ => return Err(lines.bad("neither a leaf nor a branch of format 2")),
         };
         require_canonical(KIND, bytes, &node.to_bytes())?;
         Ok(node)
@@ -156,6 +170,66 @@ impl Node {
     pub fn id(&self) -> Blake3 {
         Blake3::of(&self.to_bytes())
     }
+
+    /// The state id: the BLAKE3 of a body of its own. For a leaf, `strandline-state-leaf 2`, then `TOLD-ID SERIAL NAME` for each
+    /// project; for a branch, `strandline-state-branch 2`, then `NIBBLE COUNT STATE-ID` for each child.
+    pub fn state(&self) -> Blake3 {
+        let mut out = String::new();
+        match self {
+            Self::Leaf(leaves) => {
+                line(&mut out, format_args!("{STATE_LEAF}"));
+                for Leaf { record, serial, name, .. } in leaves {
+                    let told = OrDash(record.map(|record| record.told));
+                    line(&mut out, format_args!("{told} {serial} {name}"));
+                }
+            }
+            Self::Branch(children) => {
+                line(&mut out, format_args!("{STATE_BRANCH}"));
+                for (nibble, child) in children.iter().enumerate() {
+                    if let Some(Child { count, state, .. }) = child {
+                        line(&mut out, format_args!("{nibble:x} {count} {state}"));
+                    }
+                }
+            }
+        }
+        Blake3::of(out.as_bytes())
+    }
+}
+
+/// An id, or `-` where there is none.
+struct OrDash(Option<Blake3>);
+
+impl fmt::Display for OrDash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(id) => id.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+fn read_leaf(lines: &Lines<'_>, line: &str) -> Result<Leaf, BadBody> {
+    let words: Vec<_> = line.split(' ').collect();
+    let [listed, logged, unit, told, seen, serial, name, display] = words[..] else {
+        return Err(lines.bad("expected `LISTED LOGGED UNIT-ID TOLD-ID SEEN-ID SERIAL NAME DISPLAY-NAME`"));
+    };
+    let flag = |word: &str, flag: &str| match word.strip_suffix(flag) {
+        Some("") => Ok(true),
+        Some("un") => Ok(false),
+        _ => Err(lines.bad(&format!("expected `{flag}` or `un{flag}`"))),
+    };
+    let id = |word: &str| if word == "-" { Ok(None) } else { lines.parse(word).map(Some) };
+    let record = match (id(told)?, id(seen)?) {
+        (Some(told), Some(seen)) => Some(RecordId { told, seen }),
+        (None, None) => None,
+        _ => return Err(lines.bad("a record has both parts or none")),
+    };
+    let (listed, logged, unit) = (flag(listed, "listed")?, flag(logged, "logged")?, id(unit)?);
+    if record.is_none() && (unit.is_some() || listed) || unit.is_none() && listed {
+        return Err(lines.bad("what was never good has no unit and is not listed"));
+    }
+    let (serial, name, display) = (lines.parse(serial)?, lines.parse(name)?, lines.parse(display)?);
+    Ok(Leaf { name, listed, logged, unit, record, serial, display })
 }
 
 /// Where nodes are read from. An implementation checks ids: the node that it returns has the id that it was asked for.
@@ -274,115 +348,28 @@ pub fn walk<N: Nodes, E: From<N::Error>>(
     }
 }
 
-/// One project that two trees list differently.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// The project.
-    pub name: ProjectName,
-    /// How the first tree lists it.
-    pub before: Option<Leaf>,
-    /// How the second tree lists it.
-    pub after: Option<Leaf>,
-}
-
-/// Calls `each` for every project that the two trees list differently, in no order; `None` stands for an empty tree.
-/// Reads only the nodes that differ, because equal subtrees have equal ids.
-pub fn diff<N: Nodes, E: From<N::Error>>(
-    nodes: &N,
-    before: Option<Blake3>,
-    after: Option<Blake3>,
-    each: &mut impl FnMut(Change) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut pairs = vec![(before, after)];
-    let mut changes = Vec::new();
-    while !pairs.is_empty() {
-        compare(nodes, &mut pairs, &mut changes)?;
-        changes.drain(..).try_for_each(&mut *each)?;
-    }
-    Ok(())
-}
-
-/// The ids of two nodes that are to be compared; `None` stands for nothing.
-pub type Pair = (Option<Blake3>, Option<Blake3>);
-
-/// How many pairs are compared at a time.
-const PAIRS: usize = 256;
-
-/// Takes some of the `pairs`, and adds the projects that their nodes list differently to `changes`. If both nodes are
-/// branches, or one is and there is no other, adds the pairs of their children to `pairs` instead.
-pub fn compare<N: Nodes>(nodes: &N, pairs: &mut Vec<Pair>, changes: &mut Vec<Change>) -> Result<(), N::Error> {
-    let mut some = pairs.split_off(pairs.len().saturating_sub(PAIRS));
-    some.retain(|(before, after)| before != after);
-    let ids: Vec<_> = some.iter().flat_map(|(before, after)| [*before, *after]).flatten().collect();
-    let mut read = nodes.nodes(&ids)?.into_iter();
-    for (before, after) in some {
-        let (before, after) = (before.and_then(|_| read.next()), after.and_then(|_| read.next()));
-        let child = |child: &Option<Child>| child.map(|child| child.node);
-        match (before.as_deref(), after.as_deref()) {
-            (Some(Node::Branch(before)), Some(Node::Branch(after))) => {
-                pairs.extend(before.iter().zip(&**after).map(|(before, after)| (child(before), child(after))));
-            }
-            (Some(Node::Branch(before)), None) => pairs.extend(before.iter().map(|before| (child(before), None))),
-            (None, Some(Node::Branch(after))) => pairs.extend(after.iter().map(|after| (None, child(after)))),
-            (before, after) => diff_units(nodes, before, after, changes)?,
-        }
-    }
-    Ok(())
-}
-
-/// The projects that two nodes list differently; one of the nodes is a leaf, or nothing.
-fn diff_units<N: Nodes>(
-    nodes: &N,
-    before: Option<&Node>,
-    after: Option<&Node>,
-    changes: &mut Vec<Change>,
-) -> Result<(), N::Error> {
-    let (before, after) = (units_below(nodes, before)?, units_below(nodes, after)?);
-    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
-    loop {
-        let order = match (before.peek(), after.peek()) {
-            (None, None) => return Ok(()),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(before), Some(after)) => before.name.cmp(&after.name),
-        };
-        let before = before.next_if(|_| order.is_le());
-        let after = after.next_if(|_| order.is_ge());
-        if let Some(either) = after.or(before).filter(|_| before != after) {
-            changes.push(Change { name: either.name.clone(), before: before.cloned(), after: after.cloned() });
-        }
-    }
-}
-
-/// The units below a node, sorted by name. A branch below which are many units is read so only where a tree is compared with
-/// its beginning, when it was a leaf or empty.
-fn units_below<'a, N: Nodes>(nodes: &N, node: Option<&'a Node>) -> Result<Cow<'a, [Leaf]>, N::Error> {
-    match node {
-        None => Ok(Cow::Borrowed(&[])),
-        Some(Node::Leaf(leaves)) => Ok(Cow::Borrowed(leaves)),
-        Some(Node::Branch(children)) => {
-            let mut units = Vec::new();
-            for child in children.iter().flatten() {
-                walk(nodes, child.node, &mut |leaf| {
-                    units.push(leaf);
-                    Ok::<_, N::Error>(())
-                })?;
-            }
-            units.sort_unstable();
-            Ok(Cow::Owned(units))
-        }
-    }
-}
-
 /// A changed tree: its root, and the nodes that it has and the old one did not need.
 #[derive(Debug)]
 pub struct Updated {
     /// The id of the root.
     pub root: Blake3,
-    /// How many units the tree has.
+    /// The state id of the root.
+    pub state: Blake3,
+    /// How many projects the tree has.
     pub count: u64,
-    /// The bytes of the nodes on the changed paths, by id.
-    pub nodes: BTreeMap<Blake3, Vec<u8>>,
+    /// The nodes on the changed paths, by id.
+    pub nodes: BTreeMap<Blake3, NewNode>,
+    /// How the old tree listed the projects that were changed or removed.
+    pub replaced: BTreeMap<ProjectName, Leaf>,
+}
+
+/// A node on a changed path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewNode {
+    /// Its canonical bytes.
+    pub bytes: Vec<u8>,
+    /// The node that stood at the same place in the old tree, if one did.
+    pub replaces: Option<Blake3>,
 }
 
 /// Puts (`Some`) and removes (`None`) units of the tree below `root`, which is `None` for an empty tree.
@@ -400,20 +387,31 @@ pub fn update<N: Nodes>(
         Some(root) => nodes.node(root)?,
         None => Node::EMPTY,
     };
-    let mut fresh = BTreeMap::new();
+    let mut fresh = Fresh::default();
     let node = apply(nodes, node, 0, &mut changes, &mut fresh)?;
     let count = node.count();
-    let root = keep(&mut fresh, &node);
-    Ok(Updated { root, count, nodes: fresh })
+    let state = node.state();
+    let root = fresh.keep(&node, root);
+    let Fresh { nodes, replaced } = fresh;
+    Ok(Updated { root, state, count, nodes, replaced })
 }
 
 type Keyed = (Blake3, ProjectName, Option<Leaf>);
 
-fn keep(fresh: &mut BTreeMap<Blake3, Vec<u8>>, node: &Node) -> Blake3 {
-    let bytes = node.to_bytes();
-    let id = Blake3::of(&bytes);
-    fresh.insert(id, bytes);
-    id
+/// What an update has made so far.
+#[derive(Default)]
+struct Fresh {
+    nodes: BTreeMap<Blake3, NewNode>,
+    replaced: BTreeMap<ProjectName, Leaf>,
+}
+
+impl Fresh {
+    fn keep(&mut self, node: &Node, replaces: Option<Blake3>) -> Blake3 {
+        let bytes = node.to_bytes();
+        let id = Blake3::of(&bytes);
+        self.nodes.insert(id, NewNode { bytes, replaces });
+        id
+    }
 }
 
 /// Applies changes, sorted by key and all below this node, to a node at `depth`.
@@ -422,16 +420,17 @@ fn apply<N: Nodes>(
     node: Node,
     depth: usize,
     changes: &mut [Keyed],
-    fresh: &mut BTreeMap<Blake3, Vec<u8>>,
+    fresh: &mut Fresh,
 ) -> Result<Node, N::Error> {
     match node {
         Node::Leaf(leaves) => {
             let mut units: BTreeMap<_, _> = leaves.into_iter().map(|leaf| (leaf.name.clone(), leaf)).collect();
             for (_, name, leaf) in changes {
-                match leaf.take() {
+                let old = match leaf.take() {
                     Some(leaf) => units.insert(name.clone(), leaf),
                     None => units.remove(name),
                 };
+                fresh.replaced.extend(old.map(|old| (name.clone(), old)));
             }
             Ok(grow(units.into_values().collect(), depth, fresh))
         }
@@ -442,14 +441,12 @@ fn apply<N: Nodes>(
                 let below = rest.partition_point(|(key, ..)| key.nibble(depth) <= nibble);
                 let (these, others) = rest.split_at_mut(below);
                 rest = others;
-                let old = match children[nibble] {
-                    Some(child) => nodes.node(child.node)?,
-                    None => Node::EMPTY,
-                };
+                let replaces = children[nibble].map(|child| child.node);
+                let old = replaces.map_or(Ok(Node::EMPTY), |id| nodes.node(id))?;
                 let new = apply(nodes, old, depth + 1, these, fresh)?;
                 children[nibble] = match new.count() {
                     0 => None,
-                    count => Some(Child { count, node: keep(fresh, &new) }),
+                    count => Some(Child { count, node: fresh.keep(&new, replaces), state: new.state() }),
                 };
             }
             let branch = Node::Branch(children);
@@ -466,7 +463,7 @@ fn apply<N: Nodes>(
 }
 
 /// Makes a leaf, or a branch with as many nodes below it as are needed. `leaves` are sorted by name.
-fn grow(leaves: Vec<Leaf>, depth: usize, fresh: &mut BTreeMap<Blake3, Vec<u8>>) -> Node {
+fn grow(leaves: Vec<Leaf>, depth: usize, fresh: &mut Fresh) -> Node {
     if leaves.len() as u64 <= LEAF_MOST {
         return Node::Leaf(leaves);
     }
@@ -478,23 +475,18 @@ fn grow(leaves: Vec<Leaf>, depth: usize, fresh: &mut BTreeMap<Blake3, Vec<u8>>) 
         0 => None,
         count => {
             let node = grow(leaves, depth + 1, fresh);
-            Some(Child { count, node: keep(fresh, &node) })
+            Some(Child { count, node: fresh.keep(&node, None), state: node.state() })
         }
     })))
 }
 
 /// Collects the units below a branch that becomes a leaf, and forgets the new nodes that this makes needless.
-fn gather<N: Nodes>(
-    nodes: &N,
-    node: Node,
-    fresh: &mut BTreeMap<Blake3, Vec<u8>>,
-    out: &mut Vec<Leaf>,
-) -> Result<(), N::Error> {
+fn gather<N: Nodes>(nodes: &N, node: Node, fresh: &mut Fresh, out: &mut Vec<Leaf>) -> Result<(), N::Error> {
     match node {
         Node::Leaf(mut leaves) => out.append(&mut leaves),
         Node::Branch(children) => {
             for child in children.into_iter().flatten() {
-                let node = match fresh.remove(&child.node).map(|bytes| Node::from_bytes(&bytes)) {
+                let node = match fresh.nodes.remove(&child.node).map(|new| Node::from_bytes(&new.bytes)) {
                     Some(node) => node.expect("these bytes were made from a node just now"),
                     None => nodes.node(child.node)?,
                 };
@@ -503,21 +495,4 @@ fn gather<N: Nodes>(
         }
     }
     Ok(())
-}
-
-impl PartialOrd for Leaf {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Leaf {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (&self.name, self.serial, self.unit, &self.display).cmp(&(
-            &other.name,
-            other.serial,
-            other.unit,
-            &other.display,
-        ))
-    }
 }

@@ -1,11 +1,11 @@
-//! Units: the paths of one project, which change together and are listed together.
+//! Units: the paths of one project, which change together and are listed together, and what they show.
 
 use std::fmt::Write as _;
 
 use crate::text::{Lines, require_canonical};
-use crate::{BadBody, Blake3, ProjectName, Sha256, TreePath};
+use crate::{BadBody, Blake3, ProjectName, RecordId, Serial, Sha256, TreePath};
 
-const FORMAT: &str = "strandline-unit 1";
+const FORMAT: &str = "strandline-unit 2";
 const KIND: &str = "unit";
 
 /// A path of a mirror, and the bytes that it has.
@@ -21,12 +21,26 @@ pub struct Entry {
     pub size: u64,
 }
 
+/// What a unit shows, and which program wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// What upstream says of the project.
+    pub record: RecordId,
+    /// The serial that stands on the pages.
+    pub serial: Serial,
+    /// The number of the [`Format`](crate::Format) that wrote the pages.
+    pub renderer: u32,
+}
+
 /// One project of a mirror at one serial: its pages and files, sorted by path, each path once.
 ///
-/// Canonical bytes: `strandline-unit 1 NAME`, then a line `BLAKE3 SHA256 SIZE PATH` for each entry.
+/// Canonical bytes: `strandline-unit 2 NAME`, then `from TOLD-ID SEEN-ID SERIAL RENDERER`, then a line
+/// `shown BLAKE3 SHA256 SIZE PATH` for each entry. A unit that shows no record has no line `from`: it has files that were taken
+/// over from another program's tree, and no snapshot names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
     name: ProjectName,
+    source: Option<Source>,
     entries: Vec<Entry>,
 }
 
@@ -42,17 +56,31 @@ pub struct DuplicatePath {
 
 impl Unit {
     /// Sorts the entries by path; an error where two of them have the same path.
-    pub fn new(name: ProjectName, mut entries: Vec<Entry>) -> Result<Self, DuplicatePath> {
+    pub fn new(name: ProjectName, source: Source, entries: Vec<Entry>) -> Result<Self, DuplicatePath> {
+        Self::sorted(name, Some(source), entries)
+    }
+
+    /// Files alone, of which no record says anything yet; an error as in [`new`](Self::new).
+    pub fn of_files(name: ProjectName, entries: Vec<Entry>) -> Result<Self, DuplicatePath> {
+        Self::sorted(name, None, entries)
+    }
+
+    fn sorted(name: ProjectName, source: Option<Source>, mut entries: Vec<Entry>) -> Result<Self, DuplicatePath> {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         match entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
             Some(pair) => Err(DuplicatePath { unit: name, path: pair[0].path.clone() }),
-            None => Ok(Self { name, entries }),
+            None => Ok(Self { name, source, entries }),
         }
     }
 
     /// The project.
     pub fn name(&self) -> &ProjectName {
         &self.name
+    }
+
+    /// What it shows; `None` for files alone.
+    pub fn source(&self) -> Option<Source> {
+        self.source
     }
 
     /// All entries, sorted by path.
@@ -75,8 +103,11 @@ impl Unit {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = String::with_capacity(64 + self.entries.len() * 260);
         line(&mut out, format_args!("{FORMAT} {}", self.name));
+        if let Some(Source { record: RecordId { told, seen }, serial, renderer }) = self.source {
+            line(&mut out, format_args!("from {told} {seen} {serial} {renderer}"));
+        }
         for Entry { path, blob, sha256, size } in &self.entries {
-            line(&mut out, format_args!("{blob} {sha256} {size} {path}"));
+            line(&mut out, format_args!("shown {blob} {sha256} {size} {path}"));
         }
         out.into_bytes()
     }
@@ -86,18 +117,27 @@ impl Unit {
         let mut lines = Lines::of(KIND, bytes)?;
         let name = lines.value(FORMAT)?;
         let name = lines.parse(name)?;
-        let mut entries = Vec::new();
+        let (mut source, mut entries) = (None, Vec::new());
         while let Some(line) = lines.next() {
-            let mut words = line.splitn(4, ' ');
-            let mut word = || words.next().ok_or_else(|| lines.bad("expected `BLAKE3 SHA256 SIZE PATH`"));
-            entries.push(Entry {
-                blob: lines.parse(word()?)?,
-                sha256: lines.parse(word()?)?,
-                size: lines.number(word()?)?,
-                path: lines.parse(word()?)?,
-            });
+            let mut words = line.splitn(5, ' ');
+            let mut word = || words.next().ok_or_else(|| lines.bad("expected `shown BLAKE3 SHA256 SIZE PATH`"));
+            match word()? {
+                "from" if source.is_none() && entries.is_empty() => {
+                    let record = RecordId { told: lines.parse(word()?)?, seen: lines.parse(word()?)? };
+                    let (serial, renderer) = (lines.parse(word()?)?, lines.number(word()?)?);
+                    let renderer = renderer.try_into().map_err(|_| lines.bad("the renderer is out of range"))?;
+                    source = Some(Source { record, serial, renderer });
+                }
+                "shown" => entries.push(Entry {
+                    blob: lines.parse(word()?)?,
+                    sha256: lines.parse(word()?)?,
+                    size: lines.number(word()?)?,
+                    path: lines.parse(word()?)?,
+                }),
+                _ => return Err(lines.bad("expected `from …` or `shown …`")),
+            }
         }
-        let unit = Self::new(name, entries).map_err(|error| lines.bad(&error.to_string()))?;
+        let unit = Self::sorted(name, source, entries).map_err(|error| lines.bad(&error.to_string()))?;
         require_canonical(KIND, bytes, &unit.to_bytes())?;
         Ok(unit)
     }

@@ -151,7 +151,7 @@ fn claim(listing: &Listing<'_>, context: Context<'_>, index: usize, raw: &RawFil
         size: optional(&of("size"), "a number of bytes", raw.size)?,
         requires_python: optional(&of("requires-python"), "a text", raw.requires_python)?,
         // Clients refuse a page with a malformed time, so it is left out.
-        upload_time: upload_time.filter(|text| text.parse::<jiff::Timestamp>().is_ok()),
+        upload_time: upload_time.and_then(|text| text.parse().ok()),
         yanked,
         core_metadata,
         provenance: optional(&of("provenance"), "a text", raw.provenance)?,
@@ -276,7 +276,9 @@ mod tests {
                                 11,
                             ),
                             upload_time: Some(
-                                "2026-01-02T03:04:05.678901Z",
+                                UploadTime(
+                                    2026-01-02T03:04:05.678901Z,
+                                ),
                             ),
                             yanked: Yes(
                                 "broken <b>",

@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 
 use strandline_model::{
     ClaimedSha256, CoreMetadata, DisplayName, FileName, ProjectName, Record, Seen, SeenFile, Serial, Status, Told,
-    ToldFile, Yanked,
+    ToldFile, UploadTime, Yanked,
 };
 use strandline_sync::upstream::{Page, Problem};
 use url::Url;
@@ -42,7 +42,8 @@ pub(crate) struct Claim {
     pub(crate) sha256: ClaimedSha256,
     pub(crate) size: Option<u64>,
     pub(crate) requires_python: Option<String>,
-    pub(crate) upload_time: Option<String>,
+    /// Left out where it is no time.
+    pub(crate) upload_time: Option<UploadTime>,
     pub(crate) yanked: Yanked,
     pub(crate) core_metadata: CoreMetadata,
     pub(crate) provenance: Option<String>,

@@ -4,8 +4,8 @@
 //!
 //! 1. A page is a pure function of what the record says: the order in which it lists files or versions does not
 //!    matter, and nothing else goes in.
-//! 2. [`read`] reads from a page what [`render`] made it of, as far as a page keeps it: sizes and digests as they were
-//!    measured, the normalised name, no URLs.
+//! 2. [`read`] reads from a page what [`render`] made it of, also one of an earlier number, as far as a page keeps it: sizes
+//!    and digests as they were measured, the normalised name, no URLs.
 //! 3. The HTML page and the JSON page name the same files.
 //!
 //! `tests/render.rs` has one test per number, and the pages as they are.
@@ -22,7 +22,7 @@ use strandline_model::{
 };
 
 use crate::filename::Order;
-use crate::listing::{status, status_text};
+use crate::listing::{check_api_version, status, status_text};
 use crate::url_check::{percent_decode, percent_encode};
 
 /// The version of the Simple API that pages follow.
@@ -154,7 +154,7 @@ fn render_json(Sorted { project, versions, files }: &Sorted<'_>) -> Vec<u8> {
         hashes: JsonHashes::of(&placed.sha256),
         requires_python: seen.requires_python.as_deref().map(Into::into),
         size: placed.size,
-        upload_time: told.upload_time.as_deref().map(Into::into),
+        upload_time: told.upload_time.map(|time| time.to_string().into()),
         yanked: match &told.yanked {
             Yanked::No => JsonYanked::Flag(false),
             Yanked::Yes(reason) if reason.is_empty() => JsonYanked::Flag(true),
@@ -176,14 +176,12 @@ fn render_json(Sorted { project, versions, files }: &Sorted<'_>) -> Vec<u8> {
     serde_json::to_vec(&page).expect("texts and numbers with text keys are always JSON")
 }
 
-/// Reads what [`render_json`] wrote; an error for anything else. Where the page does not keep a value, the nearest that
+/// Reads what [`render_json`] of any number wrote; an error for anything else. Where the page does not keep a value, the nearest that
 /// it tells stands in: the display name is the normalised one, what upstream says of sizes and metadata is what was
 /// measured, and URLs are lacking.
 pub(crate) fn read(bytes: &[u8]) -> Result<Mirrored, BadRecord> {
     let page: JsonPage<'_> = serde_json::from_slice(bytes).map_err(bad)?;
-    if page.meta.api_version != API_VERSION {
-        return Err(bad(format!("its API version is `{}`, not {API_VERSION}", page.meta.api_version)));
-    }
+    check_api_version(&page.meta.api_version).map_err(bad)?;
     let name: ProjectName = page.name.parse().map_err(bad)?;
     let read_status = status(&page.project_status.status);
     if status_text(read_status) != page.project_status.status {
@@ -220,7 +218,7 @@ fn read_file(file: JsonFile<'_>) -> Result<(ToldFile, SeenFile, Placed), BadReco
     let told = ToldFile {
         sha256: sha256.into(),
         size: Some(size),
-        upload_time: file.upload_time.map(Into::into),
+        upload_time: file.upload_time.map(|time| time.parse()).transpose().map_err(bad)?,
         yanked: match file.yanked {
             JsonYanked::Flag(false) => Yanked::No,
             JsonYanked::Flag(true) => Yanked::Yes(String::new()),

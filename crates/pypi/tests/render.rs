@@ -61,7 +61,7 @@ fn text(pages: &[Rendered], file: &str) -> String {
 
 fn example() -> Mirrored {
     let (name, told, seen, placed) = with_metadata(file("zope.interface-1.10+b-py3-none-any.whl"));
-    let upload_time = Some("2026-01-02T03:04:05.678901Z".to_owned());
+    let upload_time = "2026-01-02T03:04:05.678901Z".parse().ok();
     let told = ToldFile { upload_time, yanked: Yanked::Yes("a < b & 'c'".to_owned()), ..told };
     let provenance = Some("https://index.example/integrity/x".to_owned());
     let seen = SeenFile { requires_python: Some(">=3.8, <\"4\"".to_owned()), provenance, ..seen };
@@ -109,7 +109,8 @@ fn a_status_and_no_files() {
 fn what_is_no_record() {
     let json = text(&Pypi.render(&example()), "index.v1_json");
     for (from, to) in [
-        ("1.4", "1.3"),
+        ("1.4", "2.0"),
+        ("1.4", "1.x"),
         ("active", "odd"),
         ("zope-interface", "Zope-Interface"),
         ("../../packages", "https://index.example/packages"),
@@ -125,13 +126,24 @@ fn what_is_no_record() {
     assert!(Pypi.read(b"").is_err());
 }
 
+#[test]
+fn pages_of_each_minor_version_are_read() {
+    let (project, json) = (example(), text(&Pypi.render(&example()), "index.v1_json"));
+    for version in ["1.0", "1.3", "1.4", "1.5", "1.10"] {
+        let read = Pypi.read(json.replace("\"1.4\"", &format!("\"{version}\"")).as_bytes());
+        assert_eq!(Pypi.render(&read.unwrap()), Pypi.render(&project), "{version}");
+    }
+}
+
 fn any_file() -> impl Strategy<Value = File> {
     let name = "(Zope\\.Interface|zope__interface)-([0-9]{1,2}(\\.[0-9]{1,2}){0,2}(rc1)?|[a-z+!%&\"é]{1,4})(\\.tar\\.gz|\\.zip|-py3-none-any\\.whl)";
     let text = "\\PC{0,12}|[\\x00-\\x7f]{0,6}";
     let yanked = prop_oneof![Just(Yanked::No), text.prop_map(Yanked::Yes)];
-    let details = (prop::option::of(text), prop::option::of(text), yanked, prop::option::of(text));
+    let nanoseconds = prop::option::of(0_u32..1_000_000_000);
+    let details = (prop::option::of(text), nanoseconds, yanked, prop::option::of(text));
     (name, details, any::<u64>(), any::<bool>()).prop_map(|(name, details, size, metadata)| {
-        let (requires_python, upload_time, yanked, provenance) = details;
+        let (requires_python, seconds, yanked, provenance) = details;
+        let upload_time = seconds.and_then(|seconds| format!("2026-01-02T03:04:05.{seconds:09}Z").parse().ok());
         let file = if metadata { with_metadata(file(&name)) } else { file(&name) };
         let (name, told, seen, placed) = file;
         let told = ToldFile { size: Some(size), upload_time, yanked, ..told };

@@ -203,7 +203,7 @@ impl Site {
         let mut lines = Vec::new();
         for mirror in reach.store()?.mirrors()? {
             if let Some(published) = self.published(mirror.name(), reach)? {
-                let (label, projects) = (published.snapshot.label.to_string(), published.snapshot.units);
+                let (label, projects) = (published.snapshot.label.to_string(), published.snapshot.listed);
                 lines.push(home::Line { mirror: mirror.name().clone(), projects, label });
             }
         }
@@ -352,8 +352,9 @@ impl Site {
             return Ok(Some(known));
         }
         let store = reach.store()?;
-        let Some(leaf) = store.find(&recorded.snapshot, name)? else { return Ok(None) };
-        let project = Arc::new(Project { serial: leaf.serial, unit: store.unit(leaf.unit)? });
+        let leaf = store.find(&recorded.snapshot, name)?;
+        let Some((serial, unit)) = leaf.and_then(|leaf| Some((leaf.serial, leaf.unit?))) else { return Ok(None) };
+        let project = Arc::new(Project { serial, unit: store.unit(unit)? });
         let paths: usize = project.unit.entries().iter().map(|entry| entry.path.as_str().len()).sum();
         let bytes = 512 + paths + size_of_val(project.unit.entries());
         self.projects.put(key, Arc::clone(&project), bytes);
@@ -374,7 +375,8 @@ impl Site {
         Ok(Data::Bytes(bytes))
     }
 
-    /// The list as this program writes it. Requests for it at the same time wait for one of them to make it.
+    /// The list that the snapshot names, where it is published, else as this program writes it. Requests for it at the same time
+    /// wait for one of them to make it.
     fn rendered(&self, recorded: &Recorded, list: &RootList, reach: Reach<'_>) -> Result<List, Stopped> {
         if let Some(known) = self.rendered.get(&list.blake3) {
             return Ok(known);
@@ -384,7 +386,15 @@ impl Site {
         if let Some(known) = self.rendered.get(&list.blake3) {
             return Ok(known);
         }
-        let projects: Vec<_> = store.leaves(&recorded.snapshot)?.into_iter().map(ListedProject::from).collect();
+        let view = store.mirror(&recorded.snapshot.mirror)?.map(|mirror| mirror.view_directory());
+        let live = view.and_then(|view| std::fs::read(view.join("live").join(list.path.as_str())).ok());
+        // Another renderer may have written it; what readers of the directory see is what the snapshot names.
+        if let Some(bytes) = live.filter(|bytes| Blake3::of(bytes) == list.blake3) {
+            let live = List { blake3: list.blake3, bytes: bytes.into() };
+            self.rendered.put(list.blake3, live.clone(), live.bytes.len());
+            return Ok(live);
+        }
+        let projects: Vec<_> = store.leaves(&recorded.snapshot)?.into_iter().filter_map(ListedProject::of).collect();
         let mut bytes = Vec::new();
         let format = self.formats.of(&recorded.snapshot.mirror);
         format.write_list(&list.path, recorded.snapshot.label.serial, &projects, &mut bytes).map_err(|source| {
@@ -395,7 +405,7 @@ impl Site {
             // It is made from the tree all the same, so it is right to send it, under a tag made from the bytes that are sent.
             tracing::warn!(
                 snapshot = %recorded.id, path = %list.path,
-                "the list differs from the one that was recorded: another version of this program made that"
+                "the list differs from the one that was recorded: another renderer wrote that"
             );
         }
         self.rendered.put(list.blake3, made.clone(), made.bytes.len());

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use strandline_model::{DisplayName, ProjectName, Releases, Serial, Status, Timestamp, Yanked};
-use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, Rule, Seen, State, Why};
+use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, ReleasesOf, Rule, Seen, State, Why};
 use strandline_sync::upstream::Event;
 use strandline_testkit::{EventKind, Generator, ProjectState, Rng, Weights, World, history};
 
@@ -133,27 +133,38 @@ fn change(kind: EventKind) -> Option<Action> {
     })
 }
 
-/// What a mirror should have of a project: a quarantined one is not shown.
-fn wanted(state: Option<&ProjectState>) -> Option<(Serial, Content<String>)> {
-    let state = state.filter(|state| state.status.as_str() != "quarantined")?;
-    Some((serial(state.content_serial), content(state)))
+/// A project as a snapshot has it: its serial, and what is shown of it, which is nothing while it is quarantined.
+type Shown = (Serial, Option<Content<String>>);
+
+/// What a mirror should have of a project.
+fn wanted(state: &ProjectState) -> Shown {
+    let quarantined = state.status.as_str() == "quarantined";
+    (serial(state.serial), (!quarantined).then(|| content(state)))
 }
 
 /// What stands behind the project's name, up to the next separator of a wheel, is a file's version, with other separators than
-/// the log has.
+/// the log has, and perhaps with other zeros at its end.
 struct Named;
 
 impl Releases for Named {
     fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-        let plain = |text: &str| text.to_lowercase().replace(['-', '_', '.'], "");
-        let rest = match filename.strip_suffix(".whl") {
-            Some(wheel) => wheel.split('-').nth(1)?.to_owned(),
+        let parts = |text: &str| -> Vec<String> {
+            text.to_lowercase().split(['-', '_', '.']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+        };
+        let mut own = match filename.strip_suffix(".whl") {
+            Some(wheel) => parts(wheel.split('-').nth(1)?),
             None => {
                 let stem = filename.strip_suffix(".tar.gz").or(filename.strip_suffix(".zip"))?;
-                plain(stem).strip_prefix(&plain(project.as_str()))?.to_owned()
+                parts(stem).split_off(parts(project.as_str()).len())
             }
         };
-        Some(plain(&rest) == plain(version))
+        let mut version = parts(version);
+        for parts in [&mut own, &mut version] {
+            while parts.len() > 1 && parts.last().is_some_and(|part| part == "0") {
+                parts.pop();
+            }
+        }
+        Some(own == version)
     }
 }
 
@@ -171,8 +182,8 @@ struct Mirror {
     next_look: f64,
     ran: Ran,
     base: Serial,
-    /// What the newest snapshot has: the serial and content of every project.
-    shown: BTreeMap<ProjectName, (Serial, Content<String>)>,
+    /// What the newest snapshot has.
+    shown: BTreeMap<ProjectName, Shown>,
     /// What projects are held for.
     held: BTreeMap<ProjectName, Serial>,
     pages: BTreeMap<ProjectName, Vec<Seen<String>>>,
@@ -181,14 +192,13 @@ struct Mirror {
 
 impl Mirror {
     fn new(seed: u64, weather: Weather) -> Self {
-        let weights = Weights { burst: weather.bursts, ..Weights::journaled() };
+        let weights = Weights { burst: weather.bursts, respell: 20, ..Weights::journaled() };
         let (mut world, generator) = history(seed, weather.projects, weather.projects * weather.past, weights);
         world.set_holes(0.05, seed ^ 1);
         world.stop_ticking();
         let base = serial(world.serial());
         let shown = world.state();
-        let shown = shown.iter().filter_map(|(name, state)| Some((name.parse().unwrap(), wanted(Some(state))?)));
-        let shown = shown.collect();
+        let shown = shown.iter().map(|(name, state)| (name.parse().unwrap(), wanted(state))).collect();
         let (chance, delay) = weather.late;
         world.set_late(chance, delay, seed ^ 2);
         let rng = Rng::new(seed ^ 3);
@@ -248,7 +258,7 @@ impl Mirror {
         let below = self.uniform() < self.weather.label_below;
         let shown = if below { self.world.project_seen(name.as_str(), self.world.now_ms()) } else { None };
         let content = content(shown.as_ref().unwrap_or(&label));
-        let page = Seen { serial: serial(label.serial), content };
+        let page = Seen { serial: serial(label.page_serial), content };
         let pages = self.pages.entry(name.clone()).or_default();
         // What says the same a third time says nothing new.
         if !pages.ends_with(&[page.clone(), page.clone()]) {
@@ -295,7 +305,9 @@ impl Mirror {
             }
             let asked = std::mem::take(&mut wanted);
             for name in &asked {
-                if !self.log.of(name).last().is_some_and(|change| change.action.removes_project()) {
+                let last = self.log.of(name).last();
+                let people_alone = last.is_none() && !self.held.contains_key(name);
+                if !people_alone && !last.is_some_and(|change| change.action.needs_no_page()) {
                     self.fetch(name);
                 }
             }
@@ -323,19 +335,38 @@ impl Mirror {
         }
     }
 
-    /// The cut of what is known, and what is held for it.
-    fn cut(&mut self, target: Serial) -> (cut::Cut<String>, BTreeMap<ProjectName, Serial>) {
+    /// A project's serial at the base: of one that was held the log, read back far enough, tells it.
+    fn serial_at_base(&self, name: &ProjectName) -> Serial {
+        let shown = self.shown.get(name).map_or(Serial::ZERO, |(serial, _)| *serial);
+        if !self.held.contains_key(name) {
+            return shown;
+        }
+        let now = self.world.now_ms();
+        let events = self.world.events_of(name.as_str()).filter(|event| event.visible_ms <= now);
+        events.map(|event| serial(event.serial)).filter(|at| *at <= self.base).max().unwrap_or(shown)
+    }
+
+    /// All that is known of the projects that may have changed.
+    fn projects(&self) -> BTreeMap<ProjectName, Project<String>> {
         let mut projects = BTreeMap::new();
         for name in self.moving() {
             let base = match (self.held.get(&name), self.shown.get(&name)) {
                 (Some(needs), _) => Base::Unknown(*needs),
-                (None, Some((_, content))) => Base::Known(content.clone()),
+                (None, Some((_, Some(content)))) => Base::Known(content.clone()),
+                (None, Some((_, None))) => Base::Quarantined,
                 (None, None) => Base::Absent,
             };
             let pages = self.pages.get(&name).cloned().unwrap_or_default();
             let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.base };
-            projects.insert(name, Project { base, since, pages });
+            let serial = self.serial_at_base(&name);
+            projects.insert(name, Project { base, serial, since, pages });
         }
+        projects
+    }
+
+    /// The cut of what is known, and what is held for it.
+    fn cut(&mut self, target: Serial) -> (cut::Cut<String>, BTreeMap<ProjectName, Serial>) {
+        let projects = self.projects();
         let all = projects.iter().collect();
         let mut found = cut::cut(self.weather.rule, self.base, target, &self.log, &all, &Named);
         // Now and then an operator's patience ends: what stands in the way is held.
@@ -355,18 +386,30 @@ impl Mirror {
     fn record(
         &mut self,
         at: Serial,
-        states: BTreeMap<ProjectName, State<String>>,
+        mut states: BTreeMap<ProjectName, State<String>>,
         holding: &BTreeMap<ProjectName, Serial>,
     ) {
+        let projects = self.projects();
+        let mut due = Vec::new();
+        for (name, needs) in holding {
+            let early = !self.held.contains_key(name) && *needs > at;
+            match cut::state_at(&projects[name], &self.log, at, ReleasesOf { project: name, releases: &Named }) {
+                Ok(state) if early || matches!(state, State::Gone | State::Quarantined(_)) => {
+                    states.insert(name.clone(), state);
+                }
+                _ => due.push(name),
+            }
+        }
         for (name, state) in states {
             match state {
                 State::Untouched => continue,
                 State::Gone => self.shown.remove(&name),
-                State::At(serial, content) => self.shown.insert(name.clone(), (serial, content)),
+                State::Quarantined(serial) => self.shown.insert(name.clone(), (serial, None)),
+                State::At(serial, content) => self.shown.insert(name.clone(), (serial, Some(content))),
             };
             self.held.remove(&name);
         }
-        for name in holding.keys() {
+        for name in due {
             if let Some(last) = self.log.of(name).iter().rfind(|change| change.serial <= at) {
                 self.ran.holds += 1;
                 self.held.insert(name.clone(), last.serial);
@@ -387,7 +430,7 @@ impl Mirror {
         let names: BTreeSet<_> =
             truth.keys().map(|name| name.parse().unwrap()).chain(self.shown.keys().cloned()).collect();
         for name in names.iter().filter(|name: &&ProjectName| !self.held.contains_key(*name)) {
-            let (wanted, shown) = (wanted(truth.get(name.as_str())), self.shown.get(name));
+            let (wanted, shown) = (truth.get(name.as_str()).map(wanted), self.shown.get(name));
             if wanted.as_ref() != shown {
                 self.ran.wrong.push(format!("{name} at {at}: upstream {wanted:?}, recorded {shown:?}"));
             }

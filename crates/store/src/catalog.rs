@@ -1,7 +1,7 @@
 //! The catalog's tables.
 //!
-//! Version 8 is the oldest that this program reads: nothing was released before it, and an older catalog is refused. From 8 on,
-//! migrations are append-only and keyed by `user_version`: the first one makes version 8, each later one the version after it.
+//! Version 9 is the oldest that this program reads: nothing was released before it, and an older catalog is refused. From 9 on,
+//! migrations are append-only and keyed by `user_version`: the first one makes version 9, each later one the version after it.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -18,7 +18,7 @@ use crate::StoreError;
 const APPLICATION_ID: i32 = 0x7374_7264;
 
 /// The version that the first migration makes.
-const OLDEST: i32 = 8;
+const OLDEST: i32 = 9;
 
 const MIGRATIONS: &[&str] = &["
     -- The next time of modification to give to a file, in seconds since 1970. nginx makes its entity tags from
@@ -104,19 +104,42 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (number, mirror)
     ) STRICT, WITHOUT ROWID;
 
-    -- The canonical bytes of units, nodes and snapshots, deflated, by the BLAKE3 of the bytes themselves. With a row number: in a
-    -- table without, what is larger than a quarter of a page takes another page whole, and a unit of ten files is.
-    CREATE TABLE body (
-        number   INTEGER PRIMARY KEY,
-        id       BLOB NOT NULL UNIQUE CHECK (length(id) = 32),
-        size     INTEGER NOT NULL,
-        deflated BLOB NOT NULL
+    -- The canonical bytes of records, units, nodes, snapshots and what those name: some that are written and read together, packed as one by zstd.
+    -- reference: the pack against whose bytes this one is packed; that one has none. sizes: how long the bodies are (packs.rs).
+    -- With a row number: in a table without, what is larger than a quarter of a page takes another page whole.
+    --
+    -- No foreign keys: SQLite would look through all rows for one that refers to a pack that goes, or need indexes, which take a
+    -- third of the rows' own room. What refers to a pack finds it when it is written, and gc deletes packs, and knows which are needed.
+    CREATE TABLE pack (
+        number    INTEGER PRIMARY KEY,
+        reference INTEGER,
+        sizes     BLOB NOT NULL,
+        packed    BLOB NOT NULL
     ) STRICT;
+    CREATE TRIGGER pack_is_immutable BEFORE UPDATE ON pack
+        BEGIN SELECT RAISE(ABORT, 'a pack never changes'); END;
+    CREATE TRIGGER pack_is_not_replaced BEFORE INSERT ON pack
+        WHEN EXISTS (SELECT 1 FROM pack WHERE number = NEW.number)
+        BEGIN SELECT RAISE(ABORT, 'a pack never changes'); END;
+    CREATE TRIGGER pack_has_its_reference BEFORE INSERT ON pack
+        WHEN NEW.reference IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM pack WHERE number = NEW.reference AND reference IS NULL)
+        BEGIN SELECT RAISE(ABORT, 'a reference is a pack without one'); END;
+
+    -- Where each body is, by the BLAKE3 of its bytes: in which pack, and the how manyth of it from 0 on.
+    CREATE TABLE body (
+        id       BLOB PRIMARY KEY CHECK (length(id) = 32),
+        pack     INTEGER NOT NULL,
+        position INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
     CREATE TRIGGER body_is_immutable BEFORE UPDATE ON body
         BEGIN SELECT RAISE(ABORT, 'a body never changes'); END;
     CREATE TRIGGER body_is_not_replaced BEFORE INSERT ON body
-        WHEN EXISTS (SELECT 1 FROM body WHERE id = NEW.id OR number = NEW.number)
+        WHEN EXISTS (SELECT 1 FROM body WHERE id = NEW.id)
         BEGIN SELECT RAISE(ABORT, 'a body never changes'); END;
+    CREATE TRIGGER body_has_its_pack BEFORE INSERT ON body
+        WHEN NOT EXISTS (SELECT 1 FROM pack WHERE number = NEW.pack)
+        BEGIN SELECT RAISE(ABORT, 'a body is in a pack'); END;
 
     CREATE TABLE snapshot (
         id       BLOB PRIMARY KEY REFERENCES body (id),
@@ -150,7 +173,7 @@ const MIGRATIONS: &[&str] = &["
         time     INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 
-    -- What the newest tree of a mirror lists, in the order of names: it can be made anew from the tree. `sum` is over all its
+    -- What the root lists of a mirror's newest tree name, in the order of names: it can be made anew from the tree. `sum` is over all its
     -- rows, `display` is only there where it is not the name itself.
     CREATE TABLE listing (
         mirror INTEGER PRIMARY KEY REFERENCES mirror (id) ON DELETE CASCADE,
@@ -161,7 +184,6 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE listed (
         mirror  INTEGER NOT NULL REFERENCES mirror (id) ON DELETE CASCADE,
         name    TEXT NOT NULL,
-        unit    BLOB NOT NULL,
         serial  INTEGER NOT NULL,
         display TEXT,
         PRIMARY KEY (mirror, name)
@@ -219,6 +241,10 @@ const MIGRATIONS: &[&str] = &["
         mirror  INTEGER NOT NULL REFERENCES mirror (id) ON DELETE CASCADE,
         project TEXT NOT NULL,
         unit    BLOB NOT NULL,
+        -- The record that the unit shows, and whether root lists would name the project.
+        told    BLOB NOT NULL,
+        seen    BLOB NOT NULL,
+        listed  INTEGER NOT NULL,
         serial  INTEGER NOT NULL,
         tag     TEXT,
         UNIQUE (mirror, project, unit)

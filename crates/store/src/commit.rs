@@ -11,11 +11,12 @@ use rayon::prelude::*;
 use rusqlite::{Connection, Transaction};
 use strandline_durable::{DiskError, wide};
 use strandline_model::{
-    Blake3, DisplayName, Entry, Held, Label, Leaf, MirrorName, ProjectName, RootList, Serial, Snapshot, Timestamp,
-    Unit, UpstreamUrl, trie,
+    Blake3, DisplayName, Entry, Follow, Gone, Held, Inputs, Label, Leaf, ListedProject, Method, MirrorName,
+    ProjectName, RECORD, RecordBodies, RootList, Serial, Snapshot, Timestamp, Unit, UpstreamUrl, trie,
 };
 
 use crate::bodies::{Bodies, Remembered};
+use crate::packs::NewPack;
 use crate::rows::blake3;
 use crate::{Blob, Conclusion, Locked, Recorded, Store, StoreError};
 
@@ -30,14 +31,22 @@ pub struct Draft {
     pub time: Timestamp,
     /// What it is a copy of.
     pub upstream: UpstreamUrl,
-    /// The digest of what the configuration asks for.
-    pub selection: Blake3,
+    /// Which projects it follows.
+    pub follow: Follow,
+    /// What decides what of the records is shown.
+    pub inputs: Inputs,
+    /// Up to when uploads are shown.
+    pub cutoff: Timestamp,
+    /// How upstream's state was found.
+    pub method: Method,
     /// The projects that changed since `base`; `None` for those that are gone.
     pub changes: BTreeMap<ProjectName, Option<DraftUnit>>,
     /// Projects whose units are in the catalog already, as they are to be listed.
     pub stored: Vec<Leaf>,
     /// The projects that are held, sorted by name.
     pub held: Vec<Held>,
+    /// The projects that went without a row of the log, sorted by name.
+    pub gone: Vec<Gone>,
     /// Serials up to `serial` that upstream's log did not show, as far back as an event is believed to come to light
     /// late; `None` where the log was not read: then the recorded serials stay.
     pub missing: Option<Vec<Serial>>,
@@ -46,14 +55,40 @@ pub struct Draft {
 }
 
 /// A project of a draft.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DraftUnit {
-    /// Its entries.
+    /// What it shows.
     pub unit: Unit,
-    /// The serial of its last change.
+    /// The record that the unit names; `None` where the catalog has it already.
+    pub bodies: Option<RecordBodies>,
+    /// The serial of the last row of the log about it.
     pub serial: Serial,
     /// Its name as its owner writes it.
     pub display: DisplayName,
+    /// Whether the root lists name it.
+    pub listed: bool,
+    /// Whether the log tells all that changed upstream.
+    pub logged: bool,
+}
+
+impl DraftUnit {
+    /// How a tree lists it.
+    ///
+    /// # Panics
+    ///
+    /// If its unit shows no record.
+    pub fn leaf(&self) -> Leaf {
+        let source = self.unit.source().expect("a unit of a snapshot shows a record");
+        Leaf {
+            name: self.unit.name().clone(),
+            listed: self.listed,
+            logged: self.logged,
+            unit: Some(Blake3::of(&self.unit.to_bytes())),
+            record: Some(source.record),
+            serial: self.serial,
+            display: self.display.clone(),
+        }
+    }
 }
 
 /// A snapshot that is in the catalog and was not read back yet.
@@ -111,33 +146,50 @@ impl Locked {
     pub fn commit(
         &self,
         draft: Draft,
-        lists: impl FnOnce(Serial, Vec<Leaf>) -> Vec<RootList>,
+        lists: impl FnOnce(Serial, &[ListedProject]) -> Vec<RootList>,
     ) -> Result<Committed, StoreError> {
-        let Draft { base, serial, time, upstream, selection, changes, stored, held, missing, conclusion } = draft;
+        let Draft { base, serial, time, upstream, follow, inputs, cutoff, method, .. } = draft;
+        let Draft { changes, stored, held, gone, missing, conclusion, .. } = draft;
         self.store.transaction(|transaction| {
             let bodies = Bodies { store: &self.store, connection: transaction };
             let (root, new) = (base.as_ref().map(|base| base.snapshot.tree), New::of(changes, stored));
-            write_new(&bodies, root.is_some(), new.units)?;
             // A first snapshot's list is read from its tree: there can be a million lines.
             let changed = if root.is_some() { new.leaves.clone() } else { BTreeMap::new() };
-            let trie::Updated { root: tree, count, nodes } = trie::update(&Remembered(&bodies), root, new.leaves)?;
-            write_new(&bodies, root.is_some(), nodes)?;
+            let updated = trie::update(&Remembered(&bodies), root, new.leaves)?;
+            let trie::Updated { root: tree, state, count, nodes, replaced } = updated;
+            let like = |project: &ProjectName| replaced.get(project)?.unit;
+            let projects = new.bodies.into_iter().map(|(project, bodies)| NewPack { bodies, like: like(&project) });
+            write_new(&bodies, root.is_some(), projects.collect())?;
+            let nodes = nodes.into_iter().map(|(id, new)| NewPack::of(id, new.bytes, new.replaces));
+            write_new(&bodies, root.is_some(), nodes.collect())?;
             self.record_upstream(transaction, &upstream)?;
             if let Some(missing) = missing {
                 self.replace_missing(transaction, &missing)?;
             }
-            let all = self.update_listing(transaction, root, tree, &changed)?;
+            let named = |bytes: Vec<u8>| (Blake3::of(&bytes), bytes);
+            let (follow, inputs) = (named(follow.to_bytes()), named(inputs.to_bytes()));
+            let (follow_id, inputs_id) = (follow.0, inputs.0);
+            bodies.write(follow.0, follow.1, base.as_ref().map(|base| base.snapshot.follow))?;
+            bodies.write(inputs.0, inputs.1, base.as_ref().map(|base| base.snapshot.inputs))?;
+            let listed = self.update_listing(transaction, root, tree, changed)?;
             let snapshot = Snapshot {
                 mirror: self.name.clone(),
                 label: Label { serial, revision: self.next_revision(transaction, serial)? },
                 tree,
-                units: count,
+                state,
+                follow: follow_id,
+                inputs: inputs_id,
+                cutoff,
+                record: RECORD,
+                method,
+                projects: count,
+                listed: listed.len() as u64,
                 parent: base.map(|base| base.id),
                 time,
                 upstream,
-                selection,
-                lists: lists(serial, all),
+                lists: lists(serial, &listed),
                 held,
+                gone,
             };
             let id = self.insert_snapshot(&bodies, &snapshot)?;
             Ok(Committed { recorded: Recorded { id, snapshot, verified: false, missed: false }, conclusion })
@@ -157,7 +209,7 @@ impl Locked {
     fn insert_snapshot(&self, bodies: &Bodies<'_>, snapshot: &Snapshot) -> Result<Blake3, StoreError> {
         let bytes = snapshot.to_bytes();
         let id = Blake3::of(&bytes);
-        bodies.write(id, &bytes)?;
+        bodies.write(id, bytes, snapshot.parent)?;
         let Label { serial, revision } = snapshot.label;
         let insert = "INSERT INTO snapshot (id, mirror, serial, revision, time) VALUES (?1, ?2, ?3, ?4, ?5)";
         let row = (id.as_bytes(), self.number, serial.get(), revision, snapshot.time.seconds());
@@ -197,6 +249,37 @@ impl Locked {
         Ok(Verified(Recorded { id, snapshot, verified: true, missed: false }))
     }
 
+    /// Commits and verifies a revision of a snapshot: the same state of upstream at the same time, shown by other `inputs` and
+    /// with `changes`; `lists` as in [`commit`](Self::commit). What takes the old one's place is for the caller to say
+    /// ([`supersede`](Self::supersede)).
+    pub fn revise(
+        &self,
+        old: &Recorded,
+        inputs: Inputs,
+        changes: BTreeMap<ProjectName, Option<DraftUnit>>,
+        lists: impl FnOnce(Serial, &[ListedProject]) -> Vec<RootList>,
+    ) -> Result<Verified, VerifyError> {
+        let snapshot = &old.snapshot;
+        let draft = Draft {
+            base: Some(old.clone()),
+            serial: snapshot.label.serial,
+            // Retention and look-ups by date take it for the old one.
+            time: snapshot.time,
+            upstream: snapshot.upstream.clone(),
+            follow: self.store.follow(snapshot)?,
+            inputs,
+            cutoff: snapshot.cutoff,
+            method: snapshot.method,
+            changes,
+            stored: Vec::new(),
+            held: snapshot.held.clone(),
+            gone: snapshot.gone.clone(),
+            missing: None,
+            conclusion: None,
+        };
+        self.verify(self.commit(draft, lists)?)
+    }
+
     /// Verifies the snapshots that a crash left committed but not verified, and drops those that do not pass.
     pub(crate) fn finish_commits(&self) -> Result<(), StoreError> {
         let unverified = "SELECT id FROM snapshot WHERE mirror = ?1 AND verified = 0 ORDER BY serial, revision";
@@ -227,35 +310,38 @@ impl Locked {
     }
 }
 
-/// What a draft brings: how its projects are to be listed, and the bytes of units by their ids.
+/// What a draft brings: how its projects are to be listed, and the bytes of records and units, by project: those of one are
+/// packed and read together.
 struct New {
     leaves: BTreeMap<ProjectName, Option<Leaf>>,
-    units: BTreeMap<Blake3, Vec<u8>>,
+    bodies: Vec<(ProjectName, Vec<(Blake3, Vec<u8>)>)>,
 }
 
 impl New {
     fn of(changes: BTreeMap<ProjectName, Option<DraftUnit>>, stored: Vec<Leaf>) -> Self {
         let mut leaves: BTreeMap<_, _> = stored.into_iter().map(|leaf| (leaf.name.clone(), Some(leaf))).collect();
-        let mut units = BTreeMap::new();
+        let mut bodies = Vec::new();
         for (name, change) in changes {
-            let leaf = change.map(|DraftUnit { unit, serial, display }| {
-                let bytes = unit.to_bytes();
-                let id = Blake3::of(&bytes);
-                units.insert(id, bytes);
-                Leaf { unit: id, serial, name: name.clone(), display }
+            let leaf = change.map(|draft| {
+                let leaf = draft.leaf();
+                let mut own: Vec<_> = draft.bodies.into_iter().flat_map(RecordBodies::into_parts).collect();
+                own.extend(leaf.unit.map(|id| (id, draft.unit.to_bytes())));
+                bodies.push((name.clone(), own));
+                leaf
             });
             leaves.insert(name, leaf);
         }
-        Self { leaves, units }
+        Self { leaves, bodies }
     }
 }
 
-/// Stores bodies by their ids. In a catalog that has next to nothing yet, there is nothing to look up ahead.
-fn write_new(bodies: &Bodies<'_>, look_ahead: bool, new: BTreeMap<Blake3, Vec<u8>>) -> Result<(), StoreError> {
+/// Stores packs. In a catalog that has next to nothing yet, there is nothing to look up ahead.
+fn write_new(bodies: &Bodies<'_>, look_ahead: bool, new: Vec<NewPack>) -> Result<(), StoreError> {
     if look_ahead {
-        bodies.store.look_ahead_at_bodies(&new.keys().copied().collect::<Vec<_>>());
+        let ids = new.iter().flat_map(|pack| &pack.bodies).map(|(id, _)| *id);
+        bodies.store.look_ahead_at_bodies(&ids.collect::<Vec<_>>());
     }
-    bodies.write_all(&new.into_iter().collect::<Vec<_>>())
+    bodies.write_packs(new)
 }
 
 impl Store {
@@ -271,8 +357,10 @@ impl Store {
         }
     }
 
-    /// Looks whether the blobs of units are in the catalog and on the disk, with the right sizes.
+    /// Reads the records of units, and looks whether their blobs are in the catalog and on the disk, with the right sizes.
     fn check_units(&self, snapshot: &Snapshot, units: &[Unit]) -> Result<(), VerifyError> {
+        let records: Vec<_> = units.iter().filter_map(|unit| Some(unit.source()?.record)).collect();
+        self.records(&records)?;
         let entries: Vec<_> = units.iter().flat_map(Unit::entries).collect();
         let rows = self.blob_rows(&entries.iter().map(|entry| entry.blob).collect::<Vec<_>>())?;
         let look = |(entry, row): (&Entry, Option<Blob>)| {

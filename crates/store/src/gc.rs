@@ -20,6 +20,7 @@
 
 mod keep;
 mod mark;
+pub(crate) mod packs;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -79,7 +80,7 @@ pub struct Plan {
     until: i64,
     marked: Marked,
     dropped: BTreeMap<Blake3, (MirrorName, Label)>,
-    bodies: Vec<Blake3>,
+    bodies: packs::Bodies,
     condemned: Vec<(Blake3, u64)>,
     pardoned: Vec<Blake3>,
     /// The blobs that have been without a name for long enough.
@@ -128,7 +129,7 @@ pub fn plan(
         until: now.seconds().saturating_sub(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)),
         marked: Marked::default(),
         dropped: BTreeMap::new(),
-        bodies: Vec::new(),
+        bodies: packs::Bodies::default(),
         condemned: Vec::new(),
         pardoned: Vec::new(),
         expired: Vec::new(),
@@ -143,7 +144,7 @@ pub fn plan(
     }
     plan.marked.mark_new(store, &store.connection(), &mut plan.dropped, &mut |_, _| Ok(()))?;
     plan.find_blobs(store)?;
-    plan.find_bodies(store)?;
+    plan.bodies = packs::Bodies::find(&store.connection(), |id| plan.marked.has_body(id)).map_err(store.sql())?;
     let already = expired_links(store, plan.until, usize::MAX)?.len();
     plan.links = (already + if grace.is_zero() { plan.leaving.len() } else { 0 }) as u64;
     Ok(plan)
@@ -154,7 +155,7 @@ impl Plan {
     pub fn outcome(&self) -> Collected {
         let mut outcome = Collected {
             snapshots: in_order(&self.dropped),
-            bodies: self.bodies.len() as u64,
+            bodies: self.bodies.going.len() as u64,
             condemned: self.condemned.len() as u64,
             condemned_bytes: self.condemned.iter().map(|(_, size)| size).sum(),
             links: self.links,
@@ -210,7 +211,7 @@ impl Plan {
         }
         let mut lost = BTreeSet::new();
         for recorded in go {
-            for unit in reach(&bodies, recorded.snapshot.tree, &mut seen, &mut |_, error| Err(error))? {
+            for unit in reach(&bodies, recorded.snapshot.tree, &mut seen, &mut |_, error| Err(error))?.units {
                 let unit = bodies.unit(unit)?;
                 let pooled = unit.entries().iter().filter(|entry| entry.path.first_segment() == POOL);
                 lost.extend(pooled.map(|entry| entry.path.clone()));
@@ -263,20 +264,6 @@ impl Plan {
         Ok(())
     }
 
-    /// Finds the bodies that nothing reaches.
-    fn find_bodies(&mut self, store: &Store) -> Result<(), StoreError> {
-        let connection = store.connection();
-        let mut bodies = connection.prepare("SELECT id FROM body").map_err(store.sql())?;
-        let mut rows = bodies.query([]).map_err(store.sql())?;
-        while let Some(row) = rows.next().map_err(store.sql())? {
-            let id = blake3(row, 0).map_err(store.sql())?;
-            if !self.marked.has_body(&id) {
-                self.bodies.push(id);
-            }
-        }
-        Ok(())
-    }
-
     /// Drops and condemns in the catalog, except what a process has come to rely on since it was planned.
     fn commit(&mut self, store: &Store) -> Result<(), StoreError> {
         store.transaction(|transaction| {
@@ -287,7 +274,7 @@ impl Plan {
                 returned.insert(path);
                 Ok(())
             })?;
-            self.bodies.retain(|id| !self.marked.has_body(id));
+            self.bodies.keep_marked(transaction, |id| self.marked.has_body(id)).map_err(store.sql())?;
             self.condemned.retain(|(blob, _)| !self.marked.has_blob(blob));
             let number = store.next_in_sequence(transaction)?;
             self.write(transaction, number).map_err(store.sql())
@@ -298,7 +285,7 @@ impl Plan {
         let now = self.now.seconds();
         let bytes = |id: &Blake3| [*id.as_bytes()];
         execute_each(connection, "DELETE FROM snapshot WHERE id = ?1", self.dropped.keys(), bytes)?;
-        execute_each(connection, "DELETE FROM body WHERE id = ?1", &self.bodies, bytes)?;
+        self.bodies.delete(connection)?;
         let pardon = "UPDATE blob SET condemned = NULL, condemned_in = NULL WHERE blake3 = ?1";
         execute_each(connection, pardon, &self.pardoned, bytes)?;
         let condemn = "UPDATE blob SET condemned = ?2, condemned_in = ?3 WHERE blake3 = ?1 AND condemned IS NULL";

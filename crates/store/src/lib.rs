@@ -24,6 +24,8 @@ mod log_copy;
 mod mirror;
 mod naming;
 mod notes;
+mod packing;
+mod packs;
 mod pool;
 mod readers;
 mod rebuild;

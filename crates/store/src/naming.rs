@@ -44,12 +44,13 @@ impl Mirror {
         // Another node may list the same unit.
         let units: RefCell<HashMap<Blake3, bool>> = RefCell::default();
         let of_leaf = |bodies: &Bodies<'_>, leaf: Leaf| {
-            let known = units.borrow().get(&leaf.unit).copied();
+            let Some(unit) = leaf.unit else { return Ok(Vec::new()) };
+            let known = units.borrow().get(&unit).copied();
             let is_wanted = match known {
                 Some(known) => known,
-                None => wanted(&bodies.unit(leaf.unit)?),
+                None => wanted(&bodies.unit(unit)?),
             };
-            units.borrow_mut().insert(leaf.unit, is_wanted);
+            units.borrow_mut().insert(unit, is_wanted);
             Ok(if is_wanted { vec![leaf] } else { Vec::new() })
         };
         let mut search = Search::new(bodies, &|_, error| Err(error), &of_leaf);

@@ -8,11 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
-use strandline_model::{Blake3, ProjectName, Serial, Timestamp, Unit};
+use strandline_model::{Blake3, ProjectName, RecordBodies, RecordId, Serial, Timestamp, Unit};
 
 use crate::bodies::Bodies;
+use crate::packs::NewPack;
 use crate::rows::{blake3, execute_each, parsed, rows, serial, time};
-use crate::{Locked, Mirror, StoreError};
+use crate::{DraftUnit, Locked, Mirror, StoreError};
 
 /// How the last sync of a mirror ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,10 @@ pub struct SeenRow {
     pub project: ProjectName,
     /// The unit that shows it.
     pub unit: Blake3,
+    /// The record that the unit shows.
+    pub record: RecordId,
+    /// Whether the root lists would name it.
+    pub listed: bool,
     /// The serial of the page.
     pub serial: Serial,
 }
@@ -118,9 +123,11 @@ impl Mirror {
 
     /// The rows of the pages that are remembered, in the order in which they were, without what they show.
     pub fn seen_rows(&self) -> Result<Vec<SeenRow>, StoreError> {
-        let query = "SELECT project, unit, serial FROM seen WHERE mirror = ?1 ORDER BY number";
+        let query = "SELECT project, unit, serial, told, seen, listed FROM seen WHERE mirror = ?1 ORDER BY number";
         self.store.rows(query, [self.number], |row| {
-            Ok(SeenRow { project: parsed(row, 0)?, unit: blake3(row, 1)?, serial: serial(row, 2)? })
+            let record = RecordId { told: blake3(row, 3)?, seen: blake3(row, 4)? };
+            let (project, unit, serial, listed) = (parsed(row, 0)?, blake3(row, 1)?, serial(row, 2)?, row.get(5)?);
+            Ok(SeenRow { project, unit, record, listed, serial })
         })
     }
 
@@ -185,24 +192,29 @@ impl Locked {
         Ok(projects.iter().map(|project| (project.clone(), since.get(project).copied().unwrap_or(now))).collect())
     }
 
-    /// Remembers pages until a snapshot shows what they do. The blobs that the units name have landed.
-    pub fn record_seen(&self, pages: &[SeenPage]) -> Result<(), StoreError> {
+    /// Remembers pages until a snapshot shows what they do, each with its entity tag. The blobs that the units name have landed.
+    pub fn record_seen(&self, pages: Vec<(DraftUnit, Option<String>)>) -> Result<(), StoreError> {
         if pages.is_empty() {
             return Ok(());
         }
         self.store.transaction(|transaction| {
             let bodies = Bodies { store: &self.store, connection: transaction };
-            let remember = "INSERT INTO seen (mirror, project, unit, serial, tag) VALUES (?1, ?2, ?3, ?4, ?5)
+            let remember = "INSERT INTO seen (mirror, project, unit, told, seen, listed, serial, tag)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                 ON CONFLICT (mirror, project, unit) DO UPDATE SET serial = excluded.serial, tag = excluded.tag";
-            for SeenPage { unit, serial, tag } in pages {
+            let (mut rows, mut new) = (Vec::with_capacity(pages.len()), Vec::with_capacity(pages.len()));
+            for (DraftUnit { unit, bodies: record, serial, listed, .. }, tag) in pages {
+                let Some(source) = unit.source() else { continue };
                 let bytes = unit.to_bytes();
-                let id = Blake3::of(&bytes);
-                bodies.write(id, &bytes)?;
-                let row = (self.number, unit.name().as_str(), id.as_bytes(), serial.get(), tag);
-                let run = || transaction.prepare_cached(remember)?.execute(row);
-                run().map_err(self.store.sql())?;
+                let (id, like) = (Blake3::of(&bytes), self.listed_unit(transaction, unit.name())?);
+                let mut own: Vec<_> = record.into_iter().flat_map(RecordBodies::into_parts).collect();
+                own.push((id, bytes));
+                new.push(NewPack { bodies: own, like });
+                let [id, told, seen] = [id, source.record.told, source.record.seen].map(|id| *id.as_bytes());
+                rows.push((self.number, unit.name().to_string(), id, told, seen, listed, serial.get(), tag));
             }
-            Ok(())
+            bodies.write_packs(new)?;
+            execute_each(transaction, remember, rows, |row| row).map(drop).map_err(self.store.sql())
         })
     }
 
@@ -223,7 +235,7 @@ impl Locked {
         }
         self.store.transaction(|transaction| {
             let bodies = Bodies { store: &self.store, connection: transaction };
-            new.iter().try_for_each(|(_, id, bytes)| bodies.write(*id, bytes))?;
+            bodies.write_packs(new.iter_mut().map(|(_, id, bytes)| NewPack::of(*id, std::mem::take(bytes), None)))?;
             let remember = "INSERT OR IGNORE INTO adopted (mirror, project, unit) VALUES (?1, ?2, ?3)";
             let row = |(name, id, _): &(&ProjectName, Blake3, Vec<u8>)| {
                 (self.number, name.as_str().to_owned(), *id.as_bytes())
@@ -265,10 +277,13 @@ impl Locked {
         self.store.execute(remember, (self.number, time.seconds(), failure, head, behind, rounds)).map(drop)
     }
 
-    /// Notes that the next sync has to read a project's page, even if the changelog has no event of it.
-    pub fn note_reread(&self, project: &ProjectName) -> Result<(), StoreError> {
+    /// Notes that the next sync has to read these projects' pages, even if the changelog has no event of them.
+    pub fn note_reread(&self, projects: &[ProjectName]) -> Result<(), StoreError> {
         let note = "INSERT OR IGNORE INTO reread (mirror, project) VALUES (?1, ?2)";
-        self.store.execute(note, (self.number, project.as_str())).map(drop)
+        self.store.transaction(|transaction| {
+            let row = |project: &ProjectName| (self.number, project.as_str().to_owned());
+            execute_each(transaction, note, projects, row).map(drop).map_err(self.store.sql())
+        })
     }
 
     /// Concludes what a sync remembered where no new snapshot was needed: the newest one shows it already.

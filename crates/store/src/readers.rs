@@ -105,6 +105,7 @@ mod tests {
 
     use super::*;
     use crate::bodies::Bodies;
+    use crate::packs::NewPack;
 
     #[test]
     fn answers_come_in_the_order_of_the_keys() {
@@ -138,7 +139,7 @@ mod tests {
             .transaction(|transaction| {
                 let bodies = Bodies { store: &store, connection: transaction };
                 store.look_ahead_at_bodies(&ids);
-                bodies.write_all(&all)?;
+                bodies.write_packs(all.iter().map(|(id, bytes)| NewPack::of(*id, bytes.clone(), None)))?;
                 assert_eq!(there(), 0, "nothing is committed yet");
                 let own = bodies.each(&ids, |_, bytes| Ok(bytes.to_vec())).into_iter().map(Result::unwrap);
                 assert!(own.eq(all.iter().map(|(_, bytes)| bytes.clone())), "the transaction sees its own");

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use strandline_durable::DiskError;
-use strandline_model::{Blake3, ClaimedSha256, Hasher, Sha256, Unit, read_chunks};
+use strandline_model::{Blake3, ClaimedSha256, Hasher, Sha256, read_chunks};
 
 use crate::bodies::Bodies;
 use crate::{Blob, Intake, Locked, ReceiveError, Staged, StoreError};
@@ -87,17 +87,14 @@ impl From<io::Error> for Stopped {
 }
 
 impl Locked {
-    /// Stores a unit again whose body was lost or damaged. Returns whether it is the one with this id; if not, nothing is
-    /// changed.
-    pub fn restore_unit(&self, id: Blake3, unit: &Unit) -> Result<bool, StoreError> {
-        let (bytes, store) = (unit.to_bytes(), &self.store);
-        if Blake3::of(&bytes) != id {
+    /// Stores bodies of a project again that were lost or damaged: those of one pack together, so that what is packed against it
+    /// can be read again, too. Returns whether each is the one with its id; if not, nothing is changed.
+    pub fn restore_bodies(&self, lost: Vec<(Blake3, Vec<u8>)>) -> Result<bool, StoreError> {
+        if lost.is_empty() || lost.iter().any(|(id, bytes)| Blake3::of(bytes) != *id) {
             return Ok(false);
         }
-        store.transaction(|transaction| {
-            transaction.execute("DELETE FROM body WHERE id = ?1", [id.as_bytes()]).map_err(store.sql())?;
-            Bodies { store, connection: transaction }.write(id, &bytes)
-        })?;
+        let store = &self.store;
+        store.transaction(|transaction| Bodies { store, connection: transaction }.restore(lost))?;
         Ok(true)
     }
 }

@@ -54,8 +54,10 @@ pub enum SelectError {
         /// The mirror.
         mirror: MirrorName,
     },
-    /// It is not served any more, because a file was withdrawn from it.
-    #[error("something was withdrawn from serial {label} of mirror `{mirror}`; {instead} is what is left of it")]
+    /// It is not served any more: a file was withdrawn from it, or its pages or lists were made anew.
+    #[error(
+        "serial {label} of mirror `{mirror}` is not served any more, because something was withdrawn from it, or its pages or lists were made anew; {instead} is served in its place"
+    )]
     Superseded {
         /// The mirror.
         mirror: MirrorName,

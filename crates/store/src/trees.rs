@@ -3,20 +3,28 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use strandline_model::{Blake3, Leaf, Node, trie::Nodes as _};
+use strandline_model::{Blake3, Leaf, Node, RecordId, trie::Nodes as _};
 
 use crate::StoreError;
 use crate::bodies::Bodies;
 
-/// Adds everything below a node to `seen`; returns the units that were not in it before. Of a node that cannot be read,
-/// `damaged` decides whether the walk goes on without it.
+/// What a walk over a tree found that was not seen before.
+#[derive(Default)]
+pub(crate) struct Reached {
+    pub(crate) units: Vec<Blake3>,
+    /// Records of which a part was not seen before.
+    pub(crate) records: Vec<RecordId>,
+}
+
+/// Adds everything below a node to `seen`; returns what was not in it before. Of a node that cannot be read, `damaged` decides
+/// whether the walk goes on without it.
 pub(crate) fn reach(
     bodies: &Bodies<'_>,
     tree: Blake3,
     seen: &mut HashSet<Blake3>,
     damaged: &mut dyn FnMut(Blake3, StoreError) -> Result<(), StoreError>,
-) -> Result<Vec<Blake3>, StoreError> {
-    let (mut units, mut nodes) = (Vec::new(), vec![tree]);
+) -> Result<Reached, StoreError> {
+    let (mut reached, mut nodes) = (Reached::default(), vec![tree]);
     while let Some(id) = nodes.pop() {
         if !seen.insert(id) {
             continue;
@@ -24,12 +32,18 @@ pub(crate) fn reach(
         match bodies.node(id) {
             Ok(Node::Branch(children)) => nodes.extend(children.iter().flatten().map(|child| child.node)),
             Ok(Node::Leaf(leaves)) => {
-                units.extend(leaves.iter().map(|leaf| leaf.unit).filter(|unit| seen.insert(*unit)));
+                for leaf in &leaves {
+                    reached.units.extend(leaf.unit.filter(|unit| seen.insert(*unit)));
+                    // Both parts are seen from now on, whichever was not.
+                    let is_new =
+                        |RecordId { told, seen: of_pages }: &RecordId| seen.insert(*told) | seen.insert(*of_pages);
+                    reached.records.extend(leaf.record.filter(is_new));
+                }
             }
             Err(error) => damaged(id, error)?,
         }
     }
-    Ok(units)
+    Ok(reached)
 }
 
 /// Finds things below nodes, and remembers for each node what there is.

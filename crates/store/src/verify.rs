@@ -19,11 +19,13 @@ use std::rc::Rc;
 use rayon::prelude::*;
 use rusqlite::Connection;
 use strandline_durable::wide;
-use strandline_model::{Blake3, Entry, Label, Leaf, MirrorName, ProjectName, Sha256, Timestamp, TreePath};
+use strandline_model::{
+    Blake3, Entry, Label, Leaf, MirrorName, ProjectName, RecordId, Sha256, Snapshot, Timestamp, TreePath,
+};
 
 use crate::bodies::Bodies;
 use crate::rows::{blake3, row, sha256};
-use crate::trees::{Search, reach};
+use crate::trees::{Reached, Search, reach};
 use crate::{Mirror, Store, StoreError};
 
 pub use data::Data;
@@ -66,11 +68,11 @@ pub enum Damage {
         /// What SQLite says of it.
         problem: String,
     },
-    /// A unit, node or snapshot cannot be read, so what is below it was not looked at.
+    /// A record, unit, node or snapshot cannot be read, so what is below it was not looked at.
     Body {
         /// Its id.
         id: Blake3,
-        /// The project, if it is a unit.
+        /// The project, if it is a record or a unit.
         project: Option<ProjectName>,
         /// What is wrong with it.
         problem: String,
@@ -307,11 +309,32 @@ fn visit(
             }
             other => Err(other),
         };
-        let tree = match bodies.snapshot(snapshot) {
-            Ok(snapshot) => snapshot.tree,
+        let Snapshot { tree, follow, inputs, .. } = match bodies.snapshot(snapshot) {
+            Ok(snapshot) => snapshot,
             Err(error) => return note(snapshot, error),
         };
-        for ids in reach(bodies, tree, seen, &mut note)?.chunks(UNITS) {
+        let about: [(_, &dyn Fn() -> Result<(), StoreError>); 2] =
+            [(follow, &|| bodies.follow(follow).map(drop)), (inputs, &|| bodies.inputs(inputs).map(drop))];
+        for (id, check) in about {
+            if seen.insert(id) {
+                check().or_else(|error| note(id, error))?;
+            }
+        }
+        let Reached { units, records } = reach(bodies, tree, seen, &mut note)?;
+        for records in records.chunks(UNITS) {
+            for (RecordId { told, seen: of_pages }, record) in records.iter().zip(bodies.records(records)) {
+                let Err(StoreError::Damaged { id, problem }) = record else {
+                    record?;
+                    continue;
+                };
+                // Both of its parts may be damaged.
+                for part in [*told, *of_pages] {
+                    bodies.read(part).map(drop).or_else(|error| note(part, error))?;
+                }
+                note(id, StoreError::Damaged { id, problem })?;
+            }
+        }
+        for ids in units.chunks(UNITS) {
             for (id, unit) in ids.iter().zip(bodies.units(ids)) {
                 match unit {
                     Ok(unit) => unit.entries().iter().try_for_each(|entry| each(bodies.connection, entry))?,
@@ -386,6 +409,27 @@ fn present<T>(body: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     }
 }
 
+/// What is broken of a project.
+fn hits_of_leaf(
+    bodies: &Bodies<'_>,
+    leaf: Leaf,
+    broken: &Broken,
+    damaged: &HashMap<Blake3, String>,
+) -> Result<Vec<Hit>, StoreError> {
+    let Leaf { name, unit: id, record, .. } = leaf;
+    let parts = record.into_iter().flat_map(|RecordId { told, seen }| [told, seen]);
+    let broken_bodies = parts.chain(id).filter(|id| damaged.contains_key(id));
+    let mut hits: Vec<_> = broken_bodies.map(|id| Hit::Body(id, Some(name.clone()))).collect();
+    if let Some(id) = id.filter(|id| !damaged.contains_key(id))
+        && let Some(unit) = present(bodies.unit(id))?
+    {
+        let whose = Rc::new((name, id));
+        let hit = |entry: &Entry| Hit::Blob(entry.blob, Rc::clone(&whose), entry.path.clone());
+        hits.extend(unit.entries().iter().filter(|entry| broken.contains(entry.blob)).map(hit));
+    }
+    Ok(hits)
+}
+
 /// Adds to the report the places at which remaining snapshots name something broken. A broken thing that no snapshot
 /// names is no damage.
 fn name(
@@ -410,15 +454,7 @@ fn name(
         StoreError::Damaged { .. } => Ok(Vec::new()),
         other => Err(other),
     };
-    let of_leaf = |bodies: &Bodies<'_>, leaf: Leaf| {
-        if damaged.contains_key(&leaf.unit) {
-            return Ok(vec![Hit::Body(leaf.unit, Some(leaf.name))]);
-        }
-        let Some(unit) = present(bodies.unit(leaf.unit))? else { return Ok(Vec::new()) };
-        let whose = Rc::new((leaf.name, leaf.unit));
-        let hit = |entry: &Entry| Hit::Blob(entry.blob, Rc::clone(&whose), entry.path.clone());
-        Ok(unit.entries().iter().filter(|entry| broken.contains(entry.blob)).map(hit).collect())
-    };
+    let of_leaf = |bodies: &Bodies<'_>, leaf: Leaf| hits_of_leaf(bodies, leaf, broken, damaged);
     let mut search = Search::new(bodies, &of_damaged, &of_leaf);
     let mut blobs: BTreeMap<Blake3, Vec<Naming>> = BTreeMap::new();
     let mut needed: BTreeMap<Blake3, (Option<ProjectName>, Vec<(MirrorName, Label)>)> = BTreeMap::new();
@@ -427,6 +463,9 @@ fn name(
             Rc::new(vec![Hit::Body(id, None)])
         } else {
             let Some(snapshot) = present(search.bodies.snapshot(id))? else { continue };
+            for id in [snapshot.follow, snapshot.inputs].into_iter().filter(|id| damaged.contains_key(id)) {
+                needed.entry(id).or_insert((None, Vec::new())).1.push((mirror.clone(), label));
+            }
             search.below(snapshot.tree)?
         };
         for hit in hits.iter().cloned() {

@@ -203,8 +203,8 @@ impl Store {
                 break;
             }
             let naming = mirror.naming_units(&|unit| unit.entries().iter().any(|entry| going.contains(&entry.blob)))?;
-            for leaf in naming.iter().flat_map(|naming| &naming.projects) {
-                for entry in self.unit(leaf.unit)?.entries() {
+            for unit in naming.iter().flat_map(|naming| &naming.projects).filter_map(|leaf| leaf.unit) {
+                for entry in self.unit(unit)?.entries() {
                     going.remove(&entry.blob);
                 }
             }

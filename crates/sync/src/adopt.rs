@@ -321,7 +321,7 @@ impl<T: Tree> Adoption<'_, T> {
             .iter()
             .zip(entries)
             .filter(|(_, entries)| !entries.is_empty())
-            .map(|((name, _), entries)| Unit::new(name.clone(), entries).expect("each path was wanted once"))
+            .map(|((name, _), entries)| Unit::of_files(name.clone(), entries).expect("each path was wanted once"))
             .collect();
         Ok(self.mirror.record_adopted(&units)?)
     }

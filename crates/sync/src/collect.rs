@@ -4,15 +4,15 @@
 //! moment between the two passes at which all of them were true at once. It is weaker than the cut by changelog,
 //! because a cache in between can answer the same twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_model::{Leaf, ProjectName, Serial, Status};
+use strandline_model::{FileName, Leaf, Method, ProjectName, Serial};
 use strandline_store::Recorded;
 use tokio::time::Instant;
 
-use crate::fetch::each;
+use crate::fetch::{Fetched, each};
 use crate::progress::Progress;
 use crate::upstream::{Answer, Page, Validator, Way};
 use crate::{Fetcher, Proposal, Selection, SyncError, Whole};
@@ -43,7 +43,8 @@ pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<
     let mut known = BTreeMap::new();
     // A project with a file that was let back lacks it in the base.
     let reread = fetcher.mirror.to_reread()?;
-    for project in selected(fetcher).await? {
+    let selected = selected(fetcher).await?;
+    for project in selected.iter().cloned().chain(unlisted(fetcher, base, &selected)?) {
         let leaf = fetcher.base_leaf(&project)?.filter(|_| !reread.contains(&project));
         let known_before = leaf.map_or(Known::Nothing, Known::Base);
         known.insert(project, known_before);
@@ -84,11 +85,11 @@ pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<
         }
         deadline.get_or_insert_with(|| Instant::now() + fetcher.settings.cut_timeout);
     }
-    conclude(fetcher, base, known)
+    conclude(fetcher, base, &selected, known)
 }
 
 /// The selected projects. Where everything is selected, the index's own list of projects says what there is.
-async fn selected(fetcher: &Fetcher) -> Result<Vec<ProjectName>, SyncError> {
+async fn selected(fetcher: &Fetcher) -> Result<BTreeSet<ProjectName>, SyncError> {
     Ok(match &fetcher.settings.selection {
         Selection::Projects(names) => names.keys().cloned().collect(),
         Selection::Everything => {
@@ -97,21 +98,36 @@ async fn selected(fetcher: &Fetcher) -> Result<Vec<ProjectName>, SyncError> {
     })
 }
 
+/// The projects of the base that the index does not list any more. An index leaves out what is quarantined, too, so their pages
+/// are asked for before they are believed to be gone.
+fn unlisted(
+    fetcher: &Fetcher,
+    base: Option<&Recorded>,
+    listed: &BTreeSet<ProjectName>,
+) -> Result<Vec<ProjectName>, SyncError> {
+    match (base, &fetcher.settings.selection) {
+        (Some(base), Selection::Everything) => {
+            let leaves = fetcher.store.leaves(&base.snapshot)?.into_iter().map(|leaf| leaf.name);
+            Ok(leaves.filter(|name| !listed.contains(name)).collect())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
 async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Result<(ProjectName, Look), SyncError> {
     let (validator, serial) = match &known {
         Known::Base(leaf) => (fetcher.base_validator(&project, Some(leaf))?, Some(leaf.serial)),
         Known::Page(page, whole) => (whole.validator.clone(), page.serial),
         Known::Absent | Known::Nothing => (None, None),
     };
-    let answer = match fetcher.patient.page(&project, validator.as_ref(), Way::Usual).await? {
-        Answer::Page { page, validator } => Answer::Page { page: fetcher.shown(&project, page)?, validator },
-        other => other,
-    };
-    let look = match answer {
+    let look = match fetcher.patient.page(&project, validator.as_ref(), Way::Usual).await? {
         Answer::NotModified => Look::Same,
         Answer::Missing if matches!(known, Known::Absent) => Look::Same,
         Answer::Missing => Look::Changed(Known::Absent),
         Answer::Page { page, validator } => match (page.serial, serial, &known) {
+            (Some(found), Some(had), Known::Base(leaf)) if found < had && is_base(&fetcher, leaf, &page).await? => {
+                Look::Same
+            }
             (Some(found), Some(had), _) if found < had => {
                 Look::Stale(format!("its page has serial {found}, and {had} was seen before: a cache may be stale"))
             }
@@ -129,6 +145,17 @@ async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Resu
     Ok((project, look))
 }
 
+/// Whether a page that says an older serial than the base has of its project shows what the base has: where the base was made
+/// by a changelog, its serial may be that of an event about people, for which upstream purges no page.
+async fn is_base(fetcher: &Arc<Fetcher>, leaf: &Leaf, page: &Page) -> Result<bool, SyncError> {
+    let base = fetcher.base_content(leaf)?;
+    let names = page.record.told().files.keys();
+    if !names.map(FileName::as_str).eq(base.files.keys()) {
+        return Ok(false);
+    }
+    Ok(fetcher.content_of_page(&leaf.name, &page.record).await?.content == base)
+}
+
 /// Brings all files of a page into the store.
 async fn whole(
     fetcher: &Arc<Fetcher>,
@@ -136,10 +163,11 @@ async fn whole(
     page: &Page,
     validator: Option<Validator>,
 ) -> Result<Whole, SyncError> {
-    let (content, failures) = fetcher.content_of_page(project, &page.record).await?;
+    let Fetched { content, whole, failures, .. } = fetcher.content_of_page(project, &page.record).await?;
     if let Some(failure) = failures.into_iter().next() {
         return Err(failure.into());
     }
+    let validator = validator.filter(|_| whole);
     Ok(Whole { display: page.record.seen().display.clone(), serial: page.serial, content, validator })
 }
 
@@ -147,6 +175,7 @@ async fn whole(
 fn conclude(
     fetcher: &Fetcher,
     base: Option<&Recorded>,
+    selected: &BTreeSet<ProjectName>,
     known: BTreeMap<ProjectName, Known>,
 ) -> Result<Proposal, SyncError> {
     let before = base.map(|base| &base.snapshot);
@@ -160,7 +189,6 @@ fn conclude(
             projects: known.keys().map(ProjectName::as_str).collect::<Vec<_>>().join(", "),
         });
     }
-    let selected: Vec<_> = known.keys().cloned().collect();
     for (project, known) in known {
         match known {
             Known::Page(_, whole) => {
@@ -168,29 +196,28 @@ fn conclude(
                     Some(serial) => greatest = greatest.max(serial),
                     None => counted = true,
                 }
-                // A quarantined project is not shown, as in a mirror with a changelog.
-                let shown = whole.content.status != Status::Quarantined;
-                changes.insert(project, shown.then_some(whole));
+                changes.insert(project, Some(whole));
             }
             Known::Absent => {
                 changes.insert(project.clone(), None);
-                absent.push(project);
+                absent.extend(selected.contains(&project).then_some(project));
             }
             Known::Base(_) | Known::Nothing => {}
         }
     }
     // Projects of the base that are not selected any more go. If the base's selection was of the same names, there are
     // none.
-    let digest = fetcher.settings.selection.digest();
-    let may_drop = matches!(fetcher.settings.selection, Selection::Everything);
-    if let Some(before) = before.filter(|before| may_drop || before.selection != digest) {
+    if let (Some(before), Selection::Projects(_)) = (before, &fetcher.settings.selection)
+        && before.follow != fetcher.settings.selection.follow().id()
+    {
         for leaf in fetcher.store.leaves(before)? {
-            if selected.binary_search(&leaf.name).is_err() {
+            if !selected.contains(&leaf.name) {
                 changes.insert(leaf.name, None);
             }
         }
     }
     let serial = if counted { greatest.next() } else { greatest };
     let (stored, held, later, missing) = Default::default();
-    Ok(Proposal { serial, counted, changes, stored, held, absent, report: None, later, missing })
+    let method = Method::Collect;
+    Ok(Proposal { method, serial, counted, changes, stored, held, absent, report: None, later, missing })
 }

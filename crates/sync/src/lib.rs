@@ -20,6 +20,7 @@ mod open;
 mod progress;
 pub mod purge;
 pub mod rebuild;
+pub mod render;
 pub mod repair;
 mod room;
 mod settings;
@@ -31,10 +32,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use strandline_model::{Format, Held, Label, Leaf, ProjectName, Serial, Timestamp, with_causes};
-use strandline_store::{
-    Conclusion, CutReport, Draft, DraftUnit, LastSync, Locked, Recorded, Store, StoreError, Verified,
-};
+use strandline_model::{FileName, Format, Held, Label, Leaf, ProjectName, Serial, Timestamp, with_causes};
+use strandline_store::{Conclusion, CutReport, Draft, LastSync, Locked, Recorded, Store, StoreError, Verified};
 use strandline_view::{Freeze, Publisher, Staging};
 use tokio::task::{JoinSet, block_in_place};
 
@@ -42,11 +41,13 @@ pub use error::SyncError;
 pub use fetch::{FetchError, Fetcher};
 pub use open::open;
 pub use progress::Progress;
-pub use settings::{Method, OnBroken, Selection, Settings};
-pub use stored::{Stored, Whole};
+pub use settings::{OnBroken, Selection, Settings};
+pub use stored::{Availability, Stored, Whole};
+pub use strandline_model::Method;
 
 pub use strandline_view::Clock;
 
+use crate::fetch::Finished;
 use crate::upstream::{Problem, Upstream};
 
 /// What a sync did.
@@ -64,6 +65,8 @@ pub struct Outcome {
     pub published: bool,
     /// The projects that are held.
     pub held: Vec<Held>,
+    /// The files that upstream does not give, which alone are not shown of their projects.
+    pub lacking: Vec<(ProjectName, FileName)>,
     /// The selected projects that upstream does not have.
     pub absent: Vec<ProjectName>,
     /// How far the cut got, where there is a changelog.
@@ -73,6 +76,8 @@ pub struct Outcome {
 /// All pages of one state of upstream, with their files in the store: what a snapshot is made from.
 #[derive(Debug)]
 pub struct Proposal {
+    /// How it was found.
+    pub method: Method,
     /// The serial of that state.
     pub serial: Serial,
     /// Whether the serial is the mirror's own count, for an index without serials: it counts what changed.
@@ -177,6 +182,12 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
         tracing::warn!(mirror = %mirror.name(), "finished a switch of the view that was interrupted");
     }
     withdrawn::finish(context, mirror)?;
+    if let Some(state) = mirror.view_state()?
+        && store.served(state.snapshot)? != state.snapshot
+    {
+        // The process that made a revision of what is published died before it switched to it.
+        block_in_place(|| publisher.follow_revisions(mirror))?;
+    }
     let base = mirror.latest_verified()?;
     require_same_upstream(context, mirror)?;
     let reread = mirror.to_reread()?;
@@ -184,11 +195,11 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     let fetcher = Fetcher::open(context, mirror, base.clone())?;
     let mut proposal = propose(&fetcher, &publisher, base.as_ref(), aim).await?;
     let _until_published = store.postpone_log_copy()?;
-    let (units, validations) = fetcher.finish(proposal.serial, std::mem::take(&mut proposal.changes))?;
-    let changed = units.len() + proposal.stored.len();
+    let mut finished = fetcher.finish(proposal.serial, std::mem::take(&mut proposal.changes))?;
+    let changed = finished.units.len() + proposal.stored.len();
     let (absent, report) = (std::mem::take(&mut proposal.absent), proposal.report);
     let conclusion = Conclusion {
-        validations,
+        validations: std::mem::take(&mut finished.validations),
         keep_tags: base.is_none(),
         later: std::mem::take(&mut proposal.later),
         held: proposal.held.iter().map(|held| held.name.clone()).collect(),
@@ -196,7 +207,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     };
     // Dropping this removes the staged lists, so it is kept until they are published.
     let staging = Staging::new(mirror);
-    let verified = record(context, mirror, base.as_ref(), proposal, units, conclusion, &staging)?;
+    let verified = record(context, mirror, base.as_ref(), proposal, finished, conclusion, &staging)?;
     drop(fetcher);
 
     // Something may have been withdrawn since its file was fetched.
@@ -209,12 +220,13 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     let published = publisher.publish(mirror, &sealed, Freeze::Keep).await?;
     let snapshot = sealed.snapshot();
     Ok(Outcome {
-        label: snapshot.label,
+        label: published.map_or(snapshot.label, |published| published.label()),
         before: base.map(|base| base.snapshot.label),
         changed,
-        projects: snapshot.units,
+        projects: snapshot.listed,
         published: published.is_some(),
         held: snapshot.held.clone(),
+        lacking: store.inputs(snapshot)?.lacking.into_keys().collect(),
         absent,
         cut: report,
     })
@@ -251,12 +263,13 @@ fn record(
     mirror: &Locked,
     base: Option<&Recorded>,
     proposal: Proposal,
-    units: BTreeMap<ProjectName, Option<DraftUnit>>,
+    finished: Finished,
     conclusion: Conclusion,
     staging: &Staging<'_>,
 ) -> Result<Verified, SyncError> {
     let Context { upstream, format, settings, .. } = context;
-    let Proposal { serial, counted, stored, held, missing, .. } = proposal;
+    let Proposal { method, serial, counted, stored, held, missing, .. } = proposal;
+    let Finished { units, inputs, .. } = finished;
     let serial = match base {
         Some(base) if counted && units.is_empty() => base.snapshot.label.serial,
         _ => serial,
@@ -270,19 +283,24 @@ fn record(
         mirror.conclude(&conclusion)?;
         return Ok(verified);
     }
+    let now = context.now();
     let draft = Draft {
         base: base.cloned(),
         serial,
-        time: context.now(),
+        time: now,
         upstream: upstream.url().clone(),
-        selection: settings.selection.digest(),
+        follow: settings.selection.follow(),
+        inputs,
+        cutoff: base.map_or(now, |base| base.snapshot.cutoff.max(now)),
+        method,
         changes: units,
         stored,
         held,
+        gone: Vec::new(),
         missing: Some(missing),
         conclusion: Some(conclusion),
     };
-    let committed = mirror.commit(draft, |serial, leaves| staging.root_lists(&**format, serial, leaves))?;
+    let committed = mirror.commit(draft, |serial, projects| staging.root_lists(&**format, serial, projects))?;
     Ok(mirror.verify(committed)?)
 }
 
@@ -309,7 +327,7 @@ fn catch_up_beside(fetcher: &Fetcher, publisher: &Publisher) -> Result<JoinSet<(
 
 fn is_same(base: &Recorded, serial: Serial, held: &[Held], settings: &Settings) -> bool {
     let base = &base.snapshot;
-    base.label.serial == serial && base.held == held && base.selection == settings.selection.digest()
+    base.label.serial == serial && base.held == held && base.follow == settings.selection.follow().id()
 }
 
 fn require_same_upstream(context: &Context, mirror: &Locked) -> Result<(), SyncError> {

@@ -8,8 +8,8 @@
 //!
 //! What always holds:
 //!
-//! 1. The revisions are those that a sync would have recorded had upstream not listed the file: pages are rendered from
-//!    the same record, by the same rule for versions (`versions_left`). So the next sync changes nothing.
+//! 1. The revisions are those that a sync would have recorded with these withdrawals: their units are what
+//!    [`show`] gives of the same records. So the next sync changes nothing.
 //! 2. The newest revision of a serial stays the newest state of it: where it did not list the file and an older one did, it
 //!    gets a revision too, equal to it.
 //! 3. A page that cannot be read does not keep malware alive: its project is left out, and the next sync reads it
@@ -23,16 +23,15 @@ use std::time::Duration;
 
 use strandline_durable::LockError;
 use strandline_model::{
-    BadRecord, Blake3, ClaimedSha256, FileName, Format, Formats, Label, MirrorName, Mirrored, ProjectName, Record,
-    Releases, Rendered, Serial, Timestamp, TreePath, Unit,
+    Blake3, ClaimedSha256, Entry, Format, Formats, Inputs, Label, Leaf, MirrorName, Mirrored, ProjectName, Rendered,
+    Serial, Shown, Snapshot, Source, Timestamp, TreePath, Unit, show,
 };
 use strandline_store::{
-    Access, Draft, DraftUnit, Intake, Locked, Mirror, Naming, Order, Recorded, Staged, Store, StoreError, Verified,
+    Access, DraftUnit, Intake, Locked, Mirror, Naming, Order, Recorded, Staged, Store, StoreError, Verified,
     VerifyError, Wait, WithdrawnFile, is_release_file,
 };
-use strandline_view::{FollowError, Publisher, ViewError};
+use strandline_view::{Publisher, ViewError};
 
-use crate::cut::ReleasesOf;
 use crate::stored::{self, RecordError};
 
 /// A withdrawal is recorded, but not done everywhere. The same command, any other and the next sync go on from there.
@@ -47,15 +46,6 @@ pub enum PurgeError {
     /// The view could not be switched.
     #[error(transparent)]
     View(#[from] ViewError),
-}
-
-impl From<FollowError> for PurgeError {
-    fn from(error: FollowError) -> Self {
-        match error {
-            FollowError::View(error) => Self::View(error),
-            FollowError::Verify(error) => Self::Verify(error),
-        }
-    }
 }
 
 /// What was done to one mirror.
@@ -135,17 +125,6 @@ impl std::fmt::Debug for Purge<'_> {
     }
 }
 
-/// The versions that a page still lists without the files `removed`: a release of which no other file is left goes.
-pub(crate) fn versions_left(record: &Record, removed: &BTreeSet<FileName>, releases: &dyn Releases) -> Vec<String> {
-    let releases = ReleasesOf { project: record.name(), releases };
-    let goes = |version: &String| {
-        let mut left = record.files().map(|(name, ..)| name).filter(|name| !removed.contains(*name));
-        removed.iter().any(|file| releases.has(file.as_str(), version) == Some(true))
-            && !left.any(|file| releases.has(file.as_str(), version) != Some(false))
-    };
-    record.seen().versions.iter().filter(|version| !goes(version)).cloned().collect()
-}
-
 impl Purge<'_> {
     /// The files of a release, as the served snapshots of the mirrors list them.
     pub fn plan_release(&self, mirrors: &[Mirror], project: &ProjectName, version: &str) -> Result<Plan, PurgeError> {
@@ -157,7 +136,7 @@ impl Purge<'_> {
                     continue;
                 }
                 let Some(leaf) = self.store.find(&recorded.snapshot, project)? else { continue };
-                let unit = self.store.unit(leaf.unit)?;
+                let Some(unit) = leaf.unit.map(|unit| self.store.unit(unit)).transpose()? else { continue };
                 for entry in unit.entries().iter().filter(|entry| is_release_file(&unit, entry)) {
                     let name = entry.path.file_name();
                     match self.formats.of(mirror.name()).is_of_release(project, name, version) {
@@ -178,8 +157,8 @@ impl Purge<'_> {
         let mut plan = Plan::default();
         for mirror in mirrors {
             for naming in mirror.naming(&BTreeSet::from([sha256]))? {
-                for leaf in &naming.projects {
-                    plan.add(mirror.name(), &self.store.unit(leaf.unit)?, sha256);
+                for unit in naming.projects.iter().filter_map(|leaf| leaf.unit) {
+                    plan.add(mirror.name(), &self.store.unit(unit)?, sha256);
                 }
             }
         }
@@ -257,13 +236,13 @@ impl Purge<'_> {
                 let ids: Vec<_> = pairs.iter().map(|(old, new)| (old.id, new.id())).collect();
                 mirror.supersede(&ids)?;
                 if Some(serial) == published {
-                    publisher.follow_withdrawal(mirror)?;
+                    publisher.follow_revisions(mirror)?;
                 }
                 revisions.extend(pairs.iter().map(|(old, new)| (old.snapshot.label, new.snapshot().label)));
             }
             revisions.sort_unstable();
         }
-        publisher.follow_withdrawal(mirror)?;
+        publisher.follow_revisions(mirror)?;
         mirror.purged()?;
         Ok(Purged { mirror: mirror.name().clone(), revisions })
     }
@@ -272,7 +251,8 @@ impl Purge<'_> {
 /// Removes the links to what is withdrawn, and to its metadata, from a mirror's pool.
 fn remove_links(mirror: &Mirror, naming: &[Naming]) -> Result<(), PurgeError> {
     let files = mirror.withdrawn()?;
-    let units: BTreeSet<Blake3> = naming.iter().flat_map(|naming| &naming.projects).map(|leaf| leaf.unit).collect();
+    let units: BTreeSet<Blake3> =
+        naming.iter().flat_map(|naming| &naming.projects).filter_map(|leaf| leaf.unit).collect();
     let mut paths = BTreeSet::new();
     for unit in units {
         paths.extend(withdrawn_paths(&mirror.store().unit(unit)?, &files));
@@ -355,16 +335,13 @@ impl Revising<'_> {
     ) -> Result<Option<&'a Recorded>, PurgeError> {
         for new in all.iter().filter(|new| new.snapshot.parent == Some(old.id)) {
             let (before, after) = (&old.snapshot, &new.snapshot);
-            let same = before.time == after.time && before.selection == after.selection && before.held == after.held;
+            let same = before.time == after.time && before.follow == after.follow && before.held == after.held;
             if !same {
                 continue;
             }
             let differs = self.purge.store.diff(Some(before), Some(after))?;
             let as_wanted = |change: &strandline_model::trie::Change| {
-                changes.get(&change.name).is_some_and(|wanted| {
-                    let wanted = wanted.as_ref().map(|draft| Blake3::of(&draft.unit.to_bytes()));
-                    wanted == change.after.as_ref().map(|leaf| leaf.unit)
-                })
+                changes.get(&change.name).is_some_and(|wanted| wanted.as_ref().map(DraftUnit::leaf) == change.after)
             };
             if differs.len() == changes.len() && differs.iter().all(as_wanted) {
                 return Ok(Some(new));
@@ -389,53 +366,73 @@ impl Revising<'_> {
     }
 
     fn commit(&self, old: &Recorded, changes: Changes) -> Result<Verified, PurgeError> {
-        let snapshot = &old.snapshot;
-        let draft = Draft {
-            base: Some(old.clone()),
-            serial: snapshot.label.serial,
-            // A revision is the state at the old snapshot's time, so retention and look-ups by date take it for that.
-            time: snapshot.time,
-            upstream: snapshot.upstream.clone(),
-            selection: snapshot.selection,
-            changes,
-            stored: Vec::new(),
-            held: snapshot.held.clone(),
-            missing: None,
-            conclusion: None,
-        };
-        let format = self.format();
-        let root_lists = |serial, leaves| strandline_view::root_lists(format, serial, leaves);
-        Ok(self.mirror.verify(self.mirror.commit(draft, root_lists)?)?)
+        let (inputs, format) = (self.inputs(&old.snapshot)?, self.format());
+        let lists = |serial, projects: &[_]| strandline_view::root_lists(format, serial, projects);
+        Ok(self.mirror.revise(old, inputs, changes, lists)?)
+    }
+
+    /// What decides what a revision of a snapshot shows: what decided it before, and the withdrawals that are in force now.
+    fn inputs(&self, snapshot: &Snapshot) -> Result<Inputs, PurgeError> {
+        Ok(Inputs { withdrawn: self.files.clone(), ..self.purge.store.inputs(snapshot)? })
     }
 
     /// The projects of a snapshot as they are without what is withdrawn.
     fn changes(&self, naming: &Naming) -> Result<Changes, PurgeError> {
+        let inputs = self.inputs(&naming.recorded.snapshot)?;
         let mut changes = Changes::new();
         for leaf in &naming.projects {
-            let unit = self.purge.store.unit(leaf.unit)?;
+            let Some(unit) = leaf.unit.map(|unit| self.purge.store.unit(unit)).transpose()? else { continue };
             let removed = unit.entries().iter().filter(|entry| is_release_file(&unit, entry));
             let removed = removed.map(|entry| entry.sha256.into()).filter(|sha256| self.files.contains(sha256));
             self.mirror.note_left_out(&leaf.name, &removed.collect())?;
-            let unit = match self.record(&unit) {
-                Ok(record) => Some(self.without(&unit, record)?),
+            let draft = match self.revised(&unit, leaf, &inputs) {
+                Ok(draft) => Some(draft?),
                 Err(error) => {
                     self.leave_out(naming.recorded.snapshot.label, &leaf.name, &error)?;
                     None
                 }
             };
-            let draft = |unit| DraftUnit { unit, serial: leaf.serial, display: leaf.display.clone() };
-            changes.insert(leaf.name.clone(), unit.map(draft));
+            changes.insert(leaf.name.clone(), draft);
         }
         Ok(changes)
     }
 
-    fn format(&self) -> &dyn Format {
-        &**self.purge.formats.of(self.mirror.name())
+    /// A project with its pages made anew by other inputs; an error where it cannot be read how it is.
+    fn revised(&self, unit: &Unit, leaf: &Leaf, inputs: &Inputs) -> Result<Result<DraftUnit, PurgeError>, RecordError> {
+        let record = stored::record_of(self.purge.store, unit)?;
+        let source = unit.source().ok_or_else(|| RecordError::None(leaf.name.clone()))?;
+        let Shown { hidden, listed, .. } = show(&record, inputs, self.format());
+        let goes = |entry: &Entry| {
+            let file = entry.path.file_name();
+            let file = file.strip_suffix(".metadata").filter(|_| !is_release_file(unit, entry)).unwrap_or(file);
+            entry.path.first_segment() == stored::PAGES || hidden.contains_key(file)
+        };
+        let entries: Vec<_> = unit.entries().iter().filter(|entry| !goes(entry)).cloned().collect();
+        let files = Unit::new(leaf.name.clone(), source, entries.clone()).expect("they are of a unit");
+        let shown = stored::shown_by(&files, record, self.format())?;
+        Ok(self.with_pages(&shown, source, entries).map(|unit| DraftUnit {
+            unit,
+            bodies: None,
+            serial: leaf.serial,
+            display: leaf.display.clone(),
+            listed,
+            logged: leaf.logged,
+        }))
     }
 
-    fn record(&self, unit: &Unit) -> Result<Mirrored, RecordError> {
-        let missing = || BadRecord(format!("there is no `{}`", self.format().record_path(unit.name())));
-        Ok(stored::record_of(self.purge.store, self.format(), unit)?.ok_or_else(missing)?)
+    /// A unit of these files, with the pages of a project.
+    fn with_pages(&self, shown: &Mirrored, source: Source, mut entries: Vec<Entry>) -> Result<Unit, PurgeError> {
+        let pages = self.format().render(shown);
+        let stage = |page: &Rendered| self.intake.stage(&page.bytes).map_err(StoreError::from);
+        let staged = pages.iter().map(stage).collect::<Result<Vec<Staged>, _>>()?;
+        let blobs = self.intake.land(staged)?;
+        entries.extend(pages.iter().zip(blobs).map(|(page, blob)| blob.at(page.path.clone())));
+        let source = Source { renderer: self.format().number(), ..source };
+        Ok(Unit::new(shown.record().name().clone(), source, entries).expect("pages and files stand at different paths"))
+    }
+
+    fn format(&self) -> &dyn Format {
+        &**self.purge.formats.of(self.mirror.name())
     }
 
     fn leave_out(&self, label: Label, project: &ProjectName, error: &dyn std::error::Error) -> Result<(), PurgeError> {
@@ -443,24 +440,6 @@ impl Revising<'_> {
         tracing::warn!(
             "{mirror}: the whole project `{project}` is left out of serial {label}, because it cannot be shown without what is withdrawn: {error}; the next sync reads it again"
         );
-        Ok(self.mirror.note_reread(project)?)
-    }
-
-    /// The unit without what is withdrawn, with its pages made anew.
-    fn without(&self, unit: &Unit, project: Mirrored) -> Result<Unit, PurgeError> {
-        let goes = withdrawn_paths(unit, self.files);
-        let removed = project.files().filter(|(.., placed)| goes.contains(&placed.path)).map(|(name, ..)| name.clone());
-        let removed = removed.collect();
-        let versions = versions_left(project.record(), &removed, self.format());
-        let project = project.without(&removed, versions);
-
-        let mut entries: Vec<_> = unit.entries().iter().filter(|entry| !goes.contains(&entry.path)).cloned().collect();
-        entries.retain(|entry| entry.path.first_segment() != "simple");
-        let pages = self.format().render(&project);
-        let stage = |page: &Rendered| self.intake.stage(&page.bytes).map_err(StoreError::from);
-        let staged = pages.iter().map(stage).collect::<Result<Vec<Staged>, _>>()?;
-        let blobs = self.intake.land(staged)?;
-        entries.extend(pages.iter().zip(blobs).map(|(page, blob)| blob.at(page.path.clone())));
-        Ok(Unit::new(unit.name().clone(), entries).expect("pages and files stand at different paths"))
+        Ok(self.mirror.note_reread(std::slice::from_ref(project))?)
     }
 }

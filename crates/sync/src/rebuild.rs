@@ -2,19 +2,20 @@
 //!
 //! The root list says which projects there are and at which serial; each project's record says the rest. A project counts if
 //! its record is what the list says, and all its files are there with the digests that the record names; what only the view
-//! has becomes a blob again. A snapshot that lacks a project says that it is of another selection: so the next sync looks
-//! for what is missing.
+//! has becomes a blob again. A project that no list names counts if its page says that it is quarantined. A snapshot that lacks
+//! a project says that it is of another selection: so the next sync looks for what is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use strandline_model::{Blake3, Format, Label, ListedProject, Mirrored, ProjectName, Serial};
+use strandline_model::{Blake3, Follow, Format, Inputs, Label, ListedProject, Mirrored, ProjectName, Serial, Source};
 use strandline_store::{
     Access, Draft, DraftUnit, Intake, Locked, Mirror, Rebuild, ReceiveError, Staged, Store, StoreError,
 };
 use strandline_view::Freeze;
 
-use crate::repair::{shown_records, unit_of};
+use crate::repair::{ShownRecord, shown_records, unit_of};
+use crate::stored::PAGES;
 use crate::{Context, SyncError};
 
 /// What a mirror has again.
@@ -36,48 +37,62 @@ pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> R
     let Some((serial, listed)) = list(mirror, format) else { return Ok(None) };
     let (mut units, mut lost, mut claimed) = (BTreeMap::new(), Vec::new(), Vec::new());
     let mut taking = Taking { intake: Intake::open(mirror, settings.access)?, staged: Vec::new() };
-    for ListedProject { name, display, serial } in listed {
+    let quarantined = quarantined(mirror, format, &listed).into_iter().map(|project| (project, false));
+    for (ListedProject { name, display, serial }, listed) in
+        listed.into_iter().map(|project| (project, true)).chain(quarantined)
+    {
         let unit = match project(&mut taking, format, mirror, &name, serial)? {
-            Ok(record) => {
+            Ok(mirrored) => {
                 taking.land()?;
-                unit_of(store, format, &record)?.ok_or_else(|| "its record is not usable".to_owned())
+                let bodies = mirrored.record().to_bodies();
+                let source = Source { record: bodies.id(), serial, renderer: format.number() };
+                let unit = unit_of(store, &format.render(&mirrored), &mirrored, source)?;
+                unit.map(|unit| (unit, bodies)).ok_or_else(|| "its record is not usable".to_owned())
             }
             Err(why) => Err(why),
         };
         match unit {
-            Ok(unit) => {
+            Ok((unit, bodies)) => {
                 let blobs = unit.entries().iter().map(|entry| entry.blob);
                 claimed.extend(blobs.filter(|_| rebuild.access() == Access::Private));
-                units.insert(name, Some(DraftUnit { unit, serial, display }));
+                // A page keeps not all that was said, and no log tells how it came to be.
+                let (bodies, logged) = (Some(bodies), false);
+                units.insert(name, Some(DraftUnit { unit, bodies, serial, display, listed, logged }));
             }
             Err(why) => lost.push((name, why)),
         }
     }
     rebuild.claim(mirror, settings.access, claimed)?;
-    let selection =
-        if lost.is_empty() { settings.selection.digest() } else { Blake3::of(b"strandline-selection unknown\n") };
+    let follow =
+        if lost.is_empty() { settings.selection.follow() } else { Follow::Projects(units.keys().cloned().collect()) };
+    let (now, found) = (context.now(), units.keys().cloned().collect::<Vec<_>>());
     let draft = Draft {
         base: None,
         serial,
-        time: context.now(),
+        time: now,
         upstream: upstream.url().clone(),
-        selection,
+        follow,
+        inputs: Inputs { withdrawn: mirror.withdrawn()?, ..Inputs::default() },
+        cutoff: now,
+        method: settings.method(),
         changes: units,
         stored: Vec::new(),
         held: Vec::new(),
+        gone: Vec::new(),
         missing: None,
         conclusion: None,
     };
-    let committed = mirror.commit(draft, |serial, leaves| strandline_view::root_lists(format, serial, leaves))?;
+    let committed = mirror.commit(draft, |serial, projects| strandline_view::root_lists(format, serial, projects))?;
     let verified = mirror.verify(committed)?;
+    mirror.note_reread(&found)?;
     let snapshot = verified.snapshot();
-    for leaf in store.leaves(snapshot)? {
+    for unit in store.leaves(snapshot)?.into_iter().filter_map(|leaf| leaf.unit) {
         // The files of the pool at these paths may be the damaged ones.
-        let unit = store.unit(leaf.unit)?;
+        let unit = store.unit(unit)?;
         let paths = unit.entries().iter().map(|entry| (entry.path.clone(), entry.blob));
         strandline_view::restock(mirror, paths)?;
     }
-    let (publisher, label, projects) = (context.publisher(), snapshot.label, snapshot.units);
+    let (publisher, label, projects) = (context.publisher(), snapshot.label, snapshot.listed);
     publisher.publish(mirror, &publisher.seal(verified), Freeze::Lift).await?;
     Ok(Some(Rebuilt { label, projects, lost }))
 }
@@ -91,6 +106,20 @@ fn list(mirror: &Mirror, format: &dyn Format) -> Option<(Serial, Vec<ListedProje
         paths.find_map(|path| format.read_list(&std::fs::read(view.join(tree).join(path.as_str())).ok()?).ok())
     };
     read("live").or_else(|| ["a", "b"].into_iter().filter_map(read).max_by_key(|(serial, _)| *serial))
+}
+
+/// The projects that readers see and no list names, because they are quarantined. What cannot be read is not known of.
+fn quarantined(mirror: &Mirror, format: &dyn Format, listed: &[ListedProject]) -> Vec<ListedProject> {
+    let listed: BTreeSet<_> = listed.iter().map(|project| &project.name).collect();
+    let live = mirror.view_directory().join("live");
+    let names = std::fs::read_dir(live.join(PAGES)).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().to_str()?.parse::<ProjectName>().ok());
+    let read = |name: ProjectName| {
+        let page = std::fs::read(live.join(format.record_path(&name).as_str())).ok()?;
+        let shown = format.read(&page).ok().filter(|shown| shown.record().told().quarantined)?;
+        Some(ListedProject { name, display: shown.record().seen().display.clone(), serial: shown.serial() })
+    };
+    names.filter(|name| !listed.contains(name)).filter_map(read).collect()
 }
 
 /// Blobs that come in from the view.
@@ -119,13 +148,14 @@ fn project(
 ) -> Result<Result<Mirrored, String>, SyncError> {
     let store = taking.store().clone();
     let records = shown_records(mirror, format, name).into_iter();
-    let mut records = records.filter(|record| record.record().name() == name && record.serial() == serial);
-    let Some(record) = records.next() else {
+    let mut records = records.filter(|found| found.shown.record().name() == name && found.shown.serial() == serial);
+    let Some(ShownRecord { shown: record, page: read_from, .. }) = records.next() else {
         return Ok(Err(format!("the view has no record of it at serial {serial}")));
     };
-    // One of two bytes that agree is enough: a blob that has its own digest, or a page in HTML that says the same.
+    // One of two bytes that agree is enough: a blob that has its own digest, whichever renderer made it, or a page in HTML that
+    // says the same.
     let pages = format.render(&record);
-    let mut proven = false;
+    let mut proven = store.find_blob_row(read_from)?.is_some();
     for page in &pages {
         let blob = Blake3::of(&page.bytes);
         proven |= store.find_blob_row(blob)?.is_some();

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use strandline_model::{
-    Blake3, CoreMetadata, Entry, Format, MirrorName, Mirrored, Placed, ProjectName, Sha256, TreePath, Unit, UpstreamUrl,
+    Blake3, CoreMetadata, Entry, Format, Label, Leaf, MirrorName, Mirrored, ProjectName, Record, Rendered, Sha256,
+    Source, Unit, UpstreamUrl,
 };
 use strandline_store::verify::{Damage, Naming};
 use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Store, StoreError, Wait};
@@ -20,7 +21,7 @@ use strandline_view::Broken;
 use tokio::task::block_in_place;
 
 use crate::fetch::{FetchError, Fetcher, metadata_url};
-use crate::stored::{self, RecordError};
+use crate::stored::{self, RecordError, is_page};
 use crate::upstream::{Answer, Page, Way};
 use crate::{Context, SyncError};
 
@@ -38,8 +39,8 @@ pub struct Repair {
 /// Something that is right again.
 #[derive(Debug)]
 pub enum Repaired {
-    /// A unit was made again, from the record of its project in the view.
-    Unit {
+    /// A body was made again: a unit from what the view shows of its project, a part of a record from upstream's page.
+    Body {
         /// The body.
         id: Blake3,
         /// The project.
@@ -92,7 +93,17 @@ pub enum BytesFrom {
 pub enum Left {
     /// A body or the catalog: only a backup or a rebuild helps.
     Catalog(Damage),
-    /// A blob whose bytes cannot be had.
+    /// A page that another renderer made: the record makes it no more, and no upstream has it. A revision of the newest snapshot
+    /// needs it no more ([`render`](crate::render)).
+    Page {
+        /// The blob.
+        blob: Blake3,
+        /// What is wrong with it.
+        problem: String,
+        /// What names it.
+        named_by: Vec<Naming>,
+    },
+    /// Another blob whose bytes cannot be had.
     Blob {
         /// The blob.
         blob: Blake3,
@@ -118,8 +129,8 @@ struct Lost {
 /// The repairs that are possible.
 #[derive(Default)]
 struct Plan {
-    /// Units to be made again, each with its project and the damage that it is.
-    units: Vec<(Blake3, ProjectName, Damage)>,
+    /// Records and units to be made again, by their projects, each with the damage that it is.
+    bodies: BTreeMap<ProjectName, BTreeMap<Blake3, Damage>>,
     /// Blobs that only withdrawn files needed.
     withdrawn: Vec<Lost>,
     /// Blobs whose bytes are to be had again, in this order.
@@ -155,7 +166,7 @@ fn plan(workers: &[Worker<'_>], damage: Vec<Damage>) -> Result<Plan, SyncError> 
     for damage in damage {
         match damage {
             Damage::Body { id, project: Some(ref project), .. } => {
-                plan.units.push((id, project.clone(), damage));
+                plan.bodies.entry(project.clone()).or_default().insert(id, damage);
             }
             Damage::Catalog { .. } | Damage::Body { .. } => plan.beyond_repair.push(damage),
             Damage::Blob { blob, sha256, size, problem, mut named_by } => {
@@ -165,19 +176,20 @@ fn plan(workers: &[Worker<'_>], damage: Vec<Damage>) -> Result<Plan, SyncError> 
             }
         }
     }
-    // Records first: pages are made from them.
-    plan.blobs.sort_by_key(|lost| !lost.named_by.iter().any(|naming| is_record(workers, naming)));
     Ok(plan)
 }
 
 async fn execute(workers: &[Worker<'_>], plan: Plan, data: bool) -> Result<Repair, SyncError> {
     let mut done = Repair::default();
     done.left.extend(plan.beyond_repair.into_iter().map(Left::Catalog));
-    for (id, project, damage) in plan.units {
-        if block_in_place(|| restore_unit(workers, id, &project, &damage))? {
-            done.repaired.push(Repaired::Unit { id, project });
-        } else {
-            done.left.push(Left::Catalog(damage));
+    for (project, lost) in plan.bodies {
+        let restored = restore_bodies(workers, &project, &lost).await?;
+        for (id, damage) in lost {
+            if restored.contains(&id) {
+                done.repaired.push(Repaired::Body { id, project: project.clone() });
+            } else {
+                done.left.push(Left::Catalog(damage));
+            }
         }
     }
     for Lost { blob, problem, .. } in plan.withdrawn {
@@ -188,20 +200,23 @@ async fn execute(workers: &[Worker<'_>], plan: Plan, data: bool) -> Result<Repai
         let Lost { blob, problem, named_by, .. } = lost;
         match restored {
             Ok((from, aside)) => done.repaired.push(Repaired::Blob { blob, problem, from, aside }),
+            Err(asked) if asked.is_empty() && block_in_place(|| is_of_another_renderer(workers, &named_by))? => {
+                done.left.push(Left::Page { blob, problem, named_by });
+            }
             Err(asked) => done.left.push(Left::Blob { blob, problem, asked, named_by }),
         }
     }
     for worker in workers {
-        block_in_place(|| mend(worker, data, &mut done))?;
+        mend(worker, data, &mut done).await?;
     }
     Ok(done)
 }
 
 /// Puts right what it can of a mirror's view.
-fn mend(worker: &Worker<'_>, data: bool, done: &mut Repair) -> Result<(), SyncError> {
-    let Worker { context: Context { store, format, .. }, mirror, .. } = worker;
-    store.outrun_views()?;
-    let mended = strandline_view::mend(mirror, &**format, data)?;
+async fn mend(worker: &Worker<'_>, data: bool, done: &mut Repair) -> Result<(), SyncError> {
+    let Worker { context, mirror, .. } = worker;
+    block_in_place(|| context.store.outrun_views())?;
+    let mended = context.publisher().mend(mirror, data).await?;
     let mirror = mirror.name();
     done.repaired.extend(mended.mended.into_iter().map(Repaired::View));
     done.views.extend(mended.left);
@@ -214,22 +229,74 @@ fn mend(worker: &Worker<'_>, data: bool, done: &mut Repair) -> Result<(), SyncEr
     Ok(())
 }
 
-/// Makes a unit again, from the record that one of the trees of a view shows.
-fn restore_unit(workers: &[Worker<'_>], id: Blake3, project: &ProjectName, damage: &Damage) -> Result<bool, SyncError> {
-    let Damage::Body { needed_by, .. } = damage else { return Ok(false) };
-    for Worker { context: Context { store, format, .. }, mirror, .. } in workers {
-        if !needed_by.iter().any(|(of, _)| of == mirror.name()) {
-            continue;
-        }
-        for record in shown_records(mirror, &**format, project) {
-            if let Some(unit) = unit_of(store, &**format, &record)?
-                && mirror.restore_unit(id, &unit)?
-            {
-                return Ok(true);
+/// Makes bodies of a project again: units from what the trees of a view show, and parts of records from upstream's page, as far
+/// as it still says the same. Returns which of them are in the catalog again.
+async fn restore_bodies(
+    workers: &[Worker<'_>],
+    project: &ProjectName,
+    lost: &BTreeMap<Blake3, Damage>,
+) -> Result<BTreeSet<Blake3>, SyncError> {
+    let mut made = BTreeMap::new();
+    for worker in workers {
+        let named_in = |damage: &Damage| match damage {
+            Damage::Body { needed_by, .. } => needed_by.clone(),
+            Damage::Catalog { .. } | Damage::Blob { .. } => Vec::new(),
+        };
+        let labels = lost.values().flat_map(named_in).filter(|(of, _)| of == worker.mirror.name());
+        let leaves: BTreeSet<Leaf> = block_in_place(|| {
+            let labels: BTreeSet<_> = labels.map(|(_, label)| label).collect();
+            let leaves = labels.into_iter().filter_map(|label| leaf_at(&worker.mirror, label, project).transpose());
+            leaves.collect::<Result<_, StoreError>>()
+        })?;
+        block_in_place(|| leaves.iter().try_for_each(|leaf| make_units(worker, leaf, &mut made)))?;
+        let parts = leaves.iter().filter_map(|leaf| leaf.record).flat_map(|record| [record.told, record.seen]);
+        if parts.into_iter().any(|part| lost.contains_key(&part))
+            && let Ok(Answer::Page { page, .. }) = worker.fetcher.patient.page(project, None, Way::Usual).await
+        {
+            for leaf in &leaves {
+                let (told, mut seen) = page.record.clone().into_parts();
+                seen.display = leaf.display.clone();
+                made.extend(Record::new(told, seen).into_iter().flat_map(|record| record.to_bodies().into_parts()));
             }
         }
     }
-    Ok(false)
+    made.retain(|id, _| lost.contains_key(id));
+    let restored = made.keys().copied().collect();
+    if let (Some(worker), false) = (workers.first(), made.is_empty()) {
+        block_in_place(|| worker.mirror.restore_bodies(made.into_iter().collect()))?;
+    }
+    Ok(restored)
+}
+
+/// How a snapshot lists a project, as far as the snapshot can be read.
+fn leaf_at(mirror: &Mirror, label: Label, project: &ProjectName) -> Result<Option<Leaf>, StoreError> {
+    let found = match mirror.at_label(label) {
+        Ok(Some(recorded)) => mirror.store().find(&recorded.snapshot, project),
+        other => other.map(|_| None),
+    };
+    match found {
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        leaf => leaf,
+    }
+}
+
+/// Adds the units that the trees of a view show of a project, as each renderer up to today's may have made them.
+fn make_units(worker: &Worker<'_>, leaf: &Leaf, made: &mut BTreeMap<Blake3, Vec<u8>>) -> Result<(), StoreError> {
+    let Worker { context: Context { store, format, .. }, mirror, .. } = worker;
+    let Some(record) = leaf.record else { return Ok(()) };
+    for ShownRecord { shown, pages, .. } in shown_records(mirror, &**format, &leaf.name) {
+        // The other pages in the view may be damaged.
+        let rendered = (format.number(), format.render(&shown));
+        let in_view = (1..=format.number()).map(|renderer| (renderer, pages.clone()));
+        for (renderer, pages) in in_view.chain([rendered]) {
+            let source = Source { record, serial: shown.serial(), renderer };
+            if let Some(unit) = unit_of(store, &pages, &shown, source)? {
+                let bytes = unit.to_bytes();
+                made.insert(Blake3::of(&bytes), bytes);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Leaves out the places that name a file which was withdrawn after the check, so that a repair does not bring it back.
@@ -244,27 +311,51 @@ fn leave_withdrawn(workers: &[Worker<'_>], sha256: Sha256, named_by: &mut Vec<Na
     Ok(())
 }
 
-/// The records of a project that the trees of a view show, as far as they can be read.
-pub(crate) fn shown_records(mirror: &Mirror, format: &dyn Format, project: &ProjectName) -> Vec<Mirrored> {
-    let path = format.record_path(project);
-    let copies = strandline_view::copies(mirror, &path).into_iter();
-    copies.filter_map(|path| format.read(&std::fs::read(path).ok()?).ok()).collect()
+/// What a tree of a view shows of a project.
+pub(crate) struct ShownRecord {
+    /// What its pages say.
+    pub(crate) shown: Mirrored,
+    /// The page that this was read from.
+    pub(crate) page: Blake3,
+    /// All its pages, by the renderer that made them.
+    pub(crate) pages: Vec<Rendered>,
 }
 
-/// The unit of a project with this record; `None` where the store has never had one of its files.
-pub(crate) fn unit_of(store: &Store, format: &dyn Format, record: &Mirrored) -> Result<Option<Unit>, StoreError> {
+/// The records of a project that the trees of a view show, as far as they can be read.
+pub(crate) fn shown_records(mirror: &Mirror, format: &dyn Format, project: &ProjectName) -> Vec<ShownRecord> {
+    let path = format.record_path(project);
+    let read = |copy: PathBuf| {
+        let bytes = std::fs::read(&copy).ok()?;
+        let shown = format.read(&bytes).ok()?;
+        let in_view = |page: Rendered| {
+            let bytes = std::fs::read(copy.with_file_name(page.path.file_name())).map_or(page.bytes, Into::into);
+            Rendered { bytes, ..page }
+        };
+        let pages = format.render(&shown).into_iter().map(in_view).collect();
+        Some(ShownRecord { shown, page: Blake3::of(&bytes), pages })
+    };
+    strandline_view::copies(mirror, &path).into_iter().filter_map(read).collect()
+}
+
+/// The unit of a project that is shown so by these pages; `None` where the store has never had one of its files.
+pub(crate) fn unit_of(
+    store: &Store,
+    pages: &[Rendered],
+    shown: &Mirrored,
+    source: Source,
+) -> Result<Option<Unit>, StoreError> {
     let mut entries = Vec::new();
-    for page in format.render(record) {
-        let (blob, sha256, size) = (Blake3::of(&page.bytes), Sha256::of(&page.bytes), page.bytes.len() as u64);
-        entries.push(Entry { path: page.path, blob, sha256, size });
+    for Rendered { path, bytes } in pages {
+        let (blob, sha256, size) = (Blake3::of(bytes), Sha256::of(bytes), bytes.len() as u64);
+        entries.push(Entry { path: path.clone(), blob, sha256, size });
     }
-    for (.., placed) in record.files() {
+    for (.., placed) in shown.files() {
         for (path, sha256) in placed.paths() {
             let Some(blob) = store.blob_of(sha256)? else { return Ok(None) };
             entries.push(blob.at(path));
         }
     }
-    Ok(Unit::new(record.record().name().clone(), entries).ok())
+    Ok(Unit::new(shown.record().name().clone(), source, entries).ok())
 }
 
 /// Why a blob cannot be had: what each upstream did that was asked.
@@ -301,12 +392,6 @@ fn worker_of<'a, 'b>(workers: &'a [Worker<'b>], mirror: &MirrorName) -> Option<&
     workers.iter().find(|worker| worker.context.settings.mirror == *mirror)
 }
 
-/// Whether a path is that of the page that is read back.
-fn is_record(workers: &[Worker<'_>], naming: &Naming) -> bool {
-    worker_of(workers, &naming.mirror)
-        .is_some_and(|worker| worker.context.format.record_path(&naming.project) == naming.path)
-}
-
 type Found = (Staged, BytesFrom);
 
 /// The bytes of a blob from what is on this disk.
@@ -330,14 +415,14 @@ fn at_hand(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Result<Op
         }
     }
     let mut units = BTreeSet::new();
-    for naming in lost.named_by.iter().filter(|naming| is_page(&naming.path) && !is_record(workers, naming)) {
+    for naming in lost.named_by.iter().filter(|naming| is_page(&naming.path)) {
         let Some(worker) = worker_of(workers, &naming.mirror).filter(|_| units.insert(naming.unit)) else { continue };
         let format = &*worker.context.format;
         // A record that is damaged itself makes no page.
-        let record = store.unit(naming.unit).map_err(RecordError::from);
-        let record = record.and_then(|unit| stored::record_of(store, format, &unit));
-        if let Ok(Some(record)) = record
-            && let Some(staged) = rendered(format, intake, &record, lost)?
+        let unit = store.unit(naming.unit).map_err(RecordError::from);
+        let shown = unit.and_then(|unit| stored::shown_by(&unit, stored::record_of(store, &unit)?, format));
+        if let Ok(shown) = shown
+            && let Some(staged) = rendered(format, intake, &shown, lost)?
         {
             return Ok(Some((staged, BytesFrom::Record(naming.project.clone()))));
         }
@@ -345,8 +430,18 @@ fn at_hand(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Result<Op
     Ok(None)
 }
 
-fn is_page(path: &TreePath) -> bool {
-    path.first_segment() == "simple"
+/// Whether each place that names a blob is a page of a mirror at hand that another renderer than today's made.
+fn is_of_another_renderer(workers: &[Worker<'_>], named_by: &[Naming]) -> Result<bool, StoreError> {
+    for Naming { mirror, unit, path, .. } in named_by {
+        let Some(Worker { context: Context { store, format, .. }, .. }) = worker_of(workers, mirror) else {
+            return Ok(false);
+        };
+        let source = store.undamaged_units(&[*unit])?.into_iter().flatten().find_map(|unit| unit.source());
+        if !is_page(path) || source.is_none_or(|source| source.renderer == format.number()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The page of a record that has the blob's bytes, if one has.
@@ -383,11 +478,12 @@ async fn fetch(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Resul
     let mut asked = BTreeSet::new();
     for worker in std::iter::once(owner).chain(others) {
         let upstream = worker.context.upstream.url();
-        for naming in &lost.named_by {
-            if !asked.insert((upstream.as_str(), &naming.project, is_page(&naming.path))) {
+        // No upstream has the pages of a mirror.
+        for naming in lost.named_by.iter().filter(|naming| !is_page(&naming.path)) {
+            if !asked.insert((upstream.as_str(), &naming.project)) {
                 continue;
             }
-            match fetch_from(worker, owner, naming, lost).await {
+            match fetch_from(worker, naming, lost).await {
                 Ok(staged) => return Ok(Ok((staged, BytesFrom::Upstream(upstream.clone())))),
                 Err(SyncError::Fetch(error)) if error.is_upstreams() => refused.push((upstream.clone(), *error)),
                 Err(error) => return Err(error),
@@ -397,28 +493,13 @@ async fn fetch(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Resul
     Ok(Err(refused))
 }
 
-async fn fetch_from(
-    worker: &Worker<'_>,
-    owner: &Worker<'_>,
-    naming: &Naming,
-    lost: &Lost,
-) -> Result<Staged, SyncError> {
+async fn fetch_from(worker: &Worker<'_>, naming: &Naming, lost: &Lost) -> Result<Staged, SyncError> {
     let project = &naming.project;
     let gone =
         |problem: &str| SyncError::from(FetchError::Unusable { project: project.clone(), problem: problem.to_owned() });
     let Answer::Page { page, .. } = worker.fetcher.patient.page(project, None, Way::Usual).await? else {
         return Err(gone("upstream has it no more"));
     };
-    let format = &*owner.context.format;
-    if is_page(&naming.path) {
-        let record = block_in_place(|| record_of(&owner.context.store, naming, &page))?;
-        let staged =
-            record.map(|record| block_in_place(|| rendered(format, &owner.fetcher.batches.intake, &record, lost)));
-        return staged
-            .transpose()?
-            .flatten()
-            .ok_or_else(|| gone("it has changed since, so the lost page cannot be made of it"));
-    }
     let url = url_of(naming, lost, &page).ok_or_else(|| gone("upstream lists the file no more"))?;
     Ok(worker.fetcher.refetch(project, naming.path.file_name(), &url, (lost.sha256, lost.size)).await?)
 }
@@ -439,30 +520,4 @@ fn url_of(naming: &Naming, lost: &Lost, page: &Page) -> Option<String> {
     let url = page.record.seen().files.values().next()?.url.as_ref()?;
     let top = url.find("/packages/")?;
     Some(format!("{}/{}", &url[..top], naming.path))
-}
-
-/// The record that a mirror made of upstream's page, if the page still says the same; the blob's digests tell whether
-/// it does.
-fn record_of(store: &Arc<Store>, naming: &Naming, page: &Page) -> Result<Option<Mirrored>, SyncError> {
-    let unit = store.unit(naming.unit)?;
-    let Some(mirror) = store.mirror(&naming.mirror)? else { return Ok(None) };
-    let Some(recorded) = mirror.at_label(naming.label)? else { return Ok(None) };
-    let Some(leaf) = store.find(&recorded.snapshot, &naming.project)? else { return Ok(None) };
-    let (mut files, mut others) = (BTreeMap::new(), BTreeSet::new());
-    for (name, told, _) in page.record.files() {
-        let entry = unit.entries().iter().find(|entry| {
-            !is_page(&entry.path) && entry.path.file_name() == name.as_str() && told.sha256 == entry.sha256.into()
-        });
-        let Some(entry) = entry else {
-            others.insert(name.clone());
-            continue;
-        };
-        let metadata = unit.metadata_of(&entry.path).map(|entry| entry.sha256);
-        files.insert(
-            name.clone(),
-            Placed { path: entry.path.clone(), sha256: entry.sha256, size: entry.size, metadata },
-        );
-    }
-    let record = page.record.clone().without(&others, page.record.seen().versions.clone());
-    Ok(Mirrored::new(record, leaf.serial, files).ok())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use strandline_model::{Blake3, DisplayName, MirrorName, ProjectName};
+use strandline_model::{DisplayName, Follow, Method, MirrorName, ProjectName};
 use strandline_store::{Access, Wait};
 
 /// Up to how many named projects are collected where the method is not given: two small requests for each are less
@@ -48,6 +48,8 @@ pub struct Settings {
     pub access: Access,
     /// How many pages of a first sync are fetched before they are parked.
     pub park_every: usize,
+    /// How many projects one revision changes when all pages are made anew: their units are in memory.
+    pub render_at_once: usize,
     /// The pause before the first repetition of a request that failed; the next ones are longer.
     pub backoff: Duration,
 }
@@ -73,6 +75,7 @@ impl Settings {
             wait: Wait::Never,
             access: Access::Public,
             park_every: 1_000,
+            render_at_once: 16_384,
             backoff: Duration::from_millis(500),
         }
     }
@@ -93,15 +96,6 @@ pub enum OnBroken {
     Hold,
     /// Publish nothing until it is whole again.
     Freeze,
-}
-
-/// How to find out what changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// Read every page, and again until nothing changes: [`collect`](crate::collect).
-    Collect,
-    /// Read the changelog: [`changelog`](crate::changelog).
-    Changelog,
 }
 
 /// Which projects of upstream a mirror has.
@@ -127,19 +121,11 @@ impl Selection {
         }
     }
 
-    /// The digest by which a snapshot names what was asked for: the BLAKE3 of `strandline-selection 1` and a line for
-    /// each project, sorted, or `everything`.
-    pub fn digest(&self) -> Blake3 {
-        let mut text = "strandline-selection 1\n".to_owned();
+    /// What a mirror follows by it.
+    pub fn follow(&self) -> Follow {
         match self {
-            Self::Everything => text.push_str("everything\n"),
-            Self::Projects(names) => {
-                for name in names.keys() {
-                    text.push_str(name.as_str());
-                    text.push('\n');
-                }
-            }
+            Self::Everything => Follow::Everything,
+            Self::Projects(names) => Follow::Projects(names.keys().cloned().collect()),
         }
-        Blake3::of(text.as_bytes())
     }
 }

@@ -1,10 +1,10 @@
 //! Projects whose files are in the store: on the way from a page or a unit through the cut to the next snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_model::{
-    BadRecord, CoreMetadata, DisplayName, Entry, FileName, Format, HoldReason, Mirrored, Placed, ProjectName, Record,
-    Seen, SeenFile, Serial, Told, ToldFile, Unit,
+    DisplayName, Entry, FileName, HoldReason, InvalidRecord, Mirrored, Placed, ProjectName, Record, Releases, Seen,
+    SeenFile, Serial, Told, ToldFile, TreePath, Unit, versions_left,
 };
 use strandline_store::{Store, StoreError};
 
@@ -13,51 +13,58 @@ use crate::cut::{Content, File};
 use crate::fetch::unusable;
 use crate::upstream::Validator;
 
-/// A file of this mirror, with what stands at its paths: itself, and its metadata file if it has one.
+/// A file that upstream names, and what this mirror has of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     name: FileName,
     told: ToldFile,
     seen: SeenFile,
-    own: Entry,
-    metadata: Option<Entry>,
+    availability: Availability,
+}
+
+/// What this mirror has of a file. The cut sees the names of all, so what the log says can be applied whatever is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Availability {
+    /// The file, and its metadata file if it has one.
+    Here(Entry, Option<Entry>),
+    /// Nothing: it is not shown.
+    LeftOut,
 }
 
 impl Stored {
-    /// A file that is in the store. Of what upstream says it keeps what a page of this mirror says: size and digest of the
-    /// metadata as they were measured, and no URL. Pages are the only store of records yet, so what was read back from one has
-    /// to equal what was fetched.
-    pub(crate) fn new(
-        (name, told, seen): (&FileName, &ToldFile, &SeenFile),
-        own: Entry,
-        metadata: Option<Entry>,
-    ) -> Self {
-        let core_metadata = match &metadata {
-            Some(entry) => CoreMetadata::Hashed(entry.sha256.into()),
-            None => CoreMetadata::Absent,
-        };
-        Self {
-            name: name.clone(),
-            told: ToldFile { size: Some(own.size), ..told.clone() },
-            seen: SeenFile { url: None, core_metadata, ..seen.clone() },
-            own,
-            metadata,
-        }
+    pub(crate) fn new((name, told, seen): (&FileName, &ToldFile, &SeenFile), availability: Availability) -> Self {
+        Self { name: name.clone(), told: told.clone(), seen: seen.clone(), availability }
     }
 
     pub(crate) fn name(&self) -> &FileName {
         &self.name
     }
 
-    /// The file, and its metadata file if it has one.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        std::iter::once(&self.own).chain(&self.metadata)
+    pub(crate) fn told(&self) -> &ToldFile {
+        &self.told
     }
 
-    fn placed(&self) -> Placed {
-        let Entry { path, sha256, size, .. } = self.own.clone();
-        Placed { path, sha256, size, metadata: self.metadata.as_ref().map(|entry| entry.sha256) }
+    /// The file, and its metadata file if it has one.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let (own, metadata) = match &self.availability {
+            Availability::Here(own, metadata) => (Some(own), metadata.as_ref()),
+            Availability::LeftOut => (None, None),
+        };
+        own.into_iter().chain(metadata)
     }
+
+    /// Where it stands, if it is here.
+    pub(crate) fn placed(&self) -> Option<Placed> {
+        match &self.availability {
+            Availability::Here(own, metadata) => Some(placed(own, metadata.as_ref())),
+            Availability::LeftOut => None,
+        }
+    }
+}
+
+fn placed(own: &Entry, metadata: Option<&Entry>) -> Placed {
+    let Entry { path, sha256, size, .. } = own.clone();
+    Placed { path, sha256, size, metadata: metadata.map(|entry| entry.sha256) }
 }
 
 /// What a project is to be in the next snapshot: all its files are in the store.
@@ -73,21 +80,68 @@ pub struct Whole {
     pub validator: Option<Validator>,
 }
 
-/// The record that a snapshot has of a project cannot be read.
+/// What a snapshot shows of a project cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordError {
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The page that is read back is not one of the format.
+    /// The unit shows no record.
+    #[error("the unit of {0} shows no record")]
+    None(ProjectName),
+    /// The unit shows what its record does not claim.
     #[error(transparent)]
-    Bad(#[from] BadRecord),
+    Invalid(#[from] InvalidRecord),
 }
 
-/// What a unit has of its project, read back from the page that the format names; `None` where it has no such page.
-pub(crate) fn record_of(store: &Store, format: &dyn Format, unit: &Unit) -> Result<Option<Mirrored>, RecordError> {
-    let Some(entry) = unit.entry(format.record_path(unit.name()).as_str()) else { return Ok(None) };
-    Ok(Some(format.read(&store.read_blob(entry.blob)?)?))
+/// What a unit shows of its project.
+pub(crate) fn record_of(store: &Store, unit: &Unit) -> Result<Record, RecordError> {
+    let source = unit.source().ok_or_else(|| RecordError::None(unit.name().clone()))?;
+    Ok(store.record(source.record)?)
+}
+
+/// The file of a unit that has this name, and its metadata file if it has one.
+fn file_of<'a>(
+    unit: &'a Unit,
+    files: &BTreeMap<&str, &'a Entry>,
+    name: &FileName,
+) -> Option<(&'a Entry, Option<&'a Entry>)> {
+    let own = *files.get(name.as_str())?;
+    Some((own, unit.metadata_of(&own.path)))
+}
+
+/// The release files and metadata files of a unit, by their names.
+fn files_of(unit: &Unit) -> BTreeMap<&str, &Entry> {
+    let files = unit.entries().iter().filter(|entry| entry.path.first_segment() != PAGES);
+    files.map(|entry| (entry.path.file_name(), entry)).collect()
+}
+
+/// Where the pages of a unit stand.
+pub(crate) const PAGES: &str = "simple";
+
+/// Whether a path of a unit is that of a page.
+pub(crate) fn is_page(path: &TreePath) -> bool {
+    path.first_segment() == PAGES
+}
+
+/// A record as a unit shows it: without the files that the unit does not have.
+pub(crate) fn shown_by(unit: &Unit, record: Record, releases: &dyn Releases) -> Result<Mirrored, RecordError> {
+    let serial = unit.source().ok_or_else(|| RecordError::None(unit.name().clone()))?.serial;
+    let files = files_of(unit);
+    let (mut here, mut others) = (BTreeMap::new(), BTreeSet::new());
+    for (name, ..) in record.files() {
+        match file_of(unit, &files, name) {
+            Some((own, metadata)) => drop(here.insert(name.clone(), placed(own, metadata))),
+            None => drop(others.insert(name.clone())),
+        }
+    }
+    let shown = if others.is_empty() {
+        record
+    } else {
+        let versions = versions_left(&record, &others, releases);
+        record.without(&others, versions)
+    };
+    Ok(Mirrored::new(shown, serial, here)?)
 }
 
 /// A record as the cut sees it; `files` are, in the record's order, what is there of each or why it cannot be had.
@@ -104,34 +158,34 @@ pub(crate) fn content(record: &Record, files: impl IntoIterator<Item = Result<St
     }
 }
 
-/// A project as a snapshot has it, as the cut sees it; `None` where its unit lacks a file that its record names.
-pub(crate) fn content_of_unit(mirrored: &Mirrored, unit: &Unit) -> Option<Content<Stored>> {
-    let stored = mirrored.files().map(|(name, told, seen, placed)| {
-        let own = unit.entry(placed.path.as_str())?.clone();
-        Some(Ok(Stored::new((name, told, seen), own, unit.metadata_of(&placed.path).cloned())))
+/// A project as a snapshot has it, as the cut sees it: what its unit does not have is left out.
+pub(crate) fn content_of_unit(record: &Record, unit: &Unit) -> Content<Stored> {
+    let files = files_of(unit);
+    let stored = record.files().map(|file| {
+        let availability = match file_of(unit, &files, file.0) {
+            Some((own, metadata)) => Availability::Here(own.clone(), metadata.cloned()),
+            None => Availability::LeftOut,
+        };
+        Ok(Stored::new(file, availability))
     });
-    let stored: Vec<_> = stored.collect::<Option<_>>()?;
-    Some(content(mirrored.record(), stored))
+    content(record, stored.collect::<Vec<_>>())
 }
 
-/// A project as the next snapshot is to have it, after the cut.
-pub(crate) fn mirrored(
+/// What upstream says of a project at the cut.
+pub(crate) fn record(
     project: &ProjectName,
     display: &DisplayName,
-    serial: Serial,
     content: &Content<Stored>,
-) -> Result<Mirrored, SyncError> {
-    let (mut told, mut seen, mut placed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+) -> Result<Record, SyncError> {
+    let (mut told, mut seen) = (BTreeMap::new(), BTreeMap::new());
     for (name, file) in &content.files {
         let stored = file.content.as_ref().map_err(|_| unusable(project, format!("`{name}` was not fetched")))?;
         told.insert(stored.name.clone(), ToldFile { yanked: file.yanked.clone(), ..stored.told.clone() });
         seen.insert(stored.name.clone(), stored.seen.clone());
-        placed.insert(stored.name.clone(), stored.placed());
     }
     let (quarantined, maintenance) = content.status.parts();
     let told = Told { name: project.clone(), quarantined, files: told };
     let (status_reason, versions) = (content.status_reason.clone(), content.versions.clone());
     let seen = Seen { display: display.clone(), maintenance, status_reason, versions, files: seen };
-    let mirrored = Record::new(told, seen).and_then(|record| Mirrored::new(record, serial, placed));
-    Ok(mirrored.map_err(|error| unusable(project, error.to_string()))?)
+    Ok(Record::new(told, seen).map_err(|error| unusable(project, error.to_string()))?)
 }

@@ -28,17 +28,23 @@ fn content(files: &[&str]) -> Content<()> {
     }
 }
 
-/// Each file is named `VERSION/NAME`.
+/// Each file is named `VERSION/NAME`. Versions may be spelt with more zeros at the end.
 struct Named;
 
 impl Releases for Named {
     fn is_of_release(&self, _: &ProjectName, file: &str, version: &str) -> Option<bool> {
-        file.split_once('/').map(|(of, _)| of == version)
+        file.split_once('/').map(|(of, _)| of.trim_end_matches(".0") == version.trim_end_matches(".0"))
     }
 }
 
 /// How a project that M has with the file `1/a` stands at 20, after these events and with these pages.
 fn at_20(events: &[(u64, Action)], pages: &[Page]) -> Result<State<()>, Why> {
+    let pages = pages.iter().map(|(number, files)| Seen { serial: serial(*number), content: content(files) }).collect();
+    from_10(Base::Known(content(&["1/a"])), events, pages)
+}
+
+/// How a project that M has so stands at 20.
+fn from_10(base: Base<()>, events: &[(u64, Action)], pages: Vec<Seen<()>>) -> Result<State<()>, Why> {
     let name: ProjectName = "six".parse().unwrap();
     let mut log = Log::default();
     for (number, action) in events {
@@ -50,8 +56,7 @@ fn at_20(events: &[(u64, Action)], pages: &[Page]) -> Result<State<()>, Why> {
             change: Some(action.clone()),
         });
     }
-    let pages = pages.iter().map(|(number, files)| Seen { serial: serial(*number), content: content(files) }).collect();
-    let project = Project { base: Base::Known(content(&["1/a"])), since: serial(10), pages };
+    let project = Project { base, serial: serial(5), since: serial(10), pages };
     let projects = BTreeMap::from([(&name, &project)]);
     let found = cut::cut(Rule::WHOLE, serial(10), serial(20), &log, &projects, &Named);
     match found.in_the_way.get(&name) {
@@ -74,6 +79,11 @@ fn shown(number: u64, files: &[&str]) -> Result<State<()>, Why> {
 /// A file of version 1 is added.
 fn add(file: &str) -> Action {
     Action::AddFile("1".to_owned(), file.to_owned())
+}
+
+/// As [`content`], and the page lists these versions.
+fn listing(versions: &[&str], files: &[&str]) -> Content<()> {
+    Content { versions: versions.iter().map(|version| (*version).to_owned()).collect(), ..content(files) }
 }
 
 /// A file is removed.
@@ -138,10 +148,53 @@ fn a_release_that_was_hidden() {
 
 #[test]
 fn gone() {
-    for action in [Action::RemoveProject, Action::QuarantineProject] {
-        assert_eq!(at_20(&[(15, action.clone())], &[]), Ok(State::Gone));
-        assert_eq!(at_20(&[(15, action)], &[(12, &["1/a"])]), Ok(State::Gone));
+    for (action, state) in
+        [(Action::RemoveProject, State::Gone), (Action::QuarantineProject, State::Quarantined(serial(15)))]
+    {
+        assert_eq!(at_20(&[(15, action.clone())], &[]), Ok(state.clone()));
+        assert_eq!(at_20(&[(15, action)], &[(12, &["1/a"])]), Ok(state));
     }
+}
+
+#[test]
+fn quarantined() {
+    let quarantined = (15, Action::QuarantineProject);
+    let then = |action, pages| at_20(&[quarantined.clone(), (18, action)], pages);
+    // Whatever happens to what it hides, and also where the log does not say what that does.
+    for action in [add("1/b"), remove("1/z"), one(Action::YankRelease), one(Action::ClearRelease), Action::Unknown] {
+        assert_eq!(then(action, &[]), Ok(State::Quarantined(serial(18))));
+    }
+    // M says what it hides, if that is still clear.
+    assert_eq!(then(Action::ClearProject, &[]), shown(18, &["1/a"]));
+    let unclear = [quarantined.clone(), (16, Action::Unknown), (18, Action::ClearProject)];
+    assert_eq!(at_20(&unclear, &[(12, &["1/a"])]), Err(Why::Stale));
+    assert_eq!(at_20(&unclear, &[(18, &["1/b"])]), shown(18, &["1/b"]));
+    assert_eq!(then(Action::RemoveProject, &[]), Ok(State::Gone));
+    assert_eq!(then(Action::Create, &[]), shown(18, &[]));
+}
+
+#[test]
+fn quarantined_before() {
+    let at_20 = |events: &[(u64, Action)], pages: &[Page]| {
+        let pages = pages.iter().map(|(number, files)| Seen { serial: serial(*number), content: content(files) });
+        from_10(Base::Quarantined, events, pages.collect())
+    };
+    assert_eq!(at_20(&[(25, Action::ClearProject)], &[]), Ok(State::Quarantined(serial(5))));
+    assert_eq!(at_20(&[(15, add("1/b"))], &[]), Ok(State::Quarantined(serial(15))));
+    assert_eq!(at_20(&[(15, Action::RemoveProject)], &[]), Ok(State::Gone));
+    let cleared = [(15, Action::ClearProject)];
+    assert_eq!(at_20(&cleared, &[]), Err(Why::NoPage));
+    assert_eq!(at_20(&cleared, &[(12, &["1/a"])]), Err(Why::Stale));
+    assert_eq!(at_20(&cleared, &[(15, &["1/a"])]), shown(15, &["1/a"]));
+    let again = [(15, Action::RemoveProject), (16, Action::Create), (17, add("1/b")), (25, add("1/c"))];
+    assert_eq!(at_20(&again, &[(25, &["1/b", "1/c"])]), shown(17, &["1/b"]));
+}
+
+#[test]
+fn a_page_that_says_quarantined() {
+    let page = Seen { serial: serial(15), content: Content { status: Status::Quarantined, ..content(&[]) } };
+    let found = from_10(Base::Unknown(serial(0)), &[], vec![page]);
+    assert_eq!(found, Ok(State::Quarantined(serial(15))));
 }
 
 #[test]
@@ -161,4 +214,34 @@ fn a_page_that_contradicts_the_log_is_believed_when_it_says_so_twice() {
     let removed = [(15, remove("1/a"))];
     assert_eq!(at_20(&removed, &[(15, &["1/a"])]), Err(Why::Disagrees));
     assert_eq!(at_20(&removed, &[(15, &["1/a"]), (15, &["1/a"])]), shown(15, &["1/a"]));
+}
+
+#[test]
+fn versions_are_those_of_the_files_as_log_and_pages_spell_them() {
+    let add = |version: &str, file: &str| Action::AddFile(version.to_owned(), file.to_owned());
+    let shows =
+        |number, versions: &[&str], files: &[&str]| Seen { serial: serial(number), content: listing(versions, files) };
+    let base = || Base::Known(listing(&["1", "2"], &["1/a", "2/a"]));
+    // A release that was removed and made again in another spelling.
+    let again =
+        [(15, one(Action::RemoveRelease)), (16, Action::NewRelease("1.0".to_owned())), (17, add("1.0", "1.0/b"))];
+    let later = (25, add("2", "2/b"));
+    let page = || shows(25, &["1.0", "2"], &["1.0/b", "2/a", "2/b"]);
+    let wanted = || Ok(State::At(serial(17), listing(&["1.0", "2"], &["1.0/b", "2/a"])));
+    assert_eq!(from_10(base(), &[&again[..], std::slice::from_ref(&later)].concat(), vec![page()]), wanted());
+    assert_eq!(from_10(base(), &again, vec![shows(12, &["1.0"], &["1.0/b"])]), wanted(), "from an older page");
+    assert_eq!(from_10(base(), &again, vec![shows(17, &["1.0", "2"], &["1.0/b", "2/a"])]), wanted(), "from the page");
+
+    // A version goes with its last file, and not before; a file that M shows has the spelling of M's page.
+    let removed = [(15, remove("1/a")), later.clone()];
+    assert_eq!(from_10(base(), &removed, vec![page()]), Ok(State::At(serial(15), listing(&["2"], &["2/a"]))));
+    let added = [(15, add("2", "2/b")), (25, one(Action::YankRelease))];
+    let other = shows(25, &["1.0", "2.0"], &["!1/a", "2/a", "2/b"]);
+    let wanted = listing(&["1", "2"], &["1/a", "2/a", "2/b"]);
+    assert_eq!(from_10(base(), &added, vec![other]), Ok(State::At(serial(15), wanted)));
+    // The log's spelling of a new release goes before a page's.
+    let new = [(15, Action::NewRelease("3".to_owned())), (16, add("3", "3/a")), later];
+    let page = shows(25, &["1", "2", "3.0"], &["1/a", "2/a", "2/b", "3/a"]);
+    let wanted = listing(&["1", "2", "3"], &["1/a", "2/a", "3/a"]);
+    assert_eq!(from_10(base(), &new, vec![page]), Ok(State::At(serial(16), wanted)));
 }

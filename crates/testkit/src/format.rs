@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use strandline_model::{
-    BadRecord, ClaimedSha256, CoreMetadata, FileName, Format, ListedProject, Maintenance, Mirrored, Placed,
-    ProjectName, Record, Releases, Rendered, Seen, SeenFile, Serial, Sha256, Told, ToldFile, TreePath, Yanked,
+    BadRecord, ClaimedSha256, CoreMetadata, DisplayName, FileName, Format, ListedProject, Maintenance, Mirrored,
+    Placed, ProjectName, Record, Releases, Rendered, Seen, SeenFile, Serial, Sha256, Told, ToldFile, TreePath, Yanked,
 };
 
 /// Pages and lists as plain lines.
 ///
 /// A page has the project's name, its serial, its versions with spaces between them, and a line for each file: name, path,
 /// SHA-256, size, whether it is yanked, and the SHA-256 of its metadata or `-`. A list has `json` or `html`, with `-NUMBER` where the format's number is not 1, the serial, and
-/// `DISPLAY-NAME:SERIAL` for each project, with spaces between them. File names look like `NAME-VERSION.ENDING`.
+/// `DISPLAY-NAME:SERIAL` for each project, with spaces between them; any list is read back. File names look like `NAME-VERSION.ENDING`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plain {
     /// The number of the format.
@@ -109,6 +109,78 @@ impl Format for Plain {
             number => write!(out, "{form}-{number} {serial}")?,
         }
         projects.iter().try_for_each(|project| write!(out, " {}:{}", project.display, project.serial))
+    }
+
+    fn read_list(&self, bytes: &[u8]) -> io::Result<(Serial, Vec<ListedProject>)> {
+        let bad = || io::Error::other("not a list");
+        let mut words = std::str::from_utf8(bytes).map_err(io::Error::other)?.split(' ').skip(1);
+        let serial = words.next().and_then(|serial| serial.parse().ok()).ok_or_else(bad)?;
+        let listed = words.map(|word| {
+            let (display, serial) = word.split_once(':')?;
+            let display: DisplayName = display.parse().ok()?;
+            Some(ListedProject { name: display.normalise(), display, serial: serial.parse().ok()? })
+        });
+        Ok((serial, listed.collect::<Option<_>>().ok_or_else(bad)?))
+    }
+}
+
+/// The next renderer of a format: its number is one more, and each page and each list has a space more at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raised<F>(pub F);
+
+impl<F: Format> Releases for Raised<F> {
+    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
+        self.0.is_of_release(project, filename, version)
+    }
+}
+
+impl<F: Format> Format for Raised<F> {
+    fn number(&self) -> u32 {
+        self.0.number() + 1
+    }
+
+    fn record_path(&self, project: &ProjectName) -> TreePath {
+        self.0.record_path(project)
+    }
+
+    fn render(&self, project: &Mirrored) -> Vec<Rendered> {
+        let one_more = |Rendered { path, bytes }| {
+            let mut longer = BytesMut::from(&*bytes);
+            longer.put_u8(b' ');
+            Rendered { path, bytes: longer.freeze() }
+        };
+        self.0.render(project).into_iter().map(one_more).collect()
+    }
+
+    fn read(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord> {
+        self.0.read(bytes.strip_suffix(b" ").unwrap_or(bytes))
+    }
+
+    fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
+        self.0.file_paths(name, sha256, url)
+    }
+
+    fn list_paths(&self) -> Vec<TreePath> {
+        self.0.list_paths()
+    }
+
+    fn same_as(&self, path: &TreePath) -> Option<TreePath> {
+        self.0.same_as(path)
+    }
+
+    fn write_list(
+        &self,
+        path: &TreePath,
+        serial: Serial,
+        projects: &[ListedProject],
+        out: &mut dyn io::Write,
+    ) -> io::Result<()> {
+        self.0.write_list(path, serial, projects, out)?;
+        out.write_all(b" ")
+    }
+
+    fn read_list(&self, bytes: &[u8]) -> io::Result<(Serial, Vec<ListedProject>)> {
+        self.0.read_list(bytes.strip_suffix(b" ").unwrap_or(bytes))
     }
 }
 

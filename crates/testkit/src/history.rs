@@ -44,6 +44,8 @@ pub struct Weights {
     pub pair: u32,
     /// The beginning of many uploads to one release, which come one by one among the next steps.
     pub burst: u32,
+    /// A release removed, and made again in another spelling of its version. By default never.
+    pub respell: u32,
 }
 
 impl Default for Weights {
@@ -66,6 +68,7 @@ impl Default for Weights {
             unarchive: 3,
             pair: 40,
             burst: 2,
+            respell: 0,
         }
     }
 }
@@ -76,7 +79,7 @@ impl Weights {
         Self { archive: 0, unarchive: 0, ..Self::default() }
     }
 
-    fn table(&self) -> [(Kind, u32); 17] {
+    fn table(&self) -> [(Kind, u32); 18] {
         [
             (Kind::Release, self.release),
             (Kind::File, self.file),
@@ -95,6 +98,7 @@ impl Weights {
             (Kind::Unarchive, self.unarchive),
             (Kind::Pair, self.pair),
             (Kind::Burst, self.burst),
+            (Kind::Respell, self.respell),
         ]
     }
 }
@@ -118,6 +122,7 @@ enum Kind {
     Unarchive,
     Pair,
     Burst,
+    Respell,
 }
 
 /// The two projects of dependent pairs. Nothing else ever happens to them.
@@ -243,6 +248,14 @@ impl Generator {
                 let (name, version) = self.version(world, |yanked, quarantined| !yanked && !quarantined)?;
                 self.burst.extend(std::iter::repeat_n((name, version), BURST));
                 self.next_of_burst(world);
+                Some(())
+            }
+            Kind::Respell => {
+                let (name, version) = self.version(world, |_, _| true)?;
+                // One more zero at the end is the same version to every client.
+                let respelt = format!("{}.0", Some(&version).filter(|version| version.ends_with(".0"))?);
+                world.remove_release(&name, &version);
+                self.file(world, &name, &respelt);
                 Some(())
             }
             Kind::Role => {

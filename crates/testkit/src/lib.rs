@@ -37,6 +37,7 @@
 //! | what | where |
 //! |---|---|
 //! | serials with holes; events that are seen late | [`World::set_holes`], [`World::skip_serials`], [`World::set_late`], [`World::delay_next`] |
+//! | pages that say an older serial than the list, after an event about people | [`World::role`], [`World::set_page_age`] |
 //! | changes without an event | [`World::archive`], [`World::set_status`], [`World::replace_file`] |
 //! | an index without JSON, serials, XML-RPC, compression | [`Upstream::json`], [`Upstream::serials`], [`Upstream::xmlrpc`], [`Upstream::gzip`] |
 //! | where files are | [`Upstream::file_base`] |
@@ -70,7 +71,7 @@ mod wheel;
 mod world;
 
 pub use faults::{Age, Endpoint, Fault, Label, On, Rule, RuleId};
-pub use format::Plain;
+pub use format::{Plain, Raised};
 pub use history::{Generator, PAIR, Weights, history};
 pub use http::Response;
 pub use project::{EventKind, FileState, ProjectState, Status, normalise};

@@ -83,8 +83,9 @@ pub struct ProjectState {
     pub display_name: String,
     /// The serial of its last event of any kind.
     pub serial: u64,
-    /// The serial of its last event that is not about roles.
-    pub content_serial: u64,
+    /// The serial that its page says: that of its last event when the page was last purged. Upstream purges a page for
+    /// what changes it, and not for an event about people.
+    pub page_serial: u64,
     /// Its status.
     pub status: Status,
     /// The versions of the files shown, in order.
@@ -195,7 +196,7 @@ struct Release {
 pub(crate) struct Project {
     pub(crate) display_name: String,
     pub(crate) serial: u64,
-    pub(crate) content_serial: u64,
+    pub(crate) page_serial: u64,
     pub(crate) status: Status,
     releases: BTreeMap<String, Release>,
     files: BTreeMap<String, Arc<StoredFile>>,
@@ -247,9 +248,9 @@ pub(crate) fn apply(slot: &mut Option<Project>, display_name: &str, serial: u64,
     }
     if !matches!(change, Change::Status(_) | Change::Replace(_)) {
         project.serial = serial;
-        if !matches!(change, Change::Nothing { role: true }) {
-            project.content_serial = serial;
-        }
+    }
+    if !matches!(change, Change::Nothing { role: true }) {
+        project.page_serial = project.serial;
     }
 }
 
@@ -283,7 +284,7 @@ impl Project {
             name: name.to_owned(),
             display_name: self.display_name.clone(),
             serial: self.serial,
-            content_serial: self.content_serial,
+            page_serial: self.page_serial,
             status: self.status,
             versions,
             files,
@@ -347,6 +348,5 @@ pub(crate) fn iso_time(unix_ms: u64) -> String {
     let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
     let year = era * 400 + year + carry;
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}000") };
-    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}000Z")
 }

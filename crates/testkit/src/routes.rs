@@ -284,18 +284,18 @@ impl Visit<'_> {
             return not_found();
         };
         let label = match self.plan.label {
-            None => state.serial,
+            None => state.page_serial,
             Some(Label::Behind(by)) => {
                 let read_ms = content_ms.saturating_sub(crate::world::millis(by));
                 let before = world.project_seen(name, read_ms).map(|before| before.serial);
                 // A project younger than that had its first serial then.
                 let first = world.events_of(name).next().map(|event| event.serial);
-                before.or(first).unwrap_or(state.serial)
+                before.or(first).unwrap_or(state.page_serial).min(state.page_serial)
             }
             Some(Label::BehindEvents(count)) => {
-                let seen = world.events_of(name).filter(|event| event.serial <= state.serial);
+                let seen = world.events_of(name).filter(|event| event.serial <= state.page_serial);
                 let seen: Vec<u64> = seen.map(|event| event.serial).collect();
-                seen.get(seen.len().saturating_sub(1 + count)).copied().unwrap_or(state.serial)
+                seen.get(seen.len().saturating_sub(1 + count)).copied().unwrap_or(state.page_serial)
             }
         };
         let body = match self.form {

@@ -23,6 +23,9 @@ use crate::wheel::Upload;
 /// The moment a new world starts at, in milliseconds: 2023-11-14T22:13:20Z.
 pub const START_MS: u64 = 1_700_000_000_000;
 
+/// How long a page is shown before it is rendered anew, whether or not it was purged: as Warehouse's edge keeps it.
+const PAGE_AGE_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// One journaled row, as the changelog gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -94,6 +97,7 @@ pub struct World {
     serial: u64,
     now_ms: u64,
     tick_ms: u64,
+    page_age_ms: u64,
     /// From this moment on all rows are visible.
     all_visible_ms: u64,
     holes: Option<(f64, Rng)>,
@@ -120,6 +124,7 @@ impl World {
             serial: 0,
             now_ms: START_MS,
             tick_ms: 1000,
+            page_age_ms: PAGE_AGE_MS,
             all_visible_ms: 0,
             holes: None,
             late: None,
@@ -147,6 +152,12 @@ impl World {
     /// Stops the world from moving its own time. A caller that advances it by a clock does this first.
     pub fn stop_ticking(&mut self) {
         self.tick_ms = 0;
+    }
+
+    /// From now on a page is rendered anew after this long, although an event about people does not purge it. By default
+    /// that is a day.
+    pub fn set_page_age(&mut self, age: Duration) {
+        self.page_age_ms = millis(age);
     }
 
     /// Leaves out `count` serials: no row will ever have them.
@@ -217,13 +228,21 @@ impl World {
         self.current.get(&name).map(|project| project.state(&name))
     }
 
-    /// One project as anyone could see it at a moment.
+    /// One project as anyone could see it at a moment, with the serial that its page said then.
     pub fn project_seen(&self, project: &str, at_ms: u64) -> Option<ProjectState> {
         let name = normalise(project);
-        if self.all_visible_ms <= at_ms {
-            return self.project(&name);
+        let mut state = if self.all_visible_ms <= at_ms {
+            self.project(&name)
+        } else {
+            self.fold(&name, |row| row.event.visible_ms <= at_ms).map(|project| project.state(&name))
+        }?;
+        if state.page_serial < state.serial
+            && let Some(at_ms) = at_ms.checked_sub(self.page_age_ms)
+            && let Some(rendered) = self.fold(&name, |row| row.event.visible_ms <= at_ms)
+        {
+            state.page_serial = state.page_serial.max(rendered.serial);
         }
-        self.fold(&name, |row| row.event.visible_ms <= at_ms).map(|project| project.state(&name))
+        Some(state)
     }
 
     /// Display name, serial and status of every project, quarantined ones too, as anyone could see them at a moment,

@@ -67,8 +67,17 @@ fn a_history_has_every_kind_of_event() {
 }
 
 #[test]
+fn releases_may_be_made_again_in_another_spelling() {
+    let (world, _) = history(1, 50, 1000, Weights { respell: 100, ..Weights::default() });
+    let versions: BTreeSet<_> =
+        world.events().filter_map(|event| Some((&event.name, event.version.clone()?))).collect();
+    let respelt = |(name, version): &&(&String, String)| versions.contains(&(*name, format!("{version}.0")));
+    assert!(versions.iter().filter(respelt).count() > 20);
+}
+
+#[test]
 fn no_filename_of_a_history_comes_twice() {
-    let (world, _) = history(4, 40, 3000, Weights::default());
+    let (world, _) = history(4, 40, 3000, Weights { respell: 20, ..Weights::default() });
     let mut seen = BTreeSet::new();
     for event in world.events().filter(|event| event.action.contains(" file ")) {
         if event.action.starts_with("add ") {
@@ -160,8 +169,31 @@ fn a_role_event_moves_the_serial_and_nothing_else() {
     let released = world.release("six", "1.0");
     let role = world.role("six", "add Owner bob");
     let project = world.project("six").unwrap();
-    assert_eq!((project.serial, project.content_serial), (role, released));
+    assert_eq!((project.serial, project.page_serial), (role, released));
     assert_eq!(project.files, world.project_at("six", released).unwrap().files);
+    assert_eq!(world.list_seen(world.now_ms())["six"].1, role);
+}
+
+#[test]
+fn a_page_says_its_old_serial_after_a_role_event_until_it_is_purged_or_a_day_old() {
+    let mut world = World::new();
+    let released = world.release("six", "1.0");
+    let role = world.role("six", "add Owner bob");
+    let written_ms = world.events().last().unwrap().visible_ms;
+    let says = |world: &World, at_ms| world.project_seen("six", at_ms).unwrap().page_serial;
+    let day = 24 * 60 * 60 * 1000;
+    assert_eq!(says(&world, written_ms + day - 1), released);
+    assert_eq!(says(&world, written_ms + day), role);
+
+    // Archiving is in no log, and purges the page.
+    let again = world.role("six", "remove Owner bob");
+    assert_eq!(says(&world, world.now_ms()), released);
+    world.archive("six");
+    assert_eq!(says(&world, world.now_ms()), again);
+
+    world.set_page_age(Duration::ZERO);
+    let last = world.role("six", "add Owner bob");
+    assert_eq!(says(&world, world.now_ms()), last);
 }
 
 #[test]

@@ -111,6 +111,8 @@ pub(crate) fn look_at_tree(
         Err(StoreError::Damaged { .. }) => return Ok(()),
         leaves => leaves?,
     };
+    // A project that was never good has no pages.
+    let shown: Vec<_> = leaves.into_iter().filter_map(|leaf| Some((leaf.name, leaf.unit?))).collect();
     // Pages that are left of a project which the snapshot does not have would still be served.
     let pages = tree.join(PAGES);
     for child in children(&pages)? {
@@ -119,13 +121,13 @@ pub(crate) fn look_at_tree(
             continue;
         }
         let name = child.file_name().to_string_lossy().into_owned();
-        if leaves.binary_search_by(|leaf| leaf.name.as_str().cmp(&name)).is_err() {
+        if shown.binary_search_by(|(shown, _)| shown.as_str().cmp(&name)).is_err() {
             let problem = "is of a project that the snapshot does not have".to_owned();
             broken(Broken { path, problem, should_be: What::Nothing });
         }
     }
-    for leaves in leaves.chunks(UNITS) {
-        let ids: Vec<_> = leaves.iter().map(|leaf| leaf.unit).collect();
+    for shown in shown.chunks(UNITS) {
+        let ids: Vec<_> = shown.iter().map(|(_, unit)| *unit).collect();
         let units = store.undamaged_units(&ids)?;
         let entries: Vec<_> = units.iter().flatten().flat_map(Unit::entries).collect();
         let look = |entry: &Entry| {

@@ -27,7 +27,7 @@ mod tree;
 
 pub use check::{Broken, check, look};
 pub use files::Stamp;
-pub use mend::{Mended, copies, mend, restock};
+pub use mend::{Mended, copies, restock};
 pub use pool::pool_file;
-pub use publisher::{Clock, FollowError, Freeze, Published, Publisher, Sealed, ViewError, recover, repair};
+pub use publisher::{Clock, Freeze, Published, Publisher, Sealed, ViewError, recover, repair};
 pub use staging::{Staging, root_lists};

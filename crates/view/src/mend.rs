@@ -14,7 +14,7 @@ use crate::ViewError;
 use crate::check::{Broken, What, look, look_at_tree, published};
 use crate::files::{Touched, stamp, sync_all};
 use crate::pool::POOL;
-use crate::publisher::repair;
+use crate::publisher::{Publisher, repair};
 use crate::tree::write_lists;
 
 /// Where lists are written before they are put in their places.
@@ -33,10 +33,26 @@ pub struct Mended {
     pub standby: bool,
 }
 
-/// Puts right what of a view is not as the catalog says.
-pub fn mend(mirror: &Locked, format: &dyn Format, data: bool) -> Result<Mended, ViewError> {
+impl Publisher {
+    /// Puts right what of a view is not as the catalog says. With `data`, files that are copies of blobs are read.
+    ///
+    /// Where another renderer wrote the lists that the published snapshot names, and one is damaged, a revision of the snapshot
+    /// takes its place, which is the same but for its lists, and readers see that.
+    pub async fn mend(&self, mirror: &Locked, data: bool) -> Result<Mended, ViewError> {
+        let (mut done, outdated) = mend(mirror, self.format(), data)?;
+        if outdated {
+            self.revise_published(mirror).await?;
+            let is_list = |broken: &Broken| broken.should_be == What::List;
+            done.mended.extend(done.left.extract_if(.., |broken| is_list(broken)));
+        }
+        Ok(done)
+    }
+}
+
+/// Puts right what it can; returns that, and whether another renderer wrote the lists that it could not write.
+fn mend(mirror: &Locked, format: &dyn Format, data: bool) -> Result<(Mended, bool), ViewError> {
     let (store, mut done) = (mirror.store(), Mended::default());
-    let Some(state) = mirror.view_state()? else { return Ok(done) };
+    let Some(state) = mirror.view_state()? else { return Ok((done, false)) };
     let broken = look(mirror, data)?;
     let snapshot = published(store, state)?;
     if broken.iter().any(|broken| broken.should_be == What::Live) {
@@ -47,6 +63,7 @@ pub fn mend(mirror: &Locked, format: &dyn Format, data: bool) -> Result<Mended, 
         Some(snapshot) if lost_lists => mend_lists(mirror, &state.slot.to_string(), snapshot, format),
         _ => Ok(()),
     };
+    let outdated = matches!(written, Err(ViewError::List { .. }));
     let mut touched = Touched::default();
     for broken in broken {
         let put_right = match broken.should_be {
@@ -90,7 +107,7 @@ pub fn mend(mirror: &Locked, format: &dyn Format, data: bool) -> Result<Mended, 
     if done.standby {
         mirror.record_twin(standby, Twin::default())?;
     }
-    Ok(done)
+    Ok((done, outdated))
 }
 
 /// Makes paths of a mirror's pool lead to their blobs again. Paths whose blob is not there are left as they are.
@@ -124,7 +141,7 @@ fn restock_earlier(mirror: &Locked, published: &Snapshot) -> Result<u64, ViewErr
     for recorded in snapshots.into_iter().filter(|recorded| recorded.verified) {
         match store.diff(Some(published), Some(&recorded.snapshot)) {
             Err(error) if damaged(&error) => {}
-            changes => units.extend(changes?.into_iter().filter_map(|change| Some(change.after?.unit))),
+            changes => units.extend(changes?.into_iter().filter_map(|change| change.after?.unit)),
         }
     }
     let mut changed = 0;
@@ -183,11 +200,12 @@ fn mend_lists(mirror: &Locked, tree: &str, snapshot: &Snapshot, format: &dyn For
             disk.create_directory(tree.join(list.path.as_str()).parent().unwrap_or(tree))?;
         }
     }
-    write_lists(mirror, &scratch, snapshot, format)?;
-    for list in &snapshot.lists {
+    let written = write_lists(mirror, &scratch, snapshot, format);
+    for list in snapshot.lists.iter().filter(|_| written.is_ok()) {
         disk.rename(&scratch.join(list.path.as_str()), &view.join(tree).join(list.path.as_str()))?;
     }
-    Ok(disk.remove_tree(&scratch)?)
+    disk.remove_tree(&scratch)?;
+    written
 }
 
 fn in_words(error: &DiskError) -> String {

@@ -14,16 +14,18 @@
 //!
 //! A crash after 3 leaves `live` one step behind the catalog; [`repair`] makes that step.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_durable::{DiskError, LockError};
-use strandline_model::{Blake3, Format, MirrorName, Snapshot, Timestamp, TreePath};
-use strandline_store::{Locked, Mirror, Slot, Store, StoreError, Twin, Verified, VerifyError, ViewState, Wait};
+use strandline_model::{Blake3, Format, Label, ListedProject, MirrorName, Snapshot, Timestamp, TreePath};
+use strandline_store::{Locked, Mirror, Slot, Store, StoreError, Verified, VerifyError, ViewState, Wait};
 
-use crate::files::{Touched, sync_all};
+use crate::files::sync_all;
 use crate::pool::link_files;
+use crate::staging::root_lists;
 use crate::tree;
 
 /// Says what time it is. Tests decide it.
@@ -64,11 +66,17 @@ impl Sealed {
 /// A snapshot that readers see. Only a [`Publisher`] makes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
+    label: Label,
     slot: Slot,
     projects: usize,
 }
 
 impl Published {
+    /// The snapshot that readers see: the one that was to be published, or the revision in its place.
+    pub fn label(&self) -> Label {
+        self.label
+    }
+
     /// The tree that is live now.
     pub fn slot(&self) -> Slot {
         self.slot
@@ -100,6 +108,9 @@ pub enum ViewError {
     /// The catalog said no.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The revision that takes the place of a snapshot is not what it should be.
+    #[error(transparent)]
+    Verify(Box<VerifyError>),
     /// The pool has other bytes at a path that the snapshot names.
     #[error(
         "`{path}` of mirror `{mirror}` has other bytes already: either two projects of the upstream list different files under it, or the file in the pool is damaged (`strandline verify {mirror} --data` tells)"
@@ -110,9 +121,10 @@ pub enum ViewError {
         /// The path.
         path: TreePath,
     },
-    /// A list came out differently from how the snapshot says.
+    /// A list came out differently from how the snapshot says: another renderer wrote it. A publisher makes a revision of the
+    /// snapshot then ([`Publisher::publish`]).
     #[error(
-        "the list `{path}` of mirror `{mirror}` is not the one that its snapshot names: it was recorded by another version of this program; the next sync records it anew"
+        "the list `{path}` of mirror `{mirror}` is not the one that its snapshot names: another renderer wrote that"
     )]
     List {
         /// The mirror.
@@ -122,21 +134,9 @@ pub enum ViewError {
     },
 }
 
-/// The view was not brought to the snapshots that a withdrawal has left; a repetition goes on from where this one
-/// ended.
-#[derive(Debug, thiserror::Error)]
-pub enum FollowError {
-    /// The view could not be changed.
-    #[error(transparent)]
-    View(#[from] ViewError),
-    /// The revision that takes the place of a snapshot is not what it should be.
-    #[error(transparent)]
-    Verify(#[from] VerifyError),
-}
-
-impl From<StoreError> for FollowError {
-    fn from(error: StoreError) -> Self {
-        Self::View(error.into())
+impl From<VerifyError> for ViewError {
+    fn from(error: VerifyError) -> Self {
+        Self::Verify(Box::new(error))
     }
 }
 
@@ -147,6 +147,10 @@ impl Publisher {
         Self { format, drain, clock }
     }
 
+    pub(crate) fn format(&self) -> &dyn Format {
+        &*self.format
+    }
+
     /// Adds to a verified snapshot what is shown together with it.
     pub fn seal(&self, verified: Verified) -> Sealed {
         Sealed(verified)
@@ -155,6 +159,9 @@ impl Publisher {
     /// Makes a snapshot of the mirror what readers see, after they have left the standby; returns `None` where an operator went
     /// back and syncs leave it so ([`Freeze::Keep`]): then the pool has the files that the snapshot names, and nothing
     /// else has changed.
+    ///
+    /// Where another renderer wrote the lists that the snapshot names, and the standby has them no more, a revision of the
+    /// snapshot takes its place, which is the same but for its lists, and readers see that.
     ///
     /// After an error readers see what they saw. The standby may be half changed; the catalog says so.
     ///
@@ -180,7 +187,42 @@ impl Publisher {
                 tokio::time::sleep(left).await;
             }
         }
-        self.show(mirror, sealed, freeze == Freeze::Set).map(Some)
+        self.show_or_revise(mirror, sealed, freeze == Freeze::Set).map(Some)
+    }
+
+    /// Switches to a snapshot, or to a revision of it where another renderer wrote the lists that it names.
+    fn show_or_revise(&self, mirror: &Locked, sealed: &Sealed, frozen: bool) -> Result<Published, ViewError> {
+        match self.show(mirror, sealed, frozen) {
+            Err(ViewError::List { .. }) => self.show(mirror, &self.with_lists_made_anew(mirror, sealed)?, frozen),
+            done => done,
+        }
+    }
+
+    /// A revision that takes the place of a snapshot, and is the same but for its lists, which are as the format writes them.
+    fn with_lists_made_anew(&self, mirror: &Locked, sealed: &Sealed) -> Result<Sealed, ViewError> {
+        let store = mirror.store();
+        let old = store.recorded(store.served(sealed.id())?)?;
+        let inputs = store.inputs(&old.snapshot)?;
+        let lists = |serial, projects: &[ListedProject]| root_lists(&*self.format, serial, projects);
+        let revision = mirror.revise(&old, inputs, BTreeMap::new(), lists)?;
+        mirror.supersede(&[(old.id, revision.id())])?;
+        tracing::info!(
+            mirror = %mirror.name(), serial = %revision.snapshot().label,
+            "takes the place of serial {}, because another renderer wrote the lists of that", old.snapshot.label
+        );
+        Ok(self.seal(revision))
+    }
+
+    /// Publishes a revision of what is published, because its lists are damaged and cannot be written again; syncs publish or
+    /// do not, as before.
+    pub(crate) async fn revise_published(&self, mirror: &Locked) -> Result<(), ViewError> {
+        let Some(state) = mirror.view_state()? else { return Ok(()) };
+        let recorded = mirror.store().recorded(state.snapshot)?;
+        let shown = recorded.snapshot.clone();
+        let sealed = self.seal(mirror.verified(recorded, Some(&shown))?);
+        let sealed = self.with_lists_made_anew(mirror, &sealed)?;
+        tokio::time::sleep(self.undrained(Some(state))).await;
+        self.show(mirror, &sealed, state.frozen).map(drop)
     }
 
     /// How much longer no process may touch the standby: readers may be in it who came before the last switch.
@@ -210,14 +252,14 @@ impl Publisher {
         assert_eq!(sealed.snapshot().mirror, *mirror.name(), "a snapshot is shown by its own mirror");
         repair(mirror)?;
         let before = mirror.view_state()?;
-        let view = mirror.view_directory();
+        let (view, label) = (mirror.view_directory(), sealed.snapshot().label);
         if let Some(before) = before.filter(|before| before.snapshot == sealed.id()) {
             if before.frozen != frozen {
                 mirror.freeze(frozen)?;
             }
             // The process that switched to it may have died right after the rename.
             mirror.store().disk().sync_directory(&view)?;
-            return Ok(Published { slot: before.slot, projects: 0 });
+            return Ok(Published { label, slot: before.slot, projects: 0 });
         }
         let standby = match before {
             Some(state) => state.slot.other(),
@@ -236,31 +278,29 @@ impl Publisher {
         };
         mirror.record_switch(state)?;
         switch(mirror, standby)?;
-        Ok(Published { slot: standby, projects })
+        Ok(Published { label, slot: standby, projects })
     }
 
     /// If the snapshot that the view shows was superseded, switches the view to the revision in its place, frozen or
-    /// not as it was; brings the other tree there, too, if it has pages that are not served any more.
+    /// not as it was; brings the pages of the other tree there, too, if it has some that are not served any more.
     ///
     /// When this has returned, neither tree has the pages of a snapshot that was superseded, and which serial readers
     /// see has not changed. This does not wait for readers who may be in the standby: to remove malware at once is
     /// worth more than to let a request end in the tree in which it began.
-    pub fn follow_withdrawal(&self, mirror: &Locked) -> Result<(), FollowError> {
+    pub fn follow_revisions(&self, mirror: &Locked) -> Result<(), ViewError> {
         repair(mirror)?;
         let store = mirror.store();
         let Some(state) = mirror.view_state()? else { return Ok(()) };
         let shown = store.recorded(state.snapshot)?;
         let recorded = store.recorded(store.served(state.snapshot)?)?;
         let sealed = self.seal(mirror.verified(recorded, Some(&shown.snapshot))?);
-        self.show(mirror, &sealed, state.frozen)?;
+        self.show_or_revise(mirror, &sealed, state.frozen)?;
 
-        let standby = mirror.view_state()?.map_or(state.slot, |state| state.slot).other();
-        let twin = mirror.twin(standby)?;
+        let Some(state) = mirror.view_state()? else { return Ok(()) };
+        let twin = mirror.twin(state.slot.other())?;
         for held in [twin.base, twin.target].into_iter().flatten() {
             if store.served(held)? != held {
-                tree::bring_up(mirror, &sealed.0, standby, || Ok(Touched::default()), &*self.format)?;
-                mirror.record_twin(standby, Twin { base: Some(sealed.id()), target: None })?;
-                break;
+                return tree::follow(mirror, state);
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use strandline_durable::{DiskError, NewFile};
-use strandline_model::{Blake3, Format, Hasher, Leaf, ListedProject, RootList, Serial, Sha256, TreePath};
+use strandline_model::{Blake3, Format, Hasher, ListedProject, RootList, Serial, Sha256, TreePath};
 use strandline_store::{Locked, Mirror, Store};
 
 use crate::ViewError;
@@ -28,9 +28,9 @@ impl<'a> Staging<'a> {
         Self { store: mirror.store(), directory: mirror.staged_lists() }
     }
 
-    /// The digests of all root lists of a tree, each of which is written to a file that publishing will find. `leaves` are
-    /// sorted by name. Where the disk refuses a file there is only the digest.
-    pub fn root_lists(&self, format: &dyn Format, serial: Serial, leaves: Vec<Leaf>) -> Vec<RootList> {
+    /// The digests of all root lists of a tree, each of which is written to a file that publishing will find. `projects`
+    /// are sorted by name. Where the disk refuses a file there is only the digest.
+    pub fn root_lists(&self, format: &dyn Format, serial: Serial, projects: &[ListedProject]) -> Vec<RootList> {
         let disk = self.store.disk();
         let prepared = disk.remove_tree(&self.directory).and_then(|()| disk.create_directory(&self.directory));
         let file = |path: &TreePath| {
@@ -43,7 +43,7 @@ impl<'a> Staging<'a> {
                 tracing::debug!(%error, "a list is rendered again when it is published");
             }
         };
-        render(format, serial, leaves, &file, &keep)
+        render(format, serial, projects, &file, &keep)
     }
 }
 
@@ -56,27 +56,26 @@ impl Drop for Staging<'_> {
     }
 }
 
-/// The digests of all root lists of a tree. `leaves` are sorted by name.
-pub fn root_lists(format: &dyn Format, serial: Serial, leaves: Vec<Leaf>) -> Vec<RootList> {
-    render(format, serial, leaves, &|_| None, &|_| {})
+/// The digests of all root lists of a tree. `projects` are sorted by name.
+pub fn root_lists(format: &dyn Format, serial: Serial, projects: &[ListedProject]) -> Vec<RootList> {
+    render(format, serial, projects, &|_| None, &|_| {})
 }
 
 /// Renders all lists, each on a thread of its own: there are two or three.
 fn render(
     format: &dyn Format,
     serial: Serial,
-    leaves: Vec<Leaf>,
+    projects: &[ListedProject],
     file: &(dyn Fn(&TreePath) -> Option<NewFile> + Sync),
     keep: &(dyn Fn(&RootList) + Sync),
 ) -> Vec<RootList> {
-    let projects: Vec<_> = leaves.into_iter().map(ListedProject::from).collect();
     let one = |path: TreePath| {
-        let written = write(format, &path, serial, &projects, file(&path));
+        let written = write(format, &path, serial, projects, file(&path));
         let was_kept = matches!(&written, Ok((_, Some(_))));
         let (blake3, sha256, size) = match written {
             Ok((digests, _)) => digests,
             // Without a file there is nothing that can fail.
-            Err(_) => write(format, &path, serial, &projects, None).expect("hashing takes everything").0,
+            Err(_) => write(format, &path, serial, projects, None).expect("hashing takes everything").0,
         };
         let list = RootList { path, blake3, sha256, size };
         if was_kept {

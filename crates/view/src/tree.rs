@@ -9,7 +9,7 @@ use std::thread::ScopedJoinHandle;
 use rayon::prelude::*;
 use strandline_durable::{DiskError, children, wide};
 use strandline_model::{Blake3, Format, ListedProject, ProjectName, Snapshot, Unit};
-use strandline_store::{Locked, Mirror, Slot, Store, Twin, Verified};
+use strandline_store::{Locked, Mirror, Slot, Store, Twin, Verified, ViewState};
 
 use crate::files::{Touched, sync_all};
 use crate::pool::POOL;
@@ -45,7 +45,14 @@ pub(crate) fn bring_up(
 ///
 /// The caller has waited until readers have left the standby. After an error it may be half changed; the catalog knows.
 pub(crate) fn catch_up(mirror: &Locked) -> Result<(), ViewError> {
-    let Some(state) = mirror.view_state()?.filter(|state| !state.frozen) else { return Ok(()) };
+    match mirror.view_state()?.filter(|state| !state.frozen) {
+        Some(state) => follow(mirror, state),
+        None => Ok(()),
+    }
+}
+
+/// Brings the pages of the standby to what readers see, but not its lists. After an error as in [`catch_up`].
+pub(crate) fn follow(mirror: &Locked, state: ViewState) -> Result<(), ViewError> {
     let slot = state.slot.other();
     let (twin, caught_up) = (mirror.twin(slot)?, Twin { base: Some(state.snapshot), target: None });
     if twin == caught_up {
@@ -220,7 +227,7 @@ pub(crate) fn write_lists(
             None => {
                 let projects = match &mut projects {
                     Some(projects) => projects,
-                    none => none.insert(mirror.listed(target)?.into_iter().map(ListedProject::from).collect()),
+                    none => none.insert(mirror.listed(target)?),
                 };
                 let file = disk.create_file(&path)?;
                 let (digests, file) = staging::write(format, &list.path, target.label.serial, projects, Some(file))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use strandline_durable::Disk;
 use strandline_model::{Formats, MirrorName, Sha256, Timestamp};
 use strandline_store::{Order, Store, WithdrawnFile};
-use strandline_testkit::Plain;
+use strandline_testkit::{Plain, Raised};
 
 use crate::support::http::ask;
 use crate::support::servers::Embedded;
@@ -140,6 +140,26 @@ fn mirrors_of_different_formats_are_served_by_one_site() -> Outcome<()> {
         ("/other/simple/", "json-2 12"),
         ("/other/@10/simple/", "json-2 10 idna:10"),
         ("/other/@10/simple/idna/", "json idna 1"),
+    ] {
+        let answer = ask(server.at, "GET", path, &[("Accept", "application/vnd.pypi.simple.v1+json")])?;
+        assert_eq!((answer.status, String::from_utf8(answer.body)?), (200, body.to_owned()), "{path}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_another_renderer_made_is_served() -> Outcome<()> {
+    let world = World::new()?;
+    world.publish(10, vec![("six", Some(project("six", "old", &[WHEEL])))])?;
+    world.publish(12, vec![("six", Some(project("six", "new", &[NEWER])))])?;
+    let server = Embedded::start_with(&world, Formats::usual(Arc::new(Raised(FORMAT))))?;
+    for (path, body) in [
+        ("/pypi/simple/six/", "json six new"),
+        ("/pypi/@10/simple/six/", "json six old"),
+        // The list that is published is there; the others are written when they are asked for.
+        ("/pypi/simple/", "json 12 six:12"),
+        ("/pypi/@12/simple/", "json 12 six:12"),
+        ("/pypi/@10/simple/", "json 10 six:10 "),
     ] {
         let answer = ask(server.at, "GET", path, &[("Accept", "application/vnd.pypi.simple.v1+json")])?;
         assert_eq!((answer.status, String::from_utf8(answer.body)?), (200, body.to_owned()), "{path}");

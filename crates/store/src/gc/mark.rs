@@ -19,7 +19,7 @@ pub(super) struct Marked {
     bodies: HashMap<MirrorName, HashSet<Blake3>>,
     /// Everything that superseded snapshots reach: they are kept as a record only, and hold no blobs and no paths.
     records: HashSet<Blake3>,
-    /// The units of pages that wait, and of projects that were adopted and wait.
+    /// The units and records of pages that wait, and the units of projects that were adopted and wait.
     seen: HashSet<Blake3>,
     /// The blobs that each of the mirrors names.
     pub(super) blobs: Vec<(MirrorName, Named)>,
@@ -88,7 +88,8 @@ impl Marked {
     ) -> Result<(), StoreError> {
         for (id, tree) in snapshots {
             self.snapshots.insert(id);
-            self.records.insert(id);
+            let snapshot = bodies.snapshot(id)?;
+            self.records.extend([id, snapshot.follow, snapshot.inputs]);
             reach(bodies, tree, &mut self.records, &mut |_, error| Err(error))?;
         }
         Ok(())
@@ -107,7 +108,9 @@ impl Marked {
         for (id, tree) in snapshots {
             self.snapshots.insert(id);
             reached.insert(id);
-            for ids in reach(bodies, tree, reached, &mut |_, error| Err(error))?.chunks(UNITS) {
+            let snapshot = bodies.snapshot(id)?;
+            reached.extend([snapshot.follow, snapshot.inputs]);
+            for ids in reach(bodies, tree, reached, &mut |_, error| Err(error))?.units.chunks(UNITS) {
                 for unit in bodies.units(ids) {
                     for entry in unit?.entries() {
                         named.insert(&entry.blob);
@@ -146,7 +149,9 @@ impl Marked {
         for (unit, mirror) in rows(connection, query, [], read).map_err(store.sql())? {
             if self.seen.insert(unit) {
                 let named = Self::named_by(&mut self.blobs, &mirror);
-                for entry in bodies.unit(unit)?.entries() {
+                let unit = bodies.unit(unit)?;
+                self.seen.extend(unit.source().into_iter().flat_map(|source| [source.record.told, source.record.seen]));
+                for entry in unit.entries() {
                     named.insert(&entry.blob);
                 }
             }

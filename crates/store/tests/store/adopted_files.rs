@@ -76,7 +76,7 @@ fn adopt(world: &Opened, mirror_name: &str, name: &str) -> Blob {
     let (staged, _) = intake.share(&File::open(&path).unwrap(), &path, true).unwrap().unwrap();
     let blob = intake.land(vec![staged]).unwrap()[0];
     let entry = blob.at(format!("packages/00/11/{name}-1.0.tar.gz").parse().unwrap());
-    let unit = Unit::new(project(name), vec![entry]).unwrap();
+    let unit = Unit::of_files(project(name), vec![entry]).unwrap();
     for _ in 0..2 {
         lock.record_adopted(std::slice::from_ref(&unit)).unwrap();
     }

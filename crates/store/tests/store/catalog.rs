@@ -31,13 +31,18 @@ fn what_is_immutable_cannot_be_changed() {
         "INSERT OR REPLACE INTO blob (blake3, sha256, size, mtime, public) SELECT blake3, sha256, 7, 7, 1 FROM blob",
         "INSERT INTO blob (blake3, sha256, size, mtime, public) SELECT blake3, sha256, 7, 7, 1 FROM blob",
         "INSERT INTO blob SELECT * FROM blob WHERE 1 ON CONFLICT DO UPDATE SET size = 7",
-        "UPDATE body SET size = size",
-        "UPDATE body SET deflated = x'00'",
+        "UPDATE body SET position = position",
+        "UPDATE body SET pack = 1",
         "UPDATE body SET id = zeroblob(32)",
-        "INSERT OR REPLACE INTO body (id, size, deflated) SELECT id, 1, x'00' FROM body",
-        "REPLACE INTO body (id, size, deflated) SELECT id, 1, x'00' FROM body",
+        "INSERT OR REPLACE INTO body (id, pack, position) SELECT id, 1, 0 FROM body",
+        "REPLACE INTO body (id, pack, position) SELECT id, 1, 0 FROM body",
         "INSERT INTO body SELECT * FROM body",
-        "REPLACE INTO body (number, id, size, deflated) SELECT number, zeroblob(32), 1, x'00' FROM body",
+        "UPDATE pack SET reference = reference",
+        "UPDATE pack SET sizes = x'00'",
+        "UPDATE pack SET packed = x'00'",
+        "INSERT OR REPLACE INTO pack (number, sizes, packed) SELECT number, x'01', x'00' FROM pack",
+        "REPLACE INTO pack SELECT number, NULL, x'01', x'00' FROM pack",
+        "INSERT INTO pack SELECT * FROM pack",
         "UPDATE snapshot SET serial = 7",
         "UPDATE snapshot SET time = 7, verified = 0",
         "UPDATE OR REPLACE snapshot SET revision = 7",
@@ -64,11 +69,31 @@ fn digests_have_their_length() {
         "INSERT INTO blob (blake3, sha256, size, mtime, public) VALUES (x'00', zeroblob(32), 0, 7, 1)",
         "INSERT INTO blob (blake3, sha256, size, mtime, public) VALUES (zeroblob(32), zeroblob(31), 0, 7, 1)",
         "INSERT INTO blob (blake3, sha256, size, mtime, public) VALUES (zeroblob(32), zeroblob(32), -1, 7, 1)",
-        "INSERT INTO body VALUES (x'00', 0, x'')",
-        "INSERT INTO body VALUES (zeroblob(32), 'many', x'')",
+        "INSERT INTO body VALUES (x'00', 1, 0)",
+        "INSERT INTO body VALUES (zeroblob(32), 'one', 0)",
     ] {
         sql.execute(statement, []).expect_err(statement);
     }
+}
+
+#[test]
+fn a_body_is_in_a_pack_and_a_reference_is_a_pack_without_one() {
+    let world = recorded();
+    let sql = world.sql();
+    let last: i64 = sql.query_row("SELECT max(number) FROM pack", [], |row| row.get(0)).unwrap();
+    let pack = |number: i64, reference: i64| {
+        sql.execute("INSERT INTO pack VALUES (?1, ?2, x'', x'')", (number, reference))
+            .map_err(|error| error.to_string())
+    };
+    for (number, reference) in [(last + 1, last + 1), (last + 1, last + 2)] {
+        assert!(pack(number, reference).unwrap_err().contains("a reference is a pack without one"));
+    }
+    sql.execute("INSERT INTO pack VALUES (?1, NULL, x'', x'')", [last + 1]).unwrap();
+    pack(last + 2, last + 1).unwrap();
+    assert!(pack(last + 3, last + 2).unwrap_err().contains("a reference is a pack without one"));
+    let body = "INSERT INTO body VALUES (zeroblob(32), ?1, 0)";
+    assert!(sql.execute(body, [last + 3]).unwrap_err().to_string().contains("a body is in a pack"));
+    sql.execute(body, [last + 2]).unwrap();
 }
 
 fn foreign(world: &Opened) -> String {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use strandline_durable::Disk;
-use strandline_model::{Blake3, ProjectName, Snapshot, trie::Change};
+use strandline_model::{Blake3, ListedProject, ProjectName, Snapshot, trie::Change};
 use strandline_store::{Conclusion, Draft, Store, VerifyError, Wait};
 
 use crate::support::{Content, Opened, content, mirror, project, serial, time};
@@ -21,10 +21,10 @@ fn listed(store: &Arc<Store>, snapshot: &Snapshot) -> BTreeMap<ProjectName, (u64
     assert!(leaves.is_sorted_by(|a, b| a.name < b.name), "each once, sorted by name");
     assert_eq!(
         store.mirror(&snapshot.mirror).unwrap().unwrap().listed(snapshot).unwrap(),
-        leaves,
+        leaves.iter().cloned().filter_map(ListedProject::of).collect::<Vec<_>>(),
         "the list beside the tree says the same"
     );
-    leaves.into_iter().map(|leaf| (leaf.name, (leaf.serial.get(), leaf.unit))).collect()
+    leaves.into_iter().map(|leaf| (leaf.name, (leaf.serial.get(), leaf.unit.unwrap()))).collect()
 }
 
 fn version(name: &ProjectName, text: u8) -> Content {
@@ -44,7 +44,7 @@ fn a_list_that_is_not_the_trees_is_not_used() {
     for damage in [
         "UPDATE listed SET serial = serial + 1 WHERE name = 'beta'",
         "DELETE FROM listed WHERE name = 'beta'",
-        "INSERT INTO listed SELECT mirror, 'gamma', unit, serial, display FROM listed WHERE name = 'beta'",
+        "INSERT INTO listed SELECT mirror, 'gamma', serial, display FROM listed WHERE name = 'beta'",
         "DELETE FROM listing",
         "UPDATE listing SET tree = zeroblob(32)",
     ] {
@@ -74,7 +74,7 @@ fn what_a_sync_remembered_is_concluded_with_the_verification() {
     let six = |text: &str| Some(content("six", text, &[]));
     world.record("pypi", 1, &[("six", six("one"))]);
     let reread = BTreeSet::from([project("six")]);
-    world.lock("pypi").note_reread(&project("six")).unwrap();
+    world.lock("pypi").note_reread(&[project("six")]).unwrap();
     let noted = || world.mirror("pypi").to_reread().unwrap();
     let draft = |number, text: &str| {
         let conclusion = Some(Conclusion { reread: noted(), ..Conclusion::default() });
@@ -137,7 +137,7 @@ proptest! {
             prop_assert_eq!(snapshot.label.revision, revisions[&number], "revisions count up");
             prop_assert_eq!(snapshot.parent, parent);
             prop_assert_eq!(verified.id, Blake3::of(&snapshot.to_bytes()));
-            prop_assert_eq!(snapshot.units, next.len() as u64);
+            prop_assert_eq!(snapshot.projects, next.len() as u64);
             model = next;
             history.push((snapshot.clone(), model.clone()));
         }
@@ -148,7 +148,7 @@ proptest! {
                 let (found, unit) = listed[name];
                 prop_assert_eq!(found, *serial);
                 let leaf = store.find(snapshot, name).unwrap().unwrap();
-                prop_assert_eq!(leaf.unit, unit);
+                prop_assert_eq!(leaf.unit, Some(unit));
                 let unit = store.unit(unit).unwrap();
                 let files: Content = unit
                     .entries()
@@ -173,8 +173,8 @@ proptest! {
                     .collect();
                 prop_assert!(changes.iter().map(|change| &change.name).eq(differ));
                 for Change { name, before, after } in changes {
-                    prop_assert_eq!(before.map(|leaf| (leaf.serial.get(), leaf.unit)), from.get(&name).copied());
-                    prop_assert_eq!(after.map(|leaf| (leaf.serial.get(), leaf.unit)), to.get(&name).copied());
+                    prop_assert_eq!(before.map(|leaf| (leaf.serial.get(), leaf.unit.unwrap())), from.get(&name).copied());
+                    prop_assert_eq!(after.map(|leaf| (leaf.serial.get(), leaf.unit.unwrap())), to.get(&name).copied());
                 }
             }
         }
@@ -212,6 +212,49 @@ fn a_one_project_change_writes_a_few_bodies() {
     assert!(written <= 6, "a unit, a snapshot, and a node for each level: {written}");
     world.record("pypi", 3, &[]);
     assert_eq!(count() - before - written, 1, "the same tree again is only a snapshot");
+}
+
+/// A unit, the nodes above it and the snapshot are packed against those whose place they take, also a unit that waits for its
+/// snapshot.
+#[test]
+fn a_change_is_packed_against_what_it_replaces() {
+    let world = Opened::new();
+    let files: Vec<_> = (0..40).map(|number| format!("p-{number}.tar.gz")).collect();
+    let version = |text: &str| Some(content("p", text, &files.iter().map(String::as_str).collect::<Vec<_>>()));
+    let many: Vec<_> = (0..600).map(|number| (format!("p{number}"), Some(content("p", "same", &[])))).collect();
+    let many = many.iter().map(|(name, content)| (name.as_str(), content.clone()));
+    world.record("pypi", 1, &many.chain([("p", version("one"))]).collect::<Vec<_>>());
+    let written = |since: i64| {
+        let sql = world.sql();
+        let query = "SELECT count(*), count(reference), sum(length(packed)), max(number) FROM pack WHERE number > ?1";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        sql.query_row(query, [since], read).unwrap()
+    };
+    let (_, against, _, last): (i64, i64, i64, i64) = written(0);
+    assert_eq!(against, 0, "there was nothing before");
+    let second = world.record("pypi", 2, &[("p", version("two"))]);
+    let (count, against, size, last) = written(last);
+    assert!((4..=5).contains(&count) && against == count, "{against} of {count}");
+    assert!(size < 1_000, "{size} bytes instead of about 6,000");
+
+    // The third version waits for its snapshot, and is there when that comes.
+    let draft = world.draft("pypi", 3, &[("p", version("three"))]);
+    let third = draft.changes[&project("p")].clone().unwrap();
+    world.lock("pypi").record_seen(vec![(third, None)]).unwrap();
+    assert!(matches!(written(last), (1, 1, ..)), "{:?}", written(last));
+    let third = world.record("pypi", 3, &[("p", version("three"))]);
+    // What has changed twice since the reference may be packed alone.
+    let (third_count, against, _, last) = written(last);
+    assert!((4..=5).contains(&third_count) && against >= 3, "{against} of {third_count}");
+    for recorded in [&second, &third] {
+        assert_eq!(world.store.leaves(recorded.snapshot()).unwrap().len(), 601);
+    }
+    let units = "SELECT count(*) FROM body";
+    let count = || world.sql().query_row(units, [], |row| row.get::<_, i64>(0)).unwrap();
+    let before = count();
+    world.record("pypi", 4, &[("p", version("two"))]);
+    // As many as at the third, whose record and unit were one: nodes, the snapshot, and a unit of a record that is there.
+    assert_eq!((count() - before, written(last).0), (third_count, third_count), "the record is there");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use strandline_store::gc::{Collected, Keep, collect, plan};
 use strandline_store::verify::Data;
 use strandline_store::{Access, Intake, Slot, Store, StoreError, Twin, ViewState, Wait};
 
-use crate::support::{Content, Opened, content, mirror, project, time};
+use crate::support::{Content, Opened, content, mirror, time};
 
 const LAST_ONE: Keep = Keep { last: 1, daily: 0, weekly: 0 };
 const HOUR: Duration = Duration::from_secs(3600);
@@ -69,7 +69,7 @@ fn what_nothing_names_goes_when_the_grace_is_over() {
     assert_eq!(first, dry);
     assert_eq!((first.condemned, first.condemned_bytes, first.deleted), (2, size, 0));
     assert_eq!(first.snapshots.iter().map(|(_, label)| label.to_string()).collect::<Vec<_>>(), ["1"]);
-    assert_eq!(first.bodies, 3, "a snapshot, a node and a unit");
+    assert_eq!(first.bodies, 5, "a snapshot, a node, a unit and the two parts of its record");
     assert_eq!(world.blobs().len(), 4);
 
     assert_eq!(run(&world.store, HOUR, time(3599)), Collected::default(), "not yet");
@@ -116,14 +116,11 @@ fn what_a_running_sync_has_found_or_brought_stays() {
     let brought = intake.land(vec![staged]).unwrap()[0];
     let beside = run(&world.store, Duration::ZERO, time(0));
     assert_eq!((beside.snapshots.len(), beside.condemned, beside.deleted, beside.in_use), (1, 3, 0, 3));
-    let unit = strandline_model::Unit::new(
-        project("other"),
-        vec![
-            found.at("packages/00/11/other-1.tar.gz".parse().unwrap()),
-            brought.at("simple/other/index.html".parse().unwrap()),
-        ],
-    );
-    let mut draft = world.draft_of("another", 1, "other", unit.unwrap());
+    let entries = vec![
+        found.at("packages/00/11/other-1.tar.gz".parse().unwrap()),
+        brought.at("simple/other/index.html".parse().unwrap()),
+    ];
+    let mut draft = world.draft_of("another", 1, "other", entries);
     draft.base = None;
     let committed = locked.commit(draft, |_, _| Vec::new()).unwrap();
     let verified = locked.verify(committed).unwrap();

@@ -7,10 +7,11 @@ use rusqlite::Connection;
 use crate::support::{Opened, content, mirror};
 
 /// The tables that are of no mirror alone, each with the reason.
-const OF_THE_STORE: [(&str, &str); 12] = [
+const OF_THE_STORE: [(&str, &str); 13] = [
     ("blob", "bytes are shared"),
     ("checked", "of a blob"),
     ("body", "bodies are shared; gc drops what nothing reaches"),
+    ("pack", "bodies are in packs; gc drops those without any"),
     ("mirror", "the row itself"),
     ("next_mtime", "one number"),
     ("sequence", "one number"),
@@ -80,7 +81,8 @@ fn a_removed_mirror_leaves_no_row() {
                  INSERT INTO twin SELECT mirror, 'a', first, second FROM me;
                  INSERT INTO pool_leaving SELECT mirror, 'packages/x', 1 FROM me;
                  INSERT INTO last_sync (mirror, time) SELECT mirror, 1 FROM me;
-                 INSERT INTO seen (mirror, project, unit, serial) SELECT mirror, 'six', zeroblob(32), 1 FROM me;
+                 INSERT INTO seen (mirror, project, unit, told, seen, listed, serial)
+                   SELECT mirror, 'six', zeroblob(32), zeroblob(32), zeroblob(32), 1, 1 FROM me;
                  INSERT INTO validator SELECT mirror, 'six', zeroblob(32), 'tag' FROM me;
                  INSERT INTO trouble SELECT mirror, 'six', 1 FROM me;
                  INSERT INTO sweep SELECT mirror, 'six', 1 FROM me;

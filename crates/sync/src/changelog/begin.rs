@@ -26,6 +26,7 @@ impl<'a> Following<'a> {
             base,
             from,
             read_since: from,
+            looked_back: false,
             log: Log::default(),
             sure: from,
             projects: BTreeMap::new(),
@@ -45,10 +46,12 @@ impl<'a> Following<'a> {
     async fn begin_from(&mut self, base: &Recorded) -> Result<(), SyncError> {
         let Self { fetcher, from, .. } = *self;
         let settings = &fetcher.settings;
-        let reselected = base.snapshot.selection != settings.selection.digest();
-        let back = if reselected { READ_BACK.max(settings.overlap) } else { settings.overlap };
+        let reselected = base.snapshot.follow != settings.selection.follow().id();
+        let reread = fetcher.mirror.to_reread()?;
+        // What a page has to reach where no snapshot tells the state: its project's last event that changes pages, which the
+        // log has if it is read back far enough.
+        let back = if reselected || !reread.is_empty() { READ_BACK.max(settings.overlap) } else { settings.overlap };
         let events = self.read_from(back).await?;
-
         // A project that is held, is new to the selection, or has an event that the base does not show is known by
         // pages alone.
         let mut unknown: BTreeMap<ProjectName, Serial> = BTreeMap::new();
@@ -57,17 +60,18 @@ impl<'a> Following<'a> {
         }
         // A file that was let back is missing from the base, and no event tells of it.
         let mut unlisted = Vec::new();
-        for name in fetcher.mirror.to_reread()? {
+        for name in reread {
             match fetcher.base_leaf(&name)? {
-                Some(leaf) => {
-                    unknown.entry(name).or_insert(leaf.serial);
+                Some(_) => {
+                    unknown.entry(name).or_insert(Serial::ZERO);
                 }
                 None if settings.selection.has(&name) => unlisted.extend(name.as_str().parse::<DisplayName>()),
                 None => {}
             }
         }
+        let mut listed = BTreeMap::new();
         if !unlisted.is_empty() {
-            self.add_selected(unlisted, &events, &mut unknown).await?;
+            listed.append(&mut self.add_selected(unlisted, &events, &mut unknown).await?);
         }
         if reselected {
             for leaf in fetcher.store.leaves(&base.snapshot)? {
@@ -79,21 +83,13 @@ impl<'a> Following<'a> {
                 Selection::Projects(names) => names.values().cloned().collect(),
                 Selection::Everything => Vec::new(),
             };
-            self.add_selected(wanted, &events, &mut unknown).await?;
+            listed.append(&mut self.add_selected(wanted, &events, &mut unknown).await?);
         }
-        for (name, late) in self.came_late(&events)? {
-            let needs = unknown.entry(name.clone()).or_insert(late);
-            *needs = late.max(*needs);
-            let marked = fetcher.mirror.mark_missed(late)?;
-            if marked > 0 {
-                tracing::warn!(
-                    "an event of `{name}` came to light late, with serial {late}: {marked} snapshots from {late} on lack it and are marked"
-                );
-            }
-        }
+        let late = self.mark_late(&events, &mut unknown)?;
         for event in &events {
             let name = &event.project;
-            if settings.selection.has(name) && (event.serial > from || unknown.contains_key(name)) {
+            let is_new = event.serial > from || late.contains(&event.serial);
+            if settings.selection.has(name) && (is_new || unknown.contains_key(name)) {
                 self.log.add(event);
             } else {
                 self.log.add_other(event);
@@ -102,9 +98,45 @@ impl<'a> Following<'a> {
         let names: BTreeSet<_> = self.log.projects().cloned().chain(unknown.keys().cloned()).collect();
         for name in names.into_iter().filter(|name| settings.selection.has(name)) {
             let needs = unknown.get(&name).copied();
-            self.follow_project(name, needs, &base.snapshot.held)?;
+            let listed = listed.remove(&name);
+            let followed = self.follow_project(name, needs, &base.snapshot.held)?;
+            if let Some((display, serial)) = listed {
+                (followed.display, followed.project.serial) = (display, serial);
+            }
+            // That the base's page is still the same says nothing of its number, which may be older than the base's serial
+            // of the project: where a page is to reach a serial that the base claims, it is asked for whole.
+            if let (Some(needs), Some(leaf)) = (needs, &followed.leaf)
+                && needs <= leaf.serial
+            {
+                followed.validator = None;
+            }
         }
         Ok(())
+    }
+
+    /// Marks the snapshots that lack an event which came to light late, and says which page each of its projects needs now; returns
+    /// the serials of such events.
+    fn mark_late(
+        &self,
+        events: &[Event],
+        unknown: &mut BTreeMap<ProjectName, Serial>,
+    ) -> Result<BTreeSet<Serial>, SyncError> {
+        let late = self.came_late(events)?;
+        // The last first: of several late events, each is named only if more snapshots lack it than those after it.
+        for event in late.iter().rev() {
+            if event.change.is_some() {
+                let needs = unknown.entry(event.project.clone()).or_insert(event.serial);
+                *needs = event.serial.max(*needs);
+            }
+            let marked = self.fetcher.mirror.mark_missed(event.serial)?;
+            if marked > 0 {
+                let Event { project, serial, .. } = event;
+                tracing::warn!(
+                    "an event of `{project}` came to light late, with serial {serial}: {marked} snapshots from {serial} on lack it and are marked"
+                );
+            }
+        }
+        Ok(late.iter().map(|event| event.serial).collect())
     }
 
     /// Takes the pages into account that earlier syncs saw and no snapshot shows.
@@ -153,43 +185,48 @@ impl<'a> Following<'a> {
         Ok(events)
     }
 
-    /// Takes projects into account that the configuration names and the base does not have.
+    /// Takes projects into account that the configuration names and the base does not have; returns how upstream's list has
+    /// them.
     async fn add_selected(
         &mut self,
         wanted: Vec<DisplayName>,
         events: &[Event],
         unknown: &mut BTreeMap<ProjectName, Serial>,
-    ) -> Result<(), SyncError> {
-        let mut listed: BTreeSet<_> =
-            self.fetcher.patient.projects().await?.into_iter().map(|(display, _)| display.normalise()).collect();
+    ) -> Result<BTreeMap<ProjectName, (DisplayName, Serial)>, SyncError> {
+        let list = self.fetcher.patient.projects().await?;
+        let mut listed: BTreeMap<_, _> =
+            list.into_iter().map(|(display, serial)| (display.normalise(), (display, serial))).collect();
         // The list comes from a cache: what has happened since is in the log.
-        listed.extend(events.iter().map(|event| event.project.clone()));
-        let selected: BTreeSet<_> =
-            if wanted.is_empty() { listed.clone() } else { wanted.iter().map(DisplayName::normalise).collect() };
+        for event in events {
+            listed.entry(event.project.clone()).or_insert_with(|| (event.display.clone(), Serial::ZERO));
+        }
+        let selected: BTreeSet<_> = if wanted.is_empty() {
+            listed.keys().cloned().collect()
+        } else {
+            wanted.iter().map(DisplayName::normalise).collect()
+        };
+        let mut added = BTreeMap::new();
         for name in selected {
             if self.fetcher.base_leaf(&name)?.is_some() || unknown.contains_key(&name) {
                 continue;
             }
-            if listed.contains(&name) {
-                unknown.insert(name, Serial::ZERO);
-            } else {
-                self.absent.push(name);
+            match listed.remove(&name) {
+                Some(listed) => {
+                    unknown.insert(name.clone(), Serial::ZERO);
+                    added.insert(name, listed);
+                }
+                None => self.absent.push(name),
             }
         }
-        Ok(())
+        Ok(added)
     }
 
-    /// Projects with an event that the log had not shown when the base was made, although its serial is one that the base
-    /// claims; each with the greatest such serial.
-    fn came_late(&self, events: &[Event]) -> Result<BTreeMap<ProjectName, Serial>, SyncError> {
+    /// The events of selected projects that the log had not shown when the base was made, although the base claims their
+    /// serials.
+    fn came_late<'e>(&self, events: &'e [Event]) -> Result<Vec<&'e Event>, SyncError> {
         let Fetcher { mirror, settings, .. } = &**self.fetcher;
         let missing = mirror.missing_serials()?;
-        let mut late = BTreeMap::new();
-        for event in events.iter().filter(|event| event.serial <= self.from && missing.contains(&event.serial)) {
-            if event.change.is_some() && settings.selection.has(&event.project) {
-                late.insert(event.project.clone(), event.serial);
-            }
-        }
-        Ok(late)
+        let late = events.iter().filter(|event| event.serial <= self.from && missing.contains(&event.serial));
+        Ok(late.filter(|event| settings.selection.has(&event.project)).collect())
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use strandline_model::{Held, ProjectName, Serial, with_causes};
+use strandline_model::{Held, Method, ProjectName, Serial, Status, with_causes};
 use strandline_store::CutReport;
 
-use super::{Following, Holding, back};
-use crate::cut::{self, State};
+use super::{Followed, Following, Holding, back};
+use crate::cut::{self, Base, Content, State};
 use crate::{Proposal, Stored, SyncError, Whole};
 
 impl Following<'_> {
@@ -62,50 +62,84 @@ impl Following<'_> {
 
     /// The cut as the difference from the base.
     fn conclude(
-        self,
+        mut self,
         serial: Serial,
-        states: BTreeMap<ProjectName, State<Stored>>,
+        mut states: BTreeMap<ProjectName, State<Stored>>,
         holding: &Holding,
         rounds: u32,
     ) -> Result<Proposal, SyncError> {
+        let mut due = Vec::new();
+        for (name, hold) in holding {
+            // The event that it is held for may come after this serial, and the project be determined here. Where the log says
+            // that it is gone or quarantined, no page is needed any more.
+            let Followed { project, held, .. } = &self.projects[name];
+            let early = held.is_none() && hold.needs > serial;
+            match cut::state_at(project, &self.log, serial, self.fetcher.releases_of(name)) {
+                Ok(state) if early || matches!(state, State::Gone | State::Quarantined(_)) => {
+                    states.insert(name.clone(), state);
+                }
+                _ => due.push((name, hold)),
+            }
+        }
         let mut changes: BTreeMap<_, _> = self.dropped.iter().map(|name| (name.clone(), None)).collect();
         for (name, state) in states {
-            match state {
-                State::Untouched => {}
+            let (at, content) = match state {
+                State::Untouched => continue,
                 State::Gone => {
                     changes.insert(name, None);
+                    continue;
                 }
-                State::At(at, content) => {
-                    let followed = &self.projects[&name];
-                    // Only a page that is the state as it stands says whether the state is still the same.
-                    let shown = followed.project.pages.last().is_some_and(|page| page.content == content);
-                    let validator = followed.validator.clone().filter(|_| shown && !followed.validates_base);
-                    let display = followed.display.clone();
-                    changes.insert(name, Some(Arc::new(Whole { display, serial: Some(at), content, validator })));
-                }
-            }
+                State::Quarantined(at) if self.stays_quarantined(&name, at) => continue,
+                State::Quarantined(at) => (at, self.quarantined(&name)?),
+                State::At(at, content) => (at, content),
+            };
+            let followed = &self.projects[&name];
+            // Only a page that is the state as it stands says whether the state is still the same. The base's is, where only
+            // the serial moved.
+            let shown = match &followed.project.base {
+                Base::Known(base) if followed.validates_base => *base == content,
+                _ if followed.validates_base => false,
+                _ => followed.project.pages.last().is_some_and(|page| page.content == content),
+            };
+            let validator = followed.validator.clone().filter(|_| shown);
+            let display = self.display_name(&name, serial);
+            changes.insert(name, Some(Arc::new(Whole { display, serial: Some(at), content, validator })));
         }
         let mut held = Vec::new();
-        for (name, hold) in holding {
-            let events = self.log.of(name);
-            let last = events.iter().rfind(|change| change.serial <= serial);
-            if last.is_none() && self.projects[name].held.is_none() && hold.needs > serial {
-                // The event that it is held for comes after this serial.
-                continue;
-            }
-            if let Some(kept) = self.carry(name, serial, &mut changes)? {
-                // The event that it was held for may come after this serial; then it needs its last event up to this
-                // serial.
-                let known = if hold.needs <= serial { hold.needs } else { Serial::ZERO };
-                let needs = last.map_or(hold.needs, |last| last.serial.max(known));
-                held.push(Held { at: kept, needs, ..hold.clone() });
-            }
+        for (name, hold) in due {
+            let last = self.log.of(name).iter().rfind(|change| change.serial <= serial);
+            let kept = self.carry(name, serial, &mut changes)?;
+            // The event that it was held for may come after this serial; then it needs its last event up to this serial.
+            let known = if hold.needs <= serial { hold.needs } else { Serial::ZERO };
+            let needs = last.map_or(hold.needs, |last| last.serial.max(known));
+            held.push(Held { at: kept, needs, ..hold.clone() });
         }
+        let renumbered = self.take_renumbered(serial)?;
+        changes.extend(renumbered.into_iter().map(|(name, whole)| (name, Some(Arc::new(whole)))));
         let report = Some(self.report(serial, rounds));
         let overlap = self.fetcher.settings.overlap;
         let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
         let (absent, later) = (self.absent, BTreeSet::new());
-        let stored = self.parked.into_values().collect();
-        Ok(Proposal { serial, counted: false, changes, stored, held, absent, report, later, missing })
+        let stored = self.parked.into_values().map(|parked| parked.leaf).collect();
+        let method = Method::Changelog;
+        Ok(Proposal { method, serial, counted: false, changes, stored, held, absent, report, later, missing })
+    }
+
+    /// Whether a project that is quarantined at `at` was so at the base, and nothing else is known of it since.
+    fn stays_quarantined(&self, name: &ProjectName, at: Serial) -> bool {
+        let Followed { project, leaf, .. } = &self.projects[name];
+        let says_so = project.pages.last().is_some_and(|page| page.content.status == Status::Quarantined);
+        let same = matches!(project.base, Base::Quarantined) && leaf.as_ref().is_some_and(|leaf| leaf.serial == at);
+        same && !says_so
+    }
+
+    /// A quarantined project. What pages alone tell of it, such as the reason, is as its newest page says if that shows the
+    /// quarantine, else as in the base.
+    fn quarantined(&self, name: &ProjectName) -> Result<Content<Stored>, SyncError> {
+        let Followed { project, leaf, .. } = &self.projects[name];
+        let base = leaf.as_ref().map(|leaf| self.fetcher.base_content(leaf)).transpose()?;
+        let page = project.pages.last().map(|page| page.content.clone());
+        let told = page.into_iter().chain(base).find(|content| content.status == Status::Quarantined);
+        Ok(told.unwrap_or_else(Content::quarantined))
     }
 }

@@ -3,7 +3,8 @@
 //! A first sync can take days, because it fetches everything that upstream has. So it remembers projects in parts, and
 //! one that was interrupted goes on where it was. A remembered project is *parked*: the unit that the snapshot will
 //! list is in the catalog already, and only its name, id and serial stay in memory. A project is taken out again only
-//! if its page is not its state as it stands: it has moved since, or the log tells it from its beginning.
+//! if its page is not its state as it stands: it has moved since, the log tells it from its beginning, or its page says an
+//! older serial.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -12,12 +13,12 @@ use strandline_model::{Leaf, ProjectName, Serial};
 use strandline_store::SeenRow;
 use tokio::task::JoinSet;
 
-use super::Following;
 use super::begin::READ_BACK;
 use super::pages::Asked;
+use super::{Following, Parked};
 use crate::cut::{self, Action, Base, Seen};
-use crate::upstream::Way;
-use crate::{Selection, SyncError};
+use crate::upstream::{Validator, Way};
+use crate::{Selection, SyncError, Whole};
 
 /// As soon as the fetched projects have this many files, they are parked, however few projects they are.
 const PARKED_FILES: usize = 4_096;
@@ -27,9 +28,14 @@ impl Following<'_> {
     pub(super) async fn begin_anew(&mut self) -> Result<(), SyncError> {
         let selection = &self.fetcher.settings.selection;
         let list = self.fetcher.patient.projects().await?;
-        let greatest = list.iter().map(|(_, serial)| *serial).max().unwrap_or(Serial::ZERO);
-        self.from = greatest;
-        for event in self.read_from(READ_BACK).await? {
+        self.from = list.iter().map(|(_, serial)| *serial).max().unwrap_or(Serial::ZERO);
+        let mut events = self.read_from(READ_BACK).await?;
+        if events.last().is_none_or(|last| last.serial < self.from) {
+            // The list has a number that the log, read after it, does not have: it is not used.
+            self.from = self.from.min(self.fetcher.patient.last_serial().await?);
+            events = self.read_from(READ_BACK).await?;
+        }
+        for event in events {
             if selection.has(&event.project) {
                 self.log.add(&event);
             } else {
@@ -45,16 +51,19 @@ impl Following<'_> {
             self.absent = selected.keys().filter(|name| !names.contains_key(*name)).cloned().collect();
         }
         for name in self.log.projects() {
-            let display = || self.log.display_name(name).expect("it has events").clone();
-            names.entry(name.clone()).or_insert_with(|| (display(), Serial::ZERO));
+            if let Some((_, display)) = self.log.last(name, self.head())
+                && !self.log.of(name).is_empty()
+            {
+                names.entry(name.clone()).or_insert_with(|| (display.clone(), Serial::ZERO));
+            }
         }
         self.absent.retain(|name| !names.contains_key(name));
         self.waiting = names;
         self.recall_parked()
     }
 
-    /// Parks the pages that an interrupted first sync has remembered, unless the list says that something has happened since:
-    /// the log may not go back so far.
+    /// Parks the pages that an interrupted first sync has remembered, unless something has happened since. The list alone says
+    /// that where the log does not go back so far.
     fn recall_parked(&mut self) -> Result<(), SyncError> {
         let mut rows: BTreeMap<ProjectName, (SeenRow, bool)> = BTreeMap::new();
         for row in self.fetcher.mirror.seen_rows()? {
@@ -62,12 +71,15 @@ impl Following<'_> {
         }
         for (name, (row, alone)) in rows {
             let Some((display, listed)) = self.waiting.get(&name) else { continue };
+            let changed = || self.log.of(&name).last().is_some_and(|change| change.serial > row.serial);
             // Several pages of one project were remembered because it was moving.
             if !alone {
                 self.follow_project(name, Some(Serial::ZERO), &[])?;
-            } else if row.serial >= *listed {
-                let leaf = Leaf { unit: row.unit, serial: row.serial, name: name.clone(), display: display.clone() };
-                self.parked.insert(name.clone(), leaf);
+            } else if row.serial >= *listed || (row.serial >= self.read_since && !changed()) {
+                let SeenRow { unit, record, listed: is_listed, serial, .. } = row;
+                let (unit, record, display) = (Some(unit), Some(record), display.clone());
+                let leaf = Leaf { name: name.clone(), listed: is_listed, logged: true, unit, record, serial, display };
+                self.parked.insert(name.clone(), Parked { leaf, listed: *listed });
                 self.waiting.remove(&name);
             }
         }
@@ -92,12 +104,13 @@ impl Following<'_> {
         let (mut whole, mut files) = (BTreeSet::new(), 0);
         loop {
             while running.len() < self.fetcher.settings.connections
-                && let Some((name, (display, _))) = self.waiting.pop_first()
+                && let Some((name, (display, listed))) = self.waiting.pop_first()
             {
-                match self.projects.get_mut(&name) {
-                    Some(followed) => followed.display = display,
-                    None => self.follow_project(name.clone(), Some(Serial::ZERO), &[])?.display = display,
+                if !self.projects.contains_key(&name) {
+                    self.follow_project(name.clone(), Some(Serial::ZERO), &[])?;
                 }
+                let followed = self.projects.get_mut(&name).expect("it is followed");
+                (followed.display, followed.project.serial) = (display, listed);
                 running.spawn(self.asking(name, Way::Usual));
             }
             let Some(asked) = running.join_next().await else { break };
@@ -117,33 +130,30 @@ impl Following<'_> {
     /// Remembers the newest pages of these projects, and keeps no more of them than that.
     fn park(&mut self, names: &BTreeSet<ProjectName>) -> Result<(), SyncError> {
         for leaf in self.remember(names, 1)? {
-            let newest = self.projects[&leaf.name].project.pages.last();
-            // A quarantined project is not shown: the cut knows.
-            if newest.is_some_and(|page| page.content.status != strandline_model::Status::Quarantined) {
-                self.projects.remove(&leaf.name);
-                self.parked.insert(leaf.name.clone(), leaf);
-            }
+            let listed = self.projects.remove(&leaf.name).map_or(Serial::ZERO, |followed| followed.project.serial);
+            self.parked.insert(leaf.name.clone(), Parked { leaf, listed });
         }
         Ok(())
     }
 
     /// Takes out the projects of which the log says more than their pages show, or has an event after `target`.
     pub(super) fn unpark(&mut self, target: Serial) -> Result<(), SyncError> {
-        let moved = |leaf: &Leaf| {
-            let events = self.log.of(&leaf.name);
-            let Some(last) = events.last() else { return false };
-            // A project that has not moved since upstream was listed stands as parked at every serial that may be the
+        let moved = |Parked { leaf, .. }: &Parked| {
+            let changes = self.log.of(&leaf.name);
+            let Some(last) = changes.last() else { return false };
+            // A project that has not changed since upstream was listed stands as parked at every serial that may be the
             // target. Of the others, a project that the log tells from its beginning can be determined at any serial.
-            let begins = events.first().is_some_and(|change| change.action == Action::Create);
-            last.serial != leaf.serial || last.serial > target || begins && last.serial > self.from
+            let begins = changes.first().is_some_and(|change| change.action == Action::Create);
+            last.serial > leaf.serial || last.serial > target || begins && last.serial > self.from
         };
         let names: Vec<_> =
             self.log.projects().filter(|name| self.parked.get(*name).is_some_and(moved)).cloned().collect();
         for name in names {
-            let Some(leaf) = self.parked.remove(&name) else { continue };
+            let Some(Parked { leaf, listed }) = self.parked.remove(&name) else { continue };
             let content = self.fetcher.base_content(&leaf)?;
             let followed = self.follow_project(name, Some(Serial::ZERO), &[])?;
             followed.display = leaf.display;
+            followed.project.serial = listed;
             followed.project.pages.push(Seen { serial: leaf.serial, content });
             followed.validates_base = false;
         }
@@ -152,8 +162,30 @@ impl Following<'_> {
 
     /// The serial from which on all parked projects stand as they are parked.
     pub(super) fn parked_since(&self) -> Serial {
-        let last = |name: &ProjectName| self.parked.get(name).map(|leaf| leaf.serial);
-        self.log.projects().filter_map(last).max().unwrap_or(Serial::ZERO)
+        let parked = self.log.projects().filter(|name| self.parked.contains_key(*name));
+        parked.filter_map(|name| self.log.of(name).last()).map(|change| change.serial).max().unwrap_or(Serial::ZERO)
+    }
+
+    /// Takes the parked projects out whose serial or name at `at` is not the one on their pages, which are made anew: upstream
+    /// goes on showing a page after an event about people, so there are as many as have such events in a day.
+    pub(super) fn take_renumbered(&mut self, at: Serial) -> Result<Vec<(ProjectName, Whole)>, SyncError> {
+        let mut renumbered = Vec::new();
+        for (name, Parked { leaf, listed }) in &self.parked {
+            let serial = self.log.serial_at(name, at, *listed, [leaf.serial]);
+            let display = self.log.last(name, at).map(|(_, display)| display);
+            // A name that is written as it is normalised says nothing that the configuration may not know better.
+            let display = display.filter(|display| display.as_str() != name.as_str()).unwrap_or(&leaf.display);
+            if (serial, display) != (leaf.serial, &leaf.display) {
+                let content = self.fetcher.base_content(leaf)?;
+                let tag = self.fetcher.mirror.seen_of(name)?.pop().and_then(|seen| seen.tag);
+                let (serial, validator) = (Some(serial), tag.map(Validator));
+                renumbered.push((name.clone(), Whole { display: display.clone(), serial, content, validator }));
+            }
+        }
+        for (name, _) in &renumbered {
+            self.parked.remove(name);
+        }
+        Ok(renumbered)
     }
 
     /// Makes the states that a first sync knows at a serial the bases of their projects: the log is applied to these

@@ -5,23 +5,41 @@ use std::sync::Arc;
 
 use strandline_model::{Held, HoldReason, ProjectName, Serial};
 
-use super::{Following, Holding};
-use crate::{Fetcher, SyncError, Whole, cut};
+use super::{Followed, Following, Holding};
+use crate::cut::{self, File};
+use crate::{Fetcher, Stored, SyncError, Whole};
 
 impl Following<'_> {
     /// The projects that were held at the base and still lack the page that they need: the sync does not wait for them
     /// again.
-    pub(super) fn still_held(&self, target: Serial) -> Holding {
-        let held: Vec<_> =
-            self.projects.iter().filter_map(|(name, followed)| Some((name, followed.held.as_ref()?))).collect();
+    pub(super) fn still_held(&mut self, target: Serial) -> Holding {
+        let held = self.projects.iter().filter_map(|(name, followed)| Some((name.clone(), followed.held.clone()?)));
+        let held: Holding = held.collect();
         if held.is_empty() {
-            return Holding::new();
+            return held;
+        }
+        for name in held.keys() {
+            self.go_on_without_files(name);
         }
         let found = self.cut(target, &Holding::new());
-        held.into_iter()
-            .filter(|(name, _)| found.in_the_way.contains_key(*name))
-            .map(|(name, held)| (name.clone(), held.clone()))
-            .collect()
+        held.into_iter().filter(|(name, _)| found.in_the_way.contains_key(name)).collect()
+    }
+
+    /// Leaves out the files of a project that could not be had, unless none could.
+    pub(super) fn go_on_without_files(&mut self, name: &ProjectName) {
+        let Some(Followed { project, lacking, .. }) = self.projects.get_mut(name) else { return };
+        let is_here = |file: &File<Stored>| file.content.as_ref().is_ok_and(|stored| stored.placed().is_some());
+        let newest = project.pages.last().map(|page| &page.content);
+        if lacking.is_empty() || !newest.is_some_and(|newest| newest.files.values().any(is_here)) {
+            return;
+        }
+        for (name, file) in project.pages.iter_mut().flat_map(|page| &mut page.content.files) {
+            if file.content.as_ref().is_err_and(|reason| reason.is_of_files())
+                && let Some(stored) = lacking.get(name)
+            {
+                file.content = Ok(stored.clone());
+            }
+        }
     }
 
     /// The projects that have stood in the way for longer than `hold_after`.
@@ -47,22 +65,17 @@ impl Following<'_> {
         Ok(broken)
     }
 
-    /// Carries a held project at its last good state; returns that state's serial, or `None` if the log has removed it.
+    /// Carries a held project at its last good state; returns that state's serial, or zero if there is none.
     pub(super) fn carry(
         &self,
         name: &ProjectName,
         serial: Serial,
         changes: &mut BTreeMap<ProjectName, Option<Arc<Whole>>>,
-    ) -> Result<Option<Serial>, SyncError> {
+    ) -> Result<Serial, SyncError> {
         let followed = &self.projects[name];
-        let events = self.log.of(name);
-        if events.iter().rfind(|change| change.serial <= serial).is_some_and(|last| last.action.removes_project()) {
-            changes.insert(name.clone(), None);
-            return Ok(None);
-        }
-        let Some(leaf) = &followed.leaf else { return Ok(Some(Serial::ZERO)) };
+        let Some(leaf) = &followed.leaf else { return Ok(Serial::ZERO) };
         let good = self.fetcher.base_content(leaf)?;
-        let content = cut::carried(&good, leaf.serial, events, serial, self.fetcher.releases_of(name));
+        let content = cut::carried(&good, leaf.serial, self.log.of(name), serial, self.fetcher.releases_of(name));
         let kept = if content.is_some() { leaf.serial } else { Serial::ZERO };
         if content.as_ref() != Some(&good) {
             let display = followed.display.clone();
@@ -70,6 +83,6 @@ impl Following<'_> {
                 content.map(|content| Arc::new(Whole { display, serial: Some(leaf.serial), content, validator: None }));
             changes.insert(name.clone(), whole);
         }
-        Ok(Some(kept))
+        Ok(kept)
     }
 }

@@ -9,13 +9,17 @@
 //!
 //! 1. The log that the cut sees was read after the last byte of the last page arrived.
 //! 2. A project that has stood in the way for longer than `hold_after` is held: carried at its last good state, without
-//!    what the log has removed since. It comes back only with a page that has the serial it needs.
+//!    what the log has removed since. It comes back only with a page that has the serial it needs. Where only files cannot be
+//!    had, and others of the project can, it goes on without them: they are *lacking*, and asked for again with its page.
 //! 3. A page that changes without an event (a project was archived, say) is found by a slow sweep of conditional requests
 //!    over all projects; what the sweep asks for never stands in the way.
 //! 4. The pages of a project that has events after the cut are remembered for the next sync: replaying the log may need
 //!    them.
 //! 5. An event that came to light late is noticed when the last `overlap` serials are read again, by its serial, which the
-//!    log had not shown before: its project is fetched, and the snapshots that claimed a serial past it are marked.
+//!    log had not shown before: its project is fetched, unless the event is about people, and the snapshots that claimed a
+//!    serial past it are marked.
+//! 6. A project's serial is that of its last event of any kind. An event about people moves it without a request for the
+//!    project's page.
 
 mod begin;
 mod conclude;
@@ -32,7 +36,7 @@ use strandline_model::{DisplayName, Held, Leaf, ProjectName, Serial, Timestamp};
 use strandline_store::Recorded;
 use tokio::time::Instant;
 
-use crate::cut::{self, Base, Log, Project, Rule};
+use crate::cut::{self, Base, Change, Log, Project, Rule};
 use crate::upstream::{Event, Validator, Way};
 use crate::{FetchError, Fetcher, OnBroken, Proposal, Stored, SyncError};
 
@@ -54,6 +58,7 @@ pub struct Aim {
 struct Followed {
     project: Project<Stored>,
     leaf: Option<Leaf>,
+    /// Its name as its owner writes it, where the log does not say it.
     display: DisplayName,
     /// With what to ask whether the newest page is still the same.
     validator: Option<Validator>,
@@ -63,8 +68,25 @@ struct Followed {
     held: Option<Held>,
     /// Why the last attempt to get its page or one of its files failed.
     failure: Option<FetchError>,
+    /// The files of its pages that could not be had, left out, by name.
+    lacking: BTreeMap<String, Stored>,
     /// Whether it is looked at because it is its turn in the sweep, and not because the log has something of it.
     swept: bool,
+}
+
+impl Followed {
+    /// Whether only the log tells of it, or its pages do, too: no page is asked for because of events about people alone.
+    fn needs_page(&self, changes: &[Change]) -> bool {
+        matches!(self.project.base, Base::Unknown(_)) || !changes.is_empty()
+    }
+}
+
+/// What a first sync has of a project that it has parked.
+struct Parked {
+    /// How the snapshot will list it, unless its serial there is another.
+    leaf: Leaf,
+    /// Its serial in upstream's list.
+    listed: Serial,
 }
 
 /// One sync of a mirror by the changelog.
@@ -74,6 +96,8 @@ struct Following<'a> {
     from: Serial,
     /// The log was read from after this serial on.
     read_since: Serial,
+    /// Whether it was read further back, for the serials of projects that are not held any more.
+    looked_back: bool,
     log: Log,
     /// Up to this serial the sync waits for no more rows of the log: no serial is missing, or it was taken for a hole
     /// when the sync began.
@@ -82,8 +106,7 @@ struct Following<'a> {
     /// What a first sync has not asked for yet, with the serial that upstream's list has for it: of its last event or a later
     /// one.
     waiting: BTreeMap<ProjectName, (DisplayName, Serial)>,
-    /// What a first sync has: how the snapshot will list it.
-    parked: BTreeMap<ProjectName, Leaf>,
+    parked: BTreeMap<ProjectName, Parked>,
     dropped: Vec<ProjectName>,
     absent: Vec<ProjectName>,
 }
@@ -102,7 +125,8 @@ pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut A
     // A first sync asks again for a page that it has asked for already only if the project stands in the way.
     let mut wanted = BTreeSet::new();
     if base.is_some() {
-        wanted.extend(following.projects.keys().cloned());
+        let asked = following.projects.iter().filter(|(name, followed)| followed.needs_page(following.log.of(name)));
+        wanted.extend(asked.map(|(name, _)| name.clone()));
     }
     let swept = following.sweep(clock()).await?;
     let mut head = *aim.head.get_or_insert(following.head());
@@ -117,7 +141,10 @@ pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut A
         let waiting_since = *waiting_since.get_or_insert_with(Instant::now);
         let deadline = *aim.deadline.get_or_insert(waiting_since + settings.cut_timeout);
         let late = Instant::now() >= deadline;
-        let (found, holding) = following.look(target, late, round)?;
+        let (mut found, mut holding) = following.look(target, late, round)?;
+        if following.look_back(&found).await? {
+            (found, holding) = following.look(target, late, round)?;
+        }
 
         // A first snapshot may be of any serial; the second sync goes on from there.
         let nothing_in_the_way = found.in_the_way.is_empty() || (base.is_none() && found.serial.is_some());
@@ -226,7 +253,11 @@ impl Following<'_> {
                 return Err(self.inconsistent(&found.in_the_way, round));
             }
             if late && !broken.is_empty() {
-                holding.extend(broken);
+                for name in broken.keys() {
+                    self.go_on_without_files(name);
+                }
+                found = self.cut(target, &holding);
+                holding.extend(broken.into_iter().filter(|(name, _)| found.in_the_way.contains_key(name)));
                 found = self.cut(target, &holding);
             }
         }
@@ -248,7 +279,9 @@ impl Following<'_> {
             }
             if self.base.is_none() {
                 // A project that appears while a first sync runs is not in the list that upstream gave.
-                self.follow_project(event.project, Some(Serial::ZERO), &[])?;
+                if event.change.is_some() {
+                    self.follow_project(event.project, Some(Serial::ZERO), &[])?;
+                }
             } else if event.serial <= head {
                 self.follow_project(event.project, None, &[])?;
             }
@@ -262,7 +295,7 @@ impl Following<'_> {
             .log
             .projects()
             .filter(|name| !self.projects.contains_key(*name))
-            .filter(|name| self.log.of(name).first().is_some_and(|change| change.serial <= head))
+            .filter(|name| self.log.first(name).is_some_and(|first| first <= head))
             .cloned()
             .collect();
         for name in &new {
@@ -282,24 +315,51 @@ impl Following<'_> {
         let leaf = self.fetcher.base_leaf(&name)?;
         let base = match (needs, &leaf) {
             (Some(needs), _) => Base::Unknown(needs),
-            (None, Some(leaf)) => Base::Known(self.fetcher.base_content(leaf)?),
+            (None, Some(leaf)) => Base::of(self.fetcher.base_content(leaf)?),
             (None, None) => Base::Absent,
         };
-        let display = self
-            .log
-            .display_name(&name)
-            .cloned()
-            .or_else(|| leaf.as_ref().map(|leaf| leaf.display.clone()))
-            .or_else(|| name.as_str().parse().ok())
-            .expect("a normalised name is a name");
+        let display = match &leaf {
+            Some(leaf) => leaf.display.clone(),
+            None => name.as_str().parse().expect("a normalised name is a name"),
+        };
         let validator = self.fetcher.base_validator(&name, leaf.as_ref())?;
         let held = held.iter().find(|held| held.name == name).cloned();
         let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.from };
-        let project = Project { base, since, pages: Vec::new() };
-        let (failure, swept) = (None, false);
-        let followed = Followed { project, leaf, display, validator, validates_base: true, held, failure, swept };
+        let serial = leaf.as_ref().map(|leaf| leaf.serial).max(needs).unwrap_or(Serial::ZERO);
+        let project = Project { base, serial, since, pages: Vec::new() };
+        let (validates_base, failure, lacking, swept) = (true, None, BTreeMap::new(), false);
+        let followed = Followed { project, leaf, display, validator, validates_base, held, failure, lacking, swept };
         self.projects.remove(&name);
         Ok(self.projects.entry(name).or_insert(followed))
+    }
+
+    /// Reads the log further back where a project is not held any more and the log that was read does not go back to its last
+    /// event: its page may have an older number than that event, because upstream goes on showing it after an event about
+    /// people. Returns whether that brought anything.
+    async fn look_back(&mut self, found: &cut::Cut<Stored>) -> Result<bool, SyncError> {
+        let since = back(self.from, begin::READ_BACK);
+        let Some(at) = found.serial.filter(|_| !self.looked_back && since < self.read_since) else { return Ok(false) };
+        let back: BTreeSet<_> = found
+            .states
+            .keys()
+            .filter(|name| self.projects[*name].held.is_some() && self.log.last(name, at).is_none())
+            .cloned()
+            .collect();
+        if back.is_empty() {
+            return Ok(false);
+        }
+        self.looked_back = true;
+        for event in read_log(self.fetcher, since).await? {
+            if back.contains(&event.project) {
+                self.log.add_known(&event);
+            }
+        }
+        Ok(back.iter().any(|name| self.log.last(name, at).is_some()))
+    }
+
+    /// How the owner of a project wrote its name at `at`: as the log says, else as the base or upstream's list does.
+    fn display_name(&self, name: &ProjectName, at: Serial) -> DisplayName {
+        self.log.last(name, at).map_or_else(|| self.projects[name].display.clone(), |(_, display)| display.clone())
     }
 
     fn cut(&self, target: Serial, holding: &Holding) -> cut::Cut<Stored> {

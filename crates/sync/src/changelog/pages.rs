@@ -1,6 +1,6 @@
 //! The pages of projects: asked for, with their files, taken as what is known of the project, and remembered for a later sync.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +8,7 @@ use strandline_model::{Leaf, ProjectName, Serial};
 
 use super::{Followed, Following};
 use crate::cut::Seen;
-use crate::fetch::each;
+use crate::fetch::{Fetched, each};
 use crate::progress::Progress;
 use crate::upstream::{Answer, Validator, Way};
 use crate::{FetchError, Fetcher, Stored, SyncError, Whole};
@@ -39,17 +39,18 @@ impl Following<'_> {
         Ok(())
     }
 
-    /// Asks for a project's page, unless the log says that it is gone.
+    /// Asks for a project's page, unless the log says that the project is gone or quarantined: a page that still shows files
+    /// is older than that.
     pub(super) fn asking(
         &self,
         name: ProjectName,
         way: Way,
     ) -> impl Future<Output = Result<(ProjectName, Asked), SyncError>> + Send + use<> {
         let fetcher = self.fetcher.clone();
-        let gone = self.log.of(&name).last().is_some_and(|change| change.action.removes_project());
+        let is_empty = self.log.of(&name).last().is_some_and(|change| change.action.needs_no_page());
         let validator = self.projects.get(&name).and_then(|followed| followed.validator.clone());
         async move {
-            if gone {
+            if is_empty {
                 Progress::add(&fetcher.progress.projects_done, 1);
                 return Ok((name, Asked::Nothing));
             }
@@ -65,8 +66,9 @@ impl Following<'_> {
         }
         let before = followed.project.pages.len();
         match asked {
-            Asked::Page { seen, validator, failure } => {
+            Asked::Page { seen, validator, failure, lacking } => {
                 followed.failure = failure;
+                followed.lacking.extend(lacking);
                 followed.project.pages.push(*seen);
                 followed.validator = validator;
                 followed.validates_base = false;
@@ -94,11 +96,11 @@ impl Following<'_> {
         let mut pages = Vec::new();
         for name in names {
             let Some(followed) = self.projects.get(name) else { continue };
-            let Followed { project, display, validator, .. } = followed;
+            let Followed { project, validator, .. } = followed;
             for (age, Seen { serial, content }) in project.pages.iter().rev().take(most).enumerate() {
                 if content.files.values().all(|file| file.content.is_ok()) {
                     let validator = validator.clone().filter(|_| age == 0);
-                    let (display, content) = (display.clone(), content.clone());
+                    let (display, content) = (self.display_name(name, self.head()), content.clone());
                     pages.push((name.clone(), Whole { display, serial: Some(*serial), content, validator }));
                 }
             }
@@ -122,6 +124,7 @@ pub(super) enum Asked {
         seen: Box<Seen<Stored>>,
         validator: Option<Validator>,
         failure: Option<FetchError>,
+        lacking: BTreeMap<String, Stored>,
     },
     NotModified,
     Missing,
@@ -142,13 +145,11 @@ async fn ask(
         Ok(Answer::Missing) => Asked::Missing,
         Err(error) => Asked::Failed(error),
         Ok(Answer::Page { page, validator }) => {
-            let page = fetcher.shown(&name, page)?;
-            let (content, failures) = fetcher.content_of_page(&name, &page.record).await?;
-            let failure = failures.into_iter().last();
+            let Fetched { content, whole, failures, lacking } = fetcher.content_of_page(&name, &page.record).await?;
             // A page that could not be used whole is asked for again whole.
-            let validator = validator.filter(|_| failure.is_none());
-            let serial = page.serial.unwrap_or(Serial::ZERO);
-            Asked::Page { seen: Box::new(Seen { serial, content }), validator, failure }
+            let validator = validator.filter(|_| whole);
+            let (serial, failure) = (page.serial.unwrap_or(Serial::ZERO), failures.into_iter().last());
+            Asked::Page { seen: Box::new(Seen { serial, content }), validator, failure, lacking }
         }
     };
     Progress::add(&fetcher.progress.projects_done, 1);

@@ -1,8 +1,6 @@
 //! The sweep: all pages are asked for in turn, slowly, for changes that are not in the log.
 
-use std::collections::BTreeMap;
-
-use strandline_model::{ProjectName, Timestamp};
+use strandline_model::{Leaf, ProjectName, Timestamp};
 
 use super::Following;
 use crate::SyncError;
@@ -25,28 +23,34 @@ impl Following<'_> {
             clippy::cast_precision_loss,
             reason = "a share of a count"
         )]
-        let count = (base.snapshot.units as f64 * part.min(1.0)) as usize;
+        let count = (base.snapshot.projects as f64 * part.min(1.0)) as usize;
         // After a long rest the sweep does not ask for everything at once, because readers wait for what has happened
         // since.
         let count =
-            count.min(usize::try_from(base.snapshot.units / SWEEP_SHARE).unwrap_or(usize::MAX).max(SWEEP_AT_ONCE));
+            count.min(usize::try_from(base.snapshot.projects / SWEEP_SHARE).unwrap_or(usize::MAX).max(SWEEP_AT_ONCE));
         if count == 0 {
             return Ok(None);
         }
         let turn = self.fetcher.store.leaves_after(&base.snapshot, &last, count)?;
         let last = turn.last().map(|leaf| leaf.name.clone());
-        let quiet = turn.into_iter().filter(|leaf| !self.projects.contains_key(&leaf.name));
-        let quiet: BTreeMap<_, _> = quiet.map(|leaf| (leaf.name, leaf.serial)).collect();
-        for (name, serial) in &quiet {
-            self.follow_project(name.clone(), Some(*serial), &[])?.swept = true;
+        let asked =
+            |leaf: &Leaf| self.projects.get(&leaf.name).is_some_and(|of| of.needs_page(self.log.of(&leaf.name)));
+        let quiet: Vec<_> = turn.into_iter().filter(|leaf| !asked(leaf)).collect();
+        for leaf in &quiet {
+            self.follow_project(leaf.name.clone(), Some(leaf.serial), &[])?.swept = true;
         }
-        self.fetch(quiet.keys().cloned().collect(), Way::Usual).await?;
-        for (name, serial) in quiet {
-            // A page that is older, missing or broken says nothing that the changelog does not.
-            let followed = &self.projects[&name];
-            let usable = followed.project.pages.last().is_some_and(|page| page.serial >= serial);
+        self.fetch(quiet.iter().map(|leaf| leaf.name.clone()).collect(), Way::Usual).await?;
+        for leaf in quiet {
+            // A page that is older, missing or broken says nothing that the changelog does not. After events about people
+            // a page may say an older serial for as long as a cache keeps it, a day or so, and be none: what is new in it is
+            // found at the next turn.
+            let followed = &self.projects[&leaf.name];
+            let usable = followed.project.pages.last().is_some_and(|page| page.serial >= leaf.serial);
             if !usable || followed.validates_base || followed.failure.is_some() {
-                self.projects.remove(&name);
+                match self.log.last(&leaf.name, self.head()) {
+                    Some(_) => drop(self.follow_project(leaf.name, None, &[])?),
+                    None => drop(self.projects.remove(&leaf.name)),
+                }
             }
         }
         Ok(last)
@@ -59,7 +63,7 @@ impl Following<'_> {
             if followed.swept && self.log.of(name).last().is_some_and(|change| change.serial > self.from) {
                 followed.swept = false;
                 let leaf = followed.leaf.as_ref().expect("the sweep goes over what the base has");
-                followed.project.base = Base::Known(self.fetcher.base_content(leaf)?);
+                followed.project.base = Base::of(self.fetcher.base_content(leaf)?);
                 followed.project.since = self.from;
             }
         }

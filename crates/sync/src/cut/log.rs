@@ -38,8 +38,8 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether the project shows nothing after it.
-    pub fn removes_project(&self) -> bool {
+    /// Whether it alone says how the project stands after it: without files, whatever pages show.
+    pub fn needs_no_page(&self) -> bool {
         matches!(self, Self::RemoveProject | Self::QuarantineProject)
     }
 }
@@ -59,25 +59,34 @@ pub struct Change {
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     changes: BTreeMap<ProjectName, Vec<Change>>,
-    names: BTreeMap<ProjectName, DisplayName>,
-    /// Every serial that was seen, with its event's time: also those that change no page.
+    /// All events of a project, also those about people, each with the project's name as it was written then.
+    names: BTreeMap<ProjectName, BTreeMap<Serial, DisplayName>>,
+    /// Every serial that was seen, with its event's time: also those of projects that are not selected.
     serials: BTreeMap<Serial, Timestamp>,
 }
 
 impl Log {
-    /// Adds an event; one that is there already changes nothing. Returns whether it is new and may have changed a page.
+    /// Adds an event; one that is there already changes nothing. Returns whether it is new.
     pub fn add(&mut self, event: &Event) -> bool {
         if self.serials.insert(event.serial, event.time).is_some() {
             return false;
         }
-        let Some(action) = event.change.clone() else { return false };
-        let changes = self.changes.entry(event.project.clone()).or_default();
-        let position = changes.partition_point(|change| change.serial < event.serial);
-        changes.insert(position, Change { serial: event.serial, time: event.time, action });
-        if position + 1 == changes.len() {
-            self.names.insert(event.project.clone(), event.display.clone());
-        }
+        self.add_known(event);
         true
+    }
+
+    /// Adds an event of a project whose serial was seen before, as [`add_other`](Self::add_other) does; one that is there
+    /// already changes nothing.
+    pub fn add_known(&mut self, event: &Event) {
+        let names = self.names.entry(event.project.clone()).or_default();
+        if names.insert(event.serial, event.display.clone()).is_some() {
+            return;
+        }
+        if let Some(action) = event.change.clone() {
+            let changes = self.changes.entry(event.project.clone()).or_default();
+            let position = changes.partition_point(|change| change.serial < event.serial);
+            changes.insert(position, Change { serial: event.serial, time: event.time, action });
+        }
     }
 
     /// Adds an event of a project that is not selected: it only shows that its serial is not missing.
@@ -85,19 +94,40 @@ impl Log {
         self.serials.insert(event.serial, event.time);
     }
 
-    /// The events of a project, by serial.
+    /// The events of a project that may have changed its page, by serial.
     pub fn of(&self, project: &ProjectName) -> &[Change] {
         self.changes.get(project).map_or(&[], Vec::as_slice)
     }
 
-    /// The projects that have events.
+    /// The projects that have events, of any kind.
     pub fn projects(&self) -> impl Iterator<Item = &ProjectName> {
-        self.changes.keys()
+        self.names.keys()
     }
 
-    /// How the owner of a project writes its name, by its last event.
-    pub fn display_name(&self, project: &ProjectName) -> Option<&DisplayName> {
-        self.names.get(project)
+    /// The serial of a project's last event of any kind up to `at`, and how its owner wrote its name then.
+    pub fn last(&self, project: &ProjectName, at: Serial) -> Option<(Serial, &DisplayName)> {
+        self.names.get(project)?.range(..=at).next_back().map(|(serial, name)| (*serial, name))
+    }
+
+    /// The serial of a project's first event of any kind.
+    pub fn first(&self, project: &ProjectName) -> Option<Serial> {
+        self.names.get(project)?.first_key_value().map(|(serial, _)| *serial)
+    }
+
+    /// A project's serial at `at`, which is that of its last event of any kind. Where the log does not go back to it, it is
+    /// the greatest of the numbers that tell of it and are not after `at`: `known`, which the mirror or upstream's list has,
+    /// and those of `pages`, any of which may be an older one.
+    pub fn serial_at(
+        &self,
+        project: &ProjectName,
+        at: Serial,
+        known: Serial,
+        pages: impl IntoIterator<Item = Serial>,
+    ) -> Serial {
+        let fits = |serial: &Serial| *serial <= at;
+        let last = self.last(project, at).map(|(serial, _)| serial);
+        let last = last.or_else(|| pages.into_iter().filter(fits).max());
+        last.max(Some(known).filter(fits)).unwrap_or(Serial::ZERO)
     }
 
     /// The greatest serial that was seen.

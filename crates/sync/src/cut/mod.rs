@@ -3,16 +3,18 @@
 //! [`cut`] is a pure function of three things: what the last snapshot M says, the pages fetched since M, and the
 //! changelog from M to its head H, *read after the last byte of the last page arrived*. It returns the largest N up to
 //! the target at which the state of every project is determined, those states, and the projects that stand in the way
-//! of a larger N. Events about people do not count as events here.
+//! of a larger N. Events about people change no page, so they do not count as events here; but they move their project's
+//! serial, which is that of its last event of any kind up to N ([`Log::serial_at`]).
 //!
-//! A project's state at N is determined in one of four ways:
+//! A project's state at N is determined in one of five ways:
 //!
 //! | way | when | the state |
 //! |---|---|---|
 //! | untouched | no event in (M, N] | M's |
 //! | quiet | its newest page's body has at least the serial of its last event ≤ N, and it has no event in (N, H] | the page |
 //! | replayed | M's state is known, the log is clear, and the pages fetched since M, whatever their age, show every file that the log adds | M's with the log applied |
-//! | gone | its last event ≤ N removes or quarantines it | none |
+//! | gone | its last event ≤ N removes it | none |
+//! | quarantined | its last event ≤ N quarantines it, or it was quarantined before, and the log says nothing else since | no files |
 //!
 //! Why each part is needed:
 //!
@@ -32,7 +34,10 @@
 //! | 15 add, 18 remove the same | none | replayed: the file is not in the result, so the cut need not know it |
 //! | 15 add, 25 release quarantine cleared | serial 25 | not: the release was hidden before, so page 25 is not what 20 showed |
 //! | 15 remove project | any, or none | gone |
-//! | 15 project quarantined | any, or none | gone |
+//! | 15 project quarantined | any, or none | quarantined |
+//! | 15 project quarantined, 18 whatever but cleared, removed or created | any, or none | quarantined |
+//! | 15 project quarantined, 18 cleared | serial 12, or none | replayed: what it hid is what M has |
+//! | 18 quarantine cleared, and it was quarantined at M | serial 12, or none | not: no snapshot has what it hid |
 //! | 15 release quarantine cleared, 25 project quarantined | serial 12, or none | not, and no later page can tell: the project has moved on |
 //! | 15 something unknown | serial 15 | quiet |
 //! | 15 something unknown | serial 12 | not: stale, and the log is not clear |
@@ -52,8 +57,6 @@ use std::fmt;
 use strandline_model::{HoldReason, ProjectName, Releases, Serial, Status, Yanked};
 
 pub use log::{Action, Change, Log};
-
-use crate::cut::replay::Shown;
 
 /// A file as the cut sees it; `F` is everything else that is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +80,14 @@ pub struct Content<F> {
     pub files: BTreeMap<String, File<F>>,
 }
 
+impl<F> Content<F> {
+    /// A quarantined project of which nothing else is known.
+    pub fn quarantined() -> Self {
+        let (status_reason, versions, files) = Default::default();
+        Self { status: Status::Quarantined, status_reason, versions, files }
+    }
+}
+
 /// A page that was fetched since M.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen<F> {
@@ -93,11 +104,20 @@ pub enum Base<F> {
     Absent,
     /// It was so.
     Known(Content<F>),
-    /// It was so, since its event with this serial; no snapshot has this state yet.
-    Found(Serial, Content<F>),
+    /// It was so at `since`; no snapshot has this state yet.
+    Found(Content<F>),
+    /// It was quarantined. What that hides is not known.
+    Quarantined,
     /// Not known: no snapshot has the project, or the one that has it holds it at an older state. Only a page can tell,
     /// if it has at least this serial and the serials of the events that are known.
     Unknown(Serial),
+}
+
+impl<F> Base<F> {
+    /// What a snapshot has.
+    pub fn of(content: Content<F>) -> Self {
+        if content.status == Status::Quarantined { Self::Quarantined } else { Self::Known(content) }
+    }
 }
 
 /// Everything that is known of one project that may differ from M.
@@ -105,6 +125,10 @@ pub enum Base<F> {
 pub struct Project<F> {
     /// At `since`.
     pub base: Base<F>,
+    /// The greatest serial of it that is told elsewhere than in the log and by its pages: M's of the project, that of
+    /// upstream's list, or the one that it is held for. A page may have a lower one, because upstream goes on showing it
+    /// after an event about people.
+    pub serial: Serial,
     /// The serial that `base` is of: M, or a later one at which the project was determined by itself. Events up to it are
     /// in it, and nothing is known from before. For [`Base::Unknown`], all events count.
     pub since: Serial,
@@ -117,9 +141,19 @@ pub struct Project<F> {
 pub enum State<F> {
     /// As in M.
     Untouched,
-    /// So, since its event with this serial.
+    /// So, with this serial: that of its last event of any kind.
     At(Serial, Content<F>),
+    /// Quarantined, with this serial: it has no files.
+    Quarantined(Serial),
     /// Not there.
+    Gone,
+}
+
+/// As [`State`], without the serial.
+enum Standing<F> {
+    Untouched,
+    So(Content<F>),
+    Quarantined,
     Gone,
 }
 
@@ -294,10 +328,45 @@ pub fn cut<F: Clone + PartialEq>(
             open.push(name);
         }
     }
-    if serial.is_none() {
-        states.clear();
-    }
+    let state = |at, name: ProjectName, standing| {
+        let state = stated(standing, projects[&name], log, &name, at);
+        (name, state)
+    };
+    let states = serial.map_or_else(BTreeMap::new, |at| {
+        states.into_iter().map(|(name, standing)| state(at, name, standing)).collect()
+    });
     Cut { serial, states, in_the_way }
+}
+
+/// How one project stands at `at` by itself, or why that is not known. `log` is as [`cut`] wants it.
+pub fn state_at<F: Clone + PartialEq>(
+    project: &Project<F>,
+    log: &Log,
+    at: Serial,
+    releases: ReleasesOf<'_>,
+) -> Result<State<F>, Obstacle> {
+    let standing = determine(Rule::WHOLE, project, log.of(releases.project), at, releases)?;
+    Ok(stated(standing, project, log, releases.project, at))
+}
+
+/// A project as it stands at `at`, with its serial there.
+fn stated<F: Clone>(
+    standing: Standing<F>,
+    project: &Project<F>,
+    log: &Log,
+    name: &ProjectName,
+    at: Serial,
+) -> State<F> {
+    let serial = log.serial_at(name, at, project.serial, project.pages.iter().map(|page| page.serial));
+    let moved = || log.last(name, at).is_some_and(|(last, _)| last > project.serial);
+    match (standing, &project.base) {
+        (Standing::Gone, _) => State::Gone,
+        (Standing::So(content), _) => State::At(serial, content),
+        (Standing::Quarantined, _) => State::Quarantined(serial),
+        // Where only events about people came since, the serial alone moves.
+        (Standing::Untouched, Base::Known(content)) if moved() => State::At(serial, content.clone()),
+        (Standing::Untouched, _) => State::Untouched,
+    }
 }
 
 /// How a project stands at `at`, or why that is not known.
@@ -307,7 +376,7 @@ fn determine<F: Clone + PartialEq>(
     events: &[Change],
     at: Serial,
     releases: ReleasesOf<'_>,
-) -> Result<State<F>, Obstacle> {
+) -> Result<Standing<F>, Obstacle> {
     let events = &events[events.partition_point(|change| change.serial <= project.since)..];
     let (before, after) = events.split_at(events.partition_point(|change| change.serial <= at));
     let newest = project.pages.last();
@@ -323,12 +392,15 @@ fn determine<F: Clone + PartialEq>(
         Some(last) => last.serial.max(needed),
         None => match &project.base {
             Base::Unknown(_) => needed,
-            Base::Found(serial, content) => return Ok(State::At(*serial, content.clone())),
-            Base::Known(_) | Base::Absent => return Ok(State::Untouched),
+            Base::Found(content) => return Ok(Standing::So(content.clone())),
+            Base::Quarantined => return Ok(Standing::Quarantined),
+            Base::Known(_) | Base::Absent => return Ok(Standing::Untouched),
         },
     };
-    if before.last().is_some_and(|last| last.action.removes_project()) {
-        return Ok(State::Gone);
+    match before.last().map(|last| &last.action) {
+        Some(Action::RemoveProject) => return Ok(Standing::Gone),
+        Some(Action::QuarantineProject) => return Ok(Standing::Quarantined),
+        _ => {}
     }
     let replayed = replay::replay(project, before, events, releases);
     let seen = newest.map(|page| page.serial);
@@ -336,30 +408,22 @@ fn determine<F: Clone + PartialEq>(
     let quiet = newest.filter(|page| (!rule.body_serial || page.serial >= needs) && (!rule.quiet || after.is_empty()));
     if let Some(page) = quiet {
         let agrees = match &replayed {
-            Some(Shown::Content(replayed)) => same_files(replayed, &page.content),
-            Some(Shown::Nothing) => page.content.status == Status::Quarantined || page.content.files.is_empty(),
+            Some(Standing::So(replayed)) => same_files(replayed, &page.content),
+            Some(_) => page.content.status == Status::Quarantined || page.content.files.is_empty(),
             None => true,
         };
         let said_twice = || project.pages.iter().rev().nth(1).is_some_and(|earlier| earlier == page);
         if agrees || said_twice() {
-            // The state has the serial of the last event; where the log does not go back so far, it takes the page's
-            // serial.
-            let last = before.last().map_or(needed, |last| last.serial);
-            let serial = if last == Serial::ZERO { page.serial } else { last };
-            return finished(Some(page.content.clone()), serial).map_err(|reason| obstacle(Why::File(reason)));
+            return finished(Standing::So(page.content.clone())).map_err(|reason| obstacle(Why::File(reason)));
         }
         return Err(obstacle(Why::Disagrees));
     }
-    if let Some(content) = replayed {
-        let content = match content {
-            Shown::Content(content) => Some(content),
-            Shown::Nothing => None,
-        };
-        return finished(content, needs).map_err(|reason| obstacle(Why::File(reason)));
+    if let Some(replayed) = replayed {
+        return finished(replayed).map_err(|reason| obstacle(Why::File(reason)));
     }
-    let is_gone = after.last().is_some_and(|change| change.action.removes_project());
+    let is_empty = after.last().is_some_and(|change| change.action.needs_no_page());
     Err(obstacle(match newest {
-        _ if is_gone => Why::Moving,
+        _ if is_empty => Why::Moving,
         None => Why::NoPage,
         Some(page) if page.serial < needs => Why::Stale,
         Some(_) => Why::Moving,
@@ -378,15 +442,15 @@ fn obstacle(why: Why, before: &[Change], events: &[Change], needs: Serial, seen:
     Obstacle { since: since.map_or(needs, |change| change.serial), needs, seen, why }
 }
 
-/// A state whose files are all there. A quarantined project is not shown.
-fn finished<F>(content: Option<Content<F>>, serial: Serial) -> Result<State<F>, HoldReason> {
-    match content {
-        None => Ok(State::Gone),
-        Some(content) if content.status == Status::Quarantined => Ok(State::Gone),
-        Some(content) => match content.files.values().find_map(|file| file.content.as_ref().err()) {
+/// How a project stands whose files are all there; else why one of them is not.
+fn finished<F>(standing: Standing<F>) -> Result<Standing<F>, HoldReason> {
+    match standing {
+        Standing::So(content) if content.status == Status::Quarantined => Ok(Standing::Quarantined),
+        Standing::So(content) => match content.files.values().find_map(|file| file.content.as_ref().err()) {
             Some(reason) => Err(*reason),
-            None => Ok(State::At(serial, content)),
+            None => Ok(Standing::So(content)),
         },
+        standing => Ok(standing),
     }
 }
 
@@ -413,17 +477,20 @@ pub fn promoted<F: Clone + PartialEq>(
         }
     }
     let base = match determine(Rule::WHOLE, project, events, at, releases).ok()? {
-        State::Untouched => return None,
-        State::Gone => Base::Absent,
-        State::At(serial, content) => Base::Found(serial, content),
+        Standing::Untouched => return None,
+        Standing::Gone => Base::Absent,
+        Standing::Quarantined => Base::Quarantined,
+        Standing::So(content) => Base::Found(content),
     };
     // It has stood so since its last event: the first snapshot may be of any serial from there on.
     let last = events.iter().rfind(|change| change.serial <= at);
-    Some(Project { base, since: last.map_or(Serial::ZERO, |change| change.serial), pages: project.pages.clone() })
+    let since = last.map_or(Serial::ZERO, |change| change.serial);
+    Some(Project { base, serial: project.serial, since, pages: project.pages.clone() })
 }
 
 /// What is left of a held project at `at`: its last good state, which is that of the serial `since`, without what the log
-/// has removed after that.
+/// has removed after that; `None` if it has removed the project. What a quarantine hid is shown again when it is cleared, if it
+/// began after `since`.
 pub fn carried<F: Clone>(
     good: &Content<F>,
     since: Serial,
@@ -431,10 +498,12 @@ pub fn carried<F: Clone>(
     at: Serial,
     releases: ReleasesOf<'_>,
 ) -> Option<Content<F>> {
-    let mut content = good.clone();
+    let (mut content, mut quarantined) = (good.clone(), false);
     for change in events.iter().filter(|change| change.serial > since && change.serial <= at) {
         match &change.action {
-            action if action.removes_project() => return None,
+            Action::RemoveProject => return None,
+            Action::QuarantineProject => quarantined = true,
+            Action::ClearProject => quarantined = false,
             Action::RemoveFile(name) => {
                 content.files.remove(name);
             }
@@ -443,6 +512,12 @@ pub fn carried<F: Clone>(
             }
             _ => {}
         }
+    }
+    if good.status == Status::Quarantined {
+        return Some(good.clone());
+    }
+    if quarantined {
+        return Some(Content::quarantined());
     }
     content.versions.retain(|version| content.files.keys().any(|name| releases.has(name, version) != Some(false)));
     Some(content)

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_model::{Status, Yanked};
 
-use super::{Action, Base, Change, Content, File, Project, ReleasesOf};
+use super::{Action, Base, Change, Content, File, Project, ReleasesOf, Standing};
 
 /// What is known of a release's yank: as the files show it that were there at M, or by the log.
 #[derive(Clone)]
@@ -27,45 +27,39 @@ struct Present {
     yanked: Option<Yanked>,
 }
 
-/// What a project shows.
-pub(super) enum Shown<F> {
-    /// Nothing: it was removed or quarantined.
-    Nothing,
-    /// This.
-    Content(Content<F>),
-}
-
-/// What the project shows after `before`, the events of it in (M, N]; `None` if the log and the pages do not say. `all` are
+/// How the project stands after `before`, the events of it in (M, N]; `None` if the log and the pages do not say. `all` are
 /// its events up to the head of the log.
 pub(super) fn replay<F: Clone + PartialEq>(
     project: &Project<F>,
     before: &[Change],
     all: &[Change],
     releases_of: ReleasesOf<'_>,
-) -> Option<Shown<F>> {
+) -> Option<Standing<F>> {
     let shown = match &project.base {
-        Base::Known(content) | Base::Found(_, content) => Some(content),
-        Base::Absent => None,
+        Base::Known(content) | Base::Found(content) => Some(content),
+        Base::Absent | Base::Quarantined => None,
         // From its beginning on, the log says everything.
         Base::Unknown(_) => match before.first() {
             Some(Change { action: Action::Create, .. }) => None,
             _ => return None,
         },
     };
+    let was_quarantined = matches!(project.base, Base::Quarantined);
     let present = |file: &File<F>| Present { version: None, yanked: Some(file.yanked.clone()) };
     let files = shown.iter().flat_map(|content| &content.files);
     let mut replaying = Replaying {
         project,
         all,
         releases_of,
-        exists: shown.is_some(),
-        quarantined: false,
+        exists: shown.is_some() || was_quarantined,
+        quarantined: was_quarantined,
+        unknown: was_quarantined,
         hidden: BTreeSet::new(),
         releases: BTreeMap::new(),
         files: files.map(|(name, file)| (name.clone(), present(file))).collect(),
         shown,
     };
-    before.iter().try_for_each(|change| replaying.apply(change))?;
+    before.iter().try_for_each(|change| replaying.follow(change))?;
     replaying.show()
 }
 
@@ -78,6 +72,8 @@ struct Replaying<'a, F> {
     shown: Option<&'a Content<F>>,
     exists: bool,
     quarantined: bool,
+    /// Whether it is not known what its quarantine hides.
+    unknown: bool,
     /// The releases whose files are quarantined.
     hidden: BTreeSet<String>,
     /// The releases whose yank the log has told.
@@ -104,19 +100,31 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
         first == Some(true)
     }
 
+    /// Applies an event; `None` if it is not clear what the project shows then. As long as it is quarantined, that is clear.
+    fn follow(&mut self, change: &Change) -> Option<()> {
+        let was_quarantined = self.exists && self.quarantined;
+        if self.apply(change).is_none() {
+            if !was_quarantined || matches!(change.action, Action::ClearProject) {
+                return None;
+            }
+            self.unknown = true;
+        }
+        Some(())
+    }
+
     /// Applies an event; `None` if it is not clear what it does.
     fn apply(&mut self, change: &Change) -> Option<()> {
         match &change.action {
             Action::Create => {
-                (self.exists, self.quarantined, self.shown) = (true, false, None);
+                (self.exists, self.quarantined, self.unknown, self.shown) = (true, false, false, None);
                 self.hidden.clear();
                 self.releases.clear();
                 self.files.clear();
             }
             Action::RemoveProject => self.exists = false,
-            // A snapshot without the project says nothing about what a quarantine hides.
             _ if !self.exists => return None,
             Action::QuarantineProject => self.quarantined = true,
+            _ if self.unknown => return None,
             Action::ClearProject if self.quarantined => self.quarantined = false,
             Action::NewRelease(version) | Action::UnyankRelease(version) => {
                 self.releases.insert(version.clone(), Yank::Known(Yanked::No));
@@ -159,10 +167,18 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
         Some(())
     }
 
-    /// What the project shows now.
-    fn show(self) -> Option<Shown<F>> {
-        if !self.exists || self.quarantined {
-            return Some(Shown::Nothing);
+    /// What M shows, if the project has not begun anew since, and the pages fetched since, the newest first.
+    fn contents(&self) -> impl Iterator<Item = &Content<F>> {
+        self.shown.into_iter().chain(self.project.pages.iter().rev().map(|page| &page.content))
+    }
+
+    /// How the project stands now.
+    fn show(self) -> Option<Standing<F>> {
+        if !self.exists {
+            return Some(Standing::Gone);
+        }
+        if self.quarantined {
+            return Some(Standing::Quarantined);
         }
         let mut files = BTreeMap::new();
         for (name, present) in &self.files {
@@ -171,34 +187,47 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
                 is_hidden |= self.of_release(name, present, version)?;
             }
             if !is_hidden {
-                let newest_first = self.project.pages.iter().rev().map(|page| &page.content);
-                let mut file =
-                    self.shown.into_iter().chain(newest_first).find_map(|content| content.files.get(name))?.clone();
+                let mut file = self.contents().find_map(|content| content.files.get(name))?.clone();
                 file.yanked = self.yank(name, present, &file.yanked)?;
                 files.insert(name.clone(), file);
             }
         }
 
-        let contents: Vec<_> =
-            self.shown.into_iter().chain(self.project.pages.iter().map(|page| &page.content)).collect();
-        let mut versions = Vec::new();
-        for version in contents.iter().flat_map(|content| &content.versions).collect::<BTreeSet<_>>() {
-            for (name, present) in &self.files {
-                if files.contains_key(name) && self.of_release(name, present, version)? {
-                    versions.push(version.clone());
-                    break;
-                }
+        let mut versions = BTreeSet::new();
+        // Pages of some forms list no versions at all.
+        if self.contents().any(|content| !content.versions.is_empty()) {
+            for name in files.keys() {
+                self.add_version(name, &self.files[name], &mut versions)?;
             }
         }
         // The log does not have the status: the newest page says it, whenever that came, else M does.
         let pages = self.project.pages.iter().filter(|page| page.content.status != Status::Quarantined);
         let latest = pages.max_by_key(|page| page.serial).map(|page| &page.content).or(self.shown);
-        Some(Shown::Content(Content {
+        Some(Standing::So(Content {
             status: latest.map_or(Status::Active, |latest| latest.status),
             status_reason: latest.and_then(|latest| latest.status_reason.clone()),
-            versions,
+            versions: versions.into_iter().collect(),
             files,
         }))
+    }
+
+    /// Adds the version of a file as the log spells it, else as the page does that shows the file: M's, or the newest. A release
+    /// that was removed may have been made again in another spelling, so no other page tells. `None` if the file's name does
+    /// not tell.
+    fn add_version(&self, name: &str, present: &Present, versions: &mut BTreeSet<String>) -> Option<()> {
+        if let Some(version) = &present.version {
+            versions.insert(version.clone());
+            return Some(());
+        }
+        for content in self.contents().filter(|content| content.files.contains_key(name)) {
+            for version in &content.versions {
+                if self.of_release(name, present, version)? {
+                    versions.insert(version.clone());
+                    return Some(());
+                }
+            }
+        }
+        Some(())
     }
 
     /// Whether a file is yanked, by what is known of its release; `None` if that does not say.

@@ -12,11 +12,12 @@ mod plan;
 mod receive;
 mod units;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
-use strandline_model::{BadRecord, Format, Leaf, Mirrored, ProjectName, Record, Unit};
+use strandline_model::{Format, Inputs, Leaf, ProjectName, Record, Unit, with_causes};
 use strandline_store::{Intake, Locked, Recorded, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
@@ -24,12 +25,13 @@ use tokio::task::{JoinSet, block_in_place};
 pub use self::error::FetchError;
 pub(crate) use self::error::unusable;
 pub(crate) use self::receive::metadata_url;
+pub(crate) use self::units::Finished;
 
 use self::batch::Batches;
 use self::patience::Patient;
 use crate::cut::{Content, ReleasesOf};
 use crate::progress::Progress;
-use crate::stored::{self, RecordError, Stored};
+use crate::stored::{self, Availability, RecordError, Stored};
 use crate::upstream::Validator;
 use crate::{Clock, Context, Settings, SyncError};
 
@@ -41,6 +43,8 @@ pub struct Fetcher {
     pub(crate) clock: Clock,
     pub(crate) progress: Arc<Progress>,
     base: Option<Recorded>,
+    /// What decides what the base shows.
+    base_inputs: Inputs,
     /// Where it comes from.
     pub(crate) patient: Patient,
     /// Where it goes.
@@ -49,6 +53,19 @@ pub struct Fetcher {
     pub(crate) mirror: Arc<Locked>,
     /// Whether a file came in that the store did not have: then there is something new to publish.
     pub(crate) news: watch::Sender<bool>,
+}
+
+/// A page, and what came of its files.
+pub(crate) struct Fetched {
+    /// What the cut sees of it. A file that the base lacks and that still cannot be had is left out: the sync does not wait for
+    /// it again.
+    pub(crate) content: Content<Stored>,
+    /// Whether all files are here that are to be.
+    pub(crate) whole: bool,
+    /// Why the others cannot be had, in the order of the record, but for those that the base lacks.
+    pub(crate) failures: Vec<FetchError>,
+    /// These others, left out, by name.
+    pub(crate) lacking: BTreeMap<String, Stored>,
 }
 
 impl fmt::Debug for Fetcher {
@@ -61,7 +78,9 @@ impl Fetcher {
     /// Prepares to fetch what `base` does not have.
     pub fn open(context: &Context, mirror: &Arc<Locked>, base: Option<Recorded>) -> Result<Arc<Self>, StoreError> {
         let Context { store, upstream, format, settings, clock, progress } = context;
+        let inputs = base.as_ref().map(|base| store.inputs(&base.snapshot)).transpose()?;
         Ok(Arc::new(Self {
+            base_inputs: inputs.unwrap_or_default(),
             store: store.clone(),
             format: format.clone(),
             settings: settings.clone(),
@@ -90,27 +109,31 @@ impl Fetcher {
 
     /// With what to ask for a project's page, so that upstream may say that it is still the base's.
     pub fn base_validator(&self, project: &ProjectName, leaf: Option<&Leaf>) -> Result<Option<Validator>, StoreError> {
-        let Some(leaf) = leaf else { return Ok(None) };
-        let tag = block_in_place(|| self.mirror.validator(project, leaf.unit))?;
+        let Some(unit) = leaf.and_then(|leaf| leaf.unit) else { return Ok(None) };
+        let tag = block_in_place(|| self.mirror.validator(project, unit))?;
         Ok(tag.map(Validator))
     }
 
-    /// Brings the files of a page into the store; returns what the cut sees of the page then, and why files cannot be had, in
-    /// the order of the record. Fails only where the store does.
-    pub async fn content_of_page(
-        &self,
-        project: &ProjectName,
-        record: &Record,
-    ) -> Result<(Content<Stored>, Vec<FetchError>), SyncError> {
-        let mut failures = Vec::new();
-        let files = self.files(project, record).await?.into_iter().map(|file| {
-            file.map_err(|failure| {
-                let reason = failure.hold_reason();
+    /// Brings the files of a page into the store; returns what the cut sees of the page then. Fails only where the store does.
+    pub(crate) async fn content_of_page(&self, project: &ProjectName, record: &Record) -> Result<Fetched, SyncError> {
+        let (mut whole, mut failures, mut lacking) = (true, Vec::new(), BTreeMap::new());
+        let files = self.files(project, record).await?;
+        let contents = record.files().zip(files).map(|(file, fetched)| {
+            fetched.or_else(|failure| {
+                whole = false;
+                let (name, reason) = (file.0, failure.hold_reason());
+                let stored = Stored::new(file, Availability::LeftOut);
+                if reason.is_of_files() && self.base_inputs.lacks(project, name, file.1.sha256) {
+                    tracing::info!("still lacking: {}", with_causes(&failure));
+                    return Ok(stored);
+                }
                 failures.push(failure);
-                reason
+                lacking.insert(name.as_str().to_owned(), stored);
+                Err(reason)
             })
         });
-        Ok((stored::content(record, files.collect::<Vec<_>>()), failures))
+        let content = stored::content(record, contents.collect::<Vec<_>>());
+        Ok(Fetched { content, whole, failures, lacking })
     }
 
     /// Brings the files of a page into the store; returns, for each in the order of the record, what is there now or why it
@@ -141,26 +164,32 @@ impl Fetcher {
 
     /// A project as the base has it.
     pub fn base_content(&self, leaf: &Leaf) -> Result<Content<Stored>, SyncError> {
-        block_in_place(|| self.content(&self.store.unit(leaf.unit)?))
+        block_in_place(|| {
+            let unit = self.base_unit(leaf)?.ok_or_else(|| RecordError::None(leaf.name.clone()));
+            self.content(&unit.map_err(|error| record_error(&leaf.name, error))?)
+        })
+    }
+
+    /// What the base shows of a project, if it was ever good.
+    pub(crate) fn base_unit(&self, leaf: &Leaf) -> Result<Option<Unit>, StoreError> {
+        leaf.unit.map(|unit| self.store.unit(unit)).transpose()
     }
 
     /// A project as a unit has it.
     pub fn content(&self, unit: &Unit) -> Result<Content<Stored>, SyncError> {
-        let project = unit.name();
-        let missing = || FetchError::Record {
-            project: project.clone(),
-            source: BadRecord("its unit and its record name different files".to_owned()),
-        };
-        let mirrored = self.record(unit)?.ok_or_else(missing)?;
-        Ok(stored::content_of_unit(&mirrored, unit).ok_or_else(missing)?)
+        Ok(stored::content_of_unit(&self.record(unit)?, unit))
     }
 
-    /// What a unit has of its project; `None` where it lacks the page that says so.
-    pub(crate) fn record(&self, unit: &Unit) -> Result<Option<Mirrored>, SyncError> {
-        stored::record_of(&self.store, &*self.format, unit).map_err(|error| match error {
-            RecordError::Store(error) => error.into(),
-            RecordError::Bad(source) => FetchError::Record { project: unit.name().clone(), source }.into(),
-        })
+    /// What upstream says of a project that a unit shows.
+    pub(crate) fn record(&self, unit: &Unit) -> Result<Record, SyncError> {
+        stored::record_of(&self.store, unit).map_err(|error| record_error(unit.name(), error))
+    }
+}
+
+fn record_error(project: &ProjectName, error: RecordError) -> SyncError {
+    match error {
+        RecordError::Store(error) => error.into(),
+        error => unusable(project, error.to_string()).into(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which files of a page the store has already, and where the rest goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use strandline_model::{
@@ -14,10 +14,17 @@ use super::error::unusable;
 use crate::SyncError;
 use crate::room::require_room;
 
-/// What is to be done for a file of a page, and for its metadata file if it has one.
-pub(super) struct Plan {
-    pub(super) own: Part,
-    pub(super) metadata: Option<Part>,
+/// What is to be done for a file of a page.
+pub(super) enum Plan {
+    /// It is to be here, and its metadata file if it has one.
+    Have {
+        /// The file.
+        own: Part,
+        /// Its metadata file.
+        metadata: Option<Part>,
+    },
+    /// Nothing: it is withdrawn from the mirror.
+    LeaveOut,
 }
 
 /// Something of a project's that has a path in the tree.
@@ -75,10 +82,15 @@ impl Fetcher {
         project: &ProjectName,
         record: &Record,
     ) -> Result<Vec<Result<Plan, SyncError>>, SyncError> {
-        let base = self.base_leaf(project)?.map(|leaf| self.store.unit(leaf.unit)).transpose()?;
+        let base = self.base_leaf(project)?.map(|leaf| self.base_unit(&leaf)).transpose()?.flatten();
+        let withdrawn = self.mirror.withdrawn()?;
+        let goes: BTreeSet<_> =
+            record.files().map(|(_, told, _)| told.sha256).filter(|sha256| withdrawn.contains(sha256)).collect();
+        self.mirror.note_left_out(project, &goes)?;
         let in_base: Vec<_> = record.files().map(|file| self.entry_in(base.as_ref(), file)).collect();
         // The store may have it under another path, or from another mirror.
-        let claims = record.files().zip(&in_base).flat_map(|((_, told, seen), in_base)| {
+        let wanted = record.files().zip(&in_base).filter(|((_, told, _), _)| !goes.contains(&told.sha256));
+        let claims = wanted.flat_map(|((_, told, seen), in_base)| {
             let file_itself = in_base.is_none().then_some(told.sha256);
             let CoreMetadata::Hashed(metadata) = seen.core_metadata else { return [file_itself, None] };
             [file_itself, Some(metadata)]
@@ -89,15 +101,19 @@ impl Fetcher {
 
         let mut plans = Vec::with_capacity(in_base.len());
         for (file, in_base) in record.files().zip(in_base) {
+            if goes.contains(&file.1.sha256) {
+                plans.push(Ok(Plan::LeaveOut));
+                continue;
+            }
             let is_in_base = in_base.is_some();
             let own = match in_base {
                 Some(entry) => Part::Here(entry),
                 None => self.plan_file(&mut known, file)?,
             };
             let metadata = plan_metadata(project, &mut known, file.2, own.path(), is_in_base);
-            plans.push(metadata.map(|metadata| Plan { own, metadata }));
+            plans.push(metadata.map(|metadata| Plan::Have { own, metadata }));
         }
-        let is_lacking = |plan: &Result<Plan, _>| matches!(plan, Ok(Plan { own: Part::Lacking(..), .. }));
+        let is_lacking = |plan: &Result<Plan, _>| matches!(plan, Ok(Plan::Have { own: Part::Lacking(..), .. }));
         let to_come = record.files().zip(&plans).filter(|(_, plan)| is_lacking(plan));
         let (count, bytes) = to_come.fold((0, 0_u64), |(count, bytes), ((_, told, _), _)| {
             (count + 1, bytes.saturating_add(told.size.unwrap_or(0)))

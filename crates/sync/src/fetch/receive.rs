@@ -11,7 +11,7 @@ use super::{FetchError, Fetcher};
 use crate::SyncError;
 use crate::progress::Progress;
 use crate::room::require_room;
-use crate::stored::Stored;
+use crate::stored::{Availability, Stored};
 
 /// How many bytes of a file are gathered before they are hashed and written.
 const CHUNK: usize = 256 << 10;
@@ -37,7 +37,7 @@ impl Fetcher {
         file: (&FileName, &ToldFile, &SeenFile),
         plan: Result<Plan, SyncError>,
     ) -> Result<Stored, SyncError> {
-        let Plan { own, metadata } = plan?;
+        let Plan::Have { own, metadata } = plan? else { return Ok(Stored::new(file, Availability::LeftOut)) };
         let (name, told, seen) = file;
         let (name, url) = (name.as_str(), seen.url.as_deref().unwrap_or_default());
         let entry = match own {
@@ -59,7 +59,7 @@ impl Fetcher {
                 )
             }
         };
-        Ok(Stored::new(file, entry, metadata))
+        Ok(Stored::new(file, Availability::Here(entry, metadata)))
     }
 
     /// Fetches what is lacking from a URL, unless the same came from another one meanwhile.

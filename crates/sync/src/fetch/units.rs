@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use strandline_model::{
-    Blake3, ClaimedSha256, DisplayName, Entry, Leaf, Mirrored, ProjectName, Rendered, Serial, Sha256, Unit,
+    ClaimedSha256, DisplayName, Entry, Inputs, Leaf, Mirrored, ProjectName, Rendered, Serial, Sha256, Shown, Source,
+    Unit, show,
 };
-use strandline_store::{DraftUnit, SeenPage, StoreError, Validation};
+use strandline_store::{DraftUnit, StoreError, Validation};
 use tokio::task::block_in_place;
 
 use super::error::unusable;
@@ -19,33 +20,55 @@ use crate::{Selection, SyncError};
 /// The units that a draft changes; `None` for those that go.
 type Units = BTreeMap<ProjectName, Option<DraftUnit>>;
 
+/// What was fetched, as a draft of a snapshot has it.
+pub(crate) struct Finished {
+    pub(crate) units: Units,
+    /// What decides what of the records is shown.
+    pub(crate) inputs: Inputs,
+    pub(crate) validations: Vec<Validation>,
+}
+
 impl Fetcher {
     /// Renders the pages of what was fetched, makes everything durable, and returns the units that are not the base's.
     /// `serial` is the cut's: the serial of projects whose pages have none.
-    pub fn finish(
+    pub(crate) fn finish(
         &self,
         serial: Serial,
         changes: BTreeMap<ProjectName, Option<Arc<Whole>>>,
-    ) -> Result<(Units, Vec<Validation>), SyncError> {
-        let one = |(project, change): (ProjectName, Option<Arc<Whole>>)| {
-            let base = self.base_leaf(&project)?;
-            let Some(whole) = change else { return Ok((base.map(|_| (project, None)), None)) };
-            let unit = self.unit(&project, serial, &whole, base.as_ref())?;
-            let id = Blake3::of(&unit.unit.to_bytes());
-            let validation =
-                whole.validator.clone().map(|Validator(tag)| Validation { project: project.clone(), unit: id, tag });
-            let same = base.is_some_and(|base| base.unit == id && base.serial == unit.serial);
-            Ok::<_, SyncError>(((!same).then_some((project, Some(unit))), validation))
-        };
+    ) -> Result<Finished, SyncError> {
         block_in_place(|| {
+            let inputs = self.inputs(&changes)?;
+            let one = |(project, change): (ProjectName, Option<Arc<Whole>>)| {
+                let base = self.base_leaf(&project)?;
+                let Some(whole) = change else { return Ok((base.map(|_| (project, None)), None)) };
+                let unit = self.unit(&project, serial, &whole, base.as_ref(), &inputs)?;
+                let leaf = unit.leaf();
+                let validation = whole.validator.clone().zip(leaf.unit);
+                let validation =
+                    validation.map(|(Validator(tag), unit)| Validation { project: project.clone(), unit, tag });
+                let same = base.is_some_and(|base| base == leaf);
+                Ok::<_, SyncError>(((!same).then_some((project, Some(unit))), validation))
+            };
             let (mut units, mut validations) = (BTreeMap::new(), Vec::new());
             for (unit, validation) in changes.into_par_iter().map(one).collect::<Result<Vec<_>, _>>()? {
                 units.extend(unit);
                 validations.extend(validation);
             }
             self.land()?;
-            Ok((units, validations))
+            Ok(Finished { units, inputs, validations })
         })
+    }
+
+    /// What decides what of the records is shown, where these projects change.
+    fn inputs(&self, changes: &BTreeMap<ProjectName, Option<Arc<Whole>>>) -> Result<Inputs, SyncError> {
+        let mut inputs = Inputs { withdrawn: self.mirror.withdrawn()?, ..self.base_inputs.clone() };
+        inputs.lacking.retain(|(project, _), _| !changes.contains_key(project));
+        for (project, whole) in changes {
+            if let Some(whole) = whole {
+                add_lacking(&mut inputs, project, whole);
+            }
+        }
+        Ok(inputs)
     }
 
     /// Makes what was fetched durable and remembers it for a later sync; returns how a snapshot would list it.
@@ -54,21 +77,23 @@ impl Fetcher {
             return Ok(Vec::new());
         }
         block_in_place(|| {
+            let withdrawn = self.mirror.withdrawn()?;
             let (mut pages, mut leaves) = (Vec::new(), Vec::new());
             for (project, whole) in fetched {
+                let mut inputs = Inputs { withdrawn: withdrawn.clone(), ..Inputs::default() };
+                add_lacking(&mut inputs, &project, &whole);
                 let serial = whole.serial.unwrap_or(Serial::ZERO);
-                let DraftUnit { unit, serial, display } = match self.unit(&project, serial, &whole, None) {
+                let draft = match self.unit(&project, serial, &whole, None, &inputs) {
                     Ok(draft) => draft,
                     // What cannot be used stands in the way when its turn comes.
                     Err(SyncError::Fetch(error)) if error.is_upstreams() => continue,
                     Err(error) => return Err(error),
                 };
-                let id = Blake3::of(&unit.to_bytes());
-                leaves.push(Leaf { unit: id, serial, name: project, display });
-                pages.push(SeenPage { unit, serial, tag: whole.validator.map(|Validator(tag)| tag) });
+                leaves.push(draft.leaf());
+                pages.push((draft, whole.validator.map(|Validator(tag)| tag)));
             }
             self.land()?;
-            self.mirror.record_seen(&pages)?;
+            self.mirror.record_seen(pages)?;
             Ok(leaves)
         })
     }
@@ -78,32 +103,46 @@ impl Fetcher {
         self.batches.finish(self.base.is_some())
     }
 
-    /// Renders a project's pages into the store and lists everything it has.
+    /// Renders a project's pages into the store and lists everything it shows.
     fn unit(
         &self,
         project: &ProjectName,
         cut: Serial,
         whole: &Whole,
         base: Option<&Leaf>,
+        inputs: &Inputs,
     ) -> Result<DraftUnit, SyncError> {
-        let display = self.display_name(project, &whole.display);
-        let mut new = stored::mirrored(project, &display, whole.serial.unwrap_or(cut), &whole.content)?;
-        new = self.unwithdrawn(new)?;
-        // Where the index has no serials, a project that did not change keeps the count at which it last changed.
-        if let (None, Some(base)) = (whole.serial, base)
-            && let Some(old) = self.record(&self.store.unit(base.unit)?)?
-        {
-            let same = new.clone().at(old.serial());
-            if self.format.render(&same) == self.format.render(&old) {
-                new = same;
-            }
+        let display = self.display_name(project, &whole.display, base);
+        let record = stored::record(project, &display, &whole.content)?;
+        let Shown { record: shown, hidden, listed } = show(&record, inputs, &*self.format);
+        if !hidden.is_empty() {
+            let withdrawn = record.files().map(|(_, told, _)| told.sha256);
+            let withdrawn = withdrawn.filter(|sha256| inputs.withdrawn.contains(sha256)).collect();
+            self.mirror.note_left_out(project, &withdrawn)?;
         }
         let stored = whole.content.files.values().filter_map(|file| file.content.as_ref().ok());
-        let stays = |stored: &&Stored| new.record().told().files.contains_key(stored.name());
-        let mut entries: Vec<Entry> = stored.filter(stays).flat_map(Stored::entries).cloned().collect();
-        entries.extend(self.pages(&new)?);
-        let unit = Unit::new(project.clone(), entries).map_err(|error| unusable(project, error.to_string()))?;
-        Ok(DraftUnit { unit, serial: new.serial(), display })
+        let shown_files: Vec<_> = stored.filter(|stored| !hidden.contains_key(stored.name())).collect();
+        let placed = shown_files.iter().filter_map(|stored| Some((stored.name().clone(), stored.placed()?)));
+        let mut mirrored = Mirrored::new(shown, whole.serial.unwrap_or(cut), placed.collect())
+            .map_err(|error| unusable(project, error.to_string()))?;
+        // Where the index has no serials, a project that did not change keeps the count at which it last changed.
+        if let (None, Some(base)) = (whole.serial, base)
+            && let Some(unit) = self.base_unit(base)?
+            && let Some(source) = unit.source()
+        {
+            let old = stored::shown_by(&unit, self.record(&unit)?, &*self.format);
+            let same = mirrored.clone().at(source.serial);
+            if old.is_ok_and(|old| self.format.render(&same) == self.format.render(&old)) {
+                mirrored = same;
+            }
+        }
+        let mut entries: Vec<Entry> = shown_files.into_iter().flat_map(Stored::entries).cloned().collect();
+        entries.extend(self.pages(&mirrored)?);
+        let bodies = record.to_bodies();
+        let (serial, renderer) = (mirrored.serial(), self.format.number());
+        let unit = Unit::new(project.clone(), Source { record: bodies.id(), serial, renderer }, entries)
+            .map_err(|error| unusable(project, error.to_string()))?;
+        Ok(DraftUnit { unit, bodies: Some(bodies), serial, display, listed, logged: true })
     }
 
     /// Renders the pages of a project into the store, each once.
@@ -137,14 +176,27 @@ impl Fetcher {
         Ok(entries)
     }
 
-    /// How the owner writes the name: as upstream says, unless that is the normalised form only and the configuration
-    /// knows better.
-    fn display_name(&self, project: &ProjectName, display: &DisplayName) -> DisplayName {
-        match &self.settings.selection {
-            Selection::Projects(names) if display.as_str() == project.as_str() => {
-                names.get(project).unwrap_or(display).clone()
-            }
-            _ => display.clone(),
+    /// How the owner writes the name: as upstream says, unless that is the normalised form only, as in pages in JSON. Then it stays as
+    /// it was in the base, and is as the configuration writes it in a project's first snapshot.
+    fn display_name(&self, project: &ProjectName, display: &DisplayName, base: Option<&Leaf>) -> DisplayName {
+        let configured = match &self.settings.selection {
+            Selection::Projects(names) => names.get(project),
+            Selection::Everything => None,
+        };
+        if display.as_str() != project.as_str() {
+            return display.clone();
+        }
+        base.map(|leaf| &leaf.display).or(configured).unwrap_or(display).clone()
+    }
+}
+
+/// Adds the files of a project that are to be here and are not.
+fn add_lacking(inputs: &mut Inputs, project: &ProjectName, whole: &Whole) {
+    let stored = whole.content.files.values().filter_map(|file| file.content.as_ref().ok());
+    for stored in stored.filter(|stored| stored.placed().is_none()) {
+        let sha256 = stored.told().sha256;
+        if !inputs.withdrawn.contains(&sha256) {
+            inputs.lacking.insert((project.clone(), stored.name().clone()), sha256);
         }
     }
 }

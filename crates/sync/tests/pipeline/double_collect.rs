@@ -7,7 +7,7 @@ use strandline_faultkit::{World, invariants, mirror};
 use strandline_model::Label;
 use strandline_sync::SyncError;
 
-use crate::support::script::{Reply, Script, name, page, serial};
+use crate::support::script::{Reply, Script, changed, name, page, serial};
 use crate::support::{Syncs as _, impatient, in_the_way, settings};
 
 const ALPHA: (&str, &[u8]) = ("alpha-1.tar.gz", b"the bytes of alpha 1");
@@ -204,6 +204,39 @@ fn everything_is_what_the_index_lists() {
     script.pages("beta", [Reply::Missing]);
     world.sync(&script, &everything()).unwrap();
     assert_eq!(world.list(), "8 Alpha:5 gamma:8");
+}
+
+/// An index does not list what is quarantined, and a list may come from a cache.
+#[test]
+fn a_page_is_asked_for_before_its_project_is_believed_to_be_gone() {
+    let (world, script) = (World::new(), script());
+    let everything =
+        || strandline_sync::Settings { selection: strandline_sync::Selection::Everything, ..settings(&[]) };
+    world.sync(&script, &everything()).unwrap();
+    script.unlist("beta");
+    script.asked();
+    let done = world.sync(&script, &everything()).unwrap();
+    assert_eq!((done.changed, done.absent), (0, vec![]));
+    assert_eq!(Script::count(&script.asked(), "page beta"), 2);
+    assert_eq!(world.list(), "7 Alpha:5 beta:7");
+
+    let quarantined = changed(page("beta", Some(8), "", &[]), |told, _| told.quarantined = true);
+    script.pages("beta", [Reply::Page(quarantined, None)]);
+    let done = world.sync(&script, &everything()).unwrap();
+    assert_eq!((done.changed, done.label, done.absent), (1, at(8), vec![]));
+    assert_eq!(world.list(), "8 Alpha:5");
+    // It is there, unlisted, and asked for again, and nothing changes.
+    assert_eq!(world.leaf("beta").map(|leaf| (leaf.listed, leaf.serial.get())), Some((false, 8)));
+    assert!(world.version("beta").is_some());
+    assert_eq!(world.sync(&script, &everything()).unwrap().changed, 0);
+
+    script.publish("beta", Some(9), "1", &[]);
+    script.relist("beta");
+    world.sync(&script, &everything()).unwrap();
+    script.pages("beta", [Reply::Missing]);
+    let done = world.sync(&script, &everything()).unwrap();
+    assert_eq!((done.changed, done.absent), (1, vec![]));
+    assert_eq!(world.list(), "9 Alpha:5");
 }
 
 #[test]

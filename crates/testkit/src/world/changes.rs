@@ -130,7 +130,8 @@ impl World {
         self.about_release(project, version, "release quarantine cleared", Change::ClearReleaseQuarantine)
     }
 
-    /// A role event, such as `add Owner bob`. It moves the serial and nothing else.
+    /// A role event, such as `add Owner bob`. It moves the serial in the log and in the list, and nothing else: the page
+    /// says the serial that it said before until it is purged, or as old as [`World::set_page_age`] says.
     pub fn role(&mut self, project: &str, action: &str) -> u64 {
         self.about_project(project, action, Change::Nothing { role: true })
     }

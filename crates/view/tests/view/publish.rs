@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,16 +11,14 @@ use std::time::Duration;
 use proptest::prelude::*;
 use strandline_durable::Disk;
 use strandline_faultkit::{World, invariants, known, lock, mirror};
-use strandline_model::{
-    BadRecord, Blake3, ClaimedSha256, FileName, Format, ListedProject, Mirrored, ProjectName, Releases, Rendered,
-    Serial, TreePath,
-};
+use strandline_model::{Blake3, Format, Snapshot};
 use strandline_store::{Slot, Store};
+use strandline_testkit::Raised;
 use strandline_view::{Freeze, Publisher, ViewError};
 
 use crate::support::{
-    FORMAT, State, catch_up, commit, expected, path, project, publish, publish_with, publisher, record, serial, served,
-    state, sync, time, wait_for,
+    FORMAT, State, catch_up, expected, path, project, publish, publisher, record, serial, served, state, sync, time,
+    wait_for,
 };
 
 fn first() -> State {
@@ -219,72 +216,79 @@ fn the_lists_are_the_ones_that_the_snapshot_names() {
     assert_eq!(inode(&place("index.html")), inode(&place("index.v1_html")), "equal lists are one file");
 }
 
-/// Lists as another version of the program might write them.
-#[derive(Debug)]
-struct Otherwise;
-
-impl Releases for Otherwise {
-    fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool> {
-        FORMAT.is_of_release(project, filename, version)
+/// What readers see below `simple/` where the next renderer wrote the lists.
+fn with_raised_lists(mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    for (path, bytes) in &mut files {
+        if path.matches('/').count() == 1 {
+            bytes.push(b' ');
+        }
     }
-}
-
-impl Format for Otherwise {
-    fn number(&self) -> u32 {
-        FORMAT.number()
-    }
-
-    fn record_path(&self, project: &ProjectName) -> TreePath {
-        FORMAT.record_path(project)
-    }
-
-    fn render(&self, project: &Mirrored) -> Vec<Rendered> {
-        FORMAT.render(project)
-    }
-
-    fn read(&self, bytes: &[u8]) -> Result<Mirrored, BadRecord> {
-        FORMAT.read(bytes)
-    }
-
-    fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
-        FORMAT.file_paths(name, sha256, url)
-    }
-
-    fn list_paths(&self) -> Vec<TreePath> {
-        FORMAT.list_paths()
-    }
-
-    fn write_list(
-        &self,
-        path: &TreePath,
-        at: Serial,
-        all: &[ListedProject],
-        out: &mut dyn io::Write,
-    ) -> io::Result<()> {
-        FORMAT.write_list(path, at, all, out)?;
-        out.write_all(b" otherwise")
-    }
+    files
 }
 
 #[test]
-fn lists_of_another_version_are_not_published_and_do_not_stand_in_the_way() {
+fn lists_of_another_renderer_stand_in_no_way() {
     let world = World::new();
     let store = world.open();
-    let locked = lock(&store).unwrap();
-    let old = commit(&locked, &Otherwise, 1, &first()).unwrap();
-    let old = locked.verify(old).unwrap();
-    publish_with(&locked, old, Arc::new(Otherwise), Freeze::Lift, time(1)).unwrap();
-    drop(locked);
+    let raised: Arc<dyn Format> = Arc::new(Raised(FORMAT));
+    let publish = |label: &str, freeze: Freeze| {
+        let locked = lock(&store).unwrap();
+        let recorded = locked.select_served(label.parse().unwrap()).unwrap();
+        let verified = locked.verified(recorded, None).unwrap();
+        let publisher = publisher(Arc::clone(&raised), time(9));
+        let published = wait_for(publisher.publish(&locked, &publisher.seal(verified), freeze)).unwrap().unwrap();
+        assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(published.label().serial.get()));
+        invariants::check_at_rest(&world.root(), &store, &mirror());
+        published.label().to_string()
+    };
+    sync(&store, 1, &first()).unwrap();
     sync(&store, 2, &second()).unwrap();
-
     sync(&store, 3, &first()).unwrap();
-    let error = publish(&store, 1, Freeze::Set).unwrap_err();
-    let list = error.downcast_ref::<ViewError>();
-    assert!(matches!(list, Some(ViewError::List { path: list, .. }) if *list == path("simple/index.html")), "{error}");
-    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(3));
+    lock(&store).unwrap().pin(known(&store, &mirror()).at_serial(serial(1)).unwrap().unwrap().id, time(3)).unwrap();
+
+    assert_eq!(publish("3", Freeze::Keep), "3", "it is published, so nothing is written");
+    assert_eq!(publish("2", Freeze::Set), "2", "the standby has its lists");
+    assert_eq!(publish("1", Freeze::Set), "1.2", "its lists are lost, and a revision takes its place");
+    let all = [("Alpha", 1), ("beta", 1), ("gamma", 1)];
+    assert_eq!(served(&world), with_raised_lists(expected(1, &first(), &all)));
+    let [new, old] =
+        ["1.2", "1.1"].map(|label| known(&store, &mirror()).at_label(label.parse().unwrap()).unwrap().unwrap());
+    let same = |of: &Snapshot| (of.tree, of.state, of.follow, of.inputs, of.cutoff, of.time, of.listed);
+    assert_eq!(same(&new.snapshot), same(&old.snapshot), "but for its lists");
+    assert_eq!((new.snapshot.parent, store.pins().unwrap()), (Some(old.id), [new.id].into()));
+    assert_eq!(known(&store, &mirror()).superseded().unwrap(), [(old.id, new.id)].into());
+    assert_eq!(publish("1", Freeze::Set), "1.2", "once is enough");
+    assert_eq!(publish("3", Freeze::Lift), "3.2");
+    assert_eq!(publish("1.2", Freeze::Set), "1.2");
+    // What one renderer wrote, the one before it publishes, too.
+    let back = crate::support::publish(&store, 3, Freeze::Lift).unwrap();
+    assert_eq!((back, world.labels()), ((Slot::B, 0), ["3.2", "3", "2", "1.2", "1"].map(str::to_owned).to_vec()));
     sync(&store, 4, &second()).unwrap();
-    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(4));
+    sync(&store, 5, &first()).unwrap();
+    crate::support::publish(&store, 1, Freeze::Set).unwrap();
+    assert_eq!(served(&world), expected(1, &first(), &all));
+    assert_eq!(world.labels()[4..], ["2", "1.3", "1.2", "1"]);
     invariants::check_at_rest(&world.root(), &store, &mirror());
+}
+
+#[test]
+fn a_damaged_list_of_another_renderer_is_mended() {
+    let world = World::new();
+    let store = world.open();
+    sync(&store, 1, &first()).unwrap();
+    sync(&store, 2, &second()).unwrap();
+    publish(&store, 2, Freeze::Set).unwrap();
+    let list = world.view().join("live/simple/index.v1_json");
+    fs::remove_file(&list).unwrap();
+    let locked = lock(&store).unwrap();
+    let mended = wait_for(publisher(Arc::new(Raised(FORMAT)), time(2)).mend(&locked, false)).unwrap();
+    assert_eq!((mended.mended.len(), mended.left.len(), mended.standby), (1, 0, false), "{mended:?}");
+    drop(locked);
+    assert_eq!(served(&world), with_raised_lists(expected(2, &second(), &[("Alpha", 2), ("gamma", 1)])));
+    assert_eq!(invariants::check(&world.root(), &store, &mirror()), Some(2));
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+    assert!(known(&store, &mirror()).view_state().unwrap().unwrap().frozen, "as before");
+    assert_eq!(world.labels(), ["2.2", "2", "1"]);
 }
 
 #[test]

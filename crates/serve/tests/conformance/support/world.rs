@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use strandline_durable::Disk;
-use strandline_model::{Blake3, DisplayName, Format, ListedProject, MirrorName, Serial, Timestamp, Unit};
-use strandline_store::{Access, Draft, DraftUnit, Intake, Slot, Store, ViewState, Wait};
+use strandline_faultkit::{draft, draft_unit};
+use strandline_model::{Blake3, DisplayName, Format, ListedProject, MirrorName, Serial, Timestamp};
+use strandline_store::{Access, Intake, Slot, Store, ViewState, Wait};
 use strandline_testkit::Plain;
 use tempfile::TempDir;
 
@@ -100,27 +101,16 @@ impl World {
                     let staged = bytes.iter().map(|bytes| intake.stage(bytes)).collect::<Result<_, _>>()?;
                     let blobs = intake.land(staged)?;
                     let entries = blobs.iter().zip(paths).map(|(blob, path)| Ok(blob.at(path.parse()?)));
-                    let unit = Unit::new(display.normalise(), entries.collect::<Outcome<_>>()?)?;
-                    Some(DraftUnit { unit, serial, display: display.clone() })
+                    Some(draft_unit(display.clone(), serial, entries.collect::<Outcome<_>>()?))
                 }
                 None => None,
             };
             units.insert(display.normalise(), unit);
         }
         let base = locked.latest_verified()?;
-        let draft = Draft {
-            base,
-            serial,
-            time,
-            upstream: "https://index.example/".parse()?,
-            selection: Blake3::of(b""),
-            changes: units,
-            held: Vec::new(),
-            missing: None,
-            stored: Vec::new(),
-            conclusion: None,
-        };
-        let committed = locked.commit(draft, |serial, leaves| strandline_view::root_lists(format, serial, leaves))?;
+        let draft = draft(base, serial, time, units);
+        let committed =
+            locked.commit(draft, |serial, projects| strandline_view::root_lists(format, serial, projects))?;
         let verified = locked.verify(committed)?;
 
         let before = locked.view_state()?;
@@ -145,8 +135,8 @@ impl World {
         fs::create_dir_all(tree.join("simple"))?;
         symlink("../packages", tree.join("packages"))?;
         let leaves = self.store.leaves(snapshot)?;
-        for leaf in &leaves {
-            for entry in self.store.unit(leaf.unit)?.entries() {
+        for unit in leaves.iter().filter_map(|leaf| leaf.unit) {
+            for entry in self.store.unit(unit)?.entries() {
                 let top = if entry.path.first_segment() == "packages" { view.clone() } else { tree.clone() };
                 let to = top.join(entry.path.as_str());
                 fs::create_dir_all(to.parent().ok_or("a path with a parent")?)?;
@@ -158,7 +148,7 @@ impl World {
         // What a copy that was cut off leaves; no reader may see it.
         fs::create_dir_all(view.join("packages/aa"))?;
         fs::write(view.join("packages/aa/.copy-1"), "half")?;
-        let projects: Vec<_> = leaves.into_iter().map(ListedProject::from).collect();
+        let projects: Vec<_> = leaves.into_iter().filter_map(ListedProject::of).collect();
         for list in &snapshot.lists {
             let mut file = fs::File::create(tree.join(list.path.as_str()))?;
             format.write_list(&list.path, snapshot.label.serial, &projects, &mut file)?;

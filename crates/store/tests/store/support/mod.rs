@@ -5,12 +5,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use strandline_faultkit::World;
-use strandline_model::{Blake3, DisplayName, MirrorName, ProjectName, Serial, Timestamp, Unit};
+use strandline_faultkit::{World, draft, draft_unit};
+use strandline_model::{DisplayName, Entry, MirrorName, ProjectName, Serial, Timestamp};
 use strandline_store::verify::{Data, Report};
-use strandline_store::{
-    Access, Blob, Committed, Draft, DraftUnit, Intake, Locked, Mirror, Recorded, Store, Verified, Wait,
-};
+use strandline_store::{Access, Blob, Committed, Draft, Intake, Locked, Mirror, Recorded, Store, Verified, Wait};
 
 /// A project's paths and their bytes.
 pub(crate) type Content = BTreeMap<String, Vec<u8>>;
@@ -108,29 +106,18 @@ impl Opened {
                 let staged = content.values().map(|bytes| intake.stage(bytes).unwrap()).collect();
                 let blobs = intake.land(staged).unwrap();
                 let entries = blobs.iter().zip(content.keys()).map(|(blob, path)| blob.at(path.parse().unwrap()));
-                let unit = Unit::new(display.normalise(), entries.collect()).unwrap();
-                DraftUnit { unit, serial: serial(number), display: display.clone() }
+                draft_unit(display.clone(), serial(number), entries.collect())
             });
             units.insert(display.normalise(), unit);
         }
-        Draft {
-            base: self.mirror(name).latest_verified().unwrap(),
-            serial: serial(number),
-            time: time(i64::try_from(number).unwrap()),
-            upstream: "https://index.example/simple/".parse().unwrap(),
-            selection: Blake3::of(b"selection"),
-            changes: units,
-            held: Vec::new(),
-            missing: None,
-            conclusion: None,
-            stored: Vec::new(),
-        }
+        let base = self.mirror(name).latest_verified().unwrap();
+        draft(base, serial(number), time(i64::try_from(number).unwrap()), units)
     }
 
     /// A draft of one project that is made already.
-    pub(crate) fn draft_of(&self, name: &str, number: u64, display: &str, unit: Unit) -> Draft {
+    pub(crate) fn draft_of(&self, name: &str, number: u64, display: &str, entries: Vec<Entry>) -> Draft {
         let display: DisplayName = display.parse().unwrap();
-        let unit = DraftUnit { unit, serial: serial(number), display: display.clone() };
+        let unit = draft_unit(display.clone(), serial(number), entries);
         let changes = BTreeMap::from([(display.normalise(), Some(unit))]);
         Draft { changes, ..self.draft_on(&self.intake("nobody"), name, number, &[]) }
     }

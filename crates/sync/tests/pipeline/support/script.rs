@@ -1,6 +1,6 @@
 //! The scripted upstream.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -43,7 +43,9 @@ pub(crate) struct State {
     asked: Vec<String>,
     /// How many events the log gives at once; all if it is not set.
     at_once: Option<usize>,
-    unlisted: std::collections::BTreeSet<ProjectName>,
+    unlisted: BTreeSet<ProjectName>,
+    /// What the list says of a project in another way than its page does.
+    listed: BTreeMap<ProjectName, (DisplayName, Serial)>,
 }
 
 /// An upstream that does what the script says.
@@ -188,6 +190,16 @@ impl Script {
         self.state().unlisted.insert(name(project));
     }
 
+    /// From now on it has this one again.
+    pub(crate) fn relist(&self, project: &str) {
+        self.state().unlisted.remove(&name(project));
+    }
+
+    /// From now on upstream's list has a project so, whatever its page says.
+    pub(crate) fn list(&self, display: &str, number: u64) {
+        self.state().listed.insert(name(display), (display.parse().unwrap(), serial(number)));
+    }
+
     /// These events come into the log right after the next page is answered.
     pub(crate) fn meanwhile(&self, events: impl IntoIterator<Item = Event>) {
         self.state().meanwhile.push_back(events.into_iter().collect());
@@ -284,7 +296,8 @@ impl Upstream for Script {
         let pages = state.pages.iter().filter(|(name, _)| !state.unlisted.contains(*name)).map(|(_, replies)| replies);
         let listed = pages.filter_map(|replies| match replies.front() {
             Some(Reply::Page(page, _)) => {
-                Some((page.record.seen().display.clone(), page.serial.unwrap_or(Serial::ZERO)))
+                let own = || (page.record.seen().display.clone(), page.serial.unwrap_or(Serial::ZERO));
+                Some(state.listed.get(page.record.name()).cloned().unwrap_or_else(own))
             }
             _ => None,
         });

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strandline_faultkit::{Outcome, World, lock};
-use strandline_model::{Blake3, DisplayName, Entry, Format, Serial, Timestamp, TreePath, Unit};
-use strandline_store::{Access, Draft, DraftUnit, Intake, Locked, Recorded, Slot, Store, Verified};
+use strandline_faultkit::{Outcome, World, draft, draft_unit, lock};
+use strandline_model::{Blake3, DisplayName, Entry, Format, Serial, Timestamp, TreePath};
+use strandline_store::{Access, Intake, Locked, Recorded, Slot, Store, Verified};
 use strandline_testkit::Plain;
 use strandline_view::{Freeze, Publisher};
 
@@ -73,30 +73,22 @@ pub(crate) fn commit(
         let staged = content.values().map(|bytes| intake.stage(bytes)).collect::<Result<_, _>>()?;
         let entries: Vec<Entry> =
             intake.land(staged)?.iter().zip(content.keys()).map(|(blob, at)| blob.at(path(at))).collect();
-        let unit = Unit::new(display.normalise(), entries)?;
+        let unit = draft_unit(display.clone(), serial(number), entries);
         let before = base.as_ref().map(|base| store.find(&base.snapshot, &display.normalise())).transpose()?.flatten();
         match before {
-            Some(leaf) if leaf.unit == Blake3::of(&unit.to_bytes()) => {
+            // The same pages and files: it stays at its serial.
+            Some(leaf)
+                if leaf.unit.is_some_and(|id| store.unit(id).is_ok_and(|old| old.entries() == unit.unit.entries())) =>
+            {
                 changes.remove(&leaf.name);
             }
             _ => {
-                changes.insert(display.normalise(), Some(DraftUnit { unit, serial: serial(number), display }));
+                changes.insert(display.normalise(), Some(unit));
             }
         }
     }
-    let draft = Draft {
-        base,
-        serial: serial(number),
-        time: time(number),
-        upstream: "https://index.example/simple/".parse()?,
-        selection: Blake3::of(b"selection"),
-        changes,
-        held: Vec::new(),
-        missing: None,
-        conclusion: None,
-        stored: Vec::new(),
-    };
-    Ok(mirror.commit(draft, |serial, leaves| strandline_view::root_lists(format, serial, leaves))?)
+    let draft = draft(base, serial(number), time(number), changes);
+    Ok(mirror.commit(draft, |serial, projects| strandline_view::root_lists(format, serial, projects))?)
 }
 
 /// Records a state as a verified snapshot.

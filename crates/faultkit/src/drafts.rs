@@ -1,0 +1,67 @@
+//! Drafts of snapshots, made of entries alone.
+
+use std::collections::BTreeMap;
+
+use strandline_model::{
+    CoreMetadata, DisplayName, Entry, FileName, Follow, Inputs, Maintenance, Method, ProjectName, Record, Seen,
+    SeenFile, Serial, Source, Timestamp, Told, ToldFile, Unit, Yanked,
+};
+use strandline_store::{Draft, DraftUnit, Recorded};
+
+/// A project that shows these entries: its record has the release files among them.
+///
+/// # Panics
+///
+/// If two entries have one path.
+pub fn draft_unit(display: DisplayName, serial: Serial, entries: Vec<Entry>) -> DraftUnit {
+    let name = display.normalise();
+    let (mut told, mut seen) = (BTreeMap::new(), BTreeMap::new());
+    for entry in entries.iter().filter(|entry| entry.path.first_segment() == "packages") {
+        let Ok(file) = FileName::of(&name, entry.path.file_name()) else { continue };
+        let (sha256, size) = (entry.sha256.into(), Some(entry.size));
+        told.insert(file.clone(), ToldFile { sha256, size, upload_time: None, yanked: Yanked::No });
+        let (core_metadata, url) = (CoreMetadata::Absent, None);
+        seen.insert(file, SeenFile { url, requires_python: None, core_metadata, provenance: None });
+    }
+    let seen = Seen {
+        display: display.clone(),
+        maintenance: Maintenance::Active,
+        status_reason: None,
+        versions: Vec::new(),
+        files: seen,
+    };
+    let record = Record::new(Told { name: name.clone(), quarantined: false, files: told }, seen);
+    let bodies = record.expect("both parts name the same files").to_bodies();
+    let unit =
+        Unit::new(name, Source { record: bodies.id(), serial, renderer: 1 }, entries).expect("each path is there once");
+    DraftUnit { unit, bodies: Some(bodies), serial, display, listed: true, logged: true }
+}
+
+/// A draft with these changes, and with nothing beside them.
+///
+/// # Panics
+///
+/// Never.
+pub fn draft(
+    base: Option<Recorded>,
+    serial: Serial,
+    time: Timestamp,
+    changes: BTreeMap<ProjectName, Option<DraftUnit>>,
+) -> Draft {
+    Draft {
+        base,
+        serial,
+        time,
+        upstream: "https://index.example/simple/".parse().expect("a URL"),
+        follow: Follow::Everything,
+        inputs: Inputs::default(),
+        cutoff: time,
+        method: Method::Changelog,
+        changes,
+        stored: Vec::new(),
+        held: Vec::new(),
+        gone: Vec::new(),
+        missing: None,
+        conclusion: None,
+    }
+}
