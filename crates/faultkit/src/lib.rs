@@ -18,6 +18,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
 mod crash;
+mod damage;
 mod drafts;
 pub mod invariants;
 mod outage;
@@ -25,6 +26,7 @@ mod power;
 mod world;
 
 pub use crash::at_every_step;
+pub use damage::lose_body;
 pub use drafts::{draft, draft_unit};
 pub use outage::Outage;
 pub use power::{Left, Power};

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use strandline_durable::Disk;
-use strandline_faultkit::{World, invariants, known, lock, mirror, now};
+use strandline_faultkit::{World, invariants, known, lock, lose_body, mirror, now};
 use strandline_model::{Blake3, Label, MirrorName, Timestamp};
 use strandline_store::gc::{self, Keep};
 use strandline_store::{
@@ -315,6 +315,22 @@ fn a_page_that_is_lost_is_made_anew_without_it() {
     assert_eq!(world.version("alpha").as_deref(), Some("1"));
     assert_eq!(damage(&store), []);
     world.sync(&second(), &settings(NAMES)).unwrap();
+    invariants::check_at_rest(&world.root(), &store, &mirror());
+}
+
+#[test]
+fn a_record_that_is_lost_does_not_keep_it_alive() {
+    let world = world();
+    let record = world.leaf("alpha").unwrap().record.unwrap();
+    lose_body(&world.root(), record.seen).unwrap();
+    let store = world.open();
+    withdraw(&store, None, EVIL).unwrap();
+    assert_eq!(holding(&world, "alpha-2"), [] as [PathBuf; 0]);
+    assert_eq!(pool(&world, "pypi"), ["alpha-1.tar.gz", "beta-1.tar.gz", "beta-2.tar.gz"]);
+    assert!(world.leaf("alpha").is_none(), "better no project than this file");
+    // It comes back with the next sync, without the file.
+    world.sync(&second(), &settings(NAMES)).unwrap();
+    assert_eq!(world.version("alpha").as_deref(), Some("1"));
     invariants::check_at_rest(&world.root(), &store, &mirror());
 }
 

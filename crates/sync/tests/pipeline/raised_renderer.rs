@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 
 use strandline_durable::Disk;
-use strandline_faultkit::{World, invariants, known, lock, mirror, now};
+use strandline_faultkit::{World, invariants, known, lock, lose_body, mirror, now};
 use strandline_model::{Blake3, Formats, Snapshot};
 use strandline_store::{Access, Order, Rebuild, Store};
 use strandline_sync::purge::{Busy, Purge};
@@ -153,9 +153,8 @@ fn repair_goes_on() {
     let unit = world.leaf("beta").unwrap().unit.unwrap();
     fs::remove_file(world.view().join("live/simple/index.html")).unwrap();
     fs::remove_file(&blob).unwrap();
-    let catalog = rusqlite::Connection::open(world.root().join("catalog.db")).unwrap();
-    catalog.execute("DELETE FROM body WHERE id = ?1", [unit.as_bytes()]).unwrap();
-    drop(catalog);
+    drop(store);
+    lose_body(&world.root(), unit).unwrap();
     let store = world.open();
     let done = repaired(&store, &second());
     assert!(done.left.is_empty(), "{done:?}");
