@@ -272,7 +272,7 @@ fn upload_times_are_written_as_python_does() {
     world.set_time(1_709_164_800_120);
     world.release("six", "2.0");
     let times: Vec<_> = world.project("six").unwrap().files.into_iter().map(|file| file.upload_time).collect();
-    assert_eq!(times, ["2023-11-14T22:13:20Z", "2024-02-29T00:00:00.120000Z"]);
+    assert_eq!(times, ["2023-11-14T22:13:20.000000Z", "2024-02-29T00:00:00.120000Z"]);
 }
 
 #[test]
