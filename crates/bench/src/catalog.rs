@@ -7,10 +7,10 @@ use std::path::Path;
 use rusqlite::Connection;
 use strandline_durable::Disk;
 use strandline_model::{
-    Blake3, CoreMetadata, DisplayName, Entry, FileName, Follow, Inputs, Maintenance, Method, Record, Seen, SeenFile,
-    Serial, Sha256, Source, Timestamp, Told, ToldFile, Unit, Yanked,
+    Blake3, CoreMetadata, DisplayName, Entry, FileName, Follow, Inputs, Maintenance, Method, ProjectName, Record, Seen,
+    SeenFile, Serial, Sha256, Source, Timestamp, Told, ToldFile, Unit, Yanked,
 };
-use strandline_store::{Conclusion, Draft, DraftUnit, Locked, Store, Wait};
+use strandline_store::{Conclusion, Draft, DraftUnit, Locked, Recorded, Store, Wait};
 
 use crate::bare::Failure;
 
@@ -78,23 +78,7 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
     blobs.sort_unstable();
     insert(&directory.join("catalog.db"), &blobs)?;
     drop(blobs);
-    let first = Draft {
-        base: None,
-        serial: Serial::try_from(units)?,
-        time: now,
-        upstream: "http://127.0.0.1:1/simple/".parse()?,
-        follow: Follow::Everything,
-        inputs: Inputs::default(),
-        cutoff: now,
-        method: Method::Changelog,
-        changes: BTreeMap::new(),
-        stored: leaves,
-        held: Vec::new(),
-        gone: Vec::new(),
-        missing: None,
-        conclusion: None,
-    };
-    let upstream = first.upstream.clone();
+    let first = Draft { stored: leaves, ..draft(None, Serial::try_from(units)?, now, BTreeMap::new())? };
     commit(&mirror, directory, first)?;
     mirror.conclude(&Conclusion::default())?;
 
@@ -107,14 +91,24 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
     let changes: BTreeMap<_, _> = changes.collect::<Result<_, Failure>>()?;
     let serial = Serial::try_from(units + u64::try_from(changes.len())?)?;
     let base = mirror.latest_verified()?;
-    let second = Draft {
+    commit(&mirror, directory, draft(base, serial, now, changes)?)
+}
+
+/// A draft with these changes, and with nothing beside them.
+fn draft(
+    base: Option<Recorded>,
+    serial: Serial,
+    time: Timestamp,
+    changes: BTreeMap<ProjectName, Option<DraftUnit>>,
+) -> Result<Draft, Failure> {
+    Ok(Draft {
         base,
         serial,
-        time: now,
-        upstream,
+        time,
+        upstream: "http://127.0.0.1:1/simple/".parse()?,
         follow: Follow::Everything,
         inputs: Inputs::default(),
-        cutoff: now,
+        cutoff: time,
         method: Method::Changelog,
         changes,
         stored: Vec::new(),
@@ -122,8 +116,7 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
         gone: Vec::new(),
         missing: None,
         conclusion: None,
-    };
-    commit(&mirror, directory, second)
+    })
 }
 
 /// Commits a snapshot and notes that it is verified: its files are not there, so it cannot pass as that in the usual way.
