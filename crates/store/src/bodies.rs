@@ -8,6 +8,31 @@ use strandline_model::{Blake3, Follow, Inputs, Leaf, Node, ProjectName, Record, 
 
 use crate::{Store, StoreError};
 
+/// A body that is to be re-hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hashed {
+    /// A part of a record.
+    Part(Blake3),
+    /// A unit, which is read, too.
+    Unit(Blake3),
+}
+
+impl Hashed {
+    /// The bodies that a leaf names.
+    pub(crate) fn of(leaf: &Leaf) -> impl Iterator<Item = Self> {
+        let parts = leaf.record.into_iter().flat_map(|RecordId { told, seen }| [told, seen]);
+        parts.map(Self::Part).chain(leaf.unit.map(Self::Unit))
+    }
+}
+
+impl From<Hashed> for Blake3 {
+    fn from(hashed: Hashed) -> Self {
+        match hashed {
+            Hashed::Part(id) | Hashed::Unit(id) => id,
+        }
+    }
+}
+
 /// Reads bodies over a connection; every body is re-hashed, so what comes back is what was asked for.
 pub(crate) struct Bodies<'a> {
     pub(crate) store: &'a Store,
@@ -18,6 +43,17 @@ impl Bodies<'_> {
     /// Units; each may be damaged for itself.
     pub(crate) fn units(&self, ids: &[Blake3]) -> Vec<Result<Unit, StoreError>> {
         self.each(ids, |id, bytes| Unit::from_bytes(bytes).map_err(|problem| StoreError::damaged(id, &problem)))
+    }
+
+    /// Re-hashes bodies, and reads those that are units; each may be damaged for itself.
+    ///
+    /// What has its id is what was stored, so a part of a record need not be read to be known whole. A project's bodies are best
+    /// asked for side by side: mostly they are in one pack.
+    pub(crate) fn hashed(&self, ids: &[Hashed]) -> Vec<Result<Option<Unit>, StoreError>> {
+        self.each(ids, |of, bytes| match of {
+            Hashed::Part(_) => Ok(None),
+            Hashed::Unit(id) => Unit::from_bytes(bytes).map(Some).map_err(|problem| StoreError::damaged(id, &problem)),
+        })
     }
 
     /// Records; each may be damaged for itself. The error names the part that is.
@@ -111,16 +147,8 @@ impl Differences<'_> {
 
     /// The next projects that differ, in no order, each with the later tree's unit if it has one; none after the last.
     pub fn next_part(&mut self) -> Result<Vec<(ProjectName, Option<Unit>)>, StoreError> {
-        let Self { store, pairs, found } = self;
-        store.reading(|bodies| {
-            if found.is_empty() {
-                let mut changes = Vec::new();
-                while changes.len() < Self::FOUND && !pairs.is_empty() {
-                    trie::compare(&Remembered(bodies), pairs, &mut changes)?;
-                }
-                found.extend(changes);
-            }
-            let part: Vec<_> = found.drain(..found.len().min(Self::PART)).collect();
+        self.store.reading(|bodies| {
+            let part = self.find(bodies)?;
             let ids: Vec<_> = part.iter().filter_map(|change| change.after.as_ref()?.unit).collect();
             let mut units = bodies.units(&ids).into_iter();
             let unit = |change: trie::Change| {
@@ -129,6 +157,31 @@ impl Differences<'_> {
             };
             part.into_iter().map(unit).collect()
         })
+    }
+
+    /// The later tree's units of the next projects that differ; all that the tree names of these projects is re-hashed. `None`
+    /// after the last.
+    pub(crate) fn next_hashed(&mut self) -> Result<Option<Vec<Unit>>, StoreError> {
+        self.store.reading(|bodies| {
+            let part = self.find(bodies)?;
+            let leaves = part.iter().filter_map(|change| change.after.as_ref());
+            let hashed = bodies.hashed(&leaves.flat_map(Hashed::of).collect::<Vec<_>>());
+            let units = hashed.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
+            Ok((!part.is_empty()).then_some(units))
+        })
+    }
+
+    /// The next projects that differ.
+    fn find(&mut self, bodies: &Bodies<'_>) -> Result<Vec<trie::Change>, StoreError> {
+        let Self { pairs, found, .. } = self;
+        if found.is_empty() {
+            let mut changes = Vec::new();
+            while changes.len() < Self::FOUND && !pairs.is_empty() {
+                trie::compare(&Remembered(bodies), pairs, &mut changes)?;
+            }
+            found.extend(changes);
+        }
+        Ok(found.drain(..found.len().min(Self::PART)).collect())
     }
 }
 

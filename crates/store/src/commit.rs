@@ -345,22 +345,17 @@ fn write_new(bodies: &Bodies<'_>, look_ahead: bool, new: Vec<NewPack>) -> Result
 }
 
 impl Store {
-    /// Checks every unit that a snapshot has and another one has not.
+    /// Re-hashes the record and the unit of every project that a snapshot has otherwise than another one, and looks at their files.
     fn check_difference(&self, present: Option<&Snapshot>, snapshot: &Snapshot) -> Result<(), VerifyError> {
         let mut differences = self.differences(present, Some(snapshot));
-        loop {
-            let part = differences.next_part()?;
-            if part.is_empty() {
-                return Ok(());
-            }
-            self.check_units(snapshot, &part.into_iter().filter_map(|(_, unit)| unit).collect::<Vec<_>>())?;
+        while let Some(units) = differences.next_hashed()? {
+            self.check_files(snapshot, &units)?;
         }
+        Ok(())
     }
 
-    /// Reads the records of units, and looks whether their blobs are in the catalog and on the disk, with the right sizes.
-    fn check_units(&self, snapshot: &Snapshot, units: &[Unit]) -> Result<(), VerifyError> {
-        let records: Vec<_> = units.iter().filter_map(|unit| Some(unit.source()?.record)).collect();
-        self.records(&records)?;
+    /// Looks whether the blobs of units are in the catalog and on the disk, with the right sizes.
+    fn check_files(&self, snapshot: &Snapshot, units: &[Unit]) -> Result<(), VerifyError> {
         let entries: Vec<_> = units.iter().flat_map(Unit::entries).collect();
         let rows = self.blob_rows(&entries.iter().map(|entry| entry.blob).collect::<Vec<_>>())?;
         let look = |(entry, row): (&Entry, Option<Blob>)| {

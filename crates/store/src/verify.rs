@@ -20,12 +20,12 @@ use rayon::prelude::*;
 use rusqlite::Connection;
 use strandline_durable::wide;
 use strandline_model::{
-    Blake3, Entry, Label, Leaf, MirrorName, ProjectName, RecordId, Sha256, Snapshot, Timestamp, TreePath,
+    Blake3, Entry, Label, Leaf, MirrorName, ProjectName, RecordId, Sha256, Snapshot, Timestamp, TreePath, Unit,
 };
 
 use crate::bodies::Bodies;
 use crate::rows::{blake3, row, sha256};
-use crate::trees::{Reached, Search, reach};
+use crate::trees::{Search, reach};
 use crate::{Mirror, Store, StoreError};
 
 pub use data::Data;
@@ -36,8 +36,8 @@ pub(crate) use pages::is_corruption;
 const PRESENT: &str = "deleting = 0";
 /// How many files are looked at together.
 const BATCH: usize = 4096;
-/// How many units are read together, about.
-const UNITS: usize = 256;
+/// How many bodies are read together.
+const BODIES: usize = 768;
 
 /// What was checked, and what is wrong.
 #[derive(Debug, Default)]
@@ -320,25 +320,14 @@ fn visit(
                 check().or_else(|error| note(id, error))?;
             }
         }
-        let Reached { units, records } = reach(bodies, tree, seen, &mut note)?;
-        for records in records.chunks(UNITS) {
-            for (RecordId { told, seen: of_pages }, record) in records.iter().zip(bodies.records(records)) {
-                let Err(StoreError::Damaged { id, problem }) = record else {
-                    record?;
-                    continue;
-                };
-                // Both of its parts may be damaged.
-                for part in [*told, *of_pages] {
-                    bodies.read(part).map(drop).or_else(|error| note(part, error))?;
-                }
-                note(id, StoreError::Damaged { id, problem })?;
-            }
-        }
-        for ids in units.chunks(UNITS) {
-            for (id, unit) in ids.iter().zip(bodies.units(ids)) {
-                match unit {
-                    Ok(unit) => unit.entries().iter().try_for_each(|entry| each(bodies.connection, entry))?,
-                    Err(error) => note(*id, error)?,
+        for some in reach(bodies, tree, seen, &mut note)?.chunks(BODIES) {
+            for (body, hashed) in some.iter().zip(bodies.hashed(some)) {
+                match hashed {
+                    Ok(unit) => {
+                        let entries = unit.iter().flat_map(Unit::entries);
+                        entries.into_iter().try_for_each(|entry| each(bodies.connection, entry))?;
+                    }
+                    Err(error) => note((*body).into(), error)?,
                 }
             }
         }
