@@ -45,6 +45,11 @@ impl Bodies<'_> {
         self.each(ids, |id, bytes| Unit::from_bytes(bytes).map_err(|problem| StoreError::damaged(id, &problem)))
     }
 
+    /// Nodes; each may be damaged for itself.
+    pub(crate) fn read_nodes(&self, ids: &[Blake3]) -> Vec<Result<Node, StoreError>> {
+        self.each(ids, |id, bytes| Node::from_bytes(bytes).map_err(|problem| StoreError::damaged(id, &problem)))
+    }
+
     /// Re-hashes bodies, and reads those that are units; each may be damaged for itself.
     ///
     /// What has its id is what was stored, so a part of a record need not be read to be known whole. A project's bodies are best
@@ -117,14 +122,12 @@ impl trie::Nodes for Remembered<'_, '_> {
         let memory = || bodies.store.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let kept: Vec<_> = ids.iter().map(|id| memory().get(*id)).collect();
         let lacking: Vec<_> = ids.iter().zip(&kept).filter(|(_, kept)| kept.is_none()).map(|(id, _)| *id).collect();
-        let mut read = bodies
-            .each(&lacking, |id, bytes| {
-                let node = Node::from_bytes(bytes).map_err(|problem| StoreError::damaged(id, &problem))?;
-                let node = Arc::new(node);
-                memory().keep(id, &node);
-                Ok(node)
-            })
-            .into_iter();
+        let read = bodies.read_nodes(&lacking);
+        let mut read = lacking.iter().zip(read).map(|(id, node)| {
+            let node = Arc::new(node?);
+            memory().keep(*id, &node);
+            Ok(node)
+        });
         kept.into_iter().map(|kept| kept.map_or_else(|| read.next().expect("it was lacking"), Ok)).collect()
     }
 }

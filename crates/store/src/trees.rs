@@ -8,6 +8,9 @@ use strandline_model::{Blake3, Leaf, Node, trie::Nodes as _};
 use crate::StoreError;
 use crate::bodies::{Bodies, Hashed};
 
+/// How many nodes are read together.
+const NODES: usize = 512;
+
 /// Adds everything below a node to `seen`; returns what of it leaves name and was not in it before, each project's side by side.
 /// Of a node that cannot be read, `damaged` decides whether the walk goes on without it.
 pub(crate) fn reach(
@@ -16,17 +19,18 @@ pub(crate) fn reach(
     seen: &mut HashSet<Blake3>,
     damaged: &mut dyn FnMut(Blake3, StoreError) -> Result<(), StoreError>,
 ) -> Result<Vec<Hashed>, StoreError> {
-    let (mut reached, mut nodes) = (Vec::new(), vec![tree]);
-    while let Some(id) = nodes.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        match bodies.node(id) {
-            Ok(Node::Branch(children)) => nodes.extend(children.iter().flatten().map(|child| child.node)),
-            Ok(Node::Leaf(leaves)) => {
-                reached.extend(leaves.iter().flat_map(Hashed::of).filter(|body| seen.insert((*body).into())));
+    let (mut reached, mut ahead) = (Vec::new(), vec![tree]);
+    while !ahead.is_empty() {
+        let mut some = ahead.split_off(ahead.len().saturating_sub(NODES));
+        some.retain(|id| seen.insert(*id));
+        for (id, node) in some.iter().zip(bodies.read_nodes(&some)) {
+            match node {
+                Ok(Node::Branch(children)) => ahead.extend(children.iter().flatten().map(|child| child.node)),
+                Ok(Node::Leaf(leaves)) => {
+                    reached.extend(leaves.iter().flat_map(Hashed::of).filter(|body| seen.insert((*body).into())));
+                }
+                Err(error) => damaged(*id, error)?,
             }
-            Err(error) => damaged(id, error)?,
         }
     }
     Ok(reached)
