@@ -181,7 +181,7 @@ fn conclude(
     let before = base.map(|base| &base.snapshot);
     let mut greatest = before.map_or(Serial::ZERO, |before| before.label.serial);
     let mut counted = false;
-    let (mut changes, mut absent) = (BTreeMap::new(), Vec::new());
+    let (mut changes, mut absent, mut vanished) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
     let any = known.values().any(|known| !matches!(known, Known::Absent));
     if !any && !known.is_empty() {
         return Err(SyncError::NothingFound {
@@ -199,6 +199,9 @@ fn conclude(
                 changes.insert(project, Some(whole));
             }
             Known::Absent => {
+                if fetcher.base_leaf(&project)?.is_some() {
+                    vanished.insert(project.clone());
+                }
                 changes.insert(project.clone(), None);
                 absent.extend(selected.contains(&project).then_some(project));
             }
@@ -212,6 +215,7 @@ fn conclude(
     {
         for leaf in fetcher.store.leaves(before)? {
             if !selected.contains(&leaf.name) {
+                vanished.insert(leaf.name.clone());
                 changes.insert(leaf.name, None);
             }
         }
@@ -219,5 +223,5 @@ fn conclude(
     let serial = if counted { greatest.next() } else { greatest };
     let (stored, held, later, missing) = Default::default();
     let method = Method::Collect;
-    Ok(Proposal { method, serial, counted, changes, stored, held, absent, report: None, later, missing })
+    Ok(Proposal { method, serial, counted, changes, stored, held, absent, vanished, report: None, later, missing })
 }

@@ -16,6 +16,7 @@ pub mod collect;
 pub mod cut;
 mod error;
 mod fetch;
+mod max_drop;
 mod open;
 mod progress;
 pub mod purge;
@@ -39,6 +40,7 @@ use tokio::task::{JoinSet, block_in_place};
 
 pub use error::SyncError;
 pub use fetch::{FetchError, Fetcher};
+pub use max_drop::MaxDrop;
 pub use open::open;
 pub use progress::Progress;
 pub use settings::{OnBroken, Selection, Settings};
@@ -90,6 +92,8 @@ pub struct Proposal {
     pub held: Vec<Held>,
     /// The selected projects that upstream does not have.
     pub absent: Vec<ProjectName>,
+    /// The projects of the base that go although no row of the log says so.
+    pub vanished: BTreeSet<ProjectName>,
     /// How far it got, where there is a changelog.
     pub report: Option<CutReport>,
     /// The projects whose pages are remembered for the next sync, because they have events after the serial.
@@ -194,6 +198,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
 
     let fetcher = Fetcher::open(context, mirror, base.clone())?;
     let mut proposal = propose(&fetcher, &publisher, base.as_ref(), aim).await?;
+    max_drop::check(&context.settings, base.as_ref(), &proposal)?;
     let _until_published = store.postpone_log_copy()?;
     let mut finished = fetcher.finish(proposal.serial, std::mem::take(&mut proposal.changes))?;
     let changed = finished.units.len() + proposal.stored.len();

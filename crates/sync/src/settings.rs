@@ -6,6 +6,8 @@ use std::time::Duration;
 use strandline_model::{DisplayName, Follow, Method, MirrorName, ProjectName};
 use strandline_store::{Access, Wait};
 
+use crate::MaxDrop;
+
 /// Up to how many named projects are collected where the method is not given: two small requests for each are less
 /// than a log of everything.
 const COLLECT_UP_TO: usize = 100;
@@ -38,6 +40,10 @@ pub struct Settings {
     pub hold_after: Duration,
     /// What a sync does with it then.
     pub on_broken: OnBroken,
+    /// How many projects may vanish in one sync without the changelog saying so.
+    pub max_drop: MaxDrop,
+    /// Whether the operator has said that what vanishes in this sync may go, however much it is.
+    pub accept_drop: bool,
     /// How long a reader of the view may be in the tree that was live before.
     pub drain: Duration,
     /// What a sync leaves free on the store's disk, in bytes.
@@ -70,6 +76,8 @@ impl Settings {
             recheck: Duration::from_hours(7 * 24),
             hold_after: Duration::from_secs(600),
             on_broken: OnBroken::Hold,
+            max_drop: MaxDrop::default(),
+            accept_drop: false,
             drain: Duration::from_secs(5),
             min_free: 0,
             wait: Wait::Never,
