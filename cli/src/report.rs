@@ -260,7 +260,10 @@ impl Judged for SyncError {
             Self::Inconsistent { .. } | Self::Drop { .. } => Verdict::new(Exit::Inconsistent, UNCHANGED),
             Self::NoRoom { .. } | Self::NoInodes { .. } => NO_ROOM,
             Self::OtherUpstream { .. } => NOTHING_DONE,
-            Self::Upstream(_) | Self::SerialWentBack { .. } | Self::NothingFound { .. } => NOT_SYNCED,
+            Self::Upstream(_)
+            | Self::ChangelogGone { .. }
+            | Self::SerialWentBack { .. }
+            | Self::NothingFound { .. } => NOT_SYNCED,
             Self::Fetch(inner) => inner.verdict().or(NOT_SYNCED),
             Self::Store(inner) => inner.verdict().or(NOT_SYNCED),
             Self::Verify(inner) => inner.verdict().or(NOT_SYNCED),

@@ -116,7 +116,7 @@ fn unlisted(
 
 async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Result<(ProjectName, Look), SyncError> {
     let (validator, serial) = match &known {
-        Known::Base(leaf) => (fetcher.base_validator(&project, Some(leaf))?, Some(leaf.serial)),
+        Known::Base(leaf) => (fetcher.base_validator(&project, Some(leaf), Method::Collect)?, Some(leaf.serial)),
         Known::Page(page, whole) => (whole.validator.clone(), page.serial),
         Known::Absent | Known::Nothing => (None, None),
     };

@@ -17,6 +17,16 @@ pub enum SyncError {
     /// Upstream did not answer as it should.
     #[error("upstream failed")]
     Upstream(#[from] UpstreamError),
+    /// The mirror follows a changelog that is not there today.
+    #[error(
+        "mirror `{mirror}` follows upstream's changelog, which is not there now. The next sync asks again; if the index has none any more, `source = \"simple\"` reads every page twice instead"
+    )]
+    ChangelogGone {
+        /// The mirror.
+        mirror: MirrorName,
+        /// What upstream answered.
+        source: UpstreamError,
+    },
     /// A project's page or file could not be had.
     #[error(transparent)]
     Fetch(Box<FetchError>),

@@ -246,11 +246,22 @@ async fn propose(
 ) -> Result<Proposal, SyncError> {
     let beside = catch_up_beside(fetcher, publisher)?;
     let settings = &fetcher.settings;
-    let proposal = match settings.method() {
+    let followed = match base {
+        // How a lost catalog's mirror was followed is lost, too: it is found out as at a first sync.
+        Some(base) if rebuild::was_rebuilt(&fetcher.store, base)? => None,
+        base => base.map(|base| &base.snapshot),
+    };
+    let proposal = match settings.method(followed) {
         Method::Collect => collect::collect(fetcher, base).await,
         Method::Changelog => match changelog::follow(fetcher, base, aim).await {
-            Err(SyncError::Upstream(error)) if settings.method.is_none() && error.problem == Problem::NoChangelog => {
-                collect::collect(fetcher, base).await
+            Err(SyncError::Upstream(error)) if error.problem == Problem::NoChangelog => {
+                if settings.may_collect(followed) {
+                    // Only beside a list that is one does the answer say something about the index.
+                    fetcher.patient.projects().await?;
+                    collect::collect(fetcher, base).await
+                } else {
+                    Err(SyncError::ChangelogGone { mirror: settings.mirror.clone(), source: error })
+                }
             }
             proposal => proposal,
         },
@@ -282,7 +293,7 @@ fn record(
     if let Some(base) = base
         && units.is_empty()
         && stored.is_empty()
-        && is_same(base, serial, &held, settings)
+        && is_same(base, method, serial, &held, settings)
     {
         let verified = mirror.verified(base.clone(), Some(&base.snapshot))?;
         mirror.conclude(&conclusion)?;
@@ -330,9 +341,10 @@ fn catch_up_beside(fetcher: &Fetcher, publisher: &Publisher) -> Result<JoinSet<(
     Ok(beside)
 }
 
-fn is_same(base: &Recorded, serial: Serial, held: &[Held], settings: &Settings) -> bool {
+fn is_same(base: &Recorded, method: Method, serial: Serial, held: &[Held], settings: &Settings) -> bool {
     let base = &base.snapshot;
-    base.label.serial == serial && base.held == held && base.follow == settings.selection.follow().id()
+    let follow = settings.selection.follow().id();
+    (base.method, base.label.serial, &base.held[..], base.follow) == (method, serial, held, follow)
 }
 
 fn require_same_upstream(context: &Context, mirror: &Locked) -> Result<(), SyncError> {

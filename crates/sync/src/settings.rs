@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use strandline_model::{DisplayName, Follow, Method, MirrorName, ProjectName};
+use strandline_model::{DisplayName, Follow, Method, MirrorName, ProjectName, Snapshot};
 use strandline_store::{Access, Wait};
 
 use crate::MaxDrop;
@@ -11,6 +11,9 @@ use crate::MaxDrop;
 /// Up to how many named projects are collected where the method is not given: two small requests for each are less
 /// than a log of everything.
 const COLLECT_UP_TO: usize = 100;
+/// A selection that comes to be larger than this is followed by the changelog from then on. The distance between the two keeps a
+/// selection that grows and shrinks a little from being followed anew each time.
+const FOLLOW_ABOVE: usize = 200;
 
 /// Which mirror, and how to sync it.
 #[derive(Debug, Clone)]
@@ -19,8 +22,8 @@ pub struct Settings {
     pub mirror: MirrorName,
     /// What to mirror.
     pub selection: Selection,
-    /// How to find out what changed; `None` to collect up to 100 named projects, and to read the changelog for more
-    /// if upstream has one.
+    /// How to find out what changed. `None`: the first sync collects up to 100 named projects, and reads the changelog for
+    /// more if upstream has one; later syncs do as the first one did.
     pub method: Option<Method>,
     /// The largest file to take, in bytes.
     pub max_file_size: u64,
@@ -88,12 +91,28 @@ impl Settings {
         }
     }
 
-    /// How to find out what changed, as far as the configuration says.
-    pub(crate) fn method(&self) -> Method {
-        match &self.selection {
-            Selection::Projects(names) if names.len() <= COLLECT_UP_TO => self.method.unwrap_or(Method::Collect),
-            _ => self.method.unwrap_or(Method::Changelog),
+    /// How to find out what changed: as the configuration says, else as `base` was found, because what an upstream, or a proxy
+    /// before it, answers today says nothing about what it is. Only a selection that outgrows the double collect is followed
+    /// otherwise from then on, if upstream has a changelog.
+    pub(crate) fn method(&self, base: Option<&Snapshot>) -> Method {
+        let named = match &self.selection {
+            Selection::Projects(names) => names.len(),
+            Selection::Everything => usize::MAX,
+        };
+        match (self.method, base) {
+            (Some(configured), _) => configured,
+            (None, None) if named <= COLLECT_UP_TO => Method::Collect,
+            (None, None) => Method::Changelog,
+            (None, Some(base)) => {
+                let outgrown = base.projects <= FOLLOW_ABOVE as u64 && named > FOLLOW_ABOVE;
+                if outgrown { Method::Changelog } else { base.method }
+            }
         }
+    }
+
+    /// Whether the index may be collected where it turns out to have no changelog: not if it was followed by one before.
+    pub(crate) fn may_collect(&self, base: Option<&Snapshot>) -> bool {
+        self.method.is_none() && base.is_none_or(|base| base.method == Method::Collect)
     }
 }
 

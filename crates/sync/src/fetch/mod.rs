@@ -17,7 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
-use strandline_model::{Format, Inputs, Leaf, ProjectName, Record, Unit, with_causes};
+use strandline_model::{Format, Inputs, Leaf, Method, ProjectName, Record, Unit, with_causes};
 use strandline_store::{Intake, Locked, Recorded, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
@@ -107,8 +107,17 @@ impl Fetcher {
         }
     }
 
-    /// With what to ask for a project's page, so that upstream may say that it is still the base's.
-    pub fn base_validator(&self, project: &ProjectName, leaf: Option<&Leaf>) -> Result<Option<Validator>, StoreError> {
+    /// With what to ask for a project's page, so that upstream may say that it is still the base's. Nothing, where the base was
+    /// found in another way: then all is read anew, so that nothing stays hidden that a cache hid from that one.
+    pub fn base_validator(
+        &self,
+        project: &ProjectName,
+        leaf: Option<&Leaf>,
+        method: Method,
+    ) -> Result<Option<Validator>, StoreError> {
+        if self.base.as_ref().is_none_or(|base| base.snapshot.method != method) {
+            return Ok(None);
+        }
         let Some(unit) = leaf.and_then(|leaf| leaf.unit) else { return Ok(None) };
         let tag = block_in_place(|| self.mirror.validator(project, unit))?;
         Ok(tag.map(Validator))

@@ -10,6 +10,7 @@ mod crash_sync;
 mod double_collect;
 mod file_downloads;
 mod follow_changelog;
+mod how_it_is_followed;
 mod lacking_files;
 mod mirrors_of_two_kinds;
 mod power_failure;
