@@ -94,7 +94,7 @@ fn rewritten(body: &str, bytes: &[u8]) -> Option<Vec<u8>> {
         "strandline-follow" => Follow::from_bytes(bytes).ok().map(|follow| follow.to_bytes()),
         "strandline-inputs" => Inputs::from_bytes(bytes).ok().map(|inputs| inputs.to_bytes()),
         "strandline-snapshot" => Snapshot::from_bytes(bytes).ok().map(|snapshot| snapshot.to_bytes()),
-        other => panic!("no reader reads {other}"),
+        other => unreachable!("no reader reads {other}"),
     }
 }
 

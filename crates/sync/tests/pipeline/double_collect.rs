@@ -270,12 +270,10 @@ fn index_of(count: usize) -> (Arc<Script>, Settings) {
 
 /// What the sync would not take away.
 fn refused(result: Result<Outcome, SyncError>) -> (u64, u64, Vec<String>) {
-    match result {
-        Err(SyncError::Drop { vanished, listed, some, .. }) => {
-            (vanished, listed, some.iter().map(ToString::to_string).collect())
-        }
-        other => panic!("the drop was not refused: {other:?}"),
-    }
+    let Err(SyncError::Drop { vanished, listed, some, .. }) = result else {
+        unreachable!("the drop was not refused: {result:?}")
+    };
+    (vanished, listed, some.iter().map(ToString::to_string).collect())
 }
 
 #[test]
