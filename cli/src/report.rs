@@ -257,7 +257,9 @@ impl Judged for FetchError {
 impl Judged for SyncError {
     fn verdict(&self) -> Verdict {
         match self {
-            Self::Inconsistent { .. } | Self::Drop { .. } => Verdict::new(Exit::Inconsistent, UNCHANGED),
+            Self::Inconsistent { .. } | Self::Drop { .. } | Self::LogEndsEarly { .. } => {
+                Verdict::new(Exit::Inconsistent, UNCHANGED)
+            }
             Self::NoRoom { .. } | Self::NoInodes { .. } => NO_ROOM,
             Self::OtherUpstream { .. } => NOTHING_DONE,
             Self::Upstream(_)

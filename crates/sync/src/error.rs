@@ -62,6 +62,20 @@ pub enum SyncError {
         /// What upstream says.
         found: Serial,
     },
+    /// The log ends before the serial that upstream says is its last.
+    #[error(
+        "upstream's changelog has no row after serial {end}, although upstream says that its last serial is {found}; mirror `{mirror}` stands at {recorded}, and the next sync asks again"
+    )]
+    LogEndsEarly {
+        /// The mirror.
+        mirror: MirrorName,
+        /// Where it stands.
+        recorded: Serial,
+        /// The last serial of which the log has a row.
+        end: Serial,
+        /// What upstream says.
+        found: Serial,
+    },
     /// Upstream has none of the projects.
     #[error(
         "upstream {upstream} has none of the selected projects ({projects}): is that the URL of a package index, and are the names right?"

@@ -259,8 +259,10 @@ async fn propose(
                     // Only beside a list that is one does the answer say something about the index.
                     fetcher.patient.projects().await?;
                     collect::collect(fetcher, base).await
-                } else {
+                } else if followed.is_some_and(|base| base.method == Method::Changelog) {
                     Err(SyncError::ChangelogGone { mirror: settings.mirror.clone(), source: error })
+                } else {
+                    Err(error.into())
                 }
             }
             proposal => proposal,

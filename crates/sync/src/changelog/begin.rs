@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use strandline_model::{DisplayName, Method, ProjectName, Serial};
 use strandline_store::{Recorded, SeenPage};
@@ -13,9 +14,11 @@ use crate::{Fetcher, Selection, SyncError};
 
 /// How far the log is read back for projects that no snapshot of ours has: longer than any cache keeps a page.
 pub(super) const READ_BACK: u64 = 50_000;
-/// How many rows of the log a Warehouse gives at once, at the most. It only serves to see that nothing is new: the log
-/// of an index that gives fewer is still read to the end as soon as something is.
-const LOG_PAGE: usize = 50_000;
+/// The number of rows that an index gives at once is a multiple of this, whatever it is: an answer of another length was not cut
+/// off, but ends where the log does.
+const ROUND: usize = 100;
+/// A base that is older than this is believed to be upstream's head only if upstream says so.
+const RECENT: Duration = Duration::from_secs(600);
 impl<'a> Following<'a> {
     /// Reads the log since the base, and finds out which projects it and the configuration are about.
     pub(super) async fn begin(fetcher: &'a Arc<Fetcher>, base: Option<&'a Recorded>) -> Result<Self, SyncError> {
@@ -169,25 +172,38 @@ impl<'a> Following<'a> {
         Ok(())
     }
 
-    /// The log from `further` serials before the base on, to its end: an answer that ends with the base's own serial may be
-    /// one that upstream has cut off there.
+    /// The log from `further` serials before the base on, to its end.
+    ///
+    /// An answer that ends with the base's own serial shows in one request that nothing is new, unless upstream may have cut it
+    /// off there: then upstream's word about the log's head decides.
     pub(super) async fn read_from(&mut self, further: u64) -> Result<Vec<Event>, SyncError> {
-        let since = back(self.from, further);
+        // One more, because serials without holes would give a round number of rows.
+        let since = back(self.from, further.saturating_add(1));
         self.read_since = since;
         let mut events = self.fetcher.patient.events_since(since).await?;
         let last = events.last().map(|event| event.serial);
-        // A short answer that ends with the base's serial shows in one request that nothing is new.
-        let nothing_new = last == Some(self.from) && events.len() < LOG_PAGE;
-        if let Some(last) = last.filter(|_| !nothing_new) {
+        if last == Some(self.from) {
+            let recent = self.base.is_some_and(|base| (self.fetcher.clock)().since(base.snapshot.time) < RECENT);
+            if recent && events.len() % ROUND != 0 {
+                return Ok(events);
+            }
+        } else if let Some(last) = last {
             events.extend(read_log(self.fetcher, last).await?);
         }
-        if self.base.is_some() && events.last().is_none_or(|last| last.serial < self.from) {
-            // The rows end before the base: upstream's answer about the log's head decides whether its serials went
-            // back.
+        let end = events.last().map_or(Serial::ZERO, |event| event.serial);
+        if self.base.is_some() && end <= self.from {
+            // Nothing is new, or the rows end too early.
             let found = self.fetcher.patient.last_serial().await?;
-            if found < self.from {
-                let mirror = self.fetcher.settings.mirror.clone();
-                return Err(SyncError::SerialWentBack { mirror, recorded: self.from, found });
+            let (mirror, recorded) = (self.fetcher.settings.mirror.clone(), self.from);
+            if found < recorded {
+                return Err(SyncError::SerialWentBack { mirror, recorded, found });
+            }
+            if found > recorded {
+                let more = read_log(self.fetcher, end).await?;
+                if more.is_empty() {
+                    return Err(SyncError::LogEndsEarly { mirror, recorded, end, found });
+                }
+                events.extend(more);
             }
         }
         Ok(events)

@@ -280,7 +280,8 @@ fn a_late_event_is_not_taken_for_shown_because_the_page_is_that_of_the_base() {
 fn a_double_collect_takes_an_older_page_for_the_bases_if_it_shows_the_same() {
     let (world, script) = synced();
     let done = world.sync(&script, &settings(NAMES)).unwrap();
-    assert_eq!((done.label.to_string().as_str(), done.changed), ("8", 0));
+    // The snapshot says how upstream was followed, so another way is another snapshot.
+    assert_eq!((done.label.to_string().as_str(), done.changed), ("8.2", 0));
     let other = changed(page("Alpha", Some(5), "1", &[ALPHA_1]), |_, seen| seen.versions = vec!["0".to_owned()]);
     script.pages("Alpha", [Reply::Page(other, None)]);
     let names = in_the_way(world.sync(&script, &crate::support::impatient(NAMES)));

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
-use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use strandline_model::{
     CoreMetadata, DisplayName, FileName, Maintenance, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial,
     Sha256, Timestamp, Told, ToldFile, UpstreamUrl, Yanked,
@@ -43,6 +43,8 @@ pub(crate) struct State {
     asked: Vec<String>,
     /// How many events the log gives at once; all if it is not set.
     at_once: Option<usize>,
+    /// What upstream says is the log's last serial, whatever the log has.
+    last: Option<Serial>,
     unlisted: BTreeSet<ProjectName>,
     /// What the list says of a project in another way than its page does.
     listed: BTreeMap<ProjectName, (DisplayName, Serial)>,
@@ -190,6 +192,11 @@ impl Script {
         self.state().at_once = Some(events);
     }
 
+    /// From now on upstream says that this is the log's last serial.
+    pub(crate) fn claim_last(&self, number: u64) {
+        self.state().last = Some(serial(number));
+    }
+
     /// From now on upstream's list of projects does not have this one.
     pub(crate) fn unlist(&self, project: &str) {
         self.state().unlisted.insert(name(project));
@@ -282,8 +289,11 @@ impl Upstream for Script {
     }
 
     fn last_serial(&self) -> BoxFuture<'_, Result<Serial, UpstreamError>> {
-        let events = self.events_since(Serial::ZERO);
-        events.map_ok(|events| events.last().map_or(Serial::ZERO, |event| event.serial)).boxed()
+        let mut state = self.state();
+        state.asked.push("log".to_owned());
+        let log = state.log.as_ref().ok_or_else(|| UpstreamError::new(&self.upstream, Problem::NoChangelog));
+        let last = log.map(|log| log.last().map_or(Serial::ZERO, |event| event.serial));
+        ready(last.map(|last| state.last.unwrap_or(last))).boxed()
     }
 
     fn events_since(&self, since: Serial) -> BoxFuture<'_, Result<Vec<Event>, UpstreamError>> {
