@@ -36,8 +36,8 @@ pub use format::{BadRecord, Format, Formats, ListedProject, Releases, Rendered};
 pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
 pub use path::{InvalidPath, TreePath};
 pub use record::{
-    CoreMetadata, FileName, InvalidFileName, InvalidRecord, Maintenance, Mirrored, Placed, Record, RecordId, Seen,
-    SeenFile, Status, Told, ToldFile, Yanked,
+    CoreMetadata, FileName, Form, InvalidFileName, InvalidRecord, Maintenance, Mirrored, Placed, Preamble, Record,
+    RecordId, Seen, SeenFile, Status, Told, ToldFile, Yanked,
 };
 pub use record_body::{RECORD, RecordBodies, is_distribution};
 pub use serial::{InvalidSerial, Label, Serial};

@@ -151,6 +151,29 @@ pub enum CoreMetadata {
     Hashed(ClaimedSha256),
 }
 
+/// In which form a page was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// JSON (PEP 691).
+    Json,
+    /// HTML (PEP 503), which does not say sizes and times of upload.
+    Html,
+}
+
+/// What a page says of its project that no event changes and that a sync hands on as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preamble {
+    /// In which form the page was read.
+    pub form: Form,
+}
+
+impl Preamble {
+    /// That of a page of this form which says nothing more.
+    pub fn of(form: Form) -> Self {
+        Self { form }
+    }
+}
+
 /// What the log tells of a project, or what never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
@@ -180,6 +203,8 @@ pub struct ToldFile {
 pub struct Seen {
     /// The project's name as the page writes it.
     pub display: DisplayName,
+    /// What the page says besides, as it came.
+    pub preamble: Preamble,
     /// Whether it is archived or deprecated.
     pub maintenance: Maintenance,
     /// Why it has its status, if upstream says so.
@@ -188,6 +213,15 @@ pub struct Seen {
     pub versions: Vec<String>,
     /// Its files.
     pub files: BTreeMap<FileName, SeenFile>,
+}
+
+impl Seen {
+    /// Of an active project without files, of which nothing else is said.
+    pub fn of(display: DisplayName, form: Form) -> Self {
+        let (status_reason, versions, files) = Default::default();
+        let (preamble, maintenance) = (Preamble::of(form), Maintenance::Active);
+        Self { display, preamble, maintenance, status_reason, versions, files }
+    }
 }
 
 /// What pages show of a file and no log tells.
@@ -226,6 +260,20 @@ pub struct InvalidRecord {
 pub struct Record {
     told: Told,
     seen: Seen,
+}
+
+impl ToldFile {
+    /// A file of which nothing but its digest is said.
+    pub fn of(sha256: ClaimedSha256) -> Self {
+        Self { sha256, size: None, upload_time: None, yanked: Yanked::No }
+    }
+}
+
+impl SeenFile {
+    /// A file of which nothing but its URL is said, if that.
+    pub fn at(url: Option<String>) -> Self {
+        Self { url, requires_python: None, core_metadata: CoreMetadata::Absent, provenance: None }
+    }
 }
 
 impl Record {

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::BadBody;
 use crate::{
-    Blake3, CoreMetadata, FileName, Maintenance, ProjectName, Record, RecordId, Seen, SeenFile, Told, ToldFile, Yanked,
+    Blake3, CoreMetadata, FileName, Form, Maintenance, Preamble, ProjectName, Record, RecordId, Seen, SeenFile, Told,
+    ToldFile, Yanked,
 };
 
 /// The number of the form of records that this program writes.
@@ -70,6 +71,8 @@ struct SeenBody<'a> {
     display: Text<'a>,
     #[serde(borrow)]
     files: Vec<SeenLine<'a>>,
+    #[serde(borrow)]
+    form: Text<'a>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     reason: Option<Text<'a>>,
     seen: u32,
@@ -114,6 +117,13 @@ fn maintenance_text(maintenance: Maintenance) -> Option<&'static str> {
         Maintenance::Active => None,
         Maintenance::Archived => Some("archived"),
         Maintenance::Deprecated => Some("deprecated"),
+    }
+}
+
+fn form_text(form: Form) -> &'static str {
+    match form {
+        Form::Json => "json",
+        Form::Html => "html",
     }
 }
 
@@ -184,6 +194,7 @@ impl Record {
         let seen = SeenBody {
             display: of_pages.display.as_str().into(),
             files: files().map(|(name, told, seen)| seen_line(name, told, seen)).collect(),
+            form: form_text(of_pages.preamble.form).into(),
             reason: of_pages.status_reason.as_deref().map(Into::into),
             seen: RECORD,
             status: maintenance_text(of_pages.maintenance).map(Into::into),
@@ -245,10 +256,12 @@ fn read(told: ToldBody<'_>, seen: SeenBody<'_>) -> Result<Record, String> {
         };
         seen_files.insert(filename, seen);
     }
+    let form = [Form::Json, Form::Html].into_iter().find(|form| form_text(*form) == seen.form);
     let maintenance = [Maintenance::Active, Maintenance::Archived, Maintenance::Deprecated];
     let maintenance = maintenance.into_iter().find(|of| maintenance_text(*of) == seen.status.as_deref());
     let seen = Seen {
         display: seen.display.parse().map_err(words)?,
+        preamble: Preamble::of(form.ok_or("its form is unknown")?),
         maintenance: maintenance.ok_or("its status is unknown")?,
         status_reason: seen.reason.map(Into::into),
         versions: seen.versions.into_iter().map(Into::into).collect(),

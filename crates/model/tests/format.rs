@@ -4,9 +4,9 @@
 
 use proptest::prelude::*;
 use strandline_model::{
-    Blake3, CoreMetadata, DisplayName, Entry, FileName, Follow, Gone, Held, HoldReason, Inputs, Label, Leaf,
-    Maintenance, Method, Node, ProjectName, RECORD, Record, RecordId, RootList, Seen, SeenFile, Serial, Sha256,
-    Snapshot, Source, Timestamp, Told, ToldFile, TreePath, Unit, Yanked, trie,
+    Blake3, CoreMetadata, DisplayName, Entry, FileName, Follow, Form, Gone, Held, HoldReason, Inputs, Label, Leaf,
+    Maintenance, Method, Node, Preamble, ProjectName, RECORD, Record, RecordId, RootList, Seen, SeenFile, Serial,
+    Sha256, Snapshot, Source, Timestamp, Told, ToldFile, TreePath, Unit, Yanked, trie,
 };
 
 fn entry(path: &str, bytes: &[u8]) -> Entry {
@@ -43,14 +43,14 @@ fn record() -> Record {
         upload_time: "2026-11-23T16:10:00.5+01:00".parse().ok(),
         yanked: Yanked::Yes("broken \"\u{e9}\" \u{7}".to_owned()),
     };
-    let nothing = ToldFile { size: None, upload_time: None, yanked: Yanked::No, ..all.clone() };
+    let nothing = ToldFile::of(all.sha256);
     let shown = SeenFile {
         url: Some("https://files.example/packages/aa/bb/cc/Zope.Interface-1.0%20%C3%A9.zip".to_owned()),
         requires_python: Some(">=3.9".to_owned()),
         core_metadata: CoreMetadata::Hashed(Sha256::of(b"metadata").into()),
         provenance: Some("https://index.example/provenance".to_owned()),
     };
-    let hidden = SeenFile { url: None, requires_python: None, core_metadata: CoreMetadata::Absent, provenance: None };
+    let hidden = SeenFile::at(None);
     let unhashed = SeenFile { core_metadata: CoreMetadata::Unhashed, ..hidden.clone() };
     let names =
         ["Zope.Interface-1.0 \u{e9}.zip", "zope.interface-1.0-variants.json", "zope_interface-2.0.tar.gz"].map(file);
@@ -62,6 +62,7 @@ fn record() -> Record {
     };
     let seen = Seen {
         display: "Zope.Interface".parse().unwrap(),
+        preamble: Preamble::of(Form::Json),
         maintenance: Maintenance::Archived,
         status_reason: Some("gone elsewhere".to_owned()),
         versions: vec!["2.0".to_owned(), "1.0".to_owned()],
@@ -73,9 +74,7 @@ fn record() -> Record {
 /// A quarantined project of which nothing else is said.
 fn quarantined() -> Record {
     let told = Told { name: zope(), quarantined: true, files: [].into() };
-    let (maintenance, status_reason, versions) = (Maintenance::Active, None, Vec::new());
-    let display = "zope-interface".parse().unwrap();
-    Record::new(told, Seen { display, maintenance, status_reason, versions, files: [].into() }).unwrap()
+    Record::new(told, Seen::of("zope-interface".parse().unwrap(), Form::Html)).unwrap()
 }
 
 fn inputs() -> Inputs {
@@ -218,7 +217,8 @@ fn what_changes_without_the_log_is_in_the_seen_part() {
     };
     let (first, other) = (file("Zope.Interface-1.0 \u{e9}.zip"), file("zope.interface-1.0-variants.json"));
     let same = id(&|_, _| {});
-    let seen_alone: [&dyn Fn(&mut Told, &mut Seen); 6] = [
+    let seen_alone: [&dyn Fn(&mut Told, &mut Seen); 7] = [
+        &|_, seen| seen.preamble.form = Form::Html,
         &|_, seen| seen.maintenance = Maintenance::Deprecated,
         &|_, seen| seen.status_reason = None,
         &|_, seen| seen.display = "zope.interface".parse().unwrap(),
@@ -246,7 +246,7 @@ fn what_changes_without_the_log_is_in_the_seen_part() {
 #[test]
 fn records_that_are_not_canonical_are_refused() {
     let [told, seen] = parts(&record());
-    let refused: [(&str, String, String); 9] = [
+    let refused: [(&str, String, String); 11] = [
         ("white space", told.replace("{\"files", "{ \"files"), seen.clone()),
         ("a key more", told.replace("\"name\":", "\"colour\":1,\"name\":"), seen.clone()),
         ("null", told.replace("\"size\":0,", "\"size\":null,"), seen.clone()),
@@ -254,6 +254,8 @@ fn records_that_are_not_canonical_are_refused() {
         ("upper-case digits", told.replace("e3b0c4", "E3B0C4"), seen.clone()),
         ("another form", told.replace("\"told\":2", "\"told\":3"), seen.clone()),
         ("a file less", told.clone(), parts(&quarantined())[1].clone()),
+        ("an unknown form", told.clone(), seen.replace("\"form\":\"json\"", "\"form\":\"xml\"")),
+        ("no form", told.clone(), seen.replace("\"form\":\"json\",", "")),
         ("an unknown status", told.clone(), seen.replace("archived", "happy")),
         (
             "keys in another order",

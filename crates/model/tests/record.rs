@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use strandline_model::{
-    CoreMetadata, FileName, Maintenance, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Status,
-    Told, ToldFile, Yanked,
+    FileName, Form, Maintenance, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Status, Told,
+    ToldFile,
 };
 
 const FILE: &str = "six-1.0.tar.gz";
@@ -20,19 +20,13 @@ fn file(name: &str) -> FileName {
 }
 
 fn parts(files: &[&str]) -> (Told, Seen) {
-    let told = |name: &&str| {
-        let sha256 = Sha256::of(name.as_bytes()).into();
-        (file(name), ToldFile { sha256, size: None, upload_time: None, yanked: Yanked::No })
-    };
-    let seen = |name: &&str| {
-        let core_metadata = CoreMetadata::Absent;
-        (file(name), SeenFile { url: None, requires_python: None, core_metadata, provenance: None })
-    };
-    let (maintenance, status_reason, versions) = (Maintenance::Archived, None, vec!["1.0".to_owned()]);
-    let display = "Six".parse().expect("a name");
+    let told = |name: &&str| (file(name), ToldFile::of(Sha256::of(name.as_bytes()).into()));
+    let seen = |name: &&str| (file(name), SeenFile::at(None));
+    let (maintenance, versions) = (Maintenance::Archived, vec!["1.0".to_owned()]);
+    let nothing = Seen::of("Six".parse().expect("a name"), Form::Json);
     (
         Told { name: six(), quarantined: false, files: files.iter().map(told).collect() },
-        Seen { display, maintenance, status_reason, versions, files: files.iter().map(seen).collect() },
+        Seen { maintenance, versions, files: files.iter().map(seen).collect(), ..nothing },
     )
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use html5gum::{HtmlString, Spanned, Token, Tokenizer};
-use strandline_model::{CoreMetadata, Serial, Status, Yanked};
+use strandline_model::{CoreMetadata, Form, Serial, Status, Yanked};
 use strandline_sync::upstream::{Page, Problem};
 use url::Url;
 
@@ -26,7 +26,7 @@ impl Attributes {
 /// Reads a page.
 pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("the page is not UTF-8: {error}")))?;
-    let mut listing = Listing::new(context);
+    let mut listing = Listing::new(context, Form::Html);
     let mut base: Option<Url> = None;
     let (mut serial, mut project_status, mut reason) = (None, Status::Active, None);
     for token in Tokenizer::new(text) {
@@ -171,6 +171,9 @@ mod tests {
                     display: DisplayName(
                         "six",
                     ),
+                    preamble: Preamble {
+                        form: Html,
+                    },
                     maintenance: Deprecated,
                     status_reason: Some(
                         "use \"seven\"",

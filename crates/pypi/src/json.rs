@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use strandline_model::{ClaimedSha256, CoreMetadata, Serial, Status, Yanked};
+use strandline_model::{ClaimedSha256, CoreMetadata, Form, Serial, Status, Yanked};
 use strandline_sync::upstream::{Page, Problem};
 
 use crate::listing::{Claim, Context, Listing, check_api_version, malformed, status};
@@ -111,7 +111,7 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
     };
     let versions: Option<Vec<String>> = optional("versions", "a list of texts", page.versions)?;
     let files: Vec<&RawValue> = required("files", "a list of objects", page.files)?;
-    let mut listing = Listing::new(context);
+    let mut listing = Listing::new(context, Form::Json);
     for (index, file) in files.into_iter().enumerate() {
         let name = format!("files[{index}]");
         let file = object(&name, Some(file))?.ok_or_else(|| malformed(format!("{name} is `null`")))?;
@@ -290,6 +290,9 @@ mod tests {
                     display: DisplayName(
                         "Six",
                     ),
+                    preamble: Preamble {
+                        form: Json,
+                    },
                     maintenance: Archived,
                     status_reason: Some(
                         "done",

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use strandline_model::{
-    ClaimedSha256, CoreMetadata, DisplayName, FileName, ProjectName, Record, Seen, SeenFile, Serial, Status, Told,
-    ToldFile, UploadTime, Yanked,
+    ClaimedSha256, CoreMetadata, DisplayName, FileName, Form, Preamble, ProjectName, Record, Seen, SeenFile, Serial,
+    Status, Told, ToldFile, UploadTime, Yanked,
 };
 use strandline_sync::upstream::{Page, Problem};
 use url::Url;
@@ -31,6 +31,7 @@ pub(crate) struct Context<'a> {
 #[derive(Debug)]
 pub(crate) struct Listing<'a> {
     context: Context<'a>,
+    form: Form,
     files: BTreeMap<FileName, (ToldFile, SeenFile)>,
 }
 
@@ -55,8 +56,8 @@ pub(crate) fn malformed(text: impl Into<String>) -> Problem {
 }
 
 impl<'a> Listing<'a> {
-    pub(crate) fn new(context: Context<'a>) -> Self {
-        Self { context, files: BTreeMap::new() }
+    pub(crate) fn new(context: Context<'a>, form: Form) -> Self {
+        Self { context, form, files: BTreeMap::new() }
     }
 
     /// Resolves a URL that the page names for `what`; also its fragment.
@@ -134,7 +135,8 @@ impl<'a> Listing<'a> {
             seen.insert(name, seen_file);
         }
         let told = Told { name: project.clone(), quarantined, files: told };
-        let seen = Seen { display, maintenance, status_reason, versions, files: seen };
+        let preamble = Preamble::of(self.form);
+        let seen = Seen { display, preamble, maintenance, status_reason, versions, files: seen };
         let record = Record::new(told, seen).map_err(|error| malformed(error.to_string()))?;
         Ok(Page { record, serial })
     }

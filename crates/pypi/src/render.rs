@@ -17,8 +17,8 @@ use bytes::Bytes;
 use maud::{DOCTYPE, PreEscaped, html};
 use serde::{Deserialize, Serialize};
 use strandline_model::{
-    BadRecord, ClaimedSha256, CoreMetadata, FileName, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile,
-    Serial, Sha256, Told, ToldFile, TreePath, Yanked,
+    BadRecord, ClaimedSha256, CoreMetadata, FileName, Form, Mirrored, Placed, Preamble, ProjectName, Record, Rendered,
+    Seen, SeenFile, Serial, Sha256, Told, ToldFile, TreePath, Yanked,
 };
 
 use crate::filename::Order;
@@ -201,6 +201,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Mirrored, BadRecord> {
     let (quarantined, maintenance) = read_status.parts();
     let seen = Seen {
         display: name.as_str().parse().map_err(bad)?,
+        preamble: Preamble::of(Form::Json),
         maintenance,
         status_reason: page.project_status.reason.map(Into::into),
         versions: page.versions.into_iter().map(Into::into).collect(),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use strandline_model::{
-    CoreMetadata, FileName, Format as _, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile, Serial,
+    CoreMetadata, FileName, Form, Format as _, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile, Serial,
     Sha256, Status, Told, ToldFile, Yanked,
 };
 use strandline_pypi::Pypi;
@@ -21,8 +21,8 @@ type File = (FileName, ToldFile, SeenFile, Placed);
 fn file(name: &str) -> File {
     let filename = FileName::of(&project(), name).expect("one of the project");
     let sha256 = Sha256::of(name.as_bytes());
-    let told = ToldFile { sha256: sha256.into(), size: Some(7), upload_time: None, yanked: Yanked::No };
-    let seen = SeenFile { url: None, requires_python: None, core_metadata: CoreMetadata::Absent, provenance: None };
+    let told = ToldFile { size: Some(7), ..ToldFile::of(sha256.into()) };
+    let seen = SeenFile::at(None);
     let path = format!("packages/ab/cd/ef/{name}").parse().expect("a path");
     (filename, told, seen, Placed { path, sha256, size: 7, metadata: None })
 }
@@ -39,7 +39,7 @@ fn mirrored(serial: u64, status: (Status, Option<String>), versions: Vec<String>
     let (quarantined, maintenance) = status.parts();
     let mut told = Told { name: project(), quarantined, files: BTreeMap::new() };
     let display = project().as_str().parse().expect("a name");
-    let mut seen = Seen { display, maintenance, status_reason, versions, files: BTreeMap::new() };
+    let mut seen = Seen { maintenance, status_reason, versions, ..Seen::of(display, Form::Json) };
     let mut placed = BTreeMap::new();
     for (name, told_file, seen_file, placed_file) in files {
         told.files.insert(name.clone(), told_file);

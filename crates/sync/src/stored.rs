@@ -153,6 +153,7 @@ pub(crate) fn content(record: &Record, files: impl IntoIterator<Item = Result<St
     Content {
         status: record.status(),
         status_reason: record.seen().status_reason.clone(),
+        preamble: record.seen().preamble.clone(),
         versions: record.seen().versions.clone(),
         files: files.collect(),
     }
@@ -185,7 +186,13 @@ pub(crate) fn record(
     }
     let (quarantined, maintenance) = content.status.parts();
     let told = Told { name: project.clone(), quarantined, files: told };
-    let (status_reason, versions) = (content.status_reason.clone(), content.versions.clone());
-    let seen = Seen { display: display.clone(), maintenance, status_reason, versions, files: seen };
+    let seen = Seen {
+        display: display.clone(),
+        preamble: content.preamble.clone(),
+        maintenance,
+        status_reason: content.status_reason.clone(),
+        versions: content.versions.clone(),
+        files: seen,
+    };
     Ok(Record::new(told, seen).map_err(|error| unusable(project, error.to_string()))?)
 }

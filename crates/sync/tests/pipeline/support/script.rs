@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, stream};
 use strandline_model::{
-    CoreMetadata, DisplayName, FileName, Maintenance, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial,
-    Sha256, Timestamp, Told, ToldFile, UpstreamUrl, Yanked,
+    DisplayName, FileName, Form, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Timestamp,
+    Told, ToldFile, UpstreamUrl,
 };
 use strandline_sync::cut::Action;
 use strandline_sync::upstream::{self, Answer, Event, Page, Problem, Upstream, UpstreamError, Validator, Way};
@@ -72,11 +72,9 @@ pub(crate) fn page(display: &str, number: Option<u64>, versions: &str, files: &[
         files: files.iter().map(|(file, bytes)| (of(file), told(bytes))).collect(),
     };
     let seen = Seen {
-        display: display.parse().unwrap(),
-        maintenance: Maintenance::Active,
-        status_reason: None,
         versions: versions.split(' ').map(str::to_owned).collect(),
-        files: files.iter().map(|(file, _)| (of(file), seen(Some(url(file))))).collect(),
+        files: files.iter().map(|(file, _)| (of(file), SeenFile::at(Some(url(file))))).collect(),
+        ..Seen::of(display.parse().unwrap(), Form::Json)
     };
     Page { record: Record::new(told, seen).unwrap(), serial: number.map(serial) }
 }
@@ -94,11 +92,7 @@ pub(crate) fn url(file: &str) -> String {
 
 fn told(bytes: &[u8]) -> ToldFile {
     let (sha256, size) = (Sha256::of(bytes).into(), Some(bytes.len() as u64));
-    ToldFile { sha256, size, upload_time: None, yanked: Yanked::No }
-}
-
-fn seen(url: Option<String>) -> SeenFile {
-    SeenFile { url, requires_python: None, core_metadata: CoreMetadata::Absent, provenance: None }
+    ToldFile { size, ..ToldFile::of(sha256) }
 }
 
 /// What a mirror has of a project: what a page says, and each file at a path below `packages/aa/bb/cc`.
