@@ -216,6 +216,7 @@ fn status_has_every_key_whatever_is_known() {
         "rolled_back",
         "size",
         "snapshots",
+        "unknown_keys",
         "upstream",
         "withdrawal_unfinished",
         "withdrawn",

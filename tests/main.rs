@@ -31,3 +31,4 @@ mod support;
 mod up;
 mod upstream_requests;
 mod verify_finds;
+mod what_pages_say;

@@ -1,5 +1,6 @@
 //! How mirrors and the store stand, as values. Each form of output is made from these and asks the store nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
@@ -39,6 +40,9 @@ pub(crate) struct MirrorStatus {
     pub(crate) held: Vec<Held>,
     /// The files that alone are not shown of their projects.
     pub(crate) lacking: Vec<LackingFile>,
+    /// The keys of pages in JSON that this program does not know, as JSON pointers, each with the number of the projects whose page
+    /// has it.
+    pub(crate) unknown_keys: BTreeMap<String, u64>,
     /// As the last `gc` found it.
     pub(crate) size: Option<MirrorSize>,
 }
@@ -99,10 +103,12 @@ impl MirrorStatus {
     /// Asks the store how a mirror stands.
     pub(crate) fn of(store: &Arc<Store>, mirror: &MirrorName, usage: Option<&Usage>) -> Result<Self, Failure> {
         let (mut latest, mut state, mut last, mut kept) = (None, None, None, Vec::new());
+        let mut unknown_keys = BTreeMap::new();
         // The store has no row of a mirror that no process has ever locked.
         if let Some(mirror) = store.mirror(mirror)? {
             latest = mirror.latest_verified()?.map(|latest| latest.snapshot);
             (state, last, kept) = (mirror.view_state()?, mirror.last_sync()?, mirror.snapshots()?);
+            unknown_keys = mirror.unknown_keys()?;
         }
         let inputs = latest.as_ref().map(|latest| store.inputs(latest)).transpose()?.unwrap_or_default();
         let lacking = inputs.lacking.into_keys().map(|(project, filename)| {
@@ -137,6 +143,7 @@ impl MirrorStatus {
             lag,
             held: latest.map(|latest| latest.held).unwrap_or_default(),
             lacking: lacking.collect(),
+            unknown_keys,
             size: usage
                 .and_then(|usage| usage.mirrors.get(mirror))
                 .map(|size| MirrorSize { bytes: size.bytes, own_bytes: size.own }),

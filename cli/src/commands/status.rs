@@ -86,6 +86,12 @@ fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> Result<(), Failure> {
     for LackingFile { project, filename, reason } in &status.lacking {
         say!("  lacking    {project}: {}: {reason}", filename.as_str());
     }
+    if !status.unknown_keys.is_empty() {
+        // Upstream chose them.
+        let named = status.unknown_keys.iter().map(|(key, projects)| format!("{} ({projects})", key.escape_debug()));
+        let named = named.collect::<Vec<_>>().join(", ");
+        say!("  unknown    keys of pages, kept and not shown, each with the number of projects: {named}");
+    }
     Ok(())
 }
 

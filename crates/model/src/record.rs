@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::{Blake3, ClaimedSha256, DisplayName, ProjectName, Serial, Sha256, TreePath, UploadTime};
+use crate::{Blake3, ClaimedSha256, DisplayName, Json, ProjectName, Serial, Sha256, TreePath, UploadTime};
 
 /// The name of a release file: one path segment, checked to belong to its project.
 ///
@@ -165,12 +165,26 @@ pub enum Form {
 pub struct Preamble {
     /// In which form the page was read.
     pub form: Form,
+    /// The reserved namespaces that the project is in (PEP 752): `null` or a list of objects, each with `name` and `owned`. `None`
+    /// where the index does not say.
+    pub namespaces: Option<Json>,
+    /// What the page says in keys that are not known.
+    pub unknown: UnknownKeys,
+    /// How many such keys of the page and its files were dropped, because what they say was too much.
+    pub dropped: u64,
 }
+
+/// Keys of a page that are not known, with their values as they came. A key is named by a JSON pointer (RFC 6901), which begins at
+/// the page or, for a key of a file, at the file.
+pub type UnknownKeys = BTreeMap<String, Json>;
+
+/// How much of a page's unknown keys a record keeps: pointers and values, in bytes.
+const UNKNOWN_MOST: usize = 64 << 10;
 
 impl Preamble {
     /// That of a page of this form which says nothing more.
     pub fn of(form: Form) -> Self {
-        Self { form }
+        Self { form, namespaces: None, unknown: UnknownKeys::new(), dropped: 0 }
     }
 }
 
@@ -222,6 +236,33 @@ impl Seen {
         let (preamble, maintenance) = (Preamble::of(form), Maintenance::Active);
         Self { display, preamble, maintenance, status_reason, versions, files }
     }
+
+    /// The same with at most 64 KiB of what is not known: namespaces come first, then the keys of the page, then those of its files,
+    /// each sorted by bytes. What does not fit into what is left is dropped and counted.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let (mut room, mut dropped) = (UNKNOWN_MOST, 0);
+        let mut fits = |key: &str, value: &Json| {
+            let left = room.checked_sub(key.len() + value.as_str().len());
+            room = left.unwrap_or(room);
+            dropped += u64::from(left.is_none());
+            left.is_some()
+        };
+        self.preamble.namespaces.take_if(|namespaces| !fits("/namespaces", namespaces));
+        self.preamble.unknown.retain(|key, value| fits(key, value));
+        for file in self.files.values_mut() {
+            file.unknown.retain(|key, value| fits(key, value));
+        }
+        self.preamble.dropped += dropped;
+        self
+    }
+
+    /// The keys of the page and of its files that are not known, each once; those of files begin with `files/*`.
+    pub fn unknown_keys(&self) -> BTreeSet<String> {
+        let of_page = self.preamble.unknown.keys().cloned();
+        let of_files = self.files.values().flat_map(|file| file.unknown.keys());
+        of_page.chain(of_files.map(|key| format!("/files/*{key}"))).collect()
+    }
 }
 
 /// What pages show of a file and no log tells.
@@ -236,6 +277,8 @@ pub struct SeenFile {
     pub core_metadata: CoreMetadata,
     /// Where its attestations are (PEP 740): an absolute URL on upstream.
     pub provenance: Option<String>,
+    /// What the page says of it in keys that are not known.
+    pub unknown: UnknownKeys,
 }
 
 /// The ids of the two bodies that a record is kept as.
@@ -272,7 +315,8 @@ impl ToldFile {
 impl SeenFile {
     /// A file of which nothing but its URL is said, if that.
     pub fn at(url: Option<String>) -> Self {
-        Self { url, requires_python: None, core_metadata: CoreMetadata::Absent, provenance: None }
+        let (core_metadata, unknown) = (CoreMetadata::Absent, UnknownKeys::new());
+        Self { url, requires_python: None, core_metadata, provenance: None, unknown }
     }
 }
 

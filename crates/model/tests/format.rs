@@ -4,8 +4,8 @@
 
 use proptest::prelude::*;
 use strandline_model::{
-    Blake3, CoreMetadata, DisplayName, Entry, FileName, Follow, Form, Gone, Held, HoldReason, Inputs, Label, Leaf,
-    Maintenance, Method, Node, Preamble, ProjectName, RECORD, Record, RecordId, RootList, Seen, SeenFile, Serial,
+    Blake3, CoreMetadata, DisplayName, Entry, FileName, Follow, Form, Gone, Held, HoldReason, Inputs, Json, Label,
+    Leaf, Maintenance, Method, Node, Preamble, ProjectName, RECORD, Record, RecordId, RootList, Seen, SeenFile, Serial,
     Sha256, Snapshot, Source, Timestamp, Told, ToldFile, TreePath, Unit, Yanked, trie,
 };
 
@@ -35,6 +35,10 @@ fn file(name: &str) -> FileName {
     FileName::of(&zope(), name).unwrap()
 }
 
+fn json(text: &str) -> Json {
+    Json::of(text).unwrap()
+}
+
 /// A record of two files of which everything is said or nothing, and one that is no distribution.
 fn record() -> Record {
     let all = ToldFile {
@@ -49,6 +53,7 @@ fn record() -> Record {
         requires_python: Some(">=3.9".to_owned()),
         core_metadata: CoreMetadata::Hashed(Sha256::of(b"metadata").into()),
         provenance: Some("https://index.example/provenance".to_owned()),
+        unknown: [("/gpg-sig".to_owned(), json("true"))].into(),
     };
     let hidden = SeenFile::at(None);
     let unhashed = SeenFile { core_metadata: CoreMetadata::Unhashed, ..hidden.clone() };
@@ -62,7 +67,13 @@ fn record() -> Record {
     };
     let seen = Seen {
         display: "Zope.Interface".parse().unwrap(),
-        preamble: Preamble::of(Form::Json),
+        preamble: Preamble {
+            form: Form::Json,
+            namespaces: Some(json(r#"[{"name": "zope", "owned": true}]"#)),
+            // RFC 8785 sorts these by their UTF-16.
+            unknown: ["/meta/tracks", "/\u{e000}", "/\u{1f600}"].map(|key| (key.to_owned(), json("[1e999]"))).into(),
+            dropped: 2,
+        },
         maintenance: Maintenance::Archived,
         status_reason: Some("gone elsewhere".to_owned()),
         versions: vec!["2.0".to_owned(), "1.0".to_owned()],
@@ -217,7 +228,11 @@ fn what_changes_without_the_log_is_in_the_seen_part() {
     };
     let (first, other) = (file("Zope.Interface-1.0 \u{e9}.zip"), file("zope.interface-1.0-variants.json"));
     let same = id(&|_, _| {});
-    let seen_alone: [&dyn Fn(&mut Told, &mut Seen); 7] = [
+    let seen_alone: [&dyn Fn(&mut Told, &mut Seen); 11] = [
+        &|_, seen| seen.preamble.namespaces = Some(json("null")),
+        &|_, seen| drop(seen.preamble.unknown.insert("/new".to_owned(), json("[ ]"))),
+        &|_, seen| seen.preamble.dropped = 0,
+        &|_, seen| seen.files.get_mut(&first).unwrap().unknown.clear(),
         &|_, seen| seen.preamble.form = Form::Html,
         &|_, seen| seen.maintenance = Maintenance::Deprecated,
         &|_, seen| seen.status_reason = None,
@@ -246,7 +261,11 @@ fn what_changes_without_the_log_is_in_the_seen_part() {
 #[test]
 fn records_that_are_not_canonical_are_refused() {
     let [told, seen] = parts(&record());
-    let refused: [(&str, String, String); 11] = [
+    let refused: [(&str, String, String); 15] = [
+        ("an unknown key's value that is no JSON", told.clone(), seen.replace("[1e999]", "[1e999")),
+        ("white space around it", told.clone(), seen.replace("\"true\"", "\" true\"")),
+        ("nothing that is not known", told.clone(), seen.replace("{\"/gpg-sig\":\"true\"}", "{}")),
+        ("nothing dropped", told.clone(), seen.replace("\"dropped\":2", "\"dropped\":0")),
         ("white space", told.replace("{\"files", "{ \"files"), seen.clone()),
         ("a key more", told.replace("\"name\":", "\"colour\":1,\"name\":"), seen.clone()),
         ("null", told.replace("\"size\":0,", "\"size\":null,"), seen.clone()),

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use strandline_model::{
-    FileName, Form, Maintenance, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Status, Told,
-    ToldFile,
+    FileName, Form, Json, Maintenance, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Status,
+    Told, ToldFile,
 };
 
 const FILE: &str = "six-1.0.tar.gz";
@@ -98,4 +98,42 @@ fn what_is_left_without_some_files() {
     assert_eq!(left.files().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), ["six-1.0.zip"]);
     assert_eq!(left.record().files().len(), 1);
     assert!(left.record().seen().versions.is_empty());
+}
+
+/// The bytes of a key and its value, which is a text of so many bytes with its quotation marks.
+fn unknown(key: &str, size: usize) -> (String, Json) {
+    (key.to_owned(), Json::of(&format!("\"{}\"", "x".repeat(size - 2))).expect("a text"))
+}
+
+fn keys(seen: &Seen) -> Vec<&str> {
+    let of_files = seen.files.values().flat_map(|file| file.unknown.keys());
+    seen.preamble.unknown.keys().chain(of_files).map(String::as_str).collect()
+}
+
+#[test]
+fn what_is_not_known_is_kept_up_to_64_kib() {
+    let most = 64 << 10;
+    let (_, mut seen) = parts(&[FILE, "six-1.0.zip"]);
+    seen.preamble.namespaces = Json::of("null");
+    // With the 15 bytes of the namespaces, 2 of each key and 3 of a file's key, all of it is 64 KiB.
+    seen.preamble.unknown = [unknown("/a", 100), unknown("/b", most - 15 - 2 - 100 - 2 - 3 - 100)].into();
+    seen.files.get_mut(&file(FILE)).expect("a file").unknown = [unknown("/cc", 100)].into();
+    assert_eq!(seen.clone().bounded(), seen, "all of it fits");
+    assert_eq!(seen.unknown_keys().into_iter().collect::<Vec<_>>(), ["/a", "/b", "/files/*/cc"]);
+
+    let mut more = seen.clone();
+    more.files.get_mut(&file(FILE)).expect("a file").unknown = [unknown("/cc", 101)].into();
+    more.files.get_mut(&file("six-1.0.zip")).expect("a file").unknown = [unknown("/d", 101)].into();
+    let bounded = more.bounded();
+    assert_eq!(
+        keys(&bounded),
+        ["/a", "/b", "/d"],
+        "what does not fit into what is left is dropped, and what fits stays"
+    );
+    assert_eq!((bounded.preamble.dropped, bounded.clone().bounded()), (1, bounded.clone()), "once is enough");
+
+    let mut first = seen;
+    first.preamble.unknown.insert("/aa".to_owned(), Json::of("[]").expect("a list"));
+    let bounded = first.bounded();
+    assert_eq!(keys(&bounded), ["/a", "/aa", "/b"], "the keys of the page come first, sorted");
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use html5gum::{HtmlString, Spanned, Token, Tokenizer};
-use strandline_model::{CoreMetadata, Form, Serial, Status, Yanked};
+use strandline_model::{CoreMetadata, Form, Preamble, Serial, Status, UnknownKeys, Yanked};
 use strandline_sync::upstream::{Page, Problem};
 use url::Url;
 
@@ -26,7 +26,7 @@ impl Attributes {
 /// Reads a page.
 pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("the page is not UTF-8: {error}")))?;
-    let mut listing = Listing::new(context, Form::Html);
+    let mut listing = Listing::new(context, Preamble::of(Form::Html));
     let mut base: Option<Url> = None;
     let (mut serial, mut project_status, mut reason) = (None, Status::Active, None);
     for token in Tokenizer::new(text) {
@@ -103,6 +103,7 @@ fn link(listing: &Listing<'_>, base: &Url, attributes: &Attributes) -> Result<Op
         yanked: attributes.get("data-yanked").map_or(Yanked::No, Yanked::Yes),
         core_metadata,
         provenance: attributes.get("data-provenance"),
+        unknown: UnknownKeys::new(),
         url,
         filename,
     }))
@@ -173,6 +174,9 @@ mod tests {
                     ),
                     preamble: Preamble {
                         form: Html,
+                        namespaces: None,
+                        unknown: {},
+                        dropped: 0,
                     },
                     maintenance: Deprecated,
                     status_reason: Some(
@@ -192,6 +196,7 @@ mod tests {
                             requires_python: None,
                             core_metadata: Unhashed,
                             provenance: None,
+                            unknown: {},
                         },
                         FileName(
                             "six-1.0+b-py3-none-any.whl",
@@ -208,6 +213,7 @@ mod tests {
                             provenance: Some(
                                 "https://index.example/integrity/x",
                             ),
+                            unknown: {},
                         },
                     },
                 },

@@ -1,11 +1,15 @@
 //! Reading the Simple API's JSON (PEPs 691, 700, 714, 592, 740 and 792).
 //!
-//! What always holds: fields that are not known are ignored; a field of a wrong shape is an error that names it and
-//! its file; no input panics or recurses without bound. Tested below.
+//! What always holds: fields that are not known are kept as they came; a field of a wrong shape is an error that names it
+//! and its file; no input panics or recurses without bound. Tested below.
 
-use serde::Deserialize;
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use strandline_model::{ClaimedSha256, CoreMetadata, Form, Serial, Status, Yanked};
+use strandline_model::{ClaimedSha256, CoreMetadata, Form, Json, Preamble, Serial, Status, Yanked};
 use strandline_sync::upstream::{Page, Problem};
 
 use crate::listing::{Claim, Context, Listing, check_api_version, malformed, status};
@@ -15,28 +19,6 @@ use crate::url_check::shown;
 pub(crate) type Raw<'a> = Option<&'a RawValue>;
 
 #[derive(Deserialize)]
-struct RawPage<'a> {
-    #[serde(borrow, default)]
-    meta: Raw<'a>,
-    #[serde(borrow, default)]
-    name: Raw<'a>,
-    #[serde(borrow, default, rename = "project-status")]
-    project_status: Raw<'a>,
-    #[serde(borrow, default)]
-    versions: Raw<'a>,
-    #[serde(borrow, default)]
-    files: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-struct RawMeta<'a> {
-    #[serde(borrow, default, rename = "api-version")]
-    api_version: Raw<'a>,
-    #[serde(borrow, default, rename = "_last-serial")]
-    last_serial: Raw<'a>,
-}
-
-#[derive(Deserialize)]
 struct RawStatus<'a> {
     #[serde(borrow, default)]
     status: Raw<'a>,
@@ -44,31 +26,52 @@ struct RawStatus<'a> {
     reason: Raw<'a>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct RawFile<'a> {
-    #[serde(borrow, default)]
-    filename: Raw<'a>,
-    #[serde(borrow, default)]
-    url: Raw<'a>,
-    #[serde(borrow, default)]
-    hashes: Raw<'a>,
-    #[serde(borrow, default)]
-    requires_python: Raw<'a>,
-    #[serde(borrow, default)]
-    size: Raw<'a>,
-    #[serde(borrow, default)]
-    upload_time: Raw<'a>,
-    #[serde(borrow, default)]
-    yanked: Raw<'a>,
-    #[serde(borrow, default)]
-    core_metadata: Raw<'a>,
-    #[serde(borrow, default)]
-    dist_info_metadata: Raw<'a>,
-    #[serde(borrow, default)]
-    data_dist_info_metadata: Raw<'a>,
-    #[serde(borrow, default)]
-    provenance: Raw<'a>,
+/// An object whose keys are taken one after the other; what is left then is not known.
+struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Object<'a> {
+    /// Takes the value of a key; the last one where the key stands there twice.
+    fn take(&mut self, key: &str) -> Raw<'a> {
+        self.take_even_null(key).filter(|value| value.get() != "null")
+    }
+
+    fn take_even_null(&mut self, key: &str) -> Raw<'a> {
+        let mut found = None;
+        while let Some(at) = self.0.iter().position(|(own, _)| own == key) {
+            found = Some(self.0.remove(at).1);
+        }
+        found
+    }
+
+    /// The keys that were not taken, each by its JSON pointer, which begins with `place`.
+    fn left(self, place: &str) -> impl Iterator<Item = (String, Json)> {
+        let pointer = move |key: &str| format!("{place}/{}", key.replace('~', "~0").replace('/', "~1"));
+        self.0.into_iter().map(move |(key, value)| (pointer(&key), value.into()))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        #[derive(Deserialize)]
+        struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some((Key(key), value)) = map.next_entry()? {
+                    pairs.push((key, value));
+                }
+                Ok(Object(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
 }
 
 #[derive(Deserialize)]
@@ -95,13 +98,13 @@ enum NumberOrText {
 pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("the page is not UTF-8: {error}")))?;
     let page = serde_json::from_str(text).map_err(|error| malformed(format!("the page is not JSON: {error}")))?;
-    let page: RawPage<'_> = object("the page", Some(page))?.ok_or_else(|| malformed("the page is `null`"))?;
-    let meta: RawMeta<'_> =
-        object("meta", page.meta)?.ok_or_else(|| malformed("meta is missing; expected an object"))?;
-    check_api_version(&required::<String>("meta.api-version", "a text such as `1.4`", meta.api_version)?)?;
-    let serial = serial("meta._last-serial", meta.last_serial)?;
-    let name: String = required("name", "a text", page.name)?;
-    let status = match object::<RawStatus<'_>>("project-status", page.project_status)? {
+    let mut page: Object<'_> = object("the page", Some(page))?.ok_or_else(|| malformed("the page is `null`"))?;
+    let mut meta: Object<'_> =
+        object("meta", page.take("meta"))?.ok_or_else(|| malformed("meta is missing; expected an object"))?;
+    check_api_version(&required::<String>("meta.api-version", "a text such as `1.4`", meta.take("api-version"))?)?;
+    let serial = serial("meta._last-serial", meta.take("_last-serial"))?;
+    let name: String = required("name", "a text", page.take("name"))?;
+    let status = match object::<RawStatus<'_>>("project-status", page.take("project-status"))? {
         None => (Status::Active, None),
         Some(raw) => {
             let text: Option<String> = optional("project-status.status", "a text", raw.status)?;
@@ -109,28 +112,44 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
             (text.map_or(Status::Active, |text| status(&text)), reason.filter(|text| !text.is_empty()))
         }
     };
-    let versions: Option<Vec<String>> = optional("versions", "a list of texts", page.versions)?;
-    let files: Vec<&RawValue> = required("files", "a list of objects", page.files)?;
-    let mut listing = Listing::new(context, Form::Json);
+    let versions: Option<Vec<String>> = optional("versions", "a list of texts", page.take("versions"))?;
+    let files: Vec<&RawValue> = required("files", "a list of objects", page.take("files"))?;
+    let namespaces = page.take_even_null("namespaces").map(namespaces).transpose()?;
+    let unknown = page.left("").chain(meta.left("/meta")).collect();
+    let mut listing = Listing::new(context, Preamble { namespaces, unknown, ..Preamble::of(Form::Json) });
     for (index, file) in files.into_iter().enumerate() {
         let name = format!("files[{index}]");
         let file = object(&name, Some(file))?.ok_or_else(|| malformed(format!("{name} is `null`")))?;
-        let claim = claim(&listing, context, index, &file)?;
+        let claim = claim(&listing, context, index, file)?;
         listing.add(claim)?;
     }
     listing.finish(&name, serial, status, versions)
 }
 
-fn claim(listing: &Listing<'_>, context: Context<'_>, index: usize, raw: &RawFile<'_>) -> Result<Claim, Problem> {
-    let filename: String = required(&format!("files[{index}].filename"), "a text", raw.filename)?;
+/// The namespaces that a project is in, as they came (PEP 752).
+fn namespaces(raw: &RawValue) -> Result<Json, Problem> {
+    #[derive(Deserialize)]
+    struct Namespace {
+        #[serde(rename = "name")]
+        _name: String,
+        #[serde(rename = "owned")]
+        _owned: bool,
+    }
+    let expected = "null or a list of objects with `name` and `owned`";
+    optional::<Option<Vec<Namespace>>>("namespaces", expected, Some(raw)).map(drop)?;
+    Ok(raw.into())
+}
+
+fn claim(listing: &Listing<'_>, context: Context<'_>, index: usize, mut raw: Object<'_>) -> Result<Claim, Problem> {
+    let filename: String = required(&format!("files[{index}].filename"), "a text", raw.take("filename"))?;
     let of = |name: &str| format!("{name} of `{}`", shown(&filename));
-    let url: String = required(&of("url"), "a text", raw.url)?;
+    let url: String = required(&of("url"), "a text", raw.take("url"))?;
     let (url, _) = listing.url(context.url, &of("url"), &url)?;
-    let hashes: Option<RawHashes<'_>> = object(&of("hashes"), raw.hashes)?;
-    let sha256 = digest(&of("hashes.sha256"), hashes.and_then(|hashes| hashes.sha256))?
+    let mut hashes: Option<Object<'_>> = object(&of("hashes"), raw.take("hashes"))?;
+    let sha256 = digest(&of("hashes.sha256"), hashes.as_mut().and_then(|hashes| hashes.take("sha256")))?
         .ok_or_else(|| malformed(format!("{} is missing; a file without it is not mirrored", of("hashes.sha256"))))?;
-    let upload_time: Option<String> = optional(&of("upload-time"), "a text", raw.upload_time)?;
-    let yanked = match optional(&of("yanked"), "true, false or a text", raw.yanked)? {
+    let upload_time: Option<String> = optional(&of("upload-time"), "a text", raw.take("upload-time"))?;
+    let yanked = match optional(&of("yanked"), "true, false or a text", raw.take("yanked"))? {
         None | Some(FlagOrText::Flag(false)) => Yanked::No,
         Some(FlagOrText::Flag(true)) => Yanked::Yes(String::new()),
         // PEP 691 asks for a truthy value, and an empty text is none.
@@ -138,9 +157,9 @@ fn claim(listing: &Listing<'_>, context: Context<'_>, index: usize, raw: &RawFil
         Some(FlagOrText::Text(reason)) => Yanked::Yes(reason),
     };
     let core_metadata = [
-        ("core-metadata", raw.core_metadata),
-        ("dist-info-metadata", raw.dist_info_metadata),
-        ("data-dist-info-metadata", raw.data_dist_info_metadata),
+        ("core-metadata", raw.take("core-metadata")),
+        ("dist-info-metadata", raw.take("dist-info-metadata")),
+        ("data-dist-info-metadata", raw.take("data-dist-info-metadata")),
     ];
     let core_metadata = match core_metadata.into_iter().find_map(|(name, raw)| raw.map(|raw| (name, raw))) {
         None => CoreMetadata::Absent,
@@ -148,14 +167,15 @@ fn claim(listing: &Listing<'_>, context: Context<'_>, index: usize, raw: &RawFil
     };
     Ok(Claim {
         sha256,
-        size: optional(&of("size"), "a number of bytes", raw.size)?,
-        requires_python: optional(&of("requires-python"), "a text", raw.requires_python)?,
+        size: optional(&of("size"), "a number of bytes", raw.take("size"))?,
+        requires_python: optional(&of("requires-python"), "a text", raw.take("requires-python"))?,
         // Clients refuse a page with a malformed time, so it is left out.
         upload_time: upload_time.and_then(|text| text.parse().ok()),
         yanked,
         core_metadata,
-        provenance: optional(&of("provenance"), "a text", raw.provenance)?,
+        provenance: optional(&of("provenance"), "a text", raw.take("provenance"))?,
         url,
+        unknown: raw.left("").chain(hashes.into_iter().flat_map(|hashes| hashes.left("/hashes"))).collect(),
         filename,
     })
 }
@@ -292,6 +312,12 @@ mod tests {
                     ),
                     preamble: Preamble {
                         form: Json,
+                        namespaces: None,
+                        unknown: {
+                            "/meta/tracks": [],
+                            "/new": {"x":[1]},
+                        },
+                        dropped: 0,
                     },
                     maintenance: Archived,
                     status_reason: Some(
@@ -317,6 +343,10 @@ mod tests {
                             provenance: Some(
                                 "https://index.example/integrity/x",
                             ),
+                            unknown: {
+                                "/gpg-sig": true,
+                                "/hashes/md5": "x",
+                            },
                         },
                     },
                 },
@@ -361,6 +391,44 @@ mod tests {
         }
         assert_eq!(first(r#","upload-time":"yesterday""#).0.upload_time, None);
         assert_eq!(first(r#","requires-python":"""#).1.requires_python, None);
+    }
+
+    /// Neither a number that no computer counts with nor a value as deep as the page is long makes a page bad.
+    #[test]
+    fn what_is_not_known_is_kept_as_it_came() {
+        let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
+        let text = with(r#","sizes":{"b":1e999, "a":[1.50]},"odd/~é":null,"odd/~é":0,"yanked":false"#);
+        let text = text.replacen("\"name\"", &format!("\"deep\": {deep} ,\"name\""), 1);
+        let page = read(&text).unwrap();
+        let seen = page.record.seen();
+        let of_page: Vec<_> = seen.preamble.unknown.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!((of_page, seen.preamble.dropped), (vec![("/deep", &*deep)], 0));
+        let of_file: Vec<_> = seen.files.values().flat_map(|file| &file.unknown).collect();
+        let of_file: Vec<_> = of_file.into_iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(of_file, [("/odd~1~0é", "0"), ("/sizes", r#"{"b":1e999, "a":[1.50]}"#)]);
+        let page = read(&text.replacen("[[", &"[[".repeat(10_000), 1).replacen("]]", &"]]".repeat(10_000), 1)).unwrap();
+        assert_eq!(
+            (page.record.seen().preamble.unknown.len(), page.record.seen().preamble.dropped),
+            (0, 1),
+            "too much"
+        );
+    }
+
+    #[test]
+    fn namespaces_are_kept_as_they_came() {
+        let with = |namespaces: &str| {
+            read(&format!(r#"{{"meta":{{"api-version":"1.5"}},"name":"six","namespaces":{namespaces},"files":[]}}"#))
+        };
+        for good in ["null", "[]", r#"[{"name":"six", "owned":false, "since":2026}]"#] {
+            let page = with(good).unwrap();
+            let preamble = &page.record.seen().preamble;
+            assert_eq!(preamble.namespaces.as_ref().map(Json::as_str), Some(good));
+            assert!(preamble.unknown.is_empty(), "it is known");
+        }
+        for bad in ["7", "{}", r#"["six"]"#, r#"[{"name":"six"}]"#] {
+            let said = with(bad).unwrap_err().to_string();
+            assert!(said.contains("namespaces is `") && said.contains("expected null or a list"), "{said}");
+        }
     }
 
     #[test]

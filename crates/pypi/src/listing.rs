@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use strandline_model::{
-    ClaimedSha256, CoreMetadata, DisplayName, FileName, Form, Preamble, ProjectName, Record, Seen, SeenFile, Serial,
-    Status, Told, ToldFile, UploadTime, Yanked,
+    ClaimedSha256, CoreMetadata, DisplayName, FileName, Preamble, ProjectName, Record, Seen, SeenFile, Serial, Status,
+    Told, ToldFile, UnknownKeys, UploadTime, Yanked,
 };
 use strandline_sync::upstream::{Page, Problem};
 use url::Url;
@@ -31,7 +31,7 @@ pub(crate) struct Context<'a> {
 #[derive(Debug)]
 pub(crate) struct Listing<'a> {
     context: Context<'a>,
-    form: Form,
+    preamble: Preamble,
     files: BTreeMap<FileName, (ToldFile, SeenFile)>,
 }
 
@@ -48,6 +48,7 @@ pub(crate) struct Claim {
     pub(crate) yanked: Yanked,
     pub(crate) core_metadata: CoreMetadata,
     pub(crate) provenance: Option<String>,
+    pub(crate) unknown: UnknownKeys,
 }
 
 /// An error about the form of a page.
@@ -56,8 +57,8 @@ pub(crate) fn malformed(text: impl Into<String>) -> Problem {
 }
 
 impl<'a> Listing<'a> {
-    pub(crate) fn new(context: Context<'a>, form: Form) -> Self {
-        Self { context, form, files: BTreeMap::new() }
+    pub(crate) fn new(context: Context<'a>, preamble: Preamble) -> Self {
+        Self { context, preamble, files: BTreeMap::new() }
     }
 
     /// Resolves a URL that the page names for `what`; also its fragment.
@@ -93,6 +94,7 @@ impl<'a> Listing<'a> {
             requires_python: claim.requires_python.filter(|text| !text.is_empty()),
             core_metadata: claim.core_metadata,
             provenance,
+            unknown: claim.unknown,
         };
         match self.files.entry(filename) {
             Entry::Vacant(free) => {
@@ -135,8 +137,8 @@ impl<'a> Listing<'a> {
             seen.insert(name, seen_file);
         }
         let told = Told { name: project.clone(), quarantined, files: told };
-        let preamble = Preamble::of(self.form);
-        let seen = Seen { display, preamble, maintenance, status_reason, versions, files: seen };
+        let preamble = self.preamble;
+        let seen = Seen { display, preamble, maintenance, status_reason, versions, files: seen }.bounded();
         let record = Record::new(told, seen).map_err(|error| malformed(error.to_string()))?;
         Ok(Page { record, serial })
     }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use strandline_model::{
-    CoreMetadata, FileName, Form, Format as _, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile, Serial,
-    Sha256, Status, Told, ToldFile, Yanked,
+    CoreMetadata, FileName, Form, Format as _, Json, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile,
+    Serial, Sha256, Status, Told, ToldFile, Yanked,
 };
 use strandline_pypi::Pypi;
 
@@ -103,6 +103,26 @@ fn a_status_and_no_files() {
     let expected = ["index.html", "index.v1_html", "index.v1_json"].map(|file| format!("simple/zope-interface/{file}"));
     assert_eq!(paths, expected);
     assert_eq!(pages[0].bytes, pages[1].bytes);
+}
+
+/// The page says what upstream says, `null` too, and no other key that upstream has (PEP 752). HTML has no place for it.
+#[test]
+fn namespaces_are_in_json_alone() {
+    for namespaces in ["null", r#"[{"name": "zope","owned":true,"more":1e999}]"#] {
+        let (told, mut seen) = example().record().clone().into_parts();
+        seen.preamble.namespaces = Json::of(namespaces);
+        seen.preamble.unknown = [("/new".to_owned(), Json::of("1").expect("a number"))].into();
+        let placed = example().files().map(|(name, .., placed)| (name.clone(), placed.clone())).collect();
+        let serial = example().serial();
+        let record = Record::new(told, seen).expect("its parts go together");
+        let pages = Pypi.render(&Mirrored::new(record, serial, placed).expect("its files are what it says"));
+        let (json, plain) = (text(&pages, "index.v1_json"), Pypi.render(&example()));
+        let rest = json.replacen(&format!("\"namespaces\":{namespaces},"), "", 1);
+        assert_eq!(rest, text(&plain, "index.v1_json"), "one key more");
+        assert_ne!(rest, json);
+        assert_eq!(text(&pages, "index.html"), text(&plain, "index.html"));
+        assert_eq!(Pypi.render(&Pypi.read(json.as_bytes()).expect("a record")), pages);
+    }
 }
 
 #[test]

@@ -194,5 +194,7 @@ pub(crate) fn record(
         versions: content.versions.clone(),
         files: seen,
     };
+    // Its files can be of several pages.
+    let seen = seen.bounded();
     Ok(Record::new(told, seen).map_err(|error| unusable(project, error.to_string()))?)
 }

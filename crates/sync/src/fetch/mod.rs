@@ -14,11 +14,11 @@ mod units;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 use strandline_model::{Format, Inputs, Leaf, ProjectName, Record, Unit, with_causes};
-use strandline_store::{Intake, Locked, Recorded, Store, StoreError};
+use strandline_store::{Intake, Locked, Recorded, Remarks, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
 
@@ -51,6 +51,8 @@ pub struct Fetcher {
     pub(crate) batches: Batches,
     /// Declared after `batches`, because the process that takes the lock next has an intake of its own.
     pub(crate) mirror: Arc<Locked>,
+    /// What the pages that were read say and this program does not use, until it is noted.
+    remarks: Mutex<BTreeMap<ProjectName, Remarks>>,
     /// Whether a file came in that the store did not have: then there is something new to publish.
     pub(crate) news: watch::Sender<bool>,
 }
@@ -90,6 +92,7 @@ impl Fetcher {
             patient: Patient::new(upstream.clone(), settings),
             batches: Batches::new(Intake::open(mirror, settings.access)?),
             mirror: Arc::clone(mirror),
+            remarks: Mutex::default(),
             news: watch::Sender::new(false),
         }))
     }
@@ -116,6 +119,7 @@ impl Fetcher {
 
     /// Brings the files of a page into the store; returns what the cut sees of the page then. Fails only where the store does.
     pub(crate) async fn content_of_page(&self, project: &ProjectName, record: &Record) -> Result<Fetched, SyncError> {
+        self.remark(project, Remarks { unknown: record.seen().unknown_keys() });
         let (mut whole, mut failures, mut lacking) = (true, Vec::new(), BTreeMap::new());
         let files = self.files(project, record).await?;
         let contents = record.files().zip(files).map(|(file, fetched)| {
@@ -134,6 +138,10 @@ impl Fetcher {
         });
         let content = stored::content(record, contents.collect::<Vec<_>>());
         Ok(Fetched { content, whole, failures, lacking })
+    }
+
+    fn remark(&self, project: &ProjectName, remarks: Remarks) {
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), remarks);
     }
 
     /// Brings the files of a page into the store; returns, for each in the order of the record, what is there now or why it

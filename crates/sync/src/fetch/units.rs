@@ -1,14 +1,14 @@
 //! From what was fetched to the units of a snapshot.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use rayon::prelude::*;
 use strandline_model::{
     ClaimedSha256, DisplayName, Entry, Inputs, Leaf, Mirrored, ProjectName, Rendered, Serial, Sha256, Shown, Source,
     Unit, show,
 };
-use strandline_store::{DraftUnit, StoreError, Validation};
+use strandline_store::{DraftUnit, Remarks, StoreError, Validation};
 use tokio::task::block_in_place;
 
 use super::error::unusable;
@@ -40,7 +40,10 @@ impl Fetcher {
             let inputs = self.inputs(&changes)?;
             let one = |(project, change): (ProjectName, Option<Arc<Whole>>)| {
                 let base = self.base_leaf(&project)?;
-                let Some(whole) = change else { return Ok((base.map(|_| (project, None)), None)) };
+                let Some(whole) = change else {
+                    self.remark(&project, Remarks::default());
+                    return Ok((base.map(|_| (project, None)), None));
+                };
                 let unit = self.unit(&project, serial, &whole, base.as_ref(), &inputs)?;
                 let leaf = unit.leaf();
                 let validation = whole.validator.clone().zip(leaf.unit);
@@ -98,8 +101,9 @@ impl Fetcher {
         })
     }
 
-    /// Makes everything durable that was staged.
+    /// Makes everything durable that was staged, and notes what the pages say that is not used.
     fn land(&self) -> Result<(), StoreError> {
+        self.mirror.note_remarks(&std::mem::take(&mut *self.remarks.lock().unwrap_or_else(PoisonError::into_inner)))?;
         self.batches.finish(self.base.is_some())
     }
 
