@@ -37,13 +37,13 @@ struct Renamed {
 }
 
 impl Renamed {
-    fn renamed(&self, Page { record, serial }: Page) -> Page {
+    fn renamed(&self, Page { record, serial, queries }: Page) -> Page {
         let (told, mut seen) = record.into_parts();
         for file in seen.files.values_mut() {
             file.url = file.url.take().map(|url| url.replace(&self.origin, NAMED));
             file.provenance = file.provenance.take().map(|url| url.replace(&self.origin, NAMED));
         }
-        Page { record: Record::new(told, seen).unwrap(), serial }
+        Page { record: Record::new(told, seen).unwrap(), serial, queries }
     }
 }
 

@@ -151,7 +151,7 @@ impl ScaleWorld {
         }
         seen.versions = versions;
         let serial = Some(serial_of(events.last().copied().unwrap_or(number + 1)));
-        let page = Page { record: Record::new(told, seen).expect("its parts go together"), serial };
+        let page = Page::of(Record::new(told, seen).expect("its parts go together"), serial);
         Answer::Page { page, validator: Some(tag) }
     }
 }

@@ -268,14 +268,17 @@ impl Seen {
 /// What pages show of a file and no log tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenFile {
-    /// Where upstream has it: an absolute http(s) URL without a fragment, whose last segment is the filename. `None` where the
-    /// record was made of a page of this mirror, which does not keep it.
+    /// Where upstream has it: an absolute http(s) URL without query and fragment, whose last segment is the filename. `None` where
+    /// the record was made of a page of this mirror, which does not keep it.
     pub url: Option<String>,
+    /// Whether that URL has a query on upstream's page. A signed URL has another query at every request, and it is a secret: so it is
+    /// no part of the record, and the file is had by asking for the page anew.
+    pub query: bool,
     /// Which Pythons it is for (PEP 345), as upstream writes it.
     pub requires_python: Option<String>,
     /// Its metadata file, beside it at `.metadata` (PEP 658).
     pub core_metadata: CoreMetadata,
-    /// Where its attestations are (PEP 740): an absolute URL on upstream.
+    /// Where its attestations are (PEP 740): an absolute URL on upstream, without a query.
     pub provenance: Option<String>,
     /// What the page says of it in keys that are not known.
     pub unknown: UnknownKeys,
@@ -316,7 +319,7 @@ impl SeenFile {
     /// A file of which nothing but its URL is said, if that.
     pub fn at(url: Option<String>) -> Self {
         let (core_metadata, unknown) = (CoreMetadata::Absent, UnknownKeys::new());
-        Self { url, requires_python: None, core_metadata, provenance: None, unknown }
+        Self { url, query: false, requires_python: None, core_metadata, provenance: None, unknown }
     }
 }
 

@@ -97,6 +97,8 @@ struct SeenLine<'a> {
     filename: Text<'a>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     provenance: Option<Text<'a>>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    query: bool,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     requires_python: Option<Text<'a>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -192,6 +194,7 @@ fn seen_line<'a>(name: &'a FileName, told: &'a ToldFile, seen: &'a SeenFile) -> 
         },
         filename: name.as_str().into(),
         provenance: seen.provenance.as_deref().map(Into::into),
+        query: seen.query,
         requires_python: seen.requires_python.as_deref().map(Into::into),
         told: (!is_distribution(name.as_str())).then(|| told_line(name, told)),
         unknown: UnknownBody::of(&seen.unknown),
@@ -285,7 +288,7 @@ fn read(told: ToldBody<'_>, seen: SeenBody<'_>) -> Result<Record, String> {
         told_files.extend([read_told(&name, line)?]);
     }
     let mut seen_files = BTreeMap::new();
-    for SeenLine { core_metadata, filename, provenance, requires_python, told, unknown, url } in seen.files {
+    for SeenLine { core_metadata, filename, provenance, query, requires_python, told, unknown, url } in seen.files {
         let filename = FileName::of(&name, &filename).map_err(words)?;
         told_files.extend(told.map(|line| read_told(&name, line)).transpose()?);
         let core_metadata = match core_metadata {
@@ -296,6 +299,7 @@ fn read(told: ToldBody<'_>, seen: SeenBody<'_>) -> Result<Record, String> {
         };
         let seen = SeenFile {
             url: url.map(Into::into),
+            query,
             requires_python: requires_python.map(Into::into),
             core_metadata,
             provenance: provenance.map(Into::into),

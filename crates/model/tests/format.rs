@@ -50,6 +50,7 @@ fn record() -> Record {
     let nothing = ToldFile::of(all.sha256);
     let shown = SeenFile {
         url: Some("https://files.example/packages/aa/bb/cc/Zope.Interface-1.0%20%C3%A9.zip".to_owned()),
+        query: true,
         requires_python: Some(">=3.9".to_owned()),
         core_metadata: CoreMetadata::Hashed(Sha256::of(b"metadata").into()),
         provenance: Some("https://index.example/provenance".to_owned()),
@@ -228,7 +229,8 @@ fn what_changes_without_the_log_is_in_the_seen_part() {
     };
     let (first, other) = (file("Zope.Interface-1.0 \u{e9}.zip"), file("zope.interface-1.0-variants.json"));
     let same = id(&|_, _| {});
-    let seen_alone: [&dyn Fn(&mut Told, &mut Seen); 11] = [
+    let seen_alone: [&dyn Fn(&mut Told, &mut Seen); 12] = [
+        &|_, seen| seen.files.get_mut(&first).unwrap().query = false,
         &|_, seen| seen.preamble.namespaces = Some(json("null")),
         &|_, seen| drop(seen.preamble.unknown.insert("/new".to_owned(), json("[ ]"))),
         &|_, seen| seen.preamble.dropped = 0,
@@ -261,7 +263,8 @@ fn what_changes_without_the_log_is_in_the_seen_part() {
 #[test]
 fn records_that_are_not_canonical_are_refused() {
     let [told, seen] = parts(&record());
-    let refused: [(&str, String, String); 15] = [
+    let refused: [(&str, String, String); 16] = [
+        ("a query that is none", told.clone(), seen.replace("\"query\":true", "\"query\":false")),
         ("an unknown key's value that is no JSON", told.clone(), seen.replace("[1e999]", "[1e999")),
         ("white space around it", told.clone(), seen.replace("\"true\"", "\" true\"")),
         ("nothing that is not known", told.clone(), seen.replace("{\"/gpg-sig\":\"true\"}", "{}")),

@@ -193,6 +193,7 @@ mod tests {
                             url: Some(
                                 "https://files.example/six-0.9.tar.gz",
                             ),
+                            query: false,
                             requires_python: None,
                             core_metadata: Unhashed,
                             provenance: None,
@@ -204,6 +205,7 @@ mod tests {
                             url: Some(
                                 "https://files.example/p/six-1.0%2Bb-py3-none-any.whl",
                             ),
+                            query: false,
                             requires_python: Some(
                                 ">=3.8, <4",
                             ),
@@ -223,6 +225,7 @@ mod tests {
                     42,
                 ),
             ),
+            queries: {},
         }
         "#);
     }

@@ -334,6 +334,7 @@ mod tests {
                             url: Some(
                                 "https://files.example/a/six-1.10-py3-none-any.whl",
                             ),
+                            query: false,
                             requires_python: Some(
                                 ">=3.8",
                             ),
@@ -356,6 +357,7 @@ mod tests {
                     12,
                 ),
             ),
+            queries: {},
         }
         "#);
     }
@@ -412,6 +414,26 @@ mod tests {
             (0, 1),
             "too much"
         );
+    }
+
+    /// A signed URL has another query at every request. The query stands beside the record, whose parts are equal then.
+    #[test]
+    fn a_query_is_no_part_of_the_record() {
+        let page = |query: &str| {
+            let text = with(r#","provenance":"https://index.example/x?secret""#);
+            read(&text.replacen("six-1.0.tar.gz\",\"hashes", &format!("six-1.0.tar.gz{query}#x\",\"hashes"), 1))
+                .unwrap()
+        };
+        let (one, other, none) = (page("?sig=1"), page("?sig=2"), page(""));
+        let file =
+            |page: &Page| page.record.files().next().map(|(name, _, seen)| (name.clone(), seen.clone())).unwrap();
+        let (name, seen) = file(&one);
+        let url = "https://index.example/packages/six-1.0.tar.gz";
+        assert_eq!((seen.url.as_deref(), seen.query, seen.provenance), (Some(url), true, None));
+        assert_eq!(one.url(&name).unwrap(), format!("{url}?sig=1"));
+        assert_eq!(one.record, other.record);
+        assert_ne!(one.record, none.record, "a mark says that there was one");
+        assert_eq!((none.url(&name).as_deref(), file(&none).1.query), (Some(url), false));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The rules for pages of both kinds: each file is checked, each filename is there once.
 //!
 //! What always holds: a [`Page`] that [`Listing::finish`] made names only files of the project itself, each with
-//! a digest, at URLs that [`resolve`] let through. Tested in `json.rs` and `html.rs`.
+//! a digest, at URLs that [`resolve`] let through; queries of URLs stand beside its record. Tested in `json.rs` and `html.rs`.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -33,6 +33,7 @@ pub(crate) struct Listing<'a> {
     context: Context<'a>,
     preamble: Preamble,
     files: BTreeMap<FileName, (ToldFile, SeenFile)>,
+    queries: BTreeMap<FileName, String>,
 }
 
 /// A file as a page names it, before it is checked.
@@ -58,7 +59,7 @@ pub(crate) fn malformed(text: impl Into<String>) -> Problem {
 
 impl<'a> Listing<'a> {
     pub(crate) fn new(context: Context<'a>, preamble: Preamble) -> Self {
-        Self { context, preamble, files: BTreeMap::new() }
+        Self { context, preamble, files: BTreeMap::new(), queries: BTreeMap::new() }
     }
 
     /// Resolves a URL that the page names for `what`; also its fragment.
@@ -84,13 +85,19 @@ impl<'a> Listing<'a> {
             None => None,
             Some(text) => {
                 let what = format!("provenance of `{}`", claim.filename);
-                Some(self.url(self.context.url, &what, text)?.0.to_string())
+                let url = self.url(self.context.url, &what, text)?.0;
+                // Without its query it leads elsewhere, and with it, it may be a secret.
+                url.query().is_none().then(|| url.to_string())
             }
         };
+        let mut url = claim.url;
+        let query = url.query().map(str::to_owned);
+        url.set_query(None);
         let told =
             ToldFile { sha256: claim.sha256, size: claim.size, upload_time: claim.upload_time, yanked: claim.yanked };
         let seen = SeenFile {
-            url: Some(claim.url.to_string()),
+            url: Some(url.to_string()),
+            query: query.is_some(),
             requires_python: claim.requires_python.filter(|text| !text.is_empty()),
             core_metadata: claim.core_metadata,
             provenance,
@@ -98,6 +105,7 @@ impl<'a> Listing<'a> {
         };
         match self.files.entry(filename) {
             Entry::Vacant(free) => {
+                self.queries.extend(query.map(|query| (free.key().clone(), query)));
                 free.insert((told, seen));
                 Ok(())
             }
@@ -140,7 +148,7 @@ impl<'a> Listing<'a> {
         let preamble = self.preamble;
         let seen = Seen { display, preamble, maintenance, status_reason, versions, files: seen }.bounded();
         let record = Record::new(told, seen).map_err(|error| malformed(error.to_string()))?;
-        Ok(Page { record, serial })
+        Ok(Page { record, serial, queries: self.queries })
     }
 }
 

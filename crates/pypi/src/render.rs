@@ -241,6 +241,7 @@ fn read_file(file: JsonFile<'_>) -> Result<(ToldFile, SeenFile, Placed), BadReco
     };
     let seen = SeenFile {
         url: None,
+        query: false,
         requires_python: file.requires_python.map(Into::into),
         core_metadata: metadata
             .map_or(CoreMetadata::Absent, |sha256| CoreMetadata::Hashed(ClaimedSha256::from(sha256))),

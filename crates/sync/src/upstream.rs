@@ -1,12 +1,13 @@
 //! What a sync asks an upstream for. A [`Format`](strandline_model::Format) says how pages are written and read back.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use strandline_model::{DisplayName, ProjectName, Record, Serial, Timestamp, UpstreamUrl};
+use strandline_model::{DisplayName, FileName, ProjectName, Record, Serial, Timestamp, UpstreamUrl};
 
 use crate::cut::Action;
 
@@ -68,12 +69,30 @@ impl Way {
 pub struct Validator(pub String);
 
 /// A project's page: what upstream says of the project, and when.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Page {
     /// What it says.
     pub record: Record,
     /// The page's serial, if the index has serials.
     pub serial: Option<Serial>,
+    /// The queries of the files' URLs, which are no part of the record.
+    pub queries: BTreeMap<FileName, String>,
+}
+
+impl Page {
+    /// A page whose files' URLs have no queries.
+    pub fn of(record: Record, serial: Option<Serial>) -> Self {
+        Self { record, serial, queries: BTreeMap::new() }
+    }
+
+    /// The URL at which a file is asked for; `None` where the page names none.
+    pub fn url(&self, file: &FileName) -> Option<String> {
+        let url = self.record.seen().files.get(file)?.url.clone()?;
+        Some(match self.queries.get(file) {
+            Some(query) => format!("{url}?{query}"),
+            None => url,
+        })
+    }
 }
 
 /// What upstream says about a page.

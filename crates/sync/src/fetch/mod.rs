@@ -32,7 +32,7 @@ use self::patience::Patient;
 use crate::cut::{Content, ReleasesOf};
 use crate::progress::Progress;
 use crate::stored::{self, Availability, RecordError, Stored};
-use crate::upstream::Validator;
+use crate::upstream::{Page, Validator};
 use crate::{Clock, Context, Settings, SyncError};
 
 /// Fetches for one sync of one mirror.
@@ -118,10 +118,11 @@ impl Fetcher {
     }
 
     /// Brings the files of a page into the store; returns what the cut sees of the page then. Fails only where the store does.
-    pub(crate) async fn content_of_page(&self, project: &ProjectName, record: &Record) -> Result<Fetched, SyncError> {
+    pub(crate) async fn content_of_page(&self, page: &Page) -> Result<Fetched, SyncError> {
+        let (record, project) = (&page.record, page.record.name());
         self.remark(project, Remarks { unknown: record.seen().unknown_keys() });
         let (mut whole, mut failures, mut lacking) = (true, Vec::new(), BTreeMap::new());
-        let files = self.files(project, record).await?;
+        let files = self.files(page).await?;
         let contents = record.files().zip(files).map(|(file, fetched)| {
             fetched.or_else(|failure| {
                 whole = false;
@@ -146,17 +147,14 @@ impl Fetcher {
 
     /// Brings the files of a page into the store; returns, for each in the order of the record, what is there now or why it
     /// cannot be had.
-    async fn files(
-        &self,
-        project: &ProjectName,
-        record: &Record,
-    ) -> Result<Vec<Result<Stored, FetchError>>, SyncError> {
+    async fn files(&self, page: &Page) -> Result<Vec<Result<Stored, FetchError>>, SyncError> {
+        let (record, project) = (&page.record, page.record.name());
         let plans = block_in_place(|| self.plan(project, record))?;
         // A project of thousands of files has no more requests under way than the semaphore lets through; `ahead`
         // bounds how many files wait for it.
         let mut waiting = Vec::with_capacity(record.files().len());
         for (file, plan) in record.files().zip(plans) {
-            waiting.push(self.file(project, file, plan));
+            waiting.push(self.file(page, file, plan));
         }
         let ahead = self.settings.connections * 2;
         let mut files = stream::iter(waiting).buffered(ahead);

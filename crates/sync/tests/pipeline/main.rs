@@ -18,4 +18,5 @@ mod publishing;
 mod purge;
 mod quarantine;
 mod raised_renderer;
+mod signed_urls;
 mod support;

@@ -76,7 +76,7 @@ pub(crate) fn page(display: &str, number: Option<u64>, versions: &str, files: &[
         files: files.iter().map(|(file, _)| (of(file), SeenFile::at(Some(url(file))))).collect(),
         ..Seen::of(display.parse().unwrap(), Form::Json)
     };
-    Page { record: Record::new(told, seen).unwrap(), serial: number.map(serial) }
+    Page::of(Record::new(told, seen).unwrap(), number.map(serial))
 }
 
 /// The same page with something changed.
