@@ -215,6 +215,7 @@ fn status_has_every_key_whatever_is_known() {
         "recorded",
         "rolled_back",
         "size",
+        "skipped",
         "snapshots",
         "unknown_keys",
         "upstream",

@@ -37,13 +37,13 @@ struct Renamed {
 }
 
 impl Renamed {
-    fn renamed(&self, Page { record, serial, queries }: Page) -> Page {
-        let (told, mut seen) = record.into_parts();
+    fn renamed(&self, page: Page) -> Page {
+        let (told, mut seen) = page.record.into_parts();
         for file in seen.files.values_mut() {
             file.url = file.url.take().map(|url| url.replace(&self.origin, NAMED));
             file.provenance = file.provenance.take().map(|url| url.replace(&self.origin, NAMED));
         }
-        Page { record: Record::new(told, seen).unwrap(), serial, queries }
+        Page { record: Record::new(told, seen).unwrap(), ..page }
     }
 }
 
@@ -60,7 +60,7 @@ impl upstream::Upstream for Renamed {
     ) -> BoxFuture<'a, Result<Answer, UpstreamError>> {
         async move {
             Ok(match self.index.page(project, validator, way).await? {
-                Answer::Page { page, validator } => Answer::Page { page: self.renamed(page), validator },
+                Answer::Page { page, validator } => Answer::Page { page: Box::new(self.renamed(*page)), validator },
                 other => other,
             })
         }

@@ -115,7 +115,7 @@ impl ScaleWorld {
         let (a, rest) = path.split_at(2);
         let (b, rest) = rest.split_at(2);
         let told = ToldFile {
-            sha256: Sha256::of(&content).into(),
+            sha256: Some(Sha256::of(&content).into()),
             size: Some(content.len() as u64),
             upload_time: "2026-01-01T12:00:00.000000Z".parse().ok(),
             yanked: Yanked::No,
@@ -152,7 +152,7 @@ impl ScaleWorld {
         seen.versions = versions;
         let serial = Some(serial_of(events.last().copied().unwrap_or(number + 1)));
         let page = Page::of(Record::new(told, seen).expect("its parts go together"), serial);
-        Answer::Page { page, validator: Some(tag) }
+        Answer::Page { page: Box::new(page), validator: Some(tag) }
     }
 }
 

@@ -39,7 +39,7 @@ pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
 pub use path::{InvalidPath, TreePath};
 pub use record::{
     CoreMetadata, FileName, Form, InvalidFileName, InvalidRecord, Maintenance, Mirrored, Placed, Preamble, Record,
-    RecordId, Seen, SeenFile, Status, Told, ToldFile, UnknownKeys, Yanked,
+    RecordId, Seen, SeenFile, Status, Told, ToldFile, UnknownKeys, Yanked, is_skipped,
 };
 pub use record_body::{RECORD, RecordBodies, is_distribution};
 pub use serial::{InvalidSerial, Label, Serial};

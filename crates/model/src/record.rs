@@ -9,7 +9,7 @@
 //!
 //! 1. A record names each file once, both of its parts name the same files, and each file belongs to the project by its name.
 //! 2. A quarantined project has no files (PEP 792).
-//! 3. Each file of a [`Mirrored`] is in place, and its SHA-256 is the one that its record claims.
+//! 3. Each file of a [`Mirrored`] is in place, and its SHA-256 is the one that its record claims, where it claims one.
 //!
 //! `tests/record.rs` has a test for each.
 
@@ -202,8 +202,8 @@ pub struct Told {
 /// What the log tells of a file, or what never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToldFile {
-    /// What it should be.
-    pub sha256: ClaimedSha256,
+    /// What it should be. `None` where upstream does not say it, or says what cannot be used.
+    pub sha256: Option<ClaimedSha256>,
     /// How large it should be, in bytes, if upstream says so.
     pub size: Option<u64>,
     /// When it was uploaded (PEP 700).
@@ -311,7 +311,12 @@ pub struct Record {
 impl ToldFile {
     /// A file of which nothing but its digest is said.
     pub fn of(sha256: ClaimedSha256) -> Self {
-        Self { sha256, size: None, upload_time: None, yanked: Yanked::No }
+        Self { sha256: Some(sha256), ..Self::named() }
+    }
+
+    /// A file of which nothing but its name is said.
+    pub fn named() -> Self {
+        Self { sha256: None, size: None, upload_time: None, yanked: Yanked::No }
     }
 }
 
@@ -323,9 +328,15 @@ impl SeenFile {
     }
 }
 
+/// Whether a file is skipped: its name is good, and its URL or its digest is not, so that it stands in the record by its name
+/// alone and is never shown.
+pub fn is_skipped(told: &ToldFile, seen: &SeenFile) -> bool {
+    told.sha256.is_none() && seen.url.is_none()
+}
+
 impl Record {
     /// Puts both parts together; an error where they are not of one project, do not name the same files or name one that cannot
-    /// be the project's, or where a quarantined project has files.
+    /// be the project's, where more than the name is said of a file that is skipped, or where a quarantined project has files.
     pub fn new(told: Told, seen: Seen) -> Result<Self, InvalidRecord> {
         let invalid = |problem| Err(InvalidRecord { project: told.name.clone(), problem });
         if !seen.display.is_of(&told.name) {
@@ -336,6 +347,14 @@ impl Record {
         }
         if let Some(foreign) = told.files.keys().find(|file| !file.is_of(&told.name)) {
             return invalid(format!("`{}` is another project's", foreign.as_str()));
+        }
+        let skipped = told.files.iter().zip(seen.files.values()).filter(|((_, told), seen)| is_skipped(told, seen));
+        let mut more = skipped.filter(|((_, told), seen)| **told != ToldFile::named() || **seen != SeenFile::at(None));
+        if let Some(((file, _), _)) = more.next() {
+            return invalid(format!(
+                "`{}` has neither digest nor URL, and more than its name is said of it",
+                file.as_str()
+            ));
         }
         if told.quarantined && !told.files.is_empty() {
             return invalid("it is quarantined and has files".to_owned());
@@ -426,7 +445,7 @@ impl Mirrored {
             return invalid("its record and its files are not the same".to_owned());
         }
         for ((name, told), placed) in record.told.files.iter().zip(files.values()) {
-            if let Err(mismatch) = told.sha256.confirm(placed.sha256) {
+            if let Some(Err(mismatch)) = told.sha256.map(|claim| claim.confirm(placed.sha256)) {
                 return invalid(format!("`{}`: {mismatch}", name.as_str()));
             }
         }

@@ -54,8 +54,8 @@ struct ToldBody<'a> {
 struct ToldLine<'a> {
     #[serde(borrow)]
     filename: Text<'a>,
-    #[serde(borrow)]
-    sha256: Text<'a>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<Text<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -174,7 +174,7 @@ fn form_text(form: Form) -> &'static str {
 fn told_line<'a>(name: &'a FileName, told: &'a ToldFile) -> ToldLine<'a> {
     ToldLine {
         filename: name.as_str().into(),
-        sha256: told.sha256.to_string().into(),
+        sha256: told.sha256.map(|claim| claim.to_string().into()),
         size: told.size.filter(|size| *size <= LARGEST),
         upload_time: told.upload_time.map(|time| time.to_string().into()),
         yanked: match &told.yanked {
@@ -329,8 +329,9 @@ fn read(told: ToldBody<'_>, seen: SeenBody<'_>) -> Result<Record, String> {
 
 fn read_told(project: &ProjectName, line: ToldLine<'_>) -> Result<(FileName, ToldFile), String> {
     let name = FileName::of(project, &line.filename).map_err(|error| error.to_string())?;
+    let sha256 = line.sha256.map(|text| text.parse()).transpose();
     let told = ToldFile {
-        sha256: line.sha256.parse().map_err(|error: crate::InvalidDigest| error.to_string())?,
+        sha256: sha256.map_err(|error: crate::InvalidDigest| error.to_string())?,
         size: line.size,
         upload_time: line.upload_time.map(|time| time.parse()).transpose().map_err(|_| "a time is none".to_owned())?,
         yanked: match line.yanked {

@@ -39,15 +39,16 @@ fn json(text: &str) -> Json {
     Json::of(text).unwrap()
 }
 
-/// A record of two files of which everything is said or nothing, and one that is no distribution.
+/// A record of two files of which everything is said or nothing, one that is no distribution, one without a digest, and two that are
+/// skipped.
 fn record() -> Record {
     let all = ToldFile {
-        sha256: Sha256::of(b"").into(),
+        sha256: Some(Sha256::of(b"").into()),
         size: Some(0),
         upload_time: "2026-11-23T16:10:00.5+01:00".parse().ok(),
         yanked: Yanked::Yes("broken \"\u{e9}\" \u{7}".to_owned()),
     };
-    let nothing = ToldFile::of(all.sha256);
+    let nothing = ToldFile::of(Sha256::of(b"").into());
     let shown = SeenFile {
         url: Some("https://files.example/packages/aa/bb/cc/Zope.Interface-1.0%20%C3%A9.zip".to_owned()),
         query: true,
@@ -58,13 +59,27 @@ fn record() -> Record {
     };
     let hidden = SeenFile::at(None);
     let unhashed = SeenFile { core_metadata: CoreMetadata::Unhashed, ..hidden.clone() };
-    let names =
-        ["Zope.Interface-1.0 \u{e9}.zip", "zope.interface-1.0-variants.json", "zope_interface-2.0.tar.gz"].map(file);
+    let names = [
+        "Zope.Interface-1.0 \u{e9}.zip",
+        "zope.interface-1.0-variants.json",
+        "zope.interface-2.0-variants.json",
+        "zope_interface-2.0.tar.gz",
+        "zope_interface-3.0.tar.gz",
+        "zope_interface-4.0.tar.gz",
+    ]
+    .map(file);
+    // Upstream says no digest of the one before the last, and of two files what cannot be used.
+    let undigested = ToldFile { size: Some(7), ..ToldFile::named() };
+    let somewhere = SeenFile::at(Some("https://files.example/zope_interface-3.0.tar.gz".to_owned()));
     let yanked = ToldFile { yanked: Yanked::Yes(String::new()), ..nothing.clone() };
     let told = Told {
         name: zope(),
         quarantined: false,
-        files: names.clone().into_iter().zip([all, nothing, yanked]).collect(),
+        files: names
+            .clone()
+            .into_iter()
+            .zip([all, nothing, ToldFile::named(), yanked, undigested, ToldFile::named()])
+            .collect(),
     };
     let seen = Seen {
         display: "Zope.Interface".parse().unwrap(),
@@ -78,7 +93,7 @@ fn record() -> Record {
         maintenance: Maintenance::Archived,
         status_reason: Some("gone elsewhere".to_owned()),
         versions: vec!["2.0".to_owned(), "1.0".to_owned()],
-        files: names.into_iter().zip([shown, unhashed, hidden]).collect(),
+        files: names.into_iter().zip([shown, unhashed, hidden.clone(), hidden.clone(), somewhere, hidden]).collect(),
     };
     Record::new(told, seen).unwrap()
 }
@@ -91,7 +106,11 @@ fn quarantined() -> Record {
 
 fn inputs() -> Inputs {
     Inputs {
-        lacking: [((zope(), file("Zope.Interface-1.0 \u{e9}.zip")), Sha256::of(b"lacking").into())].into(),
+        lacking: [
+            ((zope(), file("Zope.Interface-1.0 \u{e9}.zip")), Some(Sha256::of(b"lacking").into())),
+            ((zope(), file("zope_interface-3.0.tar.gz")), None),
+        ]
+        .into(),
         withdrawn: [b"one", b"two"].map(|bytes| Sha256::of(bytes).into()).into(),
     }
 }
@@ -263,7 +282,15 @@ fn what_changes_without_the_log_is_in_the_seen_part() {
 #[test]
 fn records_that_are_not_canonical_are_refused() {
     let [told, seen] = parts(&record());
-    let refused: [(&str, String, String); 16] = [
+    let refused: [(&str, String, String); 17] = [
+        (
+            "more of a skipped file",
+            told.replace("3.0.tar.gz\",\"size\":7", "3.0.tar.gz\""),
+            seen.replace(
+                "zope_interface-3.0.tar.gz\",\"url\":\"https://files.example/zope_interface-3.0.tar.gz",
+                "zope_interface-3.0.tar.gz\",\"requires-python\":\">=3.9",
+            ),
+        ),
         ("a query that is none", told.clone(), seen.replace("\"query\":true", "\"query\":false")),
         ("an unknown key's value that is no JSON", told.clone(), seen.replace("[1e999]", "[1e999")),
         ("white space around it", told.clone(), seen.replace("\"true\"", "\" true\"")),

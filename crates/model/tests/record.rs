@@ -59,6 +59,12 @@ fn parts_that_do_not_go_together() {
     });
     assert_eq!(foreign, "six: `seven-1.0.zip` is another project's");
     assert_eq!(problem(|told, _| told.quarantined = true), "six: it is quarantined and has files");
+    let more = problem(|told, _| {
+        for file in told.files.values_mut() {
+            *file = ToldFile { size: Some(7), ..ToldFile::named() };
+        }
+    });
+    assert_eq!(more, format!("six: `{FILE}` has neither digest nor URL, and more than its name is said of it"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Reading the Simple API's JSON (PEPs 691, 700, 714, 592, 740 and 792).
 //!
-//! What always holds: fields that are not known are kept as they came; a field of a wrong shape is an error that names it
-//! and its file; no input panics or recurses without bound. Tested below.
+//! What always holds: fields that are not known are kept as they came; a field of a wrong shape is named with its file, and
+//! left out if it is one of a file; no input panics or recurses without bound. Tested below.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use strandline_model::{ClaimedSha256, CoreMetadata, Form, Json, Preamble, Serial, Status, Yanked};
+use strandline_model::{ClaimedSha256, CoreMetadata, Form, Json, Preamble, Serial, Status, UploadTime, Yanked};
 use strandline_sync::upstream::{Page, Problem};
 
 use crate::listing::{Claim, Context, Listing, check_api_version, malformed, status};
@@ -114,14 +114,18 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
     };
     let versions: Option<Vec<String>> = optional("versions", "a list of texts", page.take("versions"))?;
     let files: Vec<&RawValue> = required("files", "a list of objects", page.take("files"))?;
-    let namespaces = page.take_even_null("namespaces").map(namespaces).transpose()?;
+    let raw_namespaces = page.take_even_null("namespaces");
     let unknown = page.left("").chain(meta.left("/meta")).collect();
-    let mut listing = Listing::new(context, Preamble { namespaces, unknown, ..Preamble::of(Form::Json) });
+    let mut listing = Listing::new(context, Preamble { unknown, ..Preamble::of(Form::Json) });
+    listing.preamble.namespaces = listing.usable(raw_namespaces.map(namespaces).transpose());
     for (index, file) in files.into_iter().enumerate() {
         let name = format!("files[{index}]");
-        let file = object(&name, Some(file))?.ok_or_else(|| malformed(format!("{name} is `null`")))?;
-        let claim = claim(&listing, context, index, file)?;
-        listing.add(claim)?;
+        let file =
+            object(&name, Some(file)).and_then(|file| file.ok_or_else(|| malformed(format!("{name} is `null`"))));
+        match file.and_then(|file| filename(&name, file)) {
+            Ok((filename, file)) => add(&mut listing, context, filename, file)?,
+            Err(problem) => listing.skip_nameless(problem.to_string()),
+        }
     }
     listing.finish(&name, serial, status, versions)
 }
@@ -140,44 +144,55 @@ fn namespaces(raw: &RawValue) -> Result<Json, Problem> {
     Ok(raw.into())
 }
 
-fn claim(listing: &Listing<'_>, context: Context<'_>, index: usize, mut raw: Object<'_>) -> Result<Claim, Problem> {
-    let filename: String = required(&format!("files[{index}].filename"), "a text", raw.take("filename"))?;
+/// The name of a file, and what else is said of it.
+fn filename<'a>(place: &str, mut raw: Object<'a>) -> Result<(String, Object<'a>), Problem> {
+    Ok((required(&format!("{place}.filename"), "a text", raw.take("filename"))?, raw))
+}
+
+/// Adds a file; an error where its digest is not given.
+fn add(listing: &mut Listing<'_>, context: Context<'_>, filename: String, mut raw: Object<'_>) -> Result<(), Problem> {
     let of = |name: &str| format!("{name} of `{}`", shown(&filename));
-    let url: String = required(&of("url"), "a text", raw.take("url"))?;
-    let (url, _) = listing.url(context.url, &of("url"), &url)?;
-    let mut hashes: Option<Object<'_>> = object(&of("hashes"), raw.take("hashes"))?;
-    let sha256 = digest(&of("hashes.sha256"), hashes.as_mut().and_then(|hashes| hashes.take("sha256")))?
-        .ok_or_else(|| malformed(format!("{} is missing; a file without it is not mirrored", of("hashes.sha256"))))?;
-    let upload_time: Option<String> = optional(&of("upload-time"), "a text", raw.take("upload-time"))?;
-    let yanked = match optional(&of("yanked"), "true, false or a text", raw.take("yanked"))? {
+    let missing = || malformed(format!("{} is missing; a file without it is not mirrored", of("hashes.sha256")));
+    let hashes: Result<Option<Object<'_>>, _> = object(&of("hashes"), raw.take("hashes"));
+    let (sha256, hashes) = match hashes {
+        Ok(mut hashes) => {
+            let sha256 = hashes.as_mut().and_then(|hashes| hashes.take("sha256")).ok_or_else(missing)?;
+            (digest(&of("hashes.sha256"), Some(sha256)).and_then(|sha256| sha256.ok_or_else(missing)), hashes)
+        }
+        Err(problem) => (Err(problem), None),
+    };
+    let url = required(&of("url"), "a text", raw.take("url"));
+    let url = url.and_then(|text: String| Ok(listing.url(context.url, &of("url"), &text)?.0));
+    let upload_time = upload_time(&of("upload-time"), raw.take("upload-time"));
+    let yanked = match listing.usable(optional(&of("yanked"), "true, false or a text", raw.take("yanked"))) {
         None | Some(FlagOrText::Flag(false)) => Yanked::No,
         Some(FlagOrText::Flag(true)) => Yanked::Yes(String::new()),
         // PEP 691 asks for a truthy value, and an empty text is none.
         Some(FlagOrText::Text(reason)) if reason.is_empty() => Yanked::No,
         Some(FlagOrText::Text(reason)) => Yanked::Yes(reason),
     };
-    let core_metadata = [
-        ("core-metadata", raw.take("core-metadata")),
-        ("dist-info-metadata", raw.take("dist-info-metadata")),
-        ("data-dist-info-metadata", raw.take("data-dist-info-metadata")),
-    ];
-    let core_metadata = match core_metadata.into_iter().find_map(|(name, raw)| raw.map(|raw| (name, raw))) {
-        None => CoreMetadata::Absent,
-        Some((name, raw)) => metadata(&of(name), raw)?,
-    };
-    Ok(Claim {
-        sha256,
-        size: optional(&of("size"), "a number of bytes", raw.take("size"))?,
-        requires_python: optional(&of("requires-python"), "a text", raw.take("requires-python"))?,
-        // Clients refuse a page with a malformed time, so it is left out.
-        upload_time: upload_time.and_then(|text| text.parse().ok()),
+    let core_metadata = ["core-metadata", "dist-info-metadata", "data-dist-info-metadata"];
+    let core_metadata = core_metadata.map(|name| (name, raw.take(name)));
+    let core_metadata = core_metadata.into_iter().find_map(|(name, raw)| raw.map(|raw| metadata(&of(name), raw)));
+    let claim = Claim {
+        needed: url.and_then(|url| Ok((url, sha256?))),
+        size: listing.usable(optional(&of("size"), "a number of bytes", raw.take("size"))),
+        requires_python: listing.usable(optional(&of("requires-python"), "a text", raw.take("requires-python"))),
+        upload_time: listing.usable(upload_time),
         yanked,
-        core_metadata,
-        provenance: optional(&of("provenance"), "a text", raw.take("provenance"))?,
-        url,
+        core_metadata: listing.usable(core_metadata.transpose()).unwrap_or(CoreMetadata::Absent),
+        provenance: listing.usable(optional(&of("provenance"), "a text", raw.take("provenance"))),
         unknown: raw.left("").chain(hashes.into_iter().flat_map(|hashes| hashes.left("/hashes"))).collect(),
         filename,
-    })
+    };
+    listing.add(claim);
+    Ok(())
+}
+
+fn upload_time(name: &str, raw: Raw<'_>) -> Result<Option<UploadTime>, Problem> {
+    let text: Option<String> = optional(name, "a text", raw)?;
+    let read = |text: String| text.parse().map_err(|_| malformed(format!("{name} is `{}`, no time", shown(&text))));
+    text.map(read).transpose()
 }
 
 /// Whether there is a metadata file, and what it should be.
@@ -243,7 +258,7 @@ pub(crate) fn optional<'a, T: Deserialize<'a>>(name: &str, expected: &str, raw: 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use strandline_model::ProjectName;
+    use strandline_model::{ProjectName, SeenFile, ToldFile};
     use url::Url;
 
     use super::*;
@@ -291,7 +306,9 @@ mod tests {
                         FileName(
                             "six-1.10-py3-none-any.whl",
                         ): ToldFile {
-                            sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            sha256: Some(
+                                ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            ),
                             size: Some(
                                 11,
                             ),
@@ -358,6 +375,10 @@ mod tests {
                 ),
             ),
             queries: {},
+            skipped: Skipped {
+                named: {},
+                count: 0,
+            },
         }
         "#);
     }
@@ -448,8 +469,10 @@ mod tests {
             assert!(preamble.unknown.is_empty(), "it is known");
         }
         for bad in ["7", "{}", r#"["six"]"#, r#"[{"name":"six"}]"#] {
-            let said = with(bad).unwrap_err().to_string();
+            let page = with(bad).unwrap();
+            let said = page.skipped.named().first().unwrap();
             assert!(said.contains("namespaces is `") && said.contains("expected null or a list"), "{said}");
+            assert_eq!(page.record.seen().preamble, Preamble::of(Form::Json));
         }
     }
 
@@ -473,18 +496,9 @@ mod tests {
         assert_eq!((page.record.status(), page.record.files().len()), (Status::Quarantined, 0));
     }
 
-    /// Long because it is a table: each page that cannot be used, and in the same order what is said of it.
     #[test]
     fn errors_name_what_is_wrong() {
-        let file = |name: &str, url: &str, digest: &str| {
-            page(&format!(r#"{{"filename":"{name}","url":"{url}","hashes":{{"sha256":"{digest}"}}}}"#))
-        };
-        let good = "https://files.example/six-1.0.tar.gz";
-        let name = "six-1.0.tar.gz";
-        let other_digest = DIGEST.replace('9', "8");
-        let twice = format!(
-            r#"{{"filename":"{name}","url":"{good}","hashes":{{"sha256":"{DIGEST}"}}}},{{"filename":"{name}","url":"{good}","hashes":{{"sha256":"{other_digest}"}}}}"#
-        );
+        let foreign = r#"{"filename":"seven-1.0.tar.gz","url":"x","hashes":{"sha256":"00"}}"#;
         let cases = [
             String::new(),
             "null".to_owned(),
@@ -498,26 +512,9 @@ mod tests {
             r#"{"meta":{"api-version":"1.0"},"name":"six"}"#.to_owned(),
             r#"{"meta":{"api-version":"1.0"},"name":"six","files":{}}"#.to_owned(),
             r#"{"meta":{"api-version":"1.0"},"name":"six","versions":[1],"files":[]}"#.to_owned(),
-            page("7"),
-            page("{}"),
             page(r#"{"filename":"six-1.0.tar.gz","url":"x"}"#),
             page(r#"{"filename":"six-1.0.tar.gz","url":"x","hashes":{"md5":"00"}}"#),
-            page(&twice),
-            with(r#","size":-1"#),
-            with(r#","size":"1""#),
-            with(r#","yanked":7"#),
-            with(r#","core-metadata":7"#),
-            with(r#","core-metadata":{"sha256":"00"}"#),
-            with(r#","provenance":"file:///x""#),
-            file(name, good, "00"),
-            file("../six-1.0.tar.gz", good, DIGEST),
-            file("six-1.0\\u0000.tar.gz", good, DIGEST),
-            file("seven-1.0.tar.gz", good, DIGEST),
-            file("six-1.0.tar.gz.metadata", good, DIGEST),
-            file(name, "ftp://files.example/x", DIGEST),
-            file(name, "https://files.example/%2e%2e/x", DIGEST),
-            file(name, "https://user:secret@files.example/x", DIGEST),
-            file(name, "http://169.254.169.254/x", DIGEST),
+            page(&[foreign, "7"].join(",")),
         ];
         let said: Vec<_> = cases.iter().map(|text| read(text).unwrap_err().to_string()).collect();
         insta::assert_snapshot!(said.join("\n"), @r#"
@@ -533,27 +530,135 @@ mod tests {
         files is missing; expected a list of objects
         files is `{}`; expected a list of objects
         versions is `[1]`; expected a list of texts
-        files[0] is `7`; expected an object
-        files[0].filename is missing; expected a text
         hashes.sha256 of `six-1.0.tar.gz` is missing; a file without it is not mirrored
         hashes.sha256 of `six-1.0.tar.gz` is missing; a file without it is not mirrored
-        `six-1.0.tar.gz` stands on the page twice, with sha256 9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e and 8f1a3c5e7b8d0f2a4c6e8b0d1f3a5c7e8f1a3c5e7b8d0f2a4c6e8b0d1f3a5c7e
-        size of `six-1.0.tar.gz` is `-1`; expected a number of bytes
-        size of `six-1.0.tar.gz` is `"1"`; expected a number of bytes
-        yanked of `six-1.0.tar.gz` is `7`; expected true, false or a text
-        core-metadata of `six-1.0.tar.gz` is `7`; expected an object
-        sha256 in core-metadata of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
-        provenance of `six-1.0.tar.gz`: the URL `file:///x` is neither http nor https
-        hashes.sha256 of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
-        `../six-1.0.tar.gz` cannot be a file of six: it is not a plain file name
-        `six-1.0\0.tar.gz` cannot be a file of six: it is not a plain file name
         `seven-1.0.tar.gz` cannot be a file of six: its name is another project's
-        `six-1.0.tar.gz.metadata` cannot be a release file: its ending is taken
+        "#);
+    }
+
+    /// What is skipped of a page that has these files and a good one.
+    fn skipped(files: &str) -> (Page, String) {
+        let url = "../../packages/six-2.0.tar.gz";
+        let good = format!(r#"{{"filename":"six-2.0.tar.gz","url":"{url}","hashes":{{"sha256":"{DIGEST}"}}}}"#);
+        let page = read(&page(&[files, &good].join(","))).unwrap();
+        assert!(page.record.told().files.contains_key("six-2.0.tar.gz"), "the good one stays");
+        assert_eq!(page.skipped.count(), 1, "{files}");
+        let said = page.skipped.named().iter().cloned().collect();
+        (page, said)
+    }
+
+    fn file(name: &str, url: &str, digest: &str) -> String {
+        format!(r#"{{"filename":"{name}","url":"{url}","hashes":{{"sha256":"{digest}"}},"yanked":true,"new":1}}"#)
+    }
+
+    const GOOD: &str = "https://files.example/six-1.0.tar.gz";
+
+    /// A file whose name is good stands there by its name alone, whatever else is said of it.
+    #[test]
+    fn a_file_that_cannot_be_had_is_told_by_its_name() {
+        let name = "six-1.0.tar.gz";
+        let twice = [file(name, GOOD, DIGEST), file(name, GOOD, &DIGEST.replace('9', "8"))].join(",");
+        let cases = [
+            twice,
+            file(name, GOOD, "00"),
+            format!(r#"{{"filename":"{name}","url":"{GOOD}","hashes":7}}"#),
+            format!(r#"{{"filename":"{name}","url":"{GOOD}","hashes":{{"sha256":7}}}}"#),
+            format!(r#"{{"filename":"{name}","hashes":{{"sha256":"{DIGEST}"}}}}"#),
+            file(name, "ftp://files.example/x", DIGEST),
+            file(name, "https://files.example/%2e%2e/x", DIGEST),
+            file(name, "https://user:secret@files.example/x", DIGEST),
+            file(name, "http://169.254.169.254/x", DIGEST),
+            file("six-1.0-variants.json", "", DIGEST),
+        ];
+        let said = cases.iter().map(|text| {
+            let (page, said) = skipped(text);
+            let (_, told, seen) = page.record.files().next().unwrap();
+            assert_eq!((told, seen), (&ToldFile::named(), &SeenFile::at(None)), "{text}");
+            assert_eq!(page.record.files().len(), 2, "{text}");
+            said
+        });
+        insta::assert_snapshot!(said.collect::<Vec<_>>().join("\n"), @"
+        `six-1.0.tar.gz` stands on the page twice, and not with one digest
+        hashes.sha256 of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
+        hashes of `six-1.0.tar.gz` is `7`; expected an object
+        hashes.sha256 of `six-1.0.tar.gz` is `7`; expected a text
+        url of `six-1.0.tar.gz` is missing; expected a text
         url of `six-1.0.tar.gz`: the URL `ftp://files.example/x` is neither http nor https
         url of `six-1.0.tar.gz`: the URL `https://files.example/%2e%2e/x` holds `%2e`
         url of `six-1.0.tar.gz`: a URL on files.example holds credentials
         url of `six-1.0.tar.gz`: the URL `http://169.254.169.254/x` leads into a private network, where upstream itself is not
+        url of `six-1.0-variants.json`: the URL `` is empty
+        ");
+    }
+
+    #[test]
+    fn a_file_that_has_no_usable_name_is_in_no_record() {
+        let cases = [
+            "7".to_owned(),
+            "null".to_owned(),
+            "{}".to_owned(),
+            file("../six-1.0.tar.gz", GOOD, DIGEST),
+            file("six-1.0\\u0000.tar.gz", GOOD, DIGEST),
+            file("seven-1.0.tar.gz", GOOD, DIGEST),
+            file("six-1.0.tar.gz.metadata", GOOD, DIGEST),
+        ];
+        let said = cases.iter().map(|text| {
+            let (page, said) = skipped(text);
+            assert_eq!(page.record.files().len(), 1, "{text}");
+            said
+        });
+        insta::assert_snapshot!(said.collect::<Vec<_>>().join("\n"), @r#"
+        files[0] is `7`; expected an object
+        files[0] is `null`; expected an object
+        files[0].filename is missing; expected a text
+        `../six-1.0.tar.gz` cannot be a file of six: it is not a plain file name
+        `six-1.0\0.tar.gz` cannot be a file of six: it is not a plain file name
+        `seven-1.0.tar.gz` cannot be a file of six: its name is another project's
+        `six-1.0.tar.gz.metadata` cannot be a release file: its ending is taken
         "#);
+    }
+
+    #[test]
+    fn a_bad_field_is_left_out_alone() {
+        let cases = [
+            r#""size":-1"#,
+            r#""size":"1""#,
+            r#""size":9007199254740992"#,
+            r#""upload-time":"yesterday""#,
+            r#""requires-python":[3]"#,
+            r#""yanked":7"#,
+            r#""core-metadata":7"#,
+            r#""core-metadata":{"sha256":"00"}"#,
+            r#""provenance":"file:///x""#,
+            r#""provenance":"https://index.example/x?y""#,
+        ];
+        let said = cases.iter().map(|field| {
+            let text = file("six-1.0.tar.gz", GOOD, DIGEST).replacen(r#""yanked":true,"new":1"#, field, 1);
+            let (page, said) = skipped(&text);
+            let (_, told, seen) = page.record.files().next().unwrap();
+            let plain = (ToldFile::of(DIGEST.parse().unwrap()), SeenFile::at(Some(GOOD.to_owned())));
+            assert_eq!((told, seen), (&plain.0, &plain.1), "{field}");
+            said
+        });
+        insta::assert_snapshot!(said.collect::<Vec<_>>().join("\n"), @r#"
+        size of `six-1.0.tar.gz` is `-1`; expected a number of bytes
+        size of `six-1.0.tar.gz` is `"1"`; expected a number of bytes
+        size of `six-1.0.tar.gz` is `9007199254740992`, which is no size of a file
+        upload-time of `six-1.0.tar.gz` is `yesterday`, no time
+        requires-python of `six-1.0.tar.gz` is `[3]`; expected a text
+        yanked of `six-1.0.tar.gz` is `7`; expected true, false or a text
+        core-metadata of `six-1.0.tar.gz` is `7`; expected an object
+        sha256 in core-metadata of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
+        provenance of `six-1.0.tar.gz`: the URL `file:///x` is neither http nor https
+        provenance of `six-1.0.tar.gz` has a query
+        "#);
+    }
+
+    #[test]
+    fn what_is_skipped_is_counted_and_not_all_of_it_is_named() {
+        let many: Vec<_> = (0..100).map(|number| file(&format!("six-{number}.0.tar.gz"), "", DIGEST)).collect();
+        let page = read(&page(&many.join(","))).unwrap();
+        assert_eq!((page.skipped.count(), page.skipped.named().len()), (100, 32));
     }
 
     proptest! {

@@ -230,7 +230,7 @@ fn read_file(file: JsonFile<'_>) -> Result<(ToldFile, SeenFile, Placed), BadReco
     let (sha256, size) = (file.hashes.read()?, file.size);
     let metadata = file.core_metadata.map(|hashes| hashes.read()).transpose()?;
     let told = ToldFile {
-        sha256: sha256.into(),
+        sha256: Some(sha256.into()),
         size: Some(size),
         upload_time: file.upload_time.map(|time| time.parse()).transpose().map_err(bad)?,
         yanked: match file.yanked {

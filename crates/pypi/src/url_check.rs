@@ -12,7 +12,8 @@ use url::{Host, Url};
 ///
 /// A relative one may begin with `../`, as mirrors write them; `..` behind anything else is refused.
 pub(crate) fn resolve(base: &Url, text: &str) -> Result<(Url, Option<String>), String> {
-    let refuse = |rule: &str| Err(format!("the URL `{}` {rule}", shown(text)));
+    // Its query may be a signature.
+    let refuse = |rule: &str| Err(format!("the URL `{}` {rule}", shown(text.split('?').next().unwrap_or_default())));
     if text.is_empty() {
         return refuse("is empty");
     }

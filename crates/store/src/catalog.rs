@@ -328,7 +328,7 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (mirror, project, sha256)
     ) STRICT, WITHOUT ROWID;
     -- What the page of a project that was read last says and this program does not use. kind: 0 where the text is the JSON pointer of
-    -- a key that is not known.
+    -- a key that is not known, 1 where it says what cannot be used, 2 where it says of how much that is so.
     CREATE TABLE remark (
         mirror  INTEGER NOT NULL REFERENCES mirror (id) ON DELETE CASCADE,
         project TEXT NOT NULL,

@@ -61,7 +61,7 @@ pub use mirror::{Mirror, MirrorUsage, Usage};
 pub use naming::{Naming, is_release_file};
 pub use notes::{Conclusion, CutReport, LastSync, SeenPage, SeenRow, Validation};
 pub use rebuild::{Rebuild, Rebuilt};
-pub use remarks::Remarks;
+pub use remarks::{Remarks, SkippedOf};
 pub use snapshots::{Recorded, SelectError};
 pub use twins::{Slot, Twin, ViewState};
 pub use withdrawals::{Order, Withdrawal, WithdrawnFile};

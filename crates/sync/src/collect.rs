@@ -135,7 +135,7 @@ async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Resu
             _ => {
                 let whole = whole(&fetcher, &page, validator).await?;
                 Progress::add(&fetcher.progress.projects_done, 1);
-                Look::Changed(Known::Page(Arc::new(page), Arc::new(whole)))
+                Look::Changed(Known::Page(page.into(), Arc::new(whole)))
             }
         },
     };

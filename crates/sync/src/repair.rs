@@ -508,7 +508,7 @@ async fn fetch_from(worker: &Worker<'_>, naming: &Naming, lost: &Lost) -> Result
 /// are.
 fn url_of(naming: &Naming, lost: &Lost, page: &Page) -> Option<String> {
     let name = naming.path.file_name();
-    if let Some((file, ..)) = page.record.files().find(|(_, told, _)| told.sha256 == lost.sha256.into()) {
+    if let Some((file, ..)) = page.record.files().find(|(_, told, _)| told.sha256 == Some(lost.sha256.into())) {
         return page.url(file);
     }
     if let Some(name) = name.strip_suffix(".metadata")

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_model::{
     DisplayName, Entry, FileName, HoldReason, InvalidRecord, Mirrored, Placed, ProjectName, Record, Releases, Seen,
-    SeenFile, Serial, Told, ToldFile, TreePath, Unit, versions_left,
+    SeenFile, Serial, Told, ToldFile, TreePath, Unit, Yanked, is_skipped, versions_left,
 };
 use strandline_store::{Store, StoreError};
 
@@ -42,6 +42,10 @@ impl Stored {
 
     pub(crate) fn told(&self) -> &ToldFile {
         &self.told
+    }
+
+    pub(crate) fn is_skipped(&self) -> bool {
+        is_skipped(&self.told, &self.seen)
     }
 
     /// The file, and its metadata file if it has one.
@@ -181,7 +185,9 @@ pub(crate) fn record(
     let (mut told, mut seen) = (BTreeMap::new(), BTreeMap::new());
     for (name, file) in &content.files {
         let stored = file.content.as_ref().map_err(|_| unusable(project, format!("`{name}` was not fetched")))?;
-        told.insert(stored.name.clone(), ToldFile { yanked: file.yanked.clone(), ..stored.told.clone() });
+        // Of a file that is skipped, the log tells no more than the page does.
+        let yanked = if stored.is_skipped() { Yanked::No } else { file.yanked.clone() };
+        told.insert(stored.name.clone(), ToldFile { yanked, ..stored.told.clone() });
         seen.insert(stored.name.clone(), stored.seen.clone());
     }
     let (quarantined, maintenance) = content.status.parts();

@@ -102,7 +102,7 @@ mod tests {
         let files = parse(good().as_bytes(), &"six".parse().unwrap()).unwrap();
         let [(_, told, seen)] = &files[..] else { unreachable!("{files:?}") };
         assert_eq!(seen.url.as_deref(), Some("https://f.example/packages/aa/bb/cc/six-1.0.tar.gz"));
-        assert_eq!((told.sha256, told.size), (DIGEST.parse().unwrap(), Some(7)));
+        assert_eq!((told.sha256, told.size), (Some(DIGEST.parse().unwrap()), Some(7)));
         assert_eq!(seen.core_metadata, CoreMetadata::Hashed(DIGEST.parse().unwrap()));
     }
 

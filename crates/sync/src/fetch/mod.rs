@@ -120,7 +120,8 @@ impl Fetcher {
     /// Brings the files of a page into the store; returns what the cut sees of the page then. Fails only where the store does.
     pub(crate) async fn content_of_page(&self, page: &Page) -> Result<Fetched, SyncError> {
         let (record, project) = (&page.record, page.record.name());
-        self.remark(project, Remarks { unknown: record.seen().unknown_keys() });
+        let (unknown, skipped) = (record.seen().unknown_keys(), page.skipped.named().clone());
+        self.remark(project, Remarks { unknown, skipped, skipped_count: page.skipped.count() });
         let (mut whole, mut failures, mut lacking) = (true, Vec::new(), BTreeMap::new());
         let files = self.files(page).await?;
         let contents = record.files().zip(files).map(|(file, fetched)| {

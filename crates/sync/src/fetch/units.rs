@@ -120,7 +120,7 @@ impl Fetcher {
         let record = stored::record(project, &display, &whole.content)?;
         let Shown { record: shown, hidden, listed } = show(&record, inputs, &*self.format);
         if !hidden.is_empty() {
-            let withdrawn = record.files().map(|(_, told, _)| told.sha256);
+            let withdrawn = record.files().filter_map(|(_, told, _)| told.sha256);
             let withdrawn = withdrawn.filter(|sha256| inputs.withdrawn.contains(sha256)).collect();
             self.mirror.note_left_out(project, &withdrawn)?;
         }
@@ -197,9 +197,9 @@ impl Fetcher {
 /// Adds the files of a project that are to be here and are not.
 fn add_lacking(inputs: &mut Inputs, project: &ProjectName, whole: &Whole) {
     let stored = whole.content.files.values().filter_map(|file| file.content.as_ref().ok());
-    for stored in stored.filter(|stored| stored.placed().is_none()) {
+    for stored in stored.filter(|stored| stored.placed().is_none() && !stored.is_skipped()) {
         let sha256 = stored.told().sha256;
-        if !inputs.withdrawn.contains(&sha256) {
+        if sha256.is_none_or(|sha256| !inputs.withdrawn.contains(&sha256)) {
             inputs.lacking.insert((project.clone(), stored.name().clone()), sha256);
         }
     }

@@ -15,6 +15,7 @@ use strandline_sync::upstream::{self, Answer, Event, Page, Problem, Upstream, Up
 
 /// How upstream answers when it is asked for a page.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a script has few of them")]
 pub(crate) enum Reply {
     /// With this page, and with a tag if it has one; `NotModified` if the one who asks has the tag.
     Page(Page, Option<&'static str>),
@@ -243,7 +244,7 @@ impl Upstream for Script {
                 let current = tag.map(|tag| Validator(tag.to_owned()));
                 match validator {
                     Some(has) if current.as_ref() == Some(has) => Ok(Answer::NotModified),
-                    _ => Ok(Answer::Page { page, validator: current }),
+                    _ => Ok(Answer::Page { page: Box::new(page), validator: current }),
                 }
             }
             Some(Reply::Missing) | None => Ok(Answer::Missing),
