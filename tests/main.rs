@@ -17,6 +17,7 @@ mod gc_deletes;
 mod hammer;
 mod held_projects;
 mod install;
+mod kept_stores;
 mod mirrors_in_one_store;
 mod progress;
 mod proxies_and_tls;

@@ -25,7 +25,7 @@ const EVENTS: usize = 200;
 const UNHURRIED: Duration = Duration::from_secs(60);
 
 /// Where the index and its files seem to be.
-const NAMED: &str = "https://index.example";
+pub(crate) const NAMED: &str = "https://index.example";
 
 /// An index that snapshots and records name by URLs without this machine's port.
 #[derive(Debug)]
@@ -122,6 +122,13 @@ fn move_to(upstream: &Upstream, generator: &mut Generator, events: usize) {
 
 /// Syncs; what stands in the way is waited for this long.
 fn sync(world: &World, patience: Duration) -> Outcome {
+    let context = context(world, patience);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(strandline_sync::sync(&context)).unwrap()
+}
+
+/// A mirror of everything that the world's index has, at a URL without a port and by the index's clock.
+pub(crate) fn context(world: &World, patience: Duration) -> Context {
     let upstream = &world.upstream;
     let index = Index::new(Asking::new(upstream.simple_url().parse().unwrap())).unwrap();
     let (name, origin) = (format!("{NAMED}/simple/").parse().unwrap(), format!("http://{}", upstream.address()));
@@ -135,16 +142,14 @@ fn sync(world: &World, patience: Duration) -> Outcome {
         ..Settings::new("pypi".parse().unwrap(), Selection::Everything)
     };
     let now = Timestamp::from_seconds(i64::try_from(upstream.now_ms() / 1000).unwrap()).unwrap();
-    let context = Context {
+    Context {
         store: Store::open(&world.path("store"), Disk::new()).unwrap(),
         upstream: Arc::new(renamed),
         format: Arc::new(Pypi),
         settings: Arc::new(settings),
         clock: Arc::new(move || now),
         progress: Arc::new(Progress::default()),
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(strandline_sync::sync(&context)).unwrap()
+    }
 }
 
 /// The history: seven syncs, eight days apart, so that the sweep asks for every page again each time.
