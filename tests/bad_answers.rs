@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use strandline_model::Sha256;
 use strandline_testkit::{Age, Fault, On, Response, Rule, Upstream, World as Index};
 
+use crate::recomputed_ids::{SHOW, check};
 use crate::support::world::{World, files, text, tree_of, wheel};
 
 const PAGE: &str = "/simple/victim/";
@@ -21,6 +22,17 @@ const LIMITS: &str = "max-page-size = \"100KB\"\nmax-file-size = \"10KB\"";
 enum Asked {
     Simple,
     Warehouse,
+}
+
+impl Asked {
+    /// The lines of a configuration.
+    fn lines(self) -> String {
+        let source = match self {
+            Self::Simple => "simple",
+            Self::Warehouse => "warehouse",
+        };
+        format!("source = \"{source}\"\nprojects = [\"good\", \"victim\"]\n{LIMITS}")
+    }
 }
 
 /// One way of being bad, from the moment that upstream has a second release.
@@ -64,18 +76,13 @@ fn bad(asked: Asked, code: i32, says: &[&'static str], break_it: fn(&Upstream)) 
 
 impl Bad {
     fn run(self) {
-        let source = match self.asked {
-            Asked::Simple => "simple",
-            Asked::Warehouse => "warehouse",
-        };
         let mut index = Index::new();
         for project in ["good", "victim"] {
             index.upload(project, &wheel(project, "1.0", 1));
         }
         // So that the file alone is the next event of the log: before it, there is nothing new to publish.
         index.new_release("victim", "2.0");
-        let lines = format!("source = \"{source}\"\nprojects = [\"good\", \"victim\"]\n{LIMITS}");
-        let world = World::new(index, &lines);
+        let world = World::new(index, &self.asked.lines());
         world.done(&["sync"]);
         let (live, pooled, log) = (world.live(), pool(&world), world.log());
 
@@ -191,31 +198,17 @@ macro_rules! table {
 
 table! {
     // Names.
-    filename_with_dots: Simple, 1, ["URL/simple/victim/", "`../victim-2.0.tar.gz`", "not a plain file name"],
-        |upstream| change_file(upstream, "filename", "../victim-2.0.tar.gz");
-    filename_with_slash: Simple, 1, ["URL/simple/victim/", "`victim-2.0/../../x.whl`", "not a plain file name"],
-        |upstream| change_file(upstream, "filename", "victim-2.0/../../x.whl");
-    filename_with_nul: Simple, 1, ["URL/simple/victim/", r"`victim-2.0\0.tar.gz`", "not a plain file name"],
-        |upstream| change_file(upstream, "filename", "victim-2.0\0.tar.gz");
-    filename_with_control_characters: Simple, 1, ["URL/simple/victim/", r"`victim-2.0\u{1b}[2J\r.tar.gz`"],
-        |upstream| change_file(upstream, "filename", "victim-2.0\u{1b}[2J\r.tar.gz");
-    filename_of_another_project: Warehouse, 3,
+    all_filenames_of_another_project: Simple, 1,
         ["URL/simple/victim/", "`good-2.0-py3-none-any.whl`", "another project's"],
-        |upstream| change_file(upstream, "filename", "good-2.0-py3-none-any.whl");
-    filename_of_a_metadata_file: Simple, 1, ["URL/simple/victim/", "victim-1.0-py3-none-any.whl.metadata"],
-        |upstream| change_file(upstream, "filename", "victim-1.0-py3-none-any.whl.metadata");
+        |upstream| change_page(upstream, |page| {
+            for file in page["files"].as_array_mut().unwrap() {
+                file["filename"] = "good-2.0-py3-none-any.whl".into();
+            }
+        });
     page_of_another_project: Simple, 1, ["URL/simple/victim/", "`good`, not of `victim`"],
         |upstream| change_page(upstream, |page| page["name"] = json!("good"));
 
     // URLs.
-    url_of_a_local_file: Simple, 1, ["URL/simple/victim/", "`file:///etc/passwd`", "neither http nor https"],
-        |upstream| change_file(upstream, "url", "file:///etc/passwd");
-    url_with_dots: Simple, 1, ["URL/simple/victim/", "escapes upwards by `..`"],
-        |upstream| change_file(upstream, "url", "/packages/aa/../../victim-2.0-py3-none-any.whl");
-    url_with_encoded_dots: Simple, 1, ["URL/simple/victim/", "holds `%2e`"],
-        |upstream| change_file(upstream, "url", "/packages/%2E%2e/victim-2.0-py3-none-any.whl");
-    url_with_encoded_slash: Simple, 1, ["URL/simple/victim/", "holds `%2f`"],
-        |upstream| change_file(upstream, "url", "/packages/..%2Fvictim-2.0-py3-none-any.whl");
     page_redirected_to_a_local_file: Simple, 1, ["URL/simple/victim/", "upstream answered 302"],
         |upstream| answer(upstream, Response::new(302).header("Location", "file:///etc/passwd"));
     file_redirected_to_ftp: Simple, 1,
@@ -249,13 +242,8 @@ table! {
         |upstream| answer(upstream, Response::new(200).body("[]"));
     files_are_no_list: Warehouse, 3, ["URL/simple/victim/", "files is", "expected a list of objects"],
         |upstream| change_page(upstream, |page| page["files"] = json!({}));
-    size_is_a_text: Simple, 1,
-        ["URL/simple/victim/", "size of `victim-2.0-py3-none-any.whl`", "expected a number of bytes"],
-        |upstream| change_file(upstream, "size", "many");
     unknown_api_version: Simple, 1, ["URL/simple/victim/", "version `2.0`", "reads version 1"],
         |upstream| change_page(upstream, |page| page["meta"]["api-version"] = json!("2.0"));
-    hash_too_short: Simple, 1, ["URL/simple/victim/", "`victim-2.0-py3-none-any.whl`", "64 hexadecimal digits"],
-        |upstream| change_file(upstream, "hashes", json!({ "sha256": "abcd" }));
     hash_missing: Simple, 1, ["URL/simple/victim/", "hashes.sha256 of `victim-2.0-py3-none-any.whl` is missing"],
         |upstream| change_file(upstream, "hashes", json!({ "md5": "d41d8cd98f00b204e9800998ecf8427e" }));
 
@@ -268,6 +256,91 @@ table! {
         |upstream| on_file(upstream, Fault::Gone);
     errors_for_a_file: Simple, 1, ["URL/packages/", "`victim-2.0-py3-none-any.whl`", "upstream answered 503"],
         |upstream| on_file(upstream, Fault::Status { status: 503, retry_after: Some(0) });
+}
+
+/// What is left of a file that upstream's page says something bad of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Nothing: no record can have its name.
+    Nothing,
+    /// Its name in the record; readers do not see it.
+    Name,
+    /// All but the field.
+    File,
+}
+
+/// One file of a page is bad: the rest of the page is shown, `status` and `show` name what is skipped, and when upstream is right
+/// again the mirror is what it would have been.
+fn skipped(asked: Asked, left: Left, says: &[&str], break_it: fn(&Upstream)) {
+    let mut index = Index::new();
+    for project in ["good", "victim"] {
+        index.upload(project, &wheel(project, "1.0", 1));
+    }
+    let world = World::new(index, &asked.lines());
+    world.done(&["sync"]);
+    for project in ["victim", "good"] {
+        world.upstream.world().upload(project, &wheel(project, "2.0", 1));
+    }
+    break_it(&world.upstream);
+    let run = world.run(&["sync"]).ended(0);
+    assert!(!run.err.chars().any(|c| c.is_control() && c != '\n'), "a control character came through: {:?}", run.err);
+    let live = world.live();
+    let page: Value = serde_json::from_slice(&live["simple/victim/index.v1_json"]).unwrap();
+    let files: Vec<_> = page["files"].as_array().unwrap().iter().map(|file| text(&file["filename"])).collect();
+    assert_eq!(files[0], "victim-1.0-py3-none-any.whl");
+    assert_eq!(files.len(), if left == Left::File { 2 } else { 1 }, "{files:?}");
+    let (status, shown) = (world.done(&["status"]), world.done(&["show", "pypi", "victim"]));
+    for said in [&status, &shown] {
+        assert!(says.iter().all(|text| said.contains(text)), "it does not say {says:?}:\n{said}");
+    }
+    let is_told =
+        shown.contains("victim-2.0-py3-none-any.whl\tnot shown: its digest or its URL cannot be used\tsha256:-");
+    assert_eq!(is_told, left == Left::Name, "{shown}");
+    check(&world, &["--store", "store"], &text(&world.log()[0]["id"]), &SHOW).ended(0);
+
+    world.upstream.remove_override(PAGE);
+    // With a changelog, a page is read again at its project's next event, or when the sweep comes by.
+    world.upstream.world().upload("victim", &wheel("victim", "3.0", 1));
+    world.done(&["sync"]);
+    assert!(!world.done(&["status"]).contains("skipped"));
+    world.done(&["sync", "--store", "fresh"]);
+    assert_eq!(world.tree(), tree_of(&world.done(&["show", "pypi", "--store", "fresh"])));
+}
+
+macro_rules! skipped {
+    ($($name:ident: $asked:ident, $left:ident, $says:expr, $field:literal: $value:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            skipped(Asked::$asked, Left::$left, &$says, |upstream| change_file(upstream, $field, $value));
+        }
+    )*};
+}
+
+skipped! {
+    filename_with_dots: Simple, Nothing, ["`../victim-2.0.tar.gz`", "not a plain file name"],
+        "filename": "../victim-2.0.tar.gz";
+    filename_with_slash: Simple, Nothing, ["`victim-2.0/../../x.whl`", "not a plain file name"],
+        "filename": "victim-2.0/../../x.whl";
+    filename_with_nul: Simple, Nothing, [r"`victim-2.0\0.tar.gz`", "not a plain file name"],
+        "filename": "victim-2.0\0.tar.gz";
+    filename_with_control_characters: Simple, Nothing, [r"`victim-2.0\u{1b}[2J\r.tar.gz`"],
+        "filename": "victim-2.0\u{1b}[2J\r.tar.gz";
+    filename_of_another_project: Warehouse, Nothing, ["`good-2.0-py3-none-any.whl`", "another project's"],
+        "filename": "good-2.0-py3-none-any.whl";
+    filename_of_a_metadata_file: Simple, Nothing, ["victim-1.0-py3-none-any.whl.metadata"],
+        "filename": "victim-1.0-py3-none-any.whl.metadata";
+    url_of_a_local_file: Simple, Name, ["`file:///etc/passwd`", "neither http nor https"],
+        "url": "file:///etc/passwd";
+    url_with_dots: Simple, Name, ["escapes upwards by `..`"],
+        "url": "/packages/aa/../../victim-2.0-py3-none-any.whl";
+    url_with_encoded_dots: Simple, Name, ["holds `%2e`"],
+        "url": "/packages/%2E%2e/victim-2.0-py3-none-any.whl";
+    url_with_encoded_slash: Simple, Name, ["holds `%2f`"],
+        "url": "/packages/..%2Fvictim-2.0-py3-none-any.whl";
+    hash_too_short: Warehouse, Name, ["`victim-2.0-py3-none-any.whl`", "64 hexadecimal digits"],
+        "hashes": json!({ "sha256": "abcd" });
+    size_is_a_text: Simple, File, ["size of `victim-2.0-py3-none-any.whl`", "expected a number of bytes"],
+        "size": "many";
 }
 
 /// What may pass is asked for again before it counts, which takes a while: these rows wait together.

@@ -14,7 +14,7 @@ use crate::support::tools::{b3sum, isolate, program, upload_real};
 use crate::support::world::{Run, World, text, tree_of, wheel};
 
 const STRANDLINE: &str = env!("CARGO_BIN_EXE_strandline");
-const SHOW: [&str; 3] = [STRANDLINE, "show", "--raw"];
+pub(crate) const SHOW: [&str; 3] = [STRANDLINE, "show", "--raw"];
 
 /// What was recomputed of a snapshot.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ impl Recomputed {
 }
 
 /// Runs `scripts/check-manifest` on a snapshot; `shower` prints a body.
-fn check(world: &World, options: &[&str], id: &str, shower: &[&str]) -> Run {
+pub(crate) fn check(world: &World, options: &[&str], id: &str, shower: &[&str]) -> Run {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/check-manifest");
     let mut command = Command::new(program("python3"));
     command.arg(script).args(options).arg(id).arg("--").args(shower);

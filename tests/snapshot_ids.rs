@@ -25,7 +25,7 @@ const EVENTS: usize = 200;
 const UNHURRIED: Duration = Duration::from_secs(60);
 
 /// Where the index and its files seem to be.
-const NAMED: &str = "https://index.example";
+pub(crate) const NAMED: &str = "https://index.example";
 
 /// An index that snapshots and records name by URLs without this machine's port.
 #[derive(Debug)]
@@ -37,13 +37,13 @@ struct Renamed {
 }
 
 impl Renamed {
-    fn renamed(&self, Page { record, serial }: Page) -> Page {
-        let (told, mut seen) = record.into_parts();
+    fn renamed(&self, page: Page) -> Page {
+        let (told, mut seen) = page.record.into_parts();
         for file in seen.files.values_mut() {
             file.url = file.url.take().map(|url| url.replace(&self.origin, NAMED));
             file.provenance = file.provenance.take().map(|url| url.replace(&self.origin, NAMED));
         }
-        Page { record: Record::new(told, seen).unwrap(), serial }
+        Page { record: Record::new(told, seen).unwrap(), ..page }
     }
 }
 
@@ -60,7 +60,7 @@ impl upstream::Upstream for Renamed {
     ) -> BoxFuture<'a, Result<Answer, UpstreamError>> {
         async move {
             Ok(match self.index.page(project, validator, way).await? {
-                Answer::Page { page, validator } => Answer::Page { page: self.renamed(page), validator },
+                Answer::Page { page, validator } => Answer::Page { page: Box::new(self.renamed(*page)), validator },
                 other => other,
             })
         }
@@ -122,6 +122,13 @@ fn move_to(upstream: &Upstream, generator: &mut Generator, events: usize) {
 
 /// Syncs; what stands in the way is waited for this long.
 fn sync(world: &World, patience: Duration) -> Outcome {
+    let context = context(world, patience);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(strandline_sync::sync(&context)).unwrap()
+}
+
+/// A mirror of everything that the world's index has, at a URL without a port and by the index's clock.
+pub(crate) fn context(world: &World, patience: Duration) -> Context {
     let upstream = &world.upstream;
     let index = Index::new(Asking::new(upstream.simple_url().parse().unwrap())).unwrap();
     let (name, origin) = (format!("{NAMED}/simple/").parse().unwrap(), format!("http://{}", upstream.address()));
@@ -135,16 +142,14 @@ fn sync(world: &World, patience: Duration) -> Outcome {
         ..Settings::new("pypi".parse().unwrap(), Selection::Everything)
     };
     let now = Timestamp::from_seconds(i64::try_from(upstream.now_ms() / 1000).unwrap()).unwrap();
-    let context = Context {
+    Context {
         store: Store::open(&world.path("store"), Disk::new()).unwrap(),
         upstream: Arc::new(renamed),
         format: Arc::new(Pypi),
         settings: Arc::new(settings),
         clock: Arc::new(move || now),
         progress: Arc::new(Progress::default()),
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(strandline_sync::sync(&context)).unwrap()
+    }
 }
 
 /// The history: seven syncs, eight days apart, so that the sweep asks for every page again each time.
@@ -217,14 +222,14 @@ fn a_scripted_history_gives_the_same_ids_as_ever() {
 
     let ids: Vec<_> = world.log().iter().map(|line| (text(&line["serial"]), text(&line["id"]))).collect();
     let expected = [
-        ("237.2", "98b364801379d3c2e759a75530374c3bbc01224322e98d42bc2f1c44353211fe"),
-        ("237", "7a8a8e5d818c8e98420cf69ea0b95170f7bfc6c9408e8f37c206e65ee4395bbd"),
-        ("189", "8c890fe1e1cf94679e7d68bb6af06327272e22e6e31b58b1ada4334eaef9125d"),
-        ("163", "20090619eecb9a013287a209363aee9dd6f926d9c604e3e239236923f34daa81"),
-        ("125", "49e6c88ed6c0b207b4e69a3a07f0aa2086deff43e410e38448e22c64cb342fe1"),
-        ("104", "d19333361a7c2d4bf14950a4d68fe8f1c4fd7f404cfdcae7a717cd1acb6dccf6"),
-        ("68", "f5f73acf66ae60ae736b2b5f58ef0284458f0a70acdc233a4623fdd5fa1e9075"),
+        ("237.2", "8763ab9e641c51e1023402c4438ddb0676057c825504972be237329d98054d04"),
+        ("237", "fdfc8537e2352bcf4cd9085c5e9ba557068978c9d45cbe9668bdc20fdebe744e"),
+        ("189", "b4d64945b33a639fdea87cbedd22601f2e45578809c31aa575d0d67226dfcb5e"),
+        ("163", "09db9bb5919a59693352e39f5ee0daa7fb538d6be41e321a34ee19bc2df6548f"),
+        ("125", "0848bf08505d2da2a49c5fe8cb7f244ea2f52001163467f4f7a07433028941df"),
+        ("104", "457013b6b07e118bae0336f39251c420704e3bd9905e12c3a35352cda63cff63"),
+        ("68", "0e96a9025a9f4d2035515a6e583624d5a72716fc9a0a75bedcd44f58c923987c"),
     ];
     assert_eq!(ids, expected.map(|(label, id)| (label.to_owned(), id.to_owned())));
-    assert_eq!(world.tree(), "32e5f5299ab4cc61e7639f616ae095ed386ee1728eb9dff37178600065ad35c5");
+    assert_eq!(world.tree(), "20adb5598be6c2f26836e0272835919e9921e7e59dee29d53ed6c9e94fb04e4f");
 }

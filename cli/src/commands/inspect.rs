@@ -162,10 +162,19 @@ pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>)
     }
     let inputs = store.inputs(&snapshot)?;
     if let Some(record) = record.map(|record| store.record(record)).transpose()? {
-        for (file, told, _) in record.files() {
-            if let Some(why) = inputs.hides(&name, file, told.sha256) {
-                say!("  {}\tnot shown: {why}\tsha256:{}", file.as_str(), told.sha256);
+        for file in record.files() {
+            if let Some(why) = inputs.hides(&name, file) {
+                let (file, told, _) = file;
+                let sha256 = told.sha256.map_or_else(|| "-".to_owned(), |sha256| sha256.to_string());
+                say!("  {}\tnot shown: {why}\tsha256:{sha256}", file.as_str());
             }
+        }
+    }
+    let skipped = store.mirror(&mirror)?.map(|mirror| mirror.skipped_of(&name)).transpose()?.unwrap_or_default();
+    if skipped.count > 0 {
+        say!("  {} of its page cannot be used, as it was read last:", skipped.count);
+        for what in skipped.named {
+            say!("    {what}");
         }
     }
     Ok(Exit::Done)

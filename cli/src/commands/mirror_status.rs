@@ -1,10 +1,11 @@
 //! How mirrors and the store stand, as values. Each form of output is made from these and asks the store nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 use strandline_model::{FileName, Held, Hidden, Label, MirrorName, ProjectName, Timestamp, UpstreamUrl};
-use strandline_store::{Store, Usage, Withdrawal};
+use strandline_store::{SkippedOf, Store, Usage, Withdrawal};
 
 use super::purge;
 use crate::report::Failure;
@@ -39,6 +40,11 @@ pub(crate) struct MirrorStatus {
     pub(crate) held: Vec<Held>,
     /// The files that alone are not shown of their projects.
     pub(crate) lacking: Vec<LackingFile>,
+    /// The keys of pages in JSON that this program does not know, as JSON pointers, each with the number of the projects whose page
+    /// has it.
+    pub(crate) unknown_keys: BTreeMap<String, u64>,
+    /// What of pages could not be used when they were read last.
+    pub(crate) skipped: Vec<SkippedElements>,
     /// As the last `gc` found it.
     pub(crate) size: Option<MirrorSize>,
 }
@@ -50,6 +56,16 @@ pub(crate) struct LackingFile {
     pub(crate) filename: FileName,
     /// Why it is not shown.
     pub(crate) reason: String,
+}
+
+/// What upstream's page of a project has that cannot be used.
+#[derive(Debug, Serialize)]
+pub(crate) struct SkippedElements {
+    pub(crate) project: ProjectName,
+    /// How much it is: fields of files, and files.
+    pub(crate) count: u64,
+    /// What it is, in words; of much, the first.
+    pub(crate) named: Vec<String>,
 }
 
 /// How the last sync went.
@@ -99,10 +115,12 @@ impl MirrorStatus {
     /// Asks the store how a mirror stands.
     pub(crate) fn of(store: &Arc<Store>, mirror: &MirrorName, usage: Option<&Usage>) -> Result<Self, Failure> {
         let (mut latest, mut state, mut last, mut kept) = (None, None, None, Vec::new());
+        let (mut unknown_keys, mut skipped) = (BTreeMap::new(), BTreeMap::new());
         // The store has no row of a mirror that no process has ever locked.
         if let Some(mirror) = store.mirror(mirror)? {
             latest = mirror.latest_verified()?.map(|latest| latest.snapshot);
             (state, last, kept) = (mirror.view_state()?, mirror.last_sync()?, mirror.snapshots()?);
+            (unknown_keys, skipped) = (mirror.unknown_keys()?, mirror.skipped()?);
         }
         let inputs = latest.as_ref().map(|latest| store.inputs(latest)).transpose()?.unwrap_or_default();
         let lacking = inputs.lacking.into_keys().map(|(project, filename)| {
@@ -137,6 +155,11 @@ impl MirrorStatus {
             lag,
             held: latest.map(|latest| latest.held).unwrap_or_default(),
             lacking: lacking.collect(),
+            unknown_keys,
+            skipped: skipped
+                .into_iter()
+                .map(|(project, SkippedOf { count, named })| SkippedElements { project, count, named })
+                .collect(),
             size: usage
                 .and_then(|usage| usage.mirrors.get(mirror))
                 .map(|size| MirrorSize { bytes: size.bytes, own_bytes: size.own }),

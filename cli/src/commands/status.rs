@@ -5,11 +5,14 @@ use serde_json::json;
 use strandline_model::Timestamp;
 use strandline_store::Store;
 
-use super::mirror_status::{LackingFile, Lag, MirrorSize, MirrorStatus, StoreStatus};
+use super::mirror_status::{LackingFile, Lag, MirrorSize, MirrorStatus, SkippedElements, StoreStatus};
 use super::{clock, open, purge, say};
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::report::{Failure, in_words};
+
+/// Of how many projects is told what is skipped of their pages.
+const SKIPPED_TOLD: usize = 20;
 
 /// How every mirror stands, and the store.
 pub(crate) fn status(config: &Config, json: bool) -> Result<Exit, Failure> {
@@ -85,6 +88,18 @@ fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> Result<(), Failure> {
     }
     for LackingFile { project, filename, reason } in &status.lacking {
         say!("  lacking    {project}: {}: {reason}", filename.as_str());
+    }
+    for SkippedElements { project, count, named } in status.skipped.iter().take(SKIPPED_TOLD) {
+        say!("  skipped    {project}: {count} of its page cannot be used: {}", named.join("; "));
+    }
+    if let Some(more) = status.skipped.len().checked_sub(SKIPPED_TOLD).filter(|more| *more > 0) {
+        say!("  skipped    something of the pages of {more} more projects: `status --json` names all");
+    }
+    if !status.unknown_keys.is_empty() {
+        // Upstream chose them.
+        let named = status.unknown_keys.iter().map(|(key, projects)| format!("{} ({projects})", key.escape_debug()));
+        let named = named.collect::<Vec<_>>().join(", ");
+        say!("  unknown    keys of pages, kept and not shown, each with the number of projects: {named}");
     }
     Ok(())
 }

@@ -7,8 +7,8 @@ use std::path::Path;
 use rusqlite::Connection;
 use strandline_durable::Disk;
 use strandline_model::{
-    Blake3, CoreMetadata, DisplayName, Entry, FileName, Follow, Inputs, Maintenance, Method, ProjectName, Record, Seen,
-    SeenFile, Serial, Sha256, Source, Timestamp, Told, ToldFile, Unit, Yanked,
+    Blake3, DisplayName, Entry, FileName, Follow, Form, Inputs, Method, ProjectName, Record, Seen, SeenFile, Serial,
+    Sha256, Source, Timestamp, Told, ToldFile, Unit,
 };
 use strandline_store::{Conclusion, Draft, DraftUnit, Locked, Recorded, Store, Wait};
 
@@ -47,13 +47,13 @@ fn record(display: &DisplayName, entries: &[Entry]) -> Result<Record, Failure> {
         let file = FileName::of(&name, path.file_name())?;
         let upload_time = Some("2026-01-01T12:00:00.123456Z".parse()?);
         let sha256 = (*sha256).into();
-        told.insert(file.clone(), ToldFile { sha256, size: Some(*size), upload_time, yanked: Yanked::No });
+        told.insert(file.clone(), ToldFile { size: Some(*size), upload_time, ..ToldFile::of(sha256) });
         let url = Some(format!("http://127.0.0.1:1/{path}"));
-        let (requires_python, core_metadata, provenance) = (Some(">=3.9".to_owned()), CoreMetadata::Absent, None);
-        seen.insert(file, SeenFile { url, requires_python, core_metadata, provenance });
+        let requires_python = Some(">=3.9".to_owned());
+        seen.insert(file, SeenFile { requires_python, ..SeenFile::at(url) });
     }
-    let (maintenance, status_reason, versions) = (Maintenance::Active, None, vec!["1".to_owned()]);
-    let seen = Seen { display: display.clone(), maintenance, status_reason, versions, files: seen };
+    let versions = vec!["1".to_owned()];
+    let seen = Seen { versions, files: seen, ..Seen::of(display.clone(), Form::Json) };
     Ok(Record::new(Told { name, quarantined: false, files: told }, seen)?)
 }
 

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use strandline_model::{
-    Blake3, CoreMetadata, DisplayName, FileName, Maintenance, ProjectName, Record, Seen, SeenFile, Serial, Sha256,
-    Timestamp, Told, ToldFile, UpstreamUrl, Yanked,
+    Blake3, DisplayName, FileName, Form, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Timestamp, Told,
+    ToldFile, UpstreamUrl, Yanked,
 };
 use strandline_pypi::{Index, SettingsError};
 use strandline_sync::cut::Action;
@@ -115,7 +115,7 @@ impl ScaleWorld {
         let (a, rest) = path.split_at(2);
         let (b, rest) = rest.split_at(2);
         let told = ToldFile {
-            sha256: Sha256::of(&content).into(),
+            sha256: Some(Sha256::of(&content).into()),
             size: Some(content.len() as u64),
             upload_time: "2026-01-01T12:00:00.000000Z".parse().ok(),
             yanked: Yanked::No,
@@ -124,8 +124,7 @@ impl ScaleWorld {
         let seen = SeenFile {
             url: Some(format!("{top}packages/{a}/{b}/{rest}/{name}")),
             requires_python: Some(">=3.8".to_owned()),
-            core_metadata: CoreMetadata::Absent,
-            provenance: None,
+            ..SeenFile::at(None)
         };
         (FileName::of(&project, &name).expect("a file of the project"), told, seen)
     }
@@ -144,8 +143,7 @@ impl ScaleWorld {
         let versions: Vec<_> = (0..self.files).chain(later).map(|minor| format!("1.{minor}")).collect();
         let mut told = Told { name: project.clone(), quarantined: false, files: BTreeMap::new() };
         let display = Self::display(number).parse().expect("a name");
-        let (maintenance, files) = (Maintenance::Active, BTreeMap::new());
-        let mut seen = Seen { display, maintenance, status_reason: None, versions: Vec::new(), files };
+        let mut seen = Seen::of(display, Form::Json);
         for version in &versions {
             let (name, told_file, seen_file) = self.listed(number, version);
             told.files.insert(name.clone(), told_file);
@@ -153,8 +151,8 @@ impl ScaleWorld {
         }
         seen.versions = versions;
         let serial = Some(serial_of(events.last().copied().unwrap_or(number + 1)));
-        let page = Page { record: Record::new(told, seen).expect("its parts go together"), serial };
-        Answer::Page { page, validator: Some(tag) }
+        let page = Page::of(Record::new(told, seen).expect("its parts go together"), serial);
+        Answer::Page { page: Box::new(page), validator: Some(tag) }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use strandline_model::{
-    CoreMetadata, DisplayName, Entry, FileName, Follow, Inputs, Maintenance, Method, ProjectName, Record, Seen,
-    SeenFile, Serial, Source, Timestamp, Told, ToldFile, Unit, Yanked,
+    DisplayName, Entry, FileName, Follow, Form, Inputs, Method, ProjectName, Record, Seen, SeenFile, Serial, Source,
+    Timestamp, Told, ToldFile, Unit,
 };
 use strandline_store::{Draft, DraftUnit, Recorded};
 
@@ -19,17 +19,10 @@ pub fn draft_unit(display: DisplayName, serial: Serial, entries: Vec<Entry>) -> 
     for entry in entries.iter().filter(|entry| entry.path.first_segment() == "packages") {
         let Ok(file) = FileName::of(&name, entry.path.file_name()) else { continue };
         let (sha256, size) = (entry.sha256.into(), Some(entry.size));
-        told.insert(file.clone(), ToldFile { sha256, size, upload_time: None, yanked: Yanked::No });
-        let (core_metadata, url) = (CoreMetadata::Absent, None);
-        seen.insert(file, SeenFile { url, requires_python: None, core_metadata, provenance: None });
+        told.insert(file.clone(), ToldFile { size, ..ToldFile::of(sha256) });
+        seen.insert(file, SeenFile::at(None));
     }
-    let seen = Seen {
-        display: display.clone(),
-        maintenance: Maintenance::Active,
-        status_reason: None,
-        versions: Vec::new(),
-        files: seen,
-    };
+    let seen = Seen { files: seen, ..Seen::of(display.clone(), Form::Json) };
     let record = Record::new(Told { name: name.clone(), quarantined: false, files: told }, seen);
     let bodies = record.expect("both parts name the same files").to_bodies();
     let unit =

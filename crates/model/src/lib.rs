@@ -16,6 +16,7 @@ mod causes;
 mod digest;
 mod follow;
 mod format;
+mod json;
 mod name;
 mod path;
 mod record;
@@ -33,11 +34,12 @@ pub use causes::with_causes;
 pub use digest::{Blake3, ClaimedSha256, DigestMismatch, Hasher, InvalidDigest, Sha256, read_chunks};
 pub use follow::Follow;
 pub use format::{BadRecord, Format, Formats, ListedProject, Releases, Rendered};
+pub use json::Json;
 pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
 pub use path::{InvalidPath, TreePath};
 pub use record::{
-    CoreMetadata, FileName, InvalidFileName, InvalidRecord, Maintenance, Mirrored, Placed, Record, RecordId, Seen,
-    SeenFile, Status, Told, ToldFile, Yanked,
+    CoreMetadata, FileName, Form, InvalidFileName, InvalidRecord, Maintenance, Mirrored, Placed, Preamble, Record,
+    RecordId, Seen, SeenFile, Status, Told, ToldFile, UnknownKeys, Yanked, is_skipped,
 };
 pub use record_body::{RECORD, RecordBodies, is_distribution};
 pub use serial::{InvalidSerial, Label, Serial};

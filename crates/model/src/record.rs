@@ -9,7 +9,7 @@
 //!
 //! 1. A record names each file once, both of its parts name the same files, and each file belongs to the project by its name.
 //! 2. A quarantined project has no files (PEP 792).
-//! 3. Each file of a [`Mirrored`] is in place, and its SHA-256 is the one that its record claims.
+//! 3. Each file of a [`Mirrored`] is in place, and its SHA-256 is the one that its record claims, where it claims one.
 //!
 //! `tests/record.rs` has a test for each.
 
@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::{Blake3, ClaimedSha256, DisplayName, ProjectName, Serial, Sha256, TreePath, UploadTime};
+use crate::{Blake3, ClaimedSha256, DisplayName, Json, ProjectName, Serial, Sha256, TreePath, UploadTime};
 
 /// The name of a release file: one path segment, checked to belong to its project.
 ///
@@ -151,6 +151,43 @@ pub enum CoreMetadata {
     Hashed(ClaimedSha256),
 }
 
+/// In which form a page was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// JSON (PEP 691).
+    Json,
+    /// HTML (PEP 503), which does not say sizes and times of upload.
+    Html,
+}
+
+/// What a page says of its project that no event changes and that a sync hands on as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preamble {
+    /// In which form the page was read.
+    pub form: Form,
+    /// The reserved namespaces that the project is in (PEP 752): `null` or a list of objects, each with `name` and `owned`. `None`
+    /// where the index does not say.
+    pub namespaces: Option<Json>,
+    /// What the page says in keys that are not known.
+    pub unknown: UnknownKeys,
+    /// How many such keys of the page and its files were dropped, because what they say was too much.
+    pub dropped: u64,
+}
+
+/// Keys of a page that are not known, with their values as they came. A key is named by a JSON pointer (RFC 6901), which begins at
+/// the page or, for a key of a file, at the file.
+pub type UnknownKeys = BTreeMap<String, Json>;
+
+/// How much of a page's unknown keys a record keeps: pointers and values, in bytes.
+const UNKNOWN_MOST: usize = 64 << 10;
+
+impl Preamble {
+    /// That of a page of this form which says nothing more.
+    pub fn of(form: Form) -> Self {
+        Self { form, namespaces: None, unknown: UnknownKeys::new(), dropped: 0 }
+    }
+}
+
 /// What the log tells of a project, or what never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
@@ -165,8 +202,8 @@ pub struct Told {
 /// What the log tells of a file, or what never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToldFile {
-    /// What it should be.
-    pub sha256: ClaimedSha256,
+    /// What it should be. `None` where upstream does not say it, or says what cannot be used.
+    pub sha256: Option<ClaimedSha256>,
     /// How large it should be, in bytes, if upstream says so.
     pub size: Option<u64>,
     /// When it was uploaded (PEP 700).
@@ -180,6 +217,8 @@ pub struct ToldFile {
 pub struct Seen {
     /// The project's name as the page writes it.
     pub display: DisplayName,
+    /// What the page says besides, as it came.
+    pub preamble: Preamble,
     /// Whether it is archived or deprecated.
     pub maintenance: Maintenance,
     /// Why it has its status, if upstream says so.
@@ -190,18 +229,59 @@ pub struct Seen {
     pub files: BTreeMap<FileName, SeenFile>,
 }
 
+impl Seen {
+    /// Of an active project without files, of which nothing else is said.
+    pub fn of(display: DisplayName, form: Form) -> Self {
+        let (status_reason, versions, files) = Default::default();
+        let (preamble, maintenance) = (Preamble::of(form), Maintenance::Active);
+        Self { display, preamble, maintenance, status_reason, versions, files }
+    }
+
+    /// The same with at most 64 KiB of what is not known: namespaces come first, then the keys of the page, then those of its files,
+    /// each sorted by bytes. What does not fit into what is left is dropped and counted.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let (mut room, mut dropped) = (UNKNOWN_MOST, 0);
+        let mut fits = |key: &str, value: &Json| {
+            let left = room.checked_sub(key.len() + value.as_str().len());
+            room = left.unwrap_or(room);
+            dropped += u64::from(left.is_none());
+            left.is_some()
+        };
+        self.preamble.namespaces.take_if(|namespaces| !fits("/namespaces", namespaces));
+        self.preamble.unknown.retain(|key, value| fits(key, value));
+        for file in self.files.values_mut() {
+            file.unknown.retain(|key, value| fits(key, value));
+        }
+        self.preamble.dropped += dropped;
+        self
+    }
+
+    /// The keys of the page and of its files that are not known, each once; those of files begin with `files/*`.
+    pub fn unknown_keys(&self) -> BTreeSet<String> {
+        let of_page = self.preamble.unknown.keys().cloned();
+        let of_files = self.files.values().flat_map(|file| file.unknown.keys());
+        of_page.chain(of_files.map(|key| format!("/files/*{key}"))).collect()
+    }
+}
+
 /// What pages show of a file and no log tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenFile {
-    /// Where upstream has it: an absolute http(s) URL without a fragment, whose last segment is the filename. `None` where the
-    /// record was made of a page of this mirror, which does not keep it.
+    /// Where upstream has it: an absolute http(s) URL without query and fragment, whose last segment is the filename. `None` where
+    /// the record was made of a page of this mirror, which does not keep it.
     pub url: Option<String>,
+    /// Whether that URL has a query on upstream's page. A signed URL has another query at every request, and it is a secret: so it is
+    /// no part of the record, and the file is had by asking for the page anew.
+    pub query: bool,
     /// Which Pythons it is for (PEP 345), as upstream writes it.
     pub requires_python: Option<String>,
     /// Its metadata file, beside it at `.metadata` (PEP 658).
     pub core_metadata: CoreMetadata,
-    /// Where its attestations are (PEP 740): an absolute URL on upstream.
+    /// Where its attestations are (PEP 740): an absolute URL on upstream, without a query.
     pub provenance: Option<String>,
+    /// What the page says of it in keys that are not known.
+    pub unknown: UnknownKeys,
 }
 
 /// The ids of the two bodies that a record is kept as.
@@ -228,9 +308,35 @@ pub struct Record {
     seen: Seen,
 }
 
+impl ToldFile {
+    /// A file of which nothing but its digest is said.
+    pub fn of(sha256: ClaimedSha256) -> Self {
+        Self { sha256: Some(sha256), ..Self::named() }
+    }
+
+    /// A file of which nothing but its name is said.
+    pub fn named() -> Self {
+        Self { sha256: None, size: None, upload_time: None, yanked: Yanked::No }
+    }
+}
+
+impl SeenFile {
+    /// A file of which nothing but its URL is said, if that.
+    pub fn at(url: Option<String>) -> Self {
+        let (core_metadata, unknown) = (CoreMetadata::Absent, UnknownKeys::new());
+        Self { url, query: false, requires_python: None, core_metadata, provenance: None, unknown }
+    }
+}
+
+/// Whether a file is skipped: its name is good, and its URL or its digest is not, so that it stands in the record by its name
+/// alone and is never shown.
+pub fn is_skipped(told: &ToldFile, seen: &SeenFile) -> bool {
+    told.sha256.is_none() && seen.url.is_none()
+}
+
 impl Record {
     /// Puts both parts together; an error where they are not of one project, do not name the same files or name one that cannot
-    /// be the project's, or where a quarantined project has files.
+    /// be the project's, where more than the name is said of a file that is skipped, or where a quarantined project has files.
     pub fn new(told: Told, seen: Seen) -> Result<Self, InvalidRecord> {
         let invalid = |problem| Err(InvalidRecord { project: told.name.clone(), problem });
         if !seen.display.is_of(&told.name) {
@@ -241,6 +347,14 @@ impl Record {
         }
         if let Some(foreign) = told.files.keys().find(|file| !file.is_of(&told.name)) {
             return invalid(format!("`{}` is another project's", foreign.as_str()));
+        }
+        let skipped = told.files.iter().zip(seen.files.values()).filter(|((_, told), seen)| is_skipped(told, seen));
+        let mut more = skipped.filter(|((_, told), seen)| **told != ToldFile::named() || **seen != SeenFile::at(None));
+        if let Some(((file, _), _)) = more.next() {
+            return invalid(format!(
+                "`{}` has neither digest nor URL, and more than its name is said of it",
+                file.as_str()
+            ));
         }
         if told.quarantined && !told.files.is_empty() {
             return invalid("it is quarantined and has files".to_owned());
@@ -331,7 +445,7 @@ impl Mirrored {
             return invalid("its record and its files are not the same".to_owned());
         }
         for ((name, told), placed) in record.told.files.iter().zip(files.values()) {
-            if let Err(mismatch) = told.sha256.confirm(placed.sha256) {
+            if let Some(Err(mismatch)) = told.sha256.map(|claim| claim.confirm(placed.sha256)) {
                 return invalid(format!("`{}`: {mismatch}", name.as_str()));
             }
         }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::BadBody;
 use crate::{
-    Blake3, CoreMetadata, FileName, Maintenance, ProjectName, Record, RecordId, Seen, SeenFile, Told, ToldFile, Yanked,
+    Blake3, CoreMetadata, FileName, Form, Json, Maintenance, Preamble, ProjectName, Record, RecordId, Seen, SeenFile,
+    Told, ToldFile, UnknownKeys, Yanked,
 };
 
 /// The number of the form of records that this program writes.
@@ -53,8 +54,8 @@ struct ToldBody<'a> {
 struct ToldLine<'a> {
     #[serde(borrow)]
     filename: Text<'a>,
-    #[serde(borrow)]
-    sha256: Text<'a>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<Text<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -68,13 +69,21 @@ struct ToldLine<'a> {
 struct SeenBody<'a> {
     #[serde(borrow)]
     display: Text<'a>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    dropped: u64,
     #[serde(borrow)]
     files: Vec<SeenLine<'a>>,
+    #[serde(borrow)]
+    form: Text<'a>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    namespaces: Option<Text<'a>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     reason: Option<Text<'a>>,
     seen: u32,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     status: Option<Text<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    unknown: Option<UnknownBody<'a>>,
     #[serde(borrow)]
     versions: Vec<Text<'a>>,
 }
@@ -88,12 +97,45 @@ struct SeenLine<'a> {
     filename: Text<'a>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     provenance: Option<Text<'a>>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    query: bool,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     requires_python: Option<Text<'a>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     told: Option<ToldLine<'a>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    unknown: Option<UnknownBody<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     url: Option<Text<'a>>,
+}
+
+/// Keys that are not known, by their pointers, each with the text of its value.
+#[derive(Deserialize)]
+struct UnknownBody<'a>(#[serde(borrow)] BTreeMap<Text<'a>, Text<'a>>);
+
+impl<'a> UnknownBody<'a> {
+    fn of(unknown: &'a UnknownKeys) -> Option<Self> {
+        let texts = || unknown.iter().map(|(key, value)| (key.into(), value.as_str().into())).collect();
+        (!unknown.is_empty()).then(|| Self(texts()))
+    }
+
+    fn read(body: Option<Self>) -> Result<UnknownKeys, String> {
+        let read = |(key, value): (Text<'_>, Text<'_>)| Ok((key.into_owned(), json_value(&value)?));
+        body.into_iter().flat_map(|Self(texts)| texts).map(read).collect()
+    }
+}
+
+impl Serialize for UnknownBody<'_> {
+    /// RFC 8785 sorts keys by their UTF-16, which is another order than that of their bytes beyond U+FFFF.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut sorted: Vec<_> = self.0.iter().collect();
+        sorted.sort_by(|(one, _), (other, _)| one.encode_utf16().cmp(other.encode_utf16()));
+        serializer.collect_map(sorted)
+    }
+}
+
+fn json_value(text: &str) -> Result<Json, String> {
+    Json::of(text).ok_or_else(|| "a value is no JSON".to_owned())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,6 +151,11 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 fn maintenance_text(maintenance: Maintenance) -> Option<&'static str> {
     match maintenance {
         Maintenance::Active => None,
@@ -117,10 +164,17 @@ fn maintenance_text(maintenance: Maintenance) -> Option<&'static str> {
     }
 }
 
+fn form_text(form: Form) -> &'static str {
+    match form {
+        Form::Json => "json",
+        Form::Html => "html",
+    }
+}
+
 fn told_line<'a>(name: &'a FileName, told: &'a ToldFile) -> ToldLine<'a> {
     ToldLine {
         filename: name.as_str().into(),
-        sha256: told.sha256.to_string().into(),
+        sha256: told.sha256.map(|claim| claim.to_string().into()),
         size: told.size.filter(|size| *size <= LARGEST),
         upload_time: told.upload_time.map(|time| time.to_string().into()),
         yanked: match &told.yanked {
@@ -140,8 +194,10 @@ fn seen_line<'a>(name: &'a FileName, told: &'a ToldFile, seen: &'a SeenFile) -> 
         },
         filename: name.as_str().into(),
         provenance: seen.provenance.as_deref().map(Into::into),
+        query: seen.query,
         requires_python: seen.requires_python.as_deref().map(Into::into),
         told: (!is_distribution(name.as_str())).then(|| told_line(name, told)),
+        unknown: UnknownBody::of(&seen.unknown),
         url: seen.url.as_deref().map(Into::into),
     }
 }
@@ -189,10 +245,14 @@ impl Record {
         versions.dedup();
         let seen = SeenBody {
             display: of_pages.display.as_str().into(),
+            dropped: of_pages.preamble.dropped,
             files: files().map(|(name, told, seen)| seen_line(name, told, seen)).collect(),
+            form: form_text(of_pages.preamble.form).into(),
+            namespaces: of_pages.preamble.namespaces.as_ref().map(|namespaces| namespaces.as_str().into()),
             reason: of_pages.status_reason.as_deref().map(Into::into),
             seen: RECORD,
             status: maintenance_text(of_pages.maintenance).map(Into::into),
+            unknown: UnknownBody::of(&of_pages.preamble.unknown),
             versions,
         };
         (json(&told), json(&seen))
@@ -233,7 +293,7 @@ fn read(told: ToldBody<'_>, seen: SeenBody<'_>) -> Result<Record, String> {
         told_files.extend([read_told(&name, line)?]);
     }
     let mut seen_files = BTreeMap::new();
-    for SeenLine { core_metadata, filename, provenance, requires_python, told, url } in seen.files {
+    for SeenLine { core_metadata, filename, provenance, query, requires_python, told, unknown, url } in seen.files {
         let filename = FileName::of(&name, &filename).map_err(words)?;
         told_files.extend(told.map(|line| read_told(&name, line)).transpose()?);
         let core_metadata = match core_metadata {
@@ -244,16 +304,25 @@ fn read(told: ToldBody<'_>, seen: SeenBody<'_>) -> Result<Record, String> {
         };
         let seen = SeenFile {
             url: url.map(Into::into),
+            query,
             requires_python: requires_python.map(Into::into),
             core_metadata,
             provenance: provenance.map(Into::into),
+            unknown: UnknownBody::read(unknown)?,
         };
         seen_files.insert(filename, seen);
     }
+    let form = [Form::Json, Form::Html].into_iter().find(|form| form_text(*form) == seen.form);
     let maintenance = [Maintenance::Active, Maintenance::Archived, Maintenance::Deprecated];
     let maintenance = maintenance.into_iter().find(|of| maintenance_text(*of) == seen.status.as_deref());
     let seen = Seen {
         display: seen.display.parse().map_err(words)?,
+        preamble: Preamble {
+            form: form.ok_or("its form is unknown")?,
+            namespaces: seen.namespaces.map(|text| json_value(&text)).transpose()?,
+            unknown: UnknownBody::read(seen.unknown)?,
+            dropped: seen.dropped,
+        },
         maintenance: maintenance.ok_or("its status is unknown")?,
         status_reason: seen.reason.map(Into::into),
         versions: seen.versions.into_iter().map(Into::into).collect(),
@@ -265,8 +334,9 @@ fn read(told: ToldBody<'_>, seen: SeenBody<'_>) -> Result<Record, String> {
 
 fn read_told(project: &ProjectName, line: ToldLine<'_>) -> Result<(FileName, ToldFile), String> {
     let name = FileName::of(project, &line.filename).map_err(|error| error.to_string())?;
+    let sha256 = line.sha256.map(|text| text.parse()).transpose();
     let told = ToldFile {
-        sha256: line.sha256.parse().map_err(|error: crate::InvalidDigest| error.to_string())?,
+        sha256: sha256.map_err(|error: crate::InvalidDigest| error.to_string())?,
         size: line.size,
         upload_time: line.upload_time.map(|time| time.parse()).transpose().map_err(|_| "a time is none".to_owned())?,
         yanked: match line.yanked {

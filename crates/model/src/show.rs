@@ -7,20 +7,21 @@ use std::fmt;
 
 use crate::text::{Lines, require_canonical};
 use crate::unit::line;
-use crate::{BadBody, Blake3, ClaimedSha256, FileName, ProjectName, Record, Releases};
+use crate::{BadBody, Blake3, ClaimedSha256, FileName, ProjectName, Record, Releases, SeenFile, ToldFile, is_skipped};
 
 const FORMAT: &str = "strandline-inputs 2";
 const KIND: &str = "inputs";
 
 /// Everything that decides what of a record is shown, besides the record. A snapshot names it by the BLAKE3 of its canonical
-/// bytes: the line `strandline-inputs 2`, then `lacking PROJECT FILENAME SHA256` for each file that upstream does not give, then
+/// bytes: the line `strandline-inputs 2`, then `lacking PROJECT FILENAME SHA256` for each file that upstream does not give (`-` where
+/// upstream says no digest), then
 /// `withdrawn SHA256` for each file that an operator has withdrawn; each kind is sorted by bytes.
 ///
 /// No person, path or address stands in it: it is public where a mirror is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Inputs {
     /// Files that cannot be had and are shown no more, by project and name, with what upstream says they are.
-    pub lacking: BTreeMap<(ProjectName, FileName), ClaimedSha256>,
+    pub lacking: BTreeMap<(ProjectName, FileName), Option<ClaimedSha256>>,
     /// Files that an operator has withdrawn, whatever their names.
     pub withdrawn: BTreeSet<ClaimedSha256>,
 }
@@ -31,6 +32,7 @@ impl Inputs {
         let mut out = String::new();
         line(&mut out, format_args!("{FORMAT}"));
         for ((project, filename), sha256) in &self.lacking {
+            let sha256 = sha256.map_or_else(|| "-".to_owned(), |sha256| sha256.to_string());
             line(&mut out, format_args!("lacking {project} {} {sha256}", filename.as_str()));
         }
         for sha256 in &self.withdrawn {
@@ -57,7 +59,8 @@ impl Inputs {
             let (project, name, sha256) = three.ok_or_else(|| lines.bad("expected `lacking …` or `withdrawn …`"))?;
             let project: ProjectName = lines.parse(project)?;
             let name = FileName::of(&project, name).map_err(|error| lines.bad(&error.to_string()))?;
-            inputs.lacking.insert((project, name), lines.parse(sha256)?);
+            let sha256 = if sha256 == "-" { None } else { Some(lines.parse(sha256)?) };
+            inputs.lacking.insert((project, name), sha256);
         }
         require_canonical(KIND, bytes, &inputs.to_bytes())?;
         Ok(inputs)
@@ -69,15 +72,22 @@ impl Inputs {
     }
 
     /// Why a file of a project is not shown; `None` where it is.
-    pub fn hides(&self, project: &ProjectName, name: &FileName, sha256: ClaimedSha256) -> Option<Hidden> {
-        if self.withdrawn.contains(&sha256) {
+    pub fn hides(
+        &self,
+        project: &ProjectName,
+        (name, told, seen): (&FileName, &ToldFile, &SeenFile),
+    ) -> Option<Hidden> {
+        if told.sha256.is_some_and(|sha256| self.withdrawn.contains(&sha256)) {
             return Some(Hidden::Withdrawn);
         }
-        self.lacks(project, name, sha256).then_some(Hidden::Lacking)
+        if is_skipped(told, seen) {
+            return Some(Hidden::Skipped);
+        }
+        self.lacks(project, name, told.sha256).then_some(Hidden::Lacking)
     }
 
     /// Whether a file of a project is one that upstream does not give.
-    pub fn lacks(&self, project: &ProjectName, name: &FileName, sha256: ClaimedSha256) -> bool {
+    pub fn lacks(&self, project: &ProjectName, name: &FileName, sha256: Option<ClaimedSha256>) -> bool {
         // Mostly none is, and then nothing is copied.
         !self.lacking.is_empty() && self.lacking.get(&(project.clone(), name.clone())) == Some(&sha256)
     }
@@ -90,6 +100,8 @@ pub enum Hidden {
     Withdrawn,
     /// Upstream does not give it.
     Lacking,
+    /// Its name alone stands in the record.
+    Skipped,
 }
 
 impl fmt::Display for Hidden {
@@ -97,6 +109,7 @@ impl fmt::Display for Hidden {
         f.write_str(match self {
             Self::Withdrawn => "it is withdrawn from the mirror",
             Self::Lacking => "upstream does not give it",
+            Self::Skipped => "its digest or its URL cannot be used",
         })
     }
 }
@@ -115,10 +128,8 @@ pub struct Shown {
 
 /// What readers get of a record.
 pub fn show(record: &Record, inputs: &Inputs, releases: &dyn Releases) -> Shown {
-    let hidden: BTreeMap<_, _> = record
-        .files()
-        .filter_map(|(name, told, _)| Some((name.clone(), inputs.hides(record.name(), name, told.sha256)?)))
-        .collect();
+    let hidden: BTreeMap<_, _> =
+        record.files().filter_map(|file| Some((file.0.clone(), inputs.hides(record.name(), file)?))).collect();
     let listed = !record.told().quarantined && (hidden.is_empty() || hidden.len() < record.files().len());
     let record = if hidden.is_empty() {
         record.clone()

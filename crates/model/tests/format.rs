@@ -4,9 +4,9 @@
 
 use proptest::prelude::*;
 use strandline_model::{
-    Blake3, CoreMetadata, DisplayName, Entry, FileName, Follow, Gone, Held, HoldReason, Inputs, Label, Leaf,
-    Maintenance, Method, Node, ProjectName, RECORD, Record, RecordId, RootList, Seen, SeenFile, Serial, Sha256,
-    Snapshot, Source, Timestamp, Told, ToldFile, TreePath, Unit, Yanked, trie,
+    Blake3, CoreMetadata, DisplayName, Entry, FileName, Follow, Form, Gone, Held, HoldReason, Inputs, Json, Label,
+    Leaf, Maintenance, Method, Node, Preamble, ProjectName, RECORD, Record, RecordId, RootList, Seen, SeenFile, Serial,
+    Sha256, Snapshot, Source, Timestamp, Told, ToldFile, TreePath, Unit, Yanked, trie,
 };
 
 fn entry(path: &str, bytes: &[u8]) -> Entry {
@@ -35,37 +35,65 @@ fn file(name: &str) -> FileName {
     FileName::of(&zope(), name).unwrap()
 }
 
-/// A record of two files of which everything is said or nothing, and one that is no distribution.
+fn json(text: &str) -> Json {
+    Json::of(text).unwrap()
+}
+
+/// A record of two files of which everything is said or nothing, one that is no distribution, one without a digest, and two that are
+/// skipped.
 fn record() -> Record {
     let all = ToldFile {
-        sha256: Sha256::of(b"").into(),
+        sha256: Some(Sha256::of(b"").into()),
         size: Some(0),
         upload_time: "2026-11-23T16:10:00.5+01:00".parse().ok(),
         yanked: Yanked::Yes("broken \"\u{e9}\" \u{7}".to_owned()),
     };
-    let nothing = ToldFile { size: None, upload_time: None, yanked: Yanked::No, ..all.clone() };
+    let nothing = ToldFile::of(Sha256::of(b"").into());
     let shown = SeenFile {
         url: Some("https://files.example/packages/aa/bb/cc/Zope.Interface-1.0%20%C3%A9.zip".to_owned()),
+        query: true,
         requires_python: Some(">=3.9".to_owned()),
         core_metadata: CoreMetadata::Hashed(Sha256::of(b"metadata").into()),
         provenance: Some("https://index.example/provenance".to_owned()),
+        unknown: [("/gpg-sig".to_owned(), json("true"))].into(),
     };
-    let hidden = SeenFile { url: None, requires_python: None, core_metadata: CoreMetadata::Absent, provenance: None };
+    let hidden = SeenFile::at(None);
     let unhashed = SeenFile { core_metadata: CoreMetadata::Unhashed, ..hidden.clone() };
-    let names =
-        ["Zope.Interface-1.0 \u{e9}.zip", "zope.interface-1.0-variants.json", "zope_interface-2.0.tar.gz"].map(file);
+    let names = [
+        "Zope.Interface-1.0 \u{e9}.zip",
+        "zope.interface-1.0-variants.json",
+        "zope.interface-2.0-variants.json",
+        "zope_interface-2.0.tar.gz",
+        "zope_interface-3.0.tar.gz",
+        "zope_interface-4.0.tar.gz",
+    ]
+    .map(file);
+    // Upstream says no digest of the one before the last, and of two files what cannot be used.
+    let undigested = ToldFile { size: Some(7), ..ToldFile::named() };
+    let somewhere = SeenFile::at(Some("https://files.example/zope_interface-3.0.tar.gz".to_owned()));
     let yanked = ToldFile { yanked: Yanked::Yes(String::new()), ..nothing.clone() };
     let told = Told {
         name: zope(),
         quarantined: false,
-        files: names.clone().into_iter().zip([all, nothing, yanked]).collect(),
+        files: names
+            .clone()
+            .into_iter()
+            .zip([all, nothing, ToldFile::named(), yanked, undigested, ToldFile::named()])
+            .collect(),
     };
     let seen = Seen {
         display: "Zope.Interface".parse().unwrap(),
+        preamble: Preamble {
+            form: Form::Json,
+            namespaces: Some(json(r#"[{"name": "zope", "owned": true}]"#)),
+            // RFC 8785 sorts these by their UTF-16.
+            unknown: ["/meta/tracks", "/\u{e000}", "/\u{1f600}"].map(|key| (key.to_owned(), json("[1e999]"))).into(),
+            dropped: 2,
+        },
         maintenance: Maintenance::Archived,
         status_reason: Some("gone elsewhere".to_owned()),
         versions: vec!["2.0".to_owned(), "1.0".to_owned()],
-        files: names.into_iter().zip([shown, unhashed, hidden]).collect(),
+        files: names.into_iter().zip([shown, unhashed, hidden.clone(), hidden.clone(), somewhere, hidden]).collect(),
     };
     Record::new(told, seen).unwrap()
 }
@@ -73,14 +101,16 @@ fn record() -> Record {
 /// A quarantined project of which nothing else is said.
 fn quarantined() -> Record {
     let told = Told { name: zope(), quarantined: true, files: [].into() };
-    let (maintenance, status_reason, versions) = (Maintenance::Active, None, Vec::new());
-    let display = "zope-interface".parse().unwrap();
-    Record::new(told, Seen { display, maintenance, status_reason, versions, files: [].into() }).unwrap()
+    Record::new(told, Seen::of("zope-interface".parse().unwrap(), Form::Html)).unwrap()
 }
 
 fn inputs() -> Inputs {
     Inputs {
-        lacking: [((zope(), file("Zope.Interface-1.0 \u{e9}.zip")), Sha256::of(b"lacking").into())].into(),
+        lacking: [
+            ((zope(), file("Zope.Interface-1.0 \u{e9}.zip")), Some(Sha256::of(b"lacking").into())),
+            ((zope(), file("zope_interface-3.0.tar.gz")), None),
+        ]
+        .into(),
         withdrawn: [b"one", b"two"].map(|bytes| Sha256::of(bytes).into()).into(),
     }
 }
@@ -218,7 +248,13 @@ fn what_changes_without_the_log_is_in_the_seen_part() {
     };
     let (first, other) = (file("Zope.Interface-1.0 \u{e9}.zip"), file("zope.interface-1.0-variants.json"));
     let same = id(&|_, _| {});
-    let seen_alone: [&dyn Fn(&mut Told, &mut Seen); 6] = [
+    let seen_alone: [&dyn Fn(&mut Told, &mut Seen); 12] = [
+        &|_, seen| seen.files.get_mut(&first).unwrap().query = false,
+        &|_, seen| seen.preamble.namespaces = Some(json("null")),
+        &|_, seen| drop(seen.preamble.unknown.insert("/new".to_owned(), json("[ ]"))),
+        &|_, seen| seen.preamble.dropped = 0,
+        &|_, seen| seen.files.get_mut(&first).unwrap().unknown.clear(),
+        &|_, seen| seen.preamble.form = Form::Html,
         &|_, seen| seen.maintenance = Maintenance::Deprecated,
         &|_, seen| seen.status_reason = None,
         &|_, seen| seen.display = "zope.interface".parse().unwrap(),
@@ -246,7 +282,20 @@ fn what_changes_without_the_log_is_in_the_seen_part() {
 #[test]
 fn records_that_are_not_canonical_are_refused() {
     let [told, seen] = parts(&record());
-    let refused: [(&str, String, String); 9] = [
+    let refused: [(&str, String, String); 17] = [
+        (
+            "more of a skipped file",
+            told.replace("3.0.tar.gz\",\"size\":7", "3.0.tar.gz\""),
+            seen.replace(
+                "zope_interface-3.0.tar.gz\",\"url\":\"https://files.example/zope_interface-3.0.tar.gz",
+                "zope_interface-3.0.tar.gz\",\"requires-python\":\">=3.9",
+            ),
+        ),
+        ("a query that is none", told.clone(), seen.replace("\"query\":true", "\"query\":false")),
+        ("an unknown key's value that is no JSON", told.clone(), seen.replace("[1e999]", "[1e999")),
+        ("white space around it", told.clone(), seen.replace("\"true\"", "\" true\"")),
+        ("nothing that is not known", told.clone(), seen.replace("{\"/gpg-sig\":\"true\"}", "{}")),
+        ("nothing dropped", told.clone(), seen.replace("\"dropped\":2", "\"dropped\":0")),
         ("white space", told.replace("{\"files", "{ \"files"), seen.clone()),
         ("a key more", told.replace("\"name\":", "\"colour\":1,\"name\":"), seen.clone()),
         ("null", told.replace("\"size\":0,", "\"size\":null,"), seen.clone()),
@@ -254,6 +303,8 @@ fn records_that_are_not_canonical_are_refused() {
         ("upper-case digits", told.replace("e3b0c4", "E3B0C4"), seen.clone()),
         ("another form", told.replace("\"told\":2", "\"told\":3"), seen.clone()),
         ("a file less", told.clone(), parts(&quarantined())[1].clone()),
+        ("an unknown form", told.clone(), seen.replace("\"form\":\"json\"", "\"form\":\"xml\"")),
+        ("no form", told.clone(), seen.replace("\"form\":\"json\",", "")),
         ("an unknown status", told.clone(), seen.replace("archived", "happy")),
         (
             "keys in another order",

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use strandline_model::{
-    CoreMetadata, FileName, Maintenance, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Status,
-    Told, ToldFile, Yanked,
+    FileName, Form, Json, Maintenance, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Status,
+    Told, ToldFile,
 };
 
 const FILE: &str = "six-1.0.tar.gz";
@@ -20,19 +20,13 @@ fn file(name: &str) -> FileName {
 }
 
 fn parts(files: &[&str]) -> (Told, Seen) {
-    let told = |name: &&str| {
-        let sha256 = Sha256::of(name.as_bytes()).into();
-        (file(name), ToldFile { sha256, size: None, upload_time: None, yanked: Yanked::No })
-    };
-    let seen = |name: &&str| {
-        let core_metadata = CoreMetadata::Absent;
-        (file(name), SeenFile { url: None, requires_python: None, core_metadata, provenance: None })
-    };
-    let (maintenance, status_reason, versions) = (Maintenance::Archived, None, vec!["1.0".to_owned()]);
-    let display = "Six".parse().expect("a name");
+    let told = |name: &&str| (file(name), ToldFile::of(Sha256::of(name.as_bytes()).into()));
+    let seen = |name: &&str| (file(name), SeenFile::at(None));
+    let (maintenance, versions) = (Maintenance::Archived, vec!["1.0".to_owned()]);
+    let nothing = Seen::of("Six".parse().expect("a name"), Form::Json);
     (
         Told { name: six(), quarantined: false, files: files.iter().map(told).collect() },
-        Seen { display, maintenance, status_reason, versions, files: files.iter().map(seen).collect() },
+        Seen { maintenance, versions, files: files.iter().map(seen).collect(), ..nothing },
     )
 }
 
@@ -65,6 +59,12 @@ fn parts_that_do_not_go_together() {
     });
     assert_eq!(foreign, "six: `seven-1.0.zip` is another project's");
     assert_eq!(problem(|told, _| told.quarantined = true), "six: it is quarantined and has files");
+    let more = problem(|told, _| {
+        for file in told.files.values_mut() {
+            *file = ToldFile { size: Some(7), ..ToldFile::named() };
+        }
+    });
+    assert_eq!(more, format!("six: `{FILE}` has neither digest nor URL, and more than its name is said of it"));
 }
 
 #[test]
@@ -104,4 +104,42 @@ fn what_is_left_without_some_files() {
     assert_eq!(left.files().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), ["six-1.0.zip"]);
     assert_eq!(left.record().files().len(), 1);
     assert!(left.record().seen().versions.is_empty());
+}
+
+/// The bytes of a key and its value, which is a text of so many bytes with its quotation marks.
+fn unknown(key: &str, size: usize) -> (String, Json) {
+    (key.to_owned(), Json::of(&format!("\"{}\"", "x".repeat(size - 2))).expect("a text"))
+}
+
+fn keys(seen: &Seen) -> Vec<&str> {
+    let of_files = seen.files.values().flat_map(|file| file.unknown.keys());
+    seen.preamble.unknown.keys().chain(of_files).map(String::as_str).collect()
+}
+
+#[test]
+fn what_is_not_known_is_kept_up_to_64_kib() {
+    let most = 64 << 10;
+    let (_, mut seen) = parts(&[FILE, "six-1.0.zip"]);
+    seen.preamble.namespaces = Json::of("null");
+    // With the 15 bytes of the namespaces, 2 of each key and 3 of a file's key, all of it is 64 KiB.
+    seen.preamble.unknown = [unknown("/a", 100), unknown("/b", most - 15 - 2 - 100 - 2 - 3 - 100)].into();
+    seen.files.get_mut(&file(FILE)).expect("a file").unknown = [unknown("/cc", 100)].into();
+    assert_eq!(seen.clone().bounded(), seen, "all of it fits");
+    assert_eq!(seen.unknown_keys().into_iter().collect::<Vec<_>>(), ["/a", "/b", "/files/*/cc"]);
+
+    let mut more = seen.clone();
+    more.files.get_mut(&file(FILE)).expect("a file").unknown = [unknown("/cc", 101)].into();
+    more.files.get_mut(&file("six-1.0.zip")).expect("a file").unknown = [unknown("/d", 101)].into();
+    let bounded = more.bounded();
+    assert_eq!(
+        keys(&bounded),
+        ["/a", "/b", "/d"],
+        "what does not fit into what is left is dropped, and what fits stays"
+    );
+    assert_eq!((bounded.preamble.dropped, bounded.clone().bounded()), (1, bounded.clone()), "once is enough");
+
+    let mut first = seen;
+    first.preamble.unknown.insert("/aa".to_owned(), Json::of("[]").expect("a list"));
+    let bounded = first.bounded();
+    assert_eq!(keys(&bounded), ["/a", "/aa", "/b"], "the keys of the page come first, sorted");
 }

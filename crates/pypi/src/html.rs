@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 
 use html5gum::{HtmlString, Spanned, Token, Tokenizer};
-use strandline_model::{CoreMetadata, Serial, Status, Yanked};
+use strandline_model::{CoreMetadata, Form, Preamble, Serial, Status, UnknownKeys, Yanked};
 use strandline_sync::upstream::{Page, Problem};
 use url::Url;
 
 use crate::filename::is_release_file;
 use crate::listing::{Claim, Context, Listing, check_api_version, malformed, status};
-use crate::url_check::{last_segment, shown};
+use crate::url_check::{last_segment, percent_decode, shown};
 
 /// Attributes of a tag.
 struct Attributes(BTreeMap<HtmlString, Spanned<HtmlString, ()>>);
@@ -26,7 +26,7 @@ impl Attributes {
 /// Reads a page.
 pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("the page is not UTF-8: {error}")))?;
-    let mut listing = Listing::new(context);
+    let mut listing = Listing::new(context, Preamble::of(Form::Html));
     let mut base: Option<Url> = None;
     let (mut serial, mut project_status, mut reason) = (None, Status::Active, None);
     for token in Tokenizer::new(text) {
@@ -49,9 +49,7 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
                         _ => {}
                     },
                     b"a" => {
-                        if let Some(claim) = link(&listing, base.as_ref().unwrap_or(context.url), &attributes)? {
-                            listing.add(claim)?;
-                        }
+                        add(&mut listing, base.as_ref().unwrap_or(context.url), &attributes)?;
                     }
                     _ => {}
                 }
@@ -68,63 +66,67 @@ fn serial_of(comment: &[u8]) -> Option<Serial> {
     std::str::from_utf8(comment).ok()?.trim().strip_prefix("SERIAL ")?.trim().parse().ok()
 }
 
-fn link(listing: &Listing<'_>, base: &Url, attributes: &Attributes) -> Result<Option<Claim>, Problem> {
-    let Some(href) = attributes.get("href") else { return Ok(None) };
+/// Adds the file that a link leads to, if it leads to one; an error where its digest is not given.
+fn add(listing: &mut Listing<'_>, base: &Url, attributes: &Attributes) -> Result<(), Problem> {
+    let Some(href) = attributes.get("href") else { return Ok(()) };
     let href = href.trim_matches([' ', '\t', '\n', '\r', '\x0c']);
-    let last = href.split(['?', '#']).next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-    let hashed = href.contains("#sha256=");
-    if !hashed && !is_release_file(last) {
+    let (path, fragment) = href.split_once('#').unwrap_or((href, ""));
+    let last = path.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    let digest = fragment.strip_prefix("sha256=");
+    if digest.is_none() && !is_release_file(last) {
         // A way up, a signature, the index's own navigation.
-        return Ok(None);
+        return Ok(());
     }
-    let (url, fragment) = listing.url(base, "a link", href)?;
-    let filename = last_segment(&url).unwrap_or_default();
+    let url = listing.url(base, "a link", href).map(|(url, _)| url);
+    let filename = url.as_ref().map_or_else(|_| percent_decode(last), last_segment).unwrap_or_default();
     let of = |name: &str| format!("{name} of `{}`", shown(&filename));
-    let digest = fragment.as_deref().and_then(|fragment| fragment.strip_prefix("sha256="));
     let digest =
         digest.ok_or_else(|| malformed(format!("{} is missing; a file without it is not mirrored", of("#sha256="))))?;
-    let sha256 = digest.parse().map_err(|error| malformed(format!("{}: {error}", of("#sha256="))))?;
-    let core_metadata = match attributes.get("data-core-metadata").or_else(|| attributes.get("data-dist-info-metadata"))
-    {
-        None => CoreMetadata::Absent,
-        Some(text) if text.is_empty() || text == "false" => CoreMetadata::Absent,
-        Some(text) => match text.strip_prefix("sha256=") {
-            None => CoreMetadata::Unhashed,
-            Some(digest) => CoreMetadata::Hashed(
-                digest.parse().map_err(|error| malformed(format!("{}: {error}", of("data-core-metadata"))))?,
-            ),
+    let sha256 = digest.parse().map_err(|error| malformed(format!("{}: {error}", of("#sha256="))));
+    let core_metadata = attributes.get("data-core-metadata").or_else(|| attributes.get("data-dist-info-metadata"));
+    let core_metadata = match core_metadata {
+        None => Ok(None),
+        Some(text) if text.is_empty() || text == "false" => Ok(None),
+        Some(text) => match text.strip_prefix("sha256=").map(str::parse) {
+            None => Ok(Some(CoreMetadata::Unhashed)),
+            Some(Ok(digest)) => Ok(Some(CoreMetadata::Hashed(digest))),
+            Some(Err(error)) => Err(malformed(format!("{}: {error}", of("data-core-metadata")))),
         },
     };
-    Ok(Some(Claim {
-        sha256,
+    let claim = Claim {
+        needed: url.and_then(|url| Ok((url, sha256?))),
         size: None,
         requires_python: attributes.get("data-requires-python"),
         upload_time: None,
         yanked: attributes.get("data-yanked").map_or(Yanked::No, Yanked::Yes),
-        core_metadata,
+        core_metadata: listing.usable(core_metadata).unwrap_or(CoreMetadata::Absent),
         provenance: attributes.get("data-provenance"),
-        url,
+        unknown: UnknownKeys::new(),
         filename,
-    }))
+    };
+    listing.add(claim);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use strandline_model::ProjectName;
+    use strandline_model::{ProjectName, SeenFile, ToldFile};
 
     use super::*;
 
     const DIGEST: &str = "9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e";
 
+    const BASE: &str = "https://index.example/simple/six/";
+
     fn read(text: &str) -> Result<Page, Problem> {
         let project: ProjectName = "six".parse().unwrap();
-        let url: Url = "https://index.example/simple/six/".parse().unwrap();
+        let url: Url = BASE.parse().unwrap();
         parse(text.as_bytes(), Context { project: &project, url: &url, local_allowed: false })
     }
 
-    /// Long because all that is read of one page stands here in full.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "all that is read of one page stands here in full")]
     fn everything_that_the_standards_have() {
         let text = format!(
             r#"<!DOCTYPE html><html><head><base href="https://files.example/p/">
@@ -148,7 +150,9 @@ mod tests {
                         FileName(
                             "six-0.9.tar.gz",
                         ): ToldFile {
-                            sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            sha256: Some(
+                                ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            ),
                             size: None,
                             upload_time: None,
                             yanked: Yes(
@@ -158,7 +162,9 @@ mod tests {
                         FileName(
                             "six-1.0+b-py3-none-any.whl",
                         ): ToldFile {
-                            sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            sha256: Some(
+                                ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            ),
                             size: None,
                             upload_time: None,
                             yanked: Yes(
@@ -171,6 +177,12 @@ mod tests {
                     display: DisplayName(
                         "six",
                     ),
+                    preamble: Preamble {
+                        form: Html,
+                        namespaces: None,
+                        unknown: {},
+                        dropped: 0,
+                    },
                     maintenance: Deprecated,
                     status_reason: Some(
                         "use \"seven\"",
@@ -186,9 +198,11 @@ mod tests {
                             url: Some(
                                 "https://files.example/six-0.9.tar.gz",
                             ),
+                            query: false,
                             requires_python: None,
                             core_metadata: Unhashed,
                             provenance: None,
+                            unknown: {},
                         },
                         FileName(
                             "six-1.0+b-py3-none-any.whl",
@@ -196,6 +210,7 @@ mod tests {
                             url: Some(
                                 "https://files.example/p/six-1.0%2Bb-py3-none-any.whl",
                             ),
+                            query: false,
                             requires_python: Some(
                                 ">=3.8, <4",
                             ),
@@ -205,6 +220,7 @@ mod tests {
                             provenance: Some(
                                 "https://index.example/integrity/x",
                             ),
+                            unknown: {},
                         },
                     },
                 },
@@ -214,6 +230,11 @@ mod tests {
                     42,
                 ),
             ),
+            queries: {},
+            skipped: Skipped {
+                named: {},
+                count: 0,
+            },
         }
         "#);
     }
@@ -240,11 +261,7 @@ mod tests {
             "<meta name=pypi:repository-version content=2.0>".to_owned(),
             "<a href=six-1.0.tar.gz>".to_owned(),
             "<a href=six-1.0.tar.gz#md5=00>".to_owned(),
-            "<a href=six-1.0.tar.gz#sha256=00>".to_owned(),
             format!("<a href=seven-1.0.tar.gz#sha256={DIGEST}>"),
-            format!("<a href=a/../six-1.0.tar.gz#sha256={DIGEST}>"),
-            format!("<a href=http://[::1]/six-1.0.tar.gz#sha256={DIGEST}>"),
-            format!("<a href=six-1.0.tar.gz#sha256={DIGEST} data-core-metadata=sha256=00>"),
             format!("<a href=/#sha256={DIGEST}>"),
             "<base href=ftp://files.example/>".to_owned(),
         ];
@@ -253,13 +270,42 @@ mod tests {
         the page is of Simple API version `2.0`; this program reads version 1
         #sha256= of `six-1.0.tar.gz` is missing; a file without it is not mirrored
         #sha256= of `six-1.0.tar.gz` is missing; a file without it is not mirrored
-        #sha256= of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
         `seven-1.0.tar.gz` cannot be a file of six: its name is another project's
+        `` cannot be a file of six: it is not a plain file name
+        the page's base: the URL `ftp://files.example/` is neither http nor https
+        ");
+    }
+
+    /// Each case with what the record has of it: nothing, its name alone, or all but a field.
+    #[test]
+    fn what_cannot_be_used_is_skipped() {
+        let good = format!("<a href=six-2.0.tar.gz#sha256={DIGEST}>");
+        let whole = (ToldFile::of(DIGEST.parse().unwrap()), SeenFile::at(Some(format!("{BASE}six-1.0.tar.gz"))));
+        let named = (ToldFile::named(), SeenFile::at(None));
+        let cases = [
+            (format!("<a href=seven-1.0.tar.gz#sha256={DIGEST}>"), None),
+            (format!("<a href=/#sha256={DIGEST}>"), None),
+            ("<a href=six-1.0.tar.gz#sha256=00>".to_owned(), Some(&named)),
+            (format!("<a href=a/../six-1.0.tar.gz#sha256={DIGEST}>"), Some(&named)),
+            (format!("<a href=http://[::1]/six-1.0.tar.gz#sha256={DIGEST}>"), Some(&named)),
+            (format!("<a href=six-1.0.tar.gz#sha256={DIGEST} data-core-metadata=sha256=00>"), Some(&whole)),
+            (format!("<a href=six-1.0.tar.gz#sha256={DIGEST} data-provenance=ftp://x/>"), Some(&whole)),
+        ];
+        let said = cases.iter().map(|(text, expected)| {
+            let page = read(&format!("{text}{good}")).unwrap();
+            assert_eq!(page.skipped.count(), 1, "{text}");
+            let found = page.record.files().find(|(name, ..)| name.as_str() != "six-2.0.tar.gz");
+            assert_eq!(found.map(|(_, told, seen)| (told.clone(), seen.clone())), expected.cloned(), "{text}");
+            page.skipped.named().first().unwrap().clone()
+        });
+        insta::assert_snapshot!(said.collect::<Vec<_>>().join("\n"), @"
+        `seven-1.0.tar.gz` cannot be a file of six: its name is another project's
+        `` cannot be a file of six: it is not a plain file name
+        #sha256= of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
         a link: the URL `a/../six-1.0.tar.gz#sha256=9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e` escapes upwards by `..`
         a link: the URL `http://[::1]/six-1.0.tar.gz` leads into a private network, where upstream itself is not
         data-core-metadata of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
-        `` cannot be a file of six: it is not a plain file name
-        the page's base: the URL `ftp://files.example/` is neither http nor https
+        provenance of `six-1.0.tar.gz`: the URL `ftp://x/` is neither http nor https
         ");
     }
 

@@ -1,11 +1,15 @@
 //! Reading the Simple API's JSON (PEPs 691, 700, 714, 592, 740 and 792).
 //!
-//! What always holds: fields that are not known are ignored; a field of a wrong shape is an error that names it and
-//! its file; no input panics or recurses without bound. Tested below.
+//! What always holds: fields that are not known are kept as they came; a field of a wrong shape is named with its file, and
+//! left out if it is one of a file; no input panics or recurses without bound. Tested below.
 
-use serde::Deserialize;
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use strandline_model::{ClaimedSha256, CoreMetadata, Serial, Status, Yanked};
+use strandline_model::{ClaimedSha256, CoreMetadata, Form, Json, Preamble, Serial, Status, UploadTime, Yanked};
 use strandline_sync::upstream::{Page, Problem};
 
 use crate::listing::{Claim, Context, Listing, check_api_version, malformed, status};
@@ -15,28 +19,6 @@ use crate::url_check::shown;
 pub(crate) type Raw<'a> = Option<&'a RawValue>;
 
 #[derive(Deserialize)]
-struct RawPage<'a> {
-    #[serde(borrow, default)]
-    meta: Raw<'a>,
-    #[serde(borrow, default)]
-    name: Raw<'a>,
-    #[serde(borrow, default, rename = "project-status")]
-    project_status: Raw<'a>,
-    #[serde(borrow, default)]
-    versions: Raw<'a>,
-    #[serde(borrow, default)]
-    files: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-struct RawMeta<'a> {
-    #[serde(borrow, default, rename = "api-version")]
-    api_version: Raw<'a>,
-    #[serde(borrow, default, rename = "_last-serial")]
-    last_serial: Raw<'a>,
-}
-
-#[derive(Deserialize)]
 struct RawStatus<'a> {
     #[serde(borrow, default)]
     status: Raw<'a>,
@@ -44,31 +26,52 @@ struct RawStatus<'a> {
     reason: Raw<'a>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct RawFile<'a> {
-    #[serde(borrow, default)]
-    filename: Raw<'a>,
-    #[serde(borrow, default)]
-    url: Raw<'a>,
-    #[serde(borrow, default)]
-    hashes: Raw<'a>,
-    #[serde(borrow, default)]
-    requires_python: Raw<'a>,
-    #[serde(borrow, default)]
-    size: Raw<'a>,
-    #[serde(borrow, default)]
-    upload_time: Raw<'a>,
-    #[serde(borrow, default)]
-    yanked: Raw<'a>,
-    #[serde(borrow, default)]
-    core_metadata: Raw<'a>,
-    #[serde(borrow, default)]
-    dist_info_metadata: Raw<'a>,
-    #[serde(borrow, default)]
-    data_dist_info_metadata: Raw<'a>,
-    #[serde(borrow, default)]
-    provenance: Raw<'a>,
+/// An object whose keys are taken one after the other; what is left then is not known.
+struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Object<'a> {
+    /// Takes the value of a key; the last one where the key stands there twice.
+    fn take(&mut self, key: &str) -> Raw<'a> {
+        self.take_even_null(key).filter(|value| value.get() != "null")
+    }
+
+    fn take_even_null(&mut self, key: &str) -> Raw<'a> {
+        let mut found = None;
+        while let Some(at) = self.0.iter().position(|(own, _)| own == key) {
+            found = Some(self.0.remove(at).1);
+        }
+        found
+    }
+
+    /// The keys that were not taken, each by its JSON pointer, which begins with `place`.
+    fn left(self, place: &str) -> impl Iterator<Item = (String, Json)> {
+        let pointer = move |key: &str| format!("{place}/{}", key.replace('~', "~0").replace('/', "~1"));
+        self.0.into_iter().map(move |(key, value)| (pointer(&key), value.into()))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        #[derive(Deserialize)]
+        struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some((Key(key), value)) = map.next_entry()? {
+                    pairs.push((key, value));
+                }
+                Ok(Object(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
 }
 
 #[derive(Deserialize)]
@@ -95,13 +98,13 @@ enum NumberOrText {
 pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("the page is not UTF-8: {error}")))?;
     let page = serde_json::from_str(text).map_err(|error| malformed(format!("the page is not JSON: {error}")))?;
-    let page: RawPage<'_> = object("the page", Some(page))?.ok_or_else(|| malformed("the page is `null`"))?;
-    let meta: RawMeta<'_> =
-        object("meta", page.meta)?.ok_or_else(|| malformed("meta is missing; expected an object"))?;
-    check_api_version(&required::<String>("meta.api-version", "a text such as `1.4`", meta.api_version)?)?;
-    let serial = serial("meta._last-serial", meta.last_serial)?;
-    let name: String = required("name", "a text", page.name)?;
-    let status = match object::<RawStatus<'_>>("project-status", page.project_status)? {
+    let mut page: Object<'_> = object("the page", Some(page))?.ok_or_else(|| malformed("the page is `null`"))?;
+    let mut meta: Object<'_> =
+        object("meta", page.take("meta"))?.ok_or_else(|| malformed("meta is missing; expected an object"))?;
+    check_api_version(&required::<String>("meta.api-version", "a text such as `1.4`", meta.take("api-version"))?)?;
+    let serial = serial("meta._last-serial", meta.take("_last-serial"))?;
+    let name: String = required("name", "a text", page.take("name"))?;
+    let status = match object::<RawStatus<'_>>("project-status", page.take("project-status"))? {
         None => (Status::Active, None),
         Some(raw) => {
             let text: Option<String> = optional("project-status.status", "a text", raw.status)?;
@@ -109,55 +112,87 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
             (text.map_or(Status::Active, |text| status(&text)), reason.filter(|text| !text.is_empty()))
         }
     };
-    let versions: Option<Vec<String>> = optional("versions", "a list of texts", page.versions)?;
-    let files: Vec<&RawValue> = required("files", "a list of objects", page.files)?;
-    let mut listing = Listing::new(context);
+    let versions: Option<Vec<String>> = optional("versions", "a list of texts", page.take("versions"))?;
+    let files: Vec<&RawValue> = required("files", "a list of objects", page.take("files"))?;
+    let raw_namespaces = page.take_even_null("namespaces");
+    let unknown = page.left("").chain(meta.left("/meta")).collect();
+    let mut listing = Listing::new(context, Preamble { unknown, ..Preamble::of(Form::Json) });
+    listing.preamble.namespaces = listing.usable(raw_namespaces.map(namespaces).transpose());
     for (index, file) in files.into_iter().enumerate() {
         let name = format!("files[{index}]");
-        let file = object(&name, Some(file))?.ok_or_else(|| malformed(format!("{name} is `null`")))?;
-        let claim = claim(&listing, context, index, &file)?;
-        listing.add(claim)?;
+        let file =
+            object(&name, Some(file)).and_then(|file| file.ok_or_else(|| malformed(format!("{name} is `null`"))));
+        match file.and_then(|file| filename(&name, file)) {
+            Ok((filename, file)) => add(&mut listing, context, filename, file)?,
+            Err(problem) => listing.skip_nameless(problem.to_string()),
+        }
     }
     listing.finish(&name, serial, status, versions)
 }
 
-fn claim(listing: &Listing<'_>, context: Context<'_>, index: usize, raw: &RawFile<'_>) -> Result<Claim, Problem> {
-    let filename: String = required(&format!("files[{index}].filename"), "a text", raw.filename)?;
+/// The namespaces that a project is in, as they came (PEP 752).
+fn namespaces(raw: &RawValue) -> Result<Json, Problem> {
+    #[derive(Deserialize)]
+    struct Namespace {
+        #[serde(rename = "name")]
+        _name: String,
+        #[serde(rename = "owned")]
+        _owned: bool,
+    }
+    let expected = "null or a list of objects with `name` and `owned`";
+    optional::<Option<Vec<Namespace>>>("namespaces", expected, Some(raw)).map(drop)?;
+    Ok(raw.into())
+}
+
+/// The name of a file, and what else is said of it.
+fn filename<'a>(place: &str, mut raw: Object<'a>) -> Result<(String, Object<'a>), Problem> {
+    Ok((required(&format!("{place}.filename"), "a text", raw.take("filename"))?, raw))
+}
+
+/// Adds a file; an error where its digest is not given.
+fn add(listing: &mut Listing<'_>, context: Context<'_>, filename: String, mut raw: Object<'_>) -> Result<(), Problem> {
     let of = |name: &str| format!("{name} of `{}`", shown(&filename));
-    let url: String = required(&of("url"), "a text", raw.url)?;
-    let (url, _) = listing.url(context.url, &of("url"), &url)?;
-    let hashes: Option<RawHashes<'_>> = object(&of("hashes"), raw.hashes)?;
-    let sha256 = digest(&of("hashes.sha256"), hashes.and_then(|hashes| hashes.sha256))?
-        .ok_or_else(|| malformed(format!("{} is missing; a file without it is not mirrored", of("hashes.sha256"))))?;
-    let upload_time: Option<String> = optional(&of("upload-time"), "a text", raw.upload_time)?;
-    let yanked = match optional(&of("yanked"), "true, false or a text", raw.yanked)? {
+    let missing = || malformed(format!("{} is missing; a file without it is not mirrored", of("hashes.sha256")));
+    let hashes: Result<Option<Object<'_>>, _> = object(&of("hashes"), raw.take("hashes"));
+    let (sha256, hashes) = match hashes {
+        Ok(mut hashes) => {
+            let sha256 = hashes.as_mut().and_then(|hashes| hashes.take("sha256")).ok_or_else(missing)?;
+            (digest(&of("hashes.sha256"), Some(sha256)).and_then(|sha256| sha256.ok_or_else(missing)), hashes)
+        }
+        Err(problem) => (Err(problem), None),
+    };
+    let url = required(&of("url"), "a text", raw.take("url"));
+    let url = url.and_then(|text: String| Ok(listing.url(context.url, &of("url"), &text)?.0));
+    let upload_time = upload_time(&of("upload-time"), raw.take("upload-time"));
+    let yanked = match listing.usable(optional(&of("yanked"), "true, false or a text", raw.take("yanked"))) {
         None | Some(FlagOrText::Flag(false)) => Yanked::No,
         Some(FlagOrText::Flag(true)) => Yanked::Yes(String::new()),
         // PEP 691 asks for a truthy value, and an empty text is none.
         Some(FlagOrText::Text(reason)) if reason.is_empty() => Yanked::No,
         Some(FlagOrText::Text(reason)) => Yanked::Yes(reason),
     };
-    let core_metadata = [
-        ("core-metadata", raw.core_metadata),
-        ("dist-info-metadata", raw.dist_info_metadata),
-        ("data-dist-info-metadata", raw.data_dist_info_metadata),
-    ];
-    let core_metadata = match core_metadata.into_iter().find_map(|(name, raw)| raw.map(|raw| (name, raw))) {
-        None => CoreMetadata::Absent,
-        Some((name, raw)) => metadata(&of(name), raw)?,
-    };
-    Ok(Claim {
-        sha256,
-        size: optional(&of("size"), "a number of bytes", raw.size)?,
-        requires_python: optional(&of("requires-python"), "a text", raw.requires_python)?,
-        // Clients refuse a page with a malformed time, so it is left out.
-        upload_time: upload_time.and_then(|text| text.parse().ok()),
+    let core_metadata = ["core-metadata", "dist-info-metadata", "data-dist-info-metadata"];
+    let core_metadata = core_metadata.map(|name| (name, raw.take(name)));
+    let core_metadata = core_metadata.into_iter().find_map(|(name, raw)| raw.map(|raw| metadata(&of(name), raw)));
+    let claim = Claim {
+        needed: url.and_then(|url| Ok((url, sha256?))),
+        size: listing.usable(optional(&of("size"), "a number of bytes", raw.take("size"))),
+        requires_python: listing.usable(optional(&of("requires-python"), "a text", raw.take("requires-python"))),
+        upload_time: listing.usable(upload_time),
         yanked,
-        core_metadata,
-        provenance: optional(&of("provenance"), "a text", raw.provenance)?,
-        url,
+        core_metadata: listing.usable(core_metadata.transpose()).unwrap_or(CoreMetadata::Absent),
+        provenance: listing.usable(optional(&of("provenance"), "a text", raw.take("provenance"))),
+        unknown: raw.left("").chain(hashes.into_iter().flat_map(|hashes| hashes.left("/hashes"))).collect(),
         filename,
-    })
+    };
+    listing.add(claim);
+    Ok(())
+}
+
+fn upload_time(name: &str, raw: Raw<'_>) -> Result<Option<UploadTime>, Problem> {
+    let text: Option<String> = optional(name, "a text", raw)?;
+    let read = |text: String| text.parse().map_err(|_| malformed(format!("{name} is `{}`, no time", shown(&text))));
+    text.map(read).transpose()
 }
 
 /// Whether there is a metadata file, and what it should be.
@@ -223,7 +258,7 @@ pub(crate) fn optional<'a, T: Deserialize<'a>>(name: &str, expected: &str, raw: 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use strandline_model::ProjectName;
+    use strandline_model::{ProjectName, SeenFile, ToldFile};
     use url::Url;
 
     use super::*;
@@ -271,7 +306,9 @@ mod tests {
                         FileName(
                             "six-1.10-py3-none-any.whl",
                         ): ToldFile {
-                            sha256: ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            sha256: Some(
+                                ClaimedSha256(9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e),
+                            ),
                             size: Some(
                                 11,
                             ),
@@ -290,6 +327,15 @@ mod tests {
                     display: DisplayName(
                         "Six",
                     ),
+                    preamble: Preamble {
+                        form: Json,
+                        namespaces: None,
+                        unknown: {
+                            "/meta/tracks": [],
+                            "/new": {"x":[1]},
+                        },
+                        dropped: 0,
+                    },
                     maintenance: Archived,
                     status_reason: Some(
                         "done",
@@ -305,6 +351,7 @@ mod tests {
                             url: Some(
                                 "https://files.example/a/six-1.10-py3-none-any.whl",
                             ),
+                            query: false,
                             requires_python: Some(
                                 ">=3.8",
                             ),
@@ -314,6 +361,10 @@ mod tests {
                             provenance: Some(
                                 "https://index.example/integrity/x",
                             ),
+                            unknown: {
+                                "/gpg-sig": true,
+                                "/hashes/md5": "x",
+                            },
                         },
                     },
                 },
@@ -323,6 +374,11 @@ mod tests {
                     12,
                 ),
             ),
+            queries: {},
+            skipped: Skipped {
+                named: {},
+                count: 0,
+            },
         }
         "#);
     }
@@ -360,6 +416,66 @@ mod tests {
         assert_eq!(first(r#","requires-python":"""#).1.requires_python, None);
     }
 
+    /// Neither a number that no computer counts with nor a value as deep as the page is long makes a page bad.
+    #[test]
+    fn what_is_not_known_is_kept_as_it_came() {
+        let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
+        let text = with(r#","sizes":{"b":1e999, "a":[1.50]},"odd/~é":null,"odd/~é":0,"yanked":false"#);
+        let text = text.replacen("\"name\"", &format!("\"deep\": {deep} ,\"name\""), 1);
+        let page = read(&text).unwrap();
+        let seen = page.record.seen();
+        let of_page: Vec<_> = seen.preamble.unknown.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!((of_page, seen.preamble.dropped), (vec![("/deep", &*deep)], 0));
+        let of_file: Vec<_> = seen.files.values().flat_map(|file| &file.unknown).collect();
+        let of_file: Vec<_> = of_file.into_iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(of_file, [("/odd~1~0é", "0"), ("/sizes", r#"{"b":1e999, "a":[1.50]}"#)]);
+        let page = read(&text.replacen("[[", &"[[".repeat(10_000), 1).replacen("]]", &"]]".repeat(10_000), 1)).unwrap();
+        assert_eq!(
+            (page.record.seen().preamble.unknown.len(), page.record.seen().preamble.dropped),
+            (0, 1),
+            "too much"
+        );
+    }
+
+    /// A signed URL has another query at every request. The query stands beside the record, whose parts are equal then.
+    #[test]
+    fn a_query_is_no_part_of_the_record() {
+        let page = |query: &str| {
+            let text = with(r#","provenance":"https://index.example/x?secret""#);
+            read(&text.replacen("six-1.0.tar.gz\",\"hashes", &format!("six-1.0.tar.gz{query}#x\",\"hashes"), 1))
+                .unwrap()
+        };
+        let (one, other, none) = (page("?sig=1"), page("?sig=2"), page(""));
+        let file =
+            |page: &Page| page.record.files().next().map(|(name, _, seen)| (name.clone(), seen.clone())).unwrap();
+        let (name, seen) = file(&one);
+        let url = "https://index.example/packages/six-1.0.tar.gz";
+        assert_eq!((seen.url.as_deref(), seen.query, seen.provenance), (Some(url), true, None));
+        assert_eq!(one.url(&name).unwrap(), format!("{url}?sig=1"));
+        assert_eq!(one.record, other.record);
+        assert_ne!(one.record, none.record, "a mark says that there was one");
+        assert_eq!((none.url(&name).as_deref(), file(&none).1.query), (Some(url), false));
+    }
+
+    #[test]
+    fn namespaces_are_kept_as_they_came() {
+        let with = |namespaces: &str| {
+            read(&format!(r#"{{"meta":{{"api-version":"1.5"}},"name":"six","namespaces":{namespaces},"files":[]}}"#))
+        };
+        for good in ["null", "[]", r#"[{"name":"six", "owned":false, "since":2026}]"#] {
+            let page = with(good).unwrap();
+            let preamble = &page.record.seen().preamble;
+            assert_eq!(preamble.namespaces.as_ref().map(Json::as_str), Some(good));
+            assert!(preamble.unknown.is_empty(), "it is known");
+        }
+        for bad in ["7", "{}", r#"["six"]"#, r#"[{"name":"six"}]"#] {
+            let page = with(bad).unwrap();
+            let said = page.skipped.named().first().unwrap();
+            assert!(said.contains("namespaces is `") && said.contains("expected null or a list"), "{said}");
+            assert_eq!(page.record.seen().preamble, Preamble::of(Form::Json));
+        }
+    }
+
     #[test]
     fn serials_are_numbers_or_texts_of_them() {
         for (serial, expected) in [("7", Some(7)), ("\"7\"", Some(7)), ("null", None)] {
@@ -380,18 +496,9 @@ mod tests {
         assert_eq!((page.record.status(), page.record.files().len()), (Status::Quarantined, 0));
     }
 
-    /// Long because it is a table: each page that cannot be used, and in the same order what is said of it.
     #[test]
     fn errors_name_what_is_wrong() {
-        let file = |name: &str, url: &str, digest: &str| {
-            page(&format!(r#"{{"filename":"{name}","url":"{url}","hashes":{{"sha256":"{digest}"}}}}"#))
-        };
-        let good = "https://files.example/six-1.0.tar.gz";
-        let name = "six-1.0.tar.gz";
-        let other_digest = DIGEST.replace('9', "8");
-        let twice = format!(
-            r#"{{"filename":"{name}","url":"{good}","hashes":{{"sha256":"{DIGEST}"}}}},{{"filename":"{name}","url":"{good}","hashes":{{"sha256":"{other_digest}"}}}}"#
-        );
+        let foreign = r#"{"filename":"seven-1.0.tar.gz","url":"x","hashes":{"sha256":"00"}}"#;
         let cases = [
             String::new(),
             "null".to_owned(),
@@ -405,26 +512,9 @@ mod tests {
             r#"{"meta":{"api-version":"1.0"},"name":"six"}"#.to_owned(),
             r#"{"meta":{"api-version":"1.0"},"name":"six","files":{}}"#.to_owned(),
             r#"{"meta":{"api-version":"1.0"},"name":"six","versions":[1],"files":[]}"#.to_owned(),
-            page("7"),
-            page("{}"),
             page(r#"{"filename":"six-1.0.tar.gz","url":"x"}"#),
             page(r#"{"filename":"six-1.0.tar.gz","url":"x","hashes":{"md5":"00"}}"#),
-            page(&twice),
-            with(r#","size":-1"#),
-            with(r#","size":"1""#),
-            with(r#","yanked":7"#),
-            with(r#","core-metadata":7"#),
-            with(r#","core-metadata":{"sha256":"00"}"#),
-            with(r#","provenance":"file:///x""#),
-            file(name, good, "00"),
-            file("../six-1.0.tar.gz", good, DIGEST),
-            file("six-1.0\\u0000.tar.gz", good, DIGEST),
-            file("seven-1.0.tar.gz", good, DIGEST),
-            file("six-1.0.tar.gz.metadata", good, DIGEST),
-            file(name, "ftp://files.example/x", DIGEST),
-            file(name, "https://files.example/%2e%2e/x", DIGEST),
-            file(name, "https://user:secret@files.example/x", DIGEST),
-            file(name, "http://169.254.169.254/x", DIGEST),
+            page(&[foreign, "7"].join(",")),
         ];
         let said: Vec<_> = cases.iter().map(|text| read(text).unwrap_err().to_string()).collect();
         insta::assert_snapshot!(said.join("\n"), @r#"
@@ -440,27 +530,135 @@ mod tests {
         files is missing; expected a list of objects
         files is `{}`; expected a list of objects
         versions is `[1]`; expected a list of texts
-        files[0] is `7`; expected an object
-        files[0].filename is missing; expected a text
         hashes.sha256 of `six-1.0.tar.gz` is missing; a file without it is not mirrored
         hashes.sha256 of `six-1.0.tar.gz` is missing; a file without it is not mirrored
-        `six-1.0.tar.gz` stands on the page twice, with sha256 9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e9f1a3c5e7b9d0f2a4c6e8b0d1f3a5c7e and 8f1a3c5e7b8d0f2a4c6e8b0d1f3a5c7e8f1a3c5e7b8d0f2a4c6e8b0d1f3a5c7e
-        size of `six-1.0.tar.gz` is `-1`; expected a number of bytes
-        size of `six-1.0.tar.gz` is `"1"`; expected a number of bytes
-        yanked of `six-1.0.tar.gz` is `7`; expected true, false or a text
-        core-metadata of `six-1.0.tar.gz` is `7`; expected an object
-        sha256 in core-metadata of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
-        provenance of `six-1.0.tar.gz`: the URL `file:///x` is neither http nor https
-        hashes.sha256 of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
-        `../six-1.0.tar.gz` cannot be a file of six: it is not a plain file name
-        `six-1.0\0.tar.gz` cannot be a file of six: it is not a plain file name
         `seven-1.0.tar.gz` cannot be a file of six: its name is another project's
-        `six-1.0.tar.gz.metadata` cannot be a release file: its ending is taken
+        "#);
+    }
+
+    /// What is skipped of a page that has these files and a good one.
+    fn skipped(files: &str) -> (Page, String) {
+        let url = "../../packages/six-2.0.tar.gz";
+        let good = format!(r#"{{"filename":"six-2.0.tar.gz","url":"{url}","hashes":{{"sha256":"{DIGEST}"}}}}"#);
+        let page = read(&page(&[files, &good].join(","))).unwrap();
+        assert!(page.record.told().files.contains_key("six-2.0.tar.gz"), "the good one stays");
+        assert_eq!(page.skipped.count(), 1, "{files}");
+        let said = page.skipped.named().iter().cloned().collect();
+        (page, said)
+    }
+
+    fn file(name: &str, url: &str, digest: &str) -> String {
+        format!(r#"{{"filename":"{name}","url":"{url}","hashes":{{"sha256":"{digest}"}},"yanked":true,"new":1}}"#)
+    }
+
+    const GOOD: &str = "https://files.example/six-1.0.tar.gz";
+
+    /// A file whose name is good stands there by its name alone, whatever else is said of it.
+    #[test]
+    fn a_file_that_cannot_be_had_is_told_by_its_name() {
+        let name = "six-1.0.tar.gz";
+        let twice = [file(name, GOOD, DIGEST), file(name, GOOD, &DIGEST.replace('9', "8"))].join(",");
+        let cases = [
+            twice,
+            file(name, GOOD, "00"),
+            format!(r#"{{"filename":"{name}","url":"{GOOD}","hashes":7}}"#),
+            format!(r#"{{"filename":"{name}","url":"{GOOD}","hashes":{{"sha256":7}}}}"#),
+            format!(r#"{{"filename":"{name}","hashes":{{"sha256":"{DIGEST}"}}}}"#),
+            file(name, "ftp://files.example/x", DIGEST),
+            file(name, "https://files.example/%2e%2e/x", DIGEST),
+            file(name, "https://user:secret@files.example/x", DIGEST),
+            file(name, "http://169.254.169.254/x", DIGEST),
+            file("six-1.0-variants.json", "", DIGEST),
+        ];
+        let said = cases.iter().map(|text| {
+            let (page, said) = skipped(text);
+            let (_, told, seen) = page.record.files().next().unwrap();
+            assert_eq!((told, seen), (&ToldFile::named(), &SeenFile::at(None)), "{text}");
+            assert_eq!(page.record.files().len(), 2, "{text}");
+            said
+        });
+        insta::assert_snapshot!(said.collect::<Vec<_>>().join("\n"), @"
+        `six-1.0.tar.gz` stands on the page twice, and not with one digest
+        hashes.sha256 of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
+        hashes of `six-1.0.tar.gz` is `7`; expected an object
+        hashes.sha256 of `six-1.0.tar.gz` is `7`; expected a text
+        url of `six-1.0.tar.gz` is missing; expected a text
         url of `six-1.0.tar.gz`: the URL `ftp://files.example/x` is neither http nor https
         url of `six-1.0.tar.gz`: the URL `https://files.example/%2e%2e/x` holds `%2e`
         url of `six-1.0.tar.gz`: a URL on files.example holds credentials
         url of `six-1.0.tar.gz`: the URL `http://169.254.169.254/x` leads into a private network, where upstream itself is not
+        url of `six-1.0-variants.json`: the URL `` is empty
+        ");
+    }
+
+    #[test]
+    fn a_file_that_has_no_usable_name_is_in_no_record() {
+        let cases = [
+            "7".to_owned(),
+            "null".to_owned(),
+            "{}".to_owned(),
+            file("../six-1.0.tar.gz", GOOD, DIGEST),
+            file("six-1.0\\u0000.tar.gz", GOOD, DIGEST),
+            file("seven-1.0.tar.gz", GOOD, DIGEST),
+            file("six-1.0.tar.gz.metadata", GOOD, DIGEST),
+        ];
+        let said = cases.iter().map(|text| {
+            let (page, said) = skipped(text);
+            assert_eq!(page.record.files().len(), 1, "{text}");
+            said
+        });
+        insta::assert_snapshot!(said.collect::<Vec<_>>().join("\n"), @r#"
+        files[0] is `7`; expected an object
+        files[0] is `null`; expected an object
+        files[0].filename is missing; expected a text
+        `../six-1.0.tar.gz` cannot be a file of six: it is not a plain file name
+        `six-1.0\0.tar.gz` cannot be a file of six: it is not a plain file name
+        `seven-1.0.tar.gz` cannot be a file of six: its name is another project's
+        `six-1.0.tar.gz.metadata` cannot be a release file: its ending is taken
         "#);
+    }
+
+    #[test]
+    fn a_bad_field_is_left_out_alone() {
+        let cases = [
+            r#""size":-1"#,
+            r#""size":"1""#,
+            r#""size":9007199254740992"#,
+            r#""upload-time":"yesterday""#,
+            r#""requires-python":[3]"#,
+            r#""yanked":7"#,
+            r#""core-metadata":7"#,
+            r#""core-metadata":{"sha256":"00"}"#,
+            r#""provenance":"file:///x""#,
+            r#""provenance":"https://index.example/x?y""#,
+        ];
+        let said = cases.iter().map(|field| {
+            let text = file("six-1.0.tar.gz", GOOD, DIGEST).replacen(r#""yanked":true,"new":1"#, field, 1);
+            let (page, said) = skipped(&text);
+            let (_, told, seen) = page.record.files().next().unwrap();
+            let plain = (ToldFile::of(DIGEST.parse().unwrap()), SeenFile::at(Some(GOOD.to_owned())));
+            assert_eq!((told, seen), (&plain.0, &plain.1), "{field}");
+            said
+        });
+        insta::assert_snapshot!(said.collect::<Vec<_>>().join("\n"), @r#"
+        size of `six-1.0.tar.gz` is `-1`; expected a number of bytes
+        size of `six-1.0.tar.gz` is `"1"`; expected a number of bytes
+        size of `six-1.0.tar.gz` is `9007199254740992`, which is no size of a file
+        upload-time of `six-1.0.tar.gz` is `yesterday`, no time
+        requires-python of `six-1.0.tar.gz` is `[3]`; expected a text
+        yanked of `six-1.0.tar.gz` is `7`; expected true, false or a text
+        core-metadata of `six-1.0.tar.gz` is `7`; expected an object
+        sha256 in core-metadata of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
+        provenance of `six-1.0.tar.gz`: the URL `file:///x` is neither http nor https
+        provenance of `six-1.0.tar.gz` has a query
+        "#);
+    }
+
+    #[test]
+    fn what_is_skipped_is_counted_and_not_all_of_it_is_named() {
+        let many: Vec<_> = (0..100).map(|number| file(&format!("six-{number}.0.tar.gz"), "", DIGEST)).collect();
+        let page = read(&page(&many.join(","))).unwrap();
+        assert_eq!((page.skipped.count(), page.skipped.named().len()), (100, 32));
     }
 
     proptest! {

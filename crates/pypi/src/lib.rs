@@ -278,7 +278,7 @@ impl Upstream for Index {
             match fetched.status {
                 StatusCode::OK => {
                     let page = self.read_page(project, &fetched).map_err(fail)?;
-                    Ok(Answer::Page { page, validator: fetched.validator })
+                    Ok(Answer::Page { page: Box::new(page), validator: fetched.validator })
                 }
                 StatusCode::NOT_MODIFIED if validator.is_some() => Ok(Answer::NotModified),
                 StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Answer::Missing),

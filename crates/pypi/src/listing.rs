@@ -1,16 +1,17 @@
 //! The rules for pages of both kinds: each file is checked, each filename is there once.
 //!
-//! What always holds: a [`Page`] that [`Listing::finish`] made names only files of the project itself, each with
-//! a digest, at URLs that [`resolve`] let through. Tested in `json.rs` and `html.rs`.
+//! What always holds: a [`Page`] that [`Listing::finish`] made names only files of the project itself. Each has a digest, at
+//! a URL that [`resolve`] let through, or it stands there by its name alone. What cannot be used is counted and named; it makes
+//! no page bad, unless no file of it has a name that a file of the project can have: then it is another project's page.
+//! Queries of URLs stand beside its record. Tested in `json.rs` and `html.rs`.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use strandline_model::{
-    ClaimedSha256, CoreMetadata, DisplayName, FileName, ProjectName, Record, Seen, SeenFile, Serial, Status, Told,
-    ToldFile, UploadTime, Yanked,
+    ClaimedSha256, CoreMetadata, DisplayName, FileName, Preamble, ProjectName, Record, Seen, SeenFile, Serial, Status,
+    Told, ToldFile, UnknownKeys, UploadTime, Yanked,
 };
-use strandline_sync::upstream::{Page, Problem};
+use strandline_sync::upstream::{Page, Problem, Skipped};
 use url::Url;
 
 use crate::filename;
@@ -31,15 +32,20 @@ pub(crate) struct Context<'a> {
 #[derive(Debug)]
 pub(crate) struct Listing<'a> {
     context: Context<'a>,
+    pub(crate) preamble: Preamble,
     files: BTreeMap<FileName, (ToldFile, SeenFile)>,
+    queries: BTreeMap<FileName, String>,
+    skipped: Skipped,
+    /// Why the first file that has no usable name has none.
+    nameless: Option<String>,
 }
 
 /// A file as a page names it, before it is checked.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) filename: String,
-    pub(crate) url: Url,
-    pub(crate) sha256: ClaimedSha256,
+    /// Where it is and what it is, or why the file cannot be had.
+    pub(crate) needed: Result<(Url, ClaimedSha256), Problem>,
     pub(crate) size: Option<u64>,
     pub(crate) requires_python: Option<String>,
     /// Left out where it is no time.
@@ -47,6 +53,7 @@ pub(crate) struct Claim {
     pub(crate) yanked: Yanked,
     pub(crate) core_metadata: CoreMetadata,
     pub(crate) provenance: Option<String>,
+    pub(crate) unknown: UnknownKeys,
 }
 
 /// An error about the form of a page.
@@ -55,8 +62,23 @@ pub(crate) fn malformed(text: impl Into<String>) -> Problem {
 }
 
 impl<'a> Listing<'a> {
-    pub(crate) fn new(context: Context<'a>) -> Self {
-        Self { context, files: BTreeMap::new() }
+    pub(crate) fn new(context: Context<'a>, preamble: Preamble) -> Self {
+        let (files, queries) = (BTreeMap::new(), BTreeMap::new());
+        Self { context, preamble, files, queries, skipped: Skipped::default(), nameless: None }
+    }
+
+    /// Skips a file that no record can name.
+    pub(crate) fn skip_nameless(&mut self, why: String) {
+        self.nameless.get_or_insert_with(|| why.clone());
+        self.skipped.add(why);
+    }
+
+    /// A field of a file, left out where it is bad.
+    pub(crate) fn usable<T: Default>(&mut self, field: Result<T, Problem>) -> T {
+        field.unwrap_or_else(|problem| {
+            self.skipped.add(problem.to_string());
+            T::default()
+        })
     }
 
     /// Resolves a URL that the page names for `what`; also its fragment.
@@ -71,41 +93,65 @@ impl<'a> Listing<'a> {
         Ok((url, fragment))
     }
 
-    /// Takes a file; an error if it cannot be one of the project, or if the page names other bytes for it too.
-    pub(crate) fn add(&mut self, claim: Claim) -> Result<(), Problem> {
-        let filename = FileName::of(self.context.project, &claim.filename).map_err(|e| malformed(e.to_string()))?;
+    /// Takes a file. One that no record can name is skipped, and one that cannot be had, or that the page has twice with other
+    /// digests, stands there by its name alone.
+    pub(crate) fn add(&mut self, claim: Claim) {
+        let filename = match FileName::of(self.context.project, &claim.filename) {
+            Ok(filename) => filename,
+            Err(error) => return self.skip_nameless(error.to_string()),
+        };
         if claim.filename.ends_with(".metadata") || claim.filename.ends_with(".provenance") {
             // It would stand where another file's metadata stands.
-            return Err(malformed(format!("`{}` cannot be a release file: its ending is taken", claim.filename)));
+            return self.skip_nameless(format!("`{}` cannot be a release file: its ending is taken", claim.filename));
         }
-        let provenance = match &claim.provenance {
-            None => None,
-            Some(text) => {
-                let what = format!("provenance of `{}`", claim.filename);
-                Some(self.url(self.context.url, &what, text)?.0.to_string())
-            }
+        let size = claim.size.map_or(Ok(None), |size| check_size(&claim.filename, size));
+        let size = self.usable(size);
+        let provenance = claim.provenance.map_or(Ok(None), |text| self.provenance(&claim.filename, &text));
+        let provenance = self.usable(provenance);
+        let (mut url, sha256) = match claim.needed {
+            Ok(needed) => needed,
+            Err(problem) => return self.add_named(filename, problem.to_string()),
         };
-        let told =
-            ToldFile { sha256: claim.sha256, size: claim.size, upload_time: claim.upload_time, yanked: claim.yanked };
+        let query = url.query().map(str::to_owned);
+        url.set_query(None);
+        let (upload_time, yanked) = (claim.upload_time, claim.yanked);
+        let told = ToldFile { sha256: Some(sha256), size, upload_time, yanked };
         let seen = SeenFile {
-            url: Some(claim.url.to_string()),
+            url: Some(url.to_string()),
+            query: query.is_some(),
             requires_python: claim.requires_python.filter(|text| !text.is_empty()),
             core_metadata: claim.core_metadata,
             provenance,
+            unknown: claim.unknown,
         };
-        match self.files.entry(filename) {
-            Entry::Vacant(free) => {
-                free.insert((told, seen));
-                Ok(())
+        match self.files.get(&filename).map(|(known, _)| known.sha256) {
+            None => {
+                self.queries.extend(query.map(|query| (filename.clone(), query)));
+                self.files.insert(filename, (told, seen));
             }
-            Entry::Occupied(known) if known.get().0.sha256 == told.sha256 => Ok(()),
-            Entry::Occupied(known) => Err(malformed(format!(
-                "`{}` stands on the page twice, with sha256 {} and {}",
-                known.key().as_str(),
-                known.get().0.sha256,
-                told.sha256
-            ))),
+            Some(known) if known == Some(sha256) => {}
+            Some(_) => {
+                let why = format!("`{}` stands on the page twice, and not with one digest", filename.as_str());
+                self.add_named(filename, why);
+            }
         }
+    }
+
+    /// Takes a file by its name alone.
+    fn add_named(&mut self, filename: FileName, why: String) {
+        self.skipped.add(why);
+        self.queries.remove(&filename);
+        self.files.insert(filename, (ToldFile::named(), SeenFile::at(None)));
+    }
+
+    fn provenance(&self, filename: &str, text: &str) -> Result<Option<String>, Problem> {
+        let what = format!("provenance of `{}`", shown(filename));
+        let (url, _) = self.url(self.context.url, &what, text)?;
+        if url.query().is_some() {
+            // Without its query it leads elsewhere, and with it, it may be a secret.
+            return Err(malformed(format!("{what} has a query")));
+        }
+        Ok(Some(url.to_string()))
     }
 
     /// The page, with versions from the files' names where it does not say its versions.
@@ -121,6 +167,9 @@ impl<'a> Listing<'a> {
         if !display.is_of(project) {
             return Err(malformed(format!("the page is that of `{display}`, not of `{project}`")));
         }
+        if let (true, Some(why)) = (self.files.is_empty(), self.nameless) {
+            return Err(malformed(why));
+        }
         // A quarantined project offers no files, even if its page lists some (PEP 792).
         let files = if status == Status::Quarantined { BTreeMap::new() } else { self.files };
         let mut versions = versions
@@ -134,10 +183,19 @@ impl<'a> Listing<'a> {
             seen.insert(name, seen_file);
         }
         let told = Told { name: project.clone(), quarantined, files: told };
-        let seen = Seen { display, maintenance, status_reason, versions, files: seen };
+        let preamble = self.preamble;
+        let seen = Seen { display, preamble, maintenance, status_reason, versions, files: seen }.bounded();
         let record = Record::new(told, seen).map_err(|error| malformed(error.to_string()))?;
-        Ok(Page { record, serial })
+        Ok(Page { record, serial, queries: self.queries, skipped: self.skipped })
     }
+}
+
+/// A size, if a record can say it (RFC 8785, section 3.2.2.3).
+fn check_size(filename: &str, size: u64) -> Result<Option<u64>, Problem> {
+    if size >= 1 << 53 {
+        return Err(malformed(format!("size of `{}` is `{size}`, which is no size of a file", shown(filename))));
+    }
+    Ok(Some(size))
 }
 
 /// Reads a project's status. A status that a later PEP may add counts as active, as PEP 792 says of an absent one.

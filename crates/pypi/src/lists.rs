@@ -9,7 +9,7 @@ use serde::ser::SerializeSeq as _;
 use serde::{Serialize, Serializer};
 use strandline_model::{DisplayName, ListedProject, Serial, TreePath};
 
-use crate::render::API_VERSION;
+use crate::render::{HTML_API_VERSION, JSON_API_VERSION};
 use crate::root::parse_with_serial;
 
 const PATHS: [&str; 3] = ["simple/index.html", "simple/index.v1_html", "simple/index.v1_json"];
@@ -80,7 +80,7 @@ fn lines<S: Serializer>(projects: &[ListedProject], serializer: S) -> Result<S::
 }
 
 fn write_json(serial: Serial, projects: &[ListedProject], out: &mut dyn io::Write) -> io::Result<()> {
-    let list = List { meta: Meta { api_version: API_VERSION, last_serial: serial }, projects };
+    let list = List { meta: Meta { api_version: JSON_API_VERSION, last_serial: serial }, projects };
     Ok(list.serialize(&mut serde_json::Serializer::new(out))?)
 }
 
@@ -88,7 +88,7 @@ fn write_html(serial: Serial, projects: &[ListedProject], out: &mut dyn io::Writ
     writeln!(
         out,
         "<!DOCTYPE html><html><head><meta charset=\"utf-8\">\
-         <meta name=\"pypi:repository-version\" content=\"{API_VERSION}\"><title>Simple index</title></head>\n<body>"
+         <meta name=\"pypi:repository-version\" content=\"{HTML_API_VERSION}\"><title>Simple index</title></head>\n<body>"
     )?;
     // Both names are letters, digits, `.`, `-` and `_`: there is nothing to escape in them.
     for ListedProject { name, display, .. } in projects {

@@ -15,18 +15,23 @@ use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 use maud::{DOCTYPE, PreEscaped, html};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use strandline_model::{
-    BadRecord, ClaimedSha256, CoreMetadata, FileName, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile,
-    Serial, Sha256, Told, ToldFile, TreePath, Yanked,
+    BadRecord, ClaimedSha256, CoreMetadata, FileName, Form, Json, Mirrored, Placed, Preamble, ProjectName, Record,
+    Rendered, Seen, SeenFile, Serial, Sha256, Told, ToldFile, TreePath, UnknownKeys, Yanked,
 };
 
 use crate::filename::Order;
 use crate::listing::{check_api_version, status, status_text};
 use crate::url_check::{percent_decode, percent_encode};
 
-/// The version of the Simple API that pages follow.
-pub(crate) const API_VERSION: &str = "1.4";
+/// The version of the Simple API that pages and lists in JSON follow. They have PEP 752's `namespaces` where upstream gives it, and
+/// are none of 1.5 for that: 1.5 promises resources `namespaces` and `namespace/NAME` beside the list, and a mirror has none.
+pub(crate) const JSON_API_VERSION: &str = "1.4";
+
+/// That of pages and lists in HTML, to which nothing is added any more (PEP 833).
+pub(crate) const HTML_API_VERSION: &str = "1.4";
 
 /// The page that is read back.
 pub(crate) const JSON: &str = "index.v1_json";
@@ -75,8 +80,15 @@ struct JsonPage<'a> {
     name: Text<'a>,
     #[serde(borrow, rename = "project-status")]
     project_status: JsonStatus<'a>,
+    #[serde(borrow, default, deserialize_with = "even_null", skip_serializing_if = "Option::is_none")]
+    namespaces: Option<&'a RawValue>,
     versions: Vec<Text<'a>>,
     files: Vec<JsonFile<'a>>,
+}
+
+/// Takes `null` for a value: upstream says by it that a project is in no namespace.
+fn even_null<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 type Text<'a> = std::borrow::Cow<'a, str>;
@@ -164,12 +176,13 @@ fn render_json(Sorted { project, versions, files }: &Sorted<'_>) -> Vec<u8> {
         provenance: seen.provenance.as_deref().map(Into::into),
     });
     let page = JsonPage {
-        meta: JsonMeta { api_version: API_VERSION.into(), last_serial: project.serial() },
+        meta: JsonMeta { api_version: JSON_API_VERSION.into(), last_serial: project.serial() },
         name: record.name().as_str().into(),
         project_status: JsonStatus {
             status: status_text(record.status()).into(),
             reason: record.seen().status_reason.as_deref().map(Into::into),
         },
+        namespaces: record.seen().preamble.namespaces.as_ref().map(Json::raw),
         versions: versions.iter().map(|version| (*version).into()).collect(),
         files: files.collect(),
     };
@@ -201,6 +214,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Mirrored, BadRecord> {
     let (quarantined, maintenance) = read_status.parts();
     let seen = Seen {
         display: name.as_str().parse().map_err(bad)?,
+        preamble: Preamble { namespaces: page.namespaces.map(Into::into), ..Preamble::of(Form::Json) },
         maintenance,
         status_reason: page.project_status.reason.map(Into::into),
         versions: page.versions.into_iter().map(Into::into).collect(),
@@ -216,7 +230,7 @@ fn read_file(file: JsonFile<'_>) -> Result<(ToldFile, SeenFile, Placed), BadReco
     let (sha256, size) = (file.hashes.read()?, file.size);
     let metadata = file.core_metadata.map(|hashes| hashes.read()).transpose()?;
     let told = ToldFile {
-        sha256: sha256.into(),
+        sha256: Some(sha256.into()),
         size: Some(size),
         upload_time: file.upload_time.map(|time| time.parse()).transpose().map_err(bad)?,
         yanked: match file.yanked {
@@ -227,10 +241,12 @@ fn read_file(file: JsonFile<'_>) -> Result<(ToldFile, SeenFile, Placed), BadReco
     };
     let seen = SeenFile {
         url: None,
+        query: false,
         requires_python: file.requires_python.map(Into::into),
         core_metadata: metadata
             .map_or(CoreMetadata::Absent, |sha256| CoreMetadata::Hashed(ClaimedSha256::from(sha256))),
         provenance: file.provenance.map(Into::into),
+        unknown: UnknownKeys::new(),
     };
     Ok((told, seen, Placed { path: path.parse().map_err(bad)?, sha256, size, metadata }))
 }
@@ -251,7 +267,7 @@ fn render_html(Sorted { project, files, .. }: &Sorted<'_>) -> String {
         html {
             head {
                 meta charset="utf-8";
-                meta name="pypi:repository-version" content=(API_VERSION);
+                meta name="pypi:repository-version" content=(HTML_API_VERSION);
                 meta name="pypi:project-status" content=(status_text(record.status()));
                 @if let Some(reason) = &record.seen().status_reason {
                     meta name="pypi:project-status-reason" content=(reason);

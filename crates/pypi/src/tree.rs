@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use strandline_durable::DiskError;
-use strandline_model::{CoreMetadata, FileName, ProjectName, SeenFile, ToldFile, TreePath};
+use strandline_model::{CoreMetadata, FileName, ProjectName, SeenFile, ToldFile, TreePath, is_skipped};
 use strandline_sync::adopt::{Claim, Finding, Listed, Named, Opened, Tree, Visited};
 use strandline_sync::upstream::Problem;
 use url::Url;
@@ -139,9 +139,12 @@ impl WebTree {
             match page {
                 Ok(None) => {}
                 Ok(Some(page)) => {
-                    for file in page.record.files() {
+                    for file in page.record.files().filter(|(_, told, seen)| !is_skipped(told, seen)) {
                         add(&path, file, true, listed);
                     }
+                    let unreadable =
+                        |problem: &String| Finding::Unreadable { path: path.clone(), problem: problem.clone() };
+                    listed.problems.extend(page.skipped.named().iter().map(unreadable));
                     return true;
                 }
                 Err(problem) => listed.problems.push(Finding::Unreadable { path, problem }),
@@ -172,7 +175,7 @@ fn add(page: &str, (name, told, seen): (&FileName, &ToldFile, &SeenFile), expect
         named.expected |= expected && claim.is_some();
         named.claims.extend(claim.filter(|claim| !named.claims.contains(claim)));
     };
-    claim(path, Some(Claim { sha256: told.sha256, size: told.size }));
+    claim(path, told.sha256.map(|sha256| Claim { sha256, size: told.size }));
     match seen.core_metadata {
         CoreMetadata::Absent => {}
         CoreMetadata::Unhashed => claim(beside, None),

@@ -12,7 +12,8 @@ use url::{Host, Url};
 ///
 /// A relative one may begin with `../`, as mirrors write them; `..` behind anything else is refused.
 pub(crate) fn resolve(base: &Url, text: &str) -> Result<(Url, Option<String>), String> {
-    let refuse = |rule: &str| Err(format!("the URL `{}` {rule}", shown(text)));
+    // Its query may be a signature.
+    let refuse = |rule: &str| Err(format!("the URL `{}` {rule}", shown(text.split('?').next().unwrap_or_default())));
     if text.is_empty() {
         return refuse("is empty");
     }
@@ -54,8 +55,13 @@ pub(crate) fn resolve(base: &Url, text: &str) -> Result<(Url, Option<String>), S
     Ok((url, fragment))
 }
 
-/// Text from outside as an error shows it: short, escaped, and without credentials.
+/// Text from outside as an error shows it: short, escaped, and without credentials and the queries of URLs, which may be
+/// signatures.
 pub(crate) fn shown(text: &str) -> String {
+    let text = match text.find("://").and_then(|scheme| text[scheme..].find('?').map(|at| scheme + at)) {
+        Some(query) => &text[..query],
+        None => text,
+    };
     let without = match (text.find("://"), text.find('@')) {
         (Some(scheme), Some(at)) if scheme + 3 <= at && !text[scheme + 3..at].contains(['/', '?', '#']) => {
             format!("{}{}", &text[..scheme + 3], &text[at + 1..])
@@ -272,6 +278,8 @@ mod tests {
     fn errors_show_no_credentials() {
         assert_eq!(shown("https://user:secret@index.example/a@b"), "https://index.example/a@b");
         assert_eq!(shown("https://index.example/a@b"), "https://index.example/a@b");
+        assert_eq!(shown("https://index.example/a?signature=secret"), "https://index.example/a");
+        assert_eq!(shown("what?"), "what?");
     }
 
     proptest! {

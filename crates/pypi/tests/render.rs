@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use strandline_model::{
-    CoreMetadata, FileName, Format as _, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile, Serial,
-    Sha256, Status, Told, ToldFile, Yanked,
+    CoreMetadata, FileName, Form, Format as _, Json, Mirrored, Placed, ProjectName, Record, Rendered, Seen, SeenFile,
+    Serial, Sha256, Status, Told, ToldFile, Yanked,
 };
 use strandline_pypi::Pypi;
 
@@ -21,8 +21,8 @@ type File = (FileName, ToldFile, SeenFile, Placed);
 fn file(name: &str) -> File {
     let filename = FileName::of(&project(), name).expect("one of the project");
     let sha256 = Sha256::of(name.as_bytes());
-    let told = ToldFile { sha256: sha256.into(), size: Some(7), upload_time: None, yanked: Yanked::No };
-    let seen = SeenFile { url: None, requires_python: None, core_metadata: CoreMetadata::Absent, provenance: None };
+    let told = ToldFile { size: Some(7), ..ToldFile::of(sha256.into()) };
+    let seen = SeenFile::at(None);
     let path = format!("packages/ab/cd/ef/{name}").parse().expect("a path");
     (filename, told, seen, Placed { path, sha256, size: 7, metadata: None })
 }
@@ -39,7 +39,7 @@ fn mirrored(serial: u64, status: (Status, Option<String>), versions: Vec<String>
     let (quarantined, maintenance) = status.parts();
     let mut told = Told { name: project(), quarantined, files: BTreeMap::new() };
     let display = project().as_str().parse().expect("a name");
-    let mut seen = Seen { display, maintenance, status_reason, versions, files: BTreeMap::new() };
+    let mut seen = Seen { maintenance, status_reason, versions, ..Seen::of(display, Form::Json) };
     let mut placed = BTreeMap::new();
     for (name, told_file, seen_file, placed_file) in files {
         told.files.insert(name.clone(), told_file);
@@ -103,6 +103,26 @@ fn a_status_and_no_files() {
     let expected = ["index.html", "index.v1_html", "index.v1_json"].map(|file| format!("simple/zope-interface/{file}"));
     assert_eq!(paths, expected);
     assert_eq!(pages[0].bytes, pages[1].bytes);
+}
+
+/// The page says what upstream says, `null` too, and no other key that upstream has (PEP 752). HTML has no place for it.
+#[test]
+fn namespaces_are_in_json_alone() {
+    for namespaces in ["null", r#"[{"name": "zope","owned":true,"more":1e999}]"#] {
+        let (told, mut seen) = example().record().clone().into_parts();
+        seen.preamble.namespaces = Json::of(namespaces);
+        seen.preamble.unknown = [("/new".to_owned(), Json::of("1").expect("a number"))].into();
+        let placed = example().files().map(|(name, .., placed)| (name.clone(), placed.clone())).collect();
+        let serial = example().serial();
+        let record = Record::new(told, seen).expect("its parts go together");
+        let pages = Pypi.render(&Mirrored::new(record, serial, placed).expect("its files are what it says"));
+        let (json, plain) = (text(&pages, "index.v1_json"), Pypi.render(&example()));
+        let rest = json.replacen(&format!("\"namespaces\":{namespaces},"), "", 1);
+        assert_eq!(rest, text(&plain, "index.v1_json"), "one key more");
+        assert_ne!(rest, json);
+        assert_eq!(text(&pages, "index.html"), text(&plain, "index.html"));
+        assert_eq!(Pypi.render(&Pypi.read(json.as_bytes()).expect("a record")), pages);
+    }
 }
 
 #[test]

@@ -261,7 +261,7 @@ fn pages_outside_are_not_read_and_hostile_ones_not_believed() {
     simple/fifo/index.html is no regular file
     simple/huge/index.html is larger than the limit of 2000 bytes (`max-page-size`)
     simple/loop/index.html is a link to `index.html`, and `simple/loop/index.html` is no file
-    simple/other/index.v1_json `six-1.0.tar.gz` cannot be a file of other: its name is another project's
+    simple/other/index.v1_json the page is that of `six`, not of `other`
     simple/renamed/index.v1_json says that `renamed-1.0.tar.gz` is at `/packages/aa/other-1.0.tar.gz`, which is not a path of its own below `packages`
     simple/up/index.html is a link to `../..`
     ");

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use strandline_model::{DisplayName, ProjectName, Releases, Serial, Status, Timestamp, Yanked};
+use strandline_model::{DisplayName, Form, Preamble, ProjectName, Releases, Serial, Status, Timestamp, Yanked};
 use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, ReleasesOf, Rule, Seen, State, Why};
 use strandline_sync::upstream::Event;
 use strandline_testkit::{EventKind, Generator, ProjectState, Rng, Weights, World, history};
@@ -108,6 +108,7 @@ fn content(state: &ProjectState) -> Content<String> {
             _ => Status::Active,
         },
         status_reason: None,
+        preamble: Preamble::of(Form::Json),
         versions: versions.into_iter().collect(),
         files: files.collect(),
     }

@@ -1,7 +1,7 @@
 //! The catalog's tables.
 //!
-//! Version 9 is the oldest that this program reads: nothing was released before it, and an older catalog is refused. From 9 on,
-//! migrations are append-only and keyed by `user_version`: the first one makes version 9, each later one the version after it.
+//! Version 10 is the oldest that this program reads: nothing was released before it, and an older catalog is refused. From 10 on,
+//! migrations are append-only and keyed by `user_version`: the first one makes version 10, each later one the version after it.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -18,7 +18,7 @@ use crate::StoreError;
 const APPLICATION_ID: i32 = 0x7374_7264;
 
 /// The version that the first migration makes.
-const OLDEST: i32 = 9;
+const OLDEST: i32 = 10;
 
 const MIGRATIONS: &[&str] = &["
     -- The next time of modification to give to a file, in seconds since 1970. nginx makes its entity tags from
@@ -326,6 +326,15 @@ const MIGRATIONS: &[&str] = &["
         project TEXT NOT NULL,
         sha256  BLOB NOT NULL,
         PRIMARY KEY (mirror, project, sha256)
+    ) STRICT, WITHOUT ROWID;
+    -- What the page of a project that was read last says and this program does not use. kind: 0 where the text is the JSON pointer of
+    -- a key that is not known, 1 where it says what cannot be used, 2 where it says of how much that is so.
+    CREATE TABLE remark (
+        mirror  INTEGER NOT NULL REFERENCES mirror (id) ON DELETE CASCADE,
+        project TEXT NOT NULL,
+        kind    INTEGER NOT NULL,
+        text    TEXT NOT NULL,
+        PRIMARY KEY (mirror, project, kind, text)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE reread (
         mirror  INTEGER NOT NULL REFERENCES mirror (id) ON DELETE CASCADE,

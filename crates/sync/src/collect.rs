@@ -131,11 +131,11 @@ async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Resu
             (Some(found), Some(had), _) if found < had => {
                 Look::Stale(format!("its page has serial {found}, and {had} was seen before: a cache may be stale"))
             }
-            (_, _, Known::Page(had, _)) if **had == page => Look::Same,
+            (_, _, Known::Page(had, _)) if (&had.record, had.serial) == (&page.record, page.serial) => Look::Same,
             _ => {
-                let whole = whole(&fetcher, &project, &page, validator).await?;
+                let whole = whole(&fetcher, &page, validator).await?;
                 Progress::add(&fetcher.progress.projects_done, 1);
-                Look::Changed(Known::Page(Arc::new(page), Arc::new(whole)))
+                Look::Changed(Known::Page(page.into(), Arc::new(whole)))
             }
         },
     };
@@ -153,17 +153,12 @@ async fn is_base(fetcher: &Arc<Fetcher>, leaf: &Leaf, page: &Page) -> Result<boo
     if !names.map(FileName::as_str).eq(base.files.keys()) {
         return Ok(false);
     }
-    Ok(fetcher.content_of_page(&leaf.name, &page.record).await?.content == base)
+    Ok(fetcher.content_of_page(page).await?.content == base)
 }
 
 /// Brings all files of a page into the store.
-async fn whole(
-    fetcher: &Arc<Fetcher>,
-    project: &ProjectName,
-    page: &Page,
-    validator: Option<Validator>,
-) -> Result<Whole, SyncError> {
-    let Fetched { content, whole, failures, .. } = fetcher.content_of_page(project, &page.record).await?;
+async fn whole(fetcher: &Arc<Fetcher>, page: &Page, validator: Option<Validator>) -> Result<Whole, SyncError> {
+    let Fetched { content, whole, failures, .. } = fetcher.content_of_page(page).await?;
     if let Some(failure) = failures.into_iter().next() {
         return Err(failure.into());
     }

@@ -508,14 +508,14 @@ async fn fetch_from(worker: &Worker<'_>, naming: &Naming, lost: &Lost) -> Result
 /// are.
 fn url_of(naming: &Naming, lost: &Lost, page: &Page) -> Option<String> {
     let name = naming.path.file_name();
-    if let Some((.., seen)) = page.record.files().find(|(_, told, _)| told.sha256 == lost.sha256.into()) {
-        return seen.url.clone();
+    if let Some((file, ..)) = page.record.files().find(|(_, told, _)| told.sha256 == Some(lost.sha256.into())) {
+        return page.url(file);
     }
     if let Some(name) = name.strip_suffix(".metadata")
-        && let Some(seen) = page.record.seen().files.get(name)
+        && let Some((file, seen)) = page.record.seen().files.get_key_value(name)
         && seen.core_metadata != CoreMetadata::Absent
     {
-        return seen.url.as_deref().map(metadata_url);
+        return page.url(file).as_deref().map(metadata_url);
     }
     let url = page.record.seen().files.values().next()?.url.as_ref()?;
     let top = url.find("/packages/")?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_model::{
     DisplayName, Entry, FileName, HoldReason, InvalidRecord, Mirrored, Placed, ProjectName, Record, Releases, Seen,
-    SeenFile, Serial, Told, ToldFile, TreePath, Unit, versions_left,
+    SeenFile, Serial, Told, ToldFile, TreePath, Unit, Yanked, is_skipped, versions_left,
 };
 use strandline_store::{Store, StoreError};
 
@@ -42,6 +42,10 @@ impl Stored {
 
     pub(crate) fn told(&self) -> &ToldFile {
         &self.told
+    }
+
+    pub(crate) fn is_skipped(&self) -> bool {
+        is_skipped(&self.told, &self.seen)
     }
 
     /// The file, and its metadata file if it has one.
@@ -153,6 +157,7 @@ pub(crate) fn content(record: &Record, files: impl IntoIterator<Item = Result<St
     Content {
         status: record.status(),
         status_reason: record.seen().status_reason.clone(),
+        preamble: record.seen().preamble.clone(),
         versions: record.seen().versions.clone(),
         files: files.collect(),
     }
@@ -180,12 +185,22 @@ pub(crate) fn record(
     let (mut told, mut seen) = (BTreeMap::new(), BTreeMap::new());
     for (name, file) in &content.files {
         let stored = file.content.as_ref().map_err(|_| unusable(project, format!("`{name}` was not fetched")))?;
-        told.insert(stored.name.clone(), ToldFile { yanked: file.yanked.clone(), ..stored.told.clone() });
+        // Of a file that is skipped, the log tells no more than the page does.
+        let yanked = if stored.is_skipped() { Yanked::No } else { file.yanked.clone() };
+        told.insert(stored.name.clone(), ToldFile { yanked, ..stored.told.clone() });
         seen.insert(stored.name.clone(), stored.seen.clone());
     }
     let (quarantined, maintenance) = content.status.parts();
     let told = Told { name: project.clone(), quarantined, files: told };
-    let (status_reason, versions) = (content.status_reason.clone(), content.versions.clone());
-    let seen = Seen { display: display.clone(), maintenance, status_reason, versions, files: seen };
+    let seen = Seen {
+        display: display.clone(),
+        preamble: content.preamble.clone(),
+        maintenance,
+        status_reason: content.status_reason.clone(),
+        versions: content.versions.clone(),
+        files: seen,
+    };
+    // Its files can be of several pages.
+    let seen = seen.bounded();
     Ok(Record::new(told, seen).map_err(|error| unusable(project, error.to_string()))?)
 }

@@ -1,12 +1,13 @@
 //! What a sync asks an upstream for. A [`Format`](strandline_model::Format) says how pages are written and read back.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use strandline_model::{DisplayName, ProjectName, Record, Serial, Timestamp, UpstreamUrl};
+use strandline_model::{DisplayName, FileName, ProjectName, Record, Serial, Timestamp, UpstreamUrl};
 
 use crate::cut::Action;
 
@@ -68,12 +69,62 @@ impl Way {
 pub struct Validator(pub String);
 
 /// A project's page: what upstream says of the project, and when.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Page {
     /// What it says.
     pub record: Record,
     /// The page's serial, if the index has serials.
     pub serial: Option<Serial>,
+    /// The queries of the files' URLs, which are no part of the record.
+    pub queries: BTreeMap<FileName, String>,
+    /// What could not be used of it.
+    pub skipped: Skipped,
+}
+
+/// What a page has that cannot be used: fields of files, and files.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Skipped {
+    named: BTreeSet<String>,
+    count: u64,
+}
+
+impl Skipped {
+    /// How many are named; all are counted.
+    const NAMED: usize = 32;
+
+    /// Adds one, in words.
+    pub fn add(&mut self, what: String) {
+        self.count += 1;
+        if self.named.len() < Self::NAMED {
+            self.named.insert(what);
+        }
+    }
+
+    /// What is skipped, and why; of many, the first ones.
+    pub fn named(&self) -> &BTreeSet<String> {
+        &self.named
+    }
+
+    /// How much is.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+impl Page {
+    /// A page all of which can be used, and whose files' URLs have no queries.
+    pub fn of(record: Record, serial: Option<Serial>) -> Self {
+        Self { record, serial, queries: BTreeMap::new(), skipped: Skipped::default() }
+    }
+
+    /// The URL at which a file is asked for; `None` where the page names none.
+    pub fn url(&self, file: &FileName) -> Option<String> {
+        let url = self.record.seen().files.get(file)?.url.clone()?;
+        Some(match self.queries.get(file) {
+            Some(query) => format!("{url}?{query}"),
+            None => url,
+        })
+    }
 }
 
 /// What upstream says about a page.
@@ -82,7 +133,7 @@ pub enum Answer {
     /// This is it.
     Page {
         /// The content.
-        page: Page,
+        page: Box<Page>,
         /// With what to ask whether it is still the same.
         validator: Option<Validator>,
     },

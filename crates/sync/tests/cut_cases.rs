@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use strandline_model::{ProjectName, Releases, Serial, Status, Timestamp, Yanked};
+use strandline_model::{Form, Preamble, ProjectName, Releases, Serial, Status, Timestamp, Yanked};
 use strandline_sync::cut::{self, Action, Base, Content, File, Log, Project, Rule, Seen, State, Why};
 use strandline_sync::upstream::Event;
 
@@ -23,6 +23,7 @@ fn content(files: &[&str]) -> Content<()> {
     Content {
         status: Status::Active,
         status_reason: None,
+        preamble: Preamble::of(Form::Json),
         versions: Vec::new(),
         files: files.iter().map(file).collect(),
     }

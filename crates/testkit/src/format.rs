@@ -5,8 +5,8 @@ use std::io;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use strandline_model::{
-    BadRecord, ClaimedSha256, CoreMetadata, DisplayName, FileName, Format, ListedProject, Maintenance, Mirrored,
-    Placed, ProjectName, Record, Releases, Rendered, Seen, SeenFile, Serial, Sha256, Told, ToldFile, TreePath, Yanked,
+    BadRecord, ClaimedSha256, CoreMetadata, DisplayName, FileName, Form, Format, ListedProject, Mirrored, Placed,
+    ProjectName, Record, Releases, Rendered, Seen, SeenFile, Serial, Sha256, Told, ToldFile, TreePath, Yanked,
 };
 
 /// Pages and lists as plain lines.
@@ -79,8 +79,7 @@ impl Format for Plain {
             placed.insert(file, placed_file);
         }
         let display = name.as_str().parse().map_err(bad)?;
-        let (maintenance, status_reason) = (Maintenance::Active, None);
-        let seen = Seen { display, maintenance, status_reason, versions, files: seen };
+        let seen = Seen { versions, files: seen, ..Seen::of(display, Form::Json) };
         let record = Record::new(Told { name, quarantined: false, files: told }, seen).map_err(bad)?;
         Mirrored::new(record, serial, placed).map_err(bad)
     }
@@ -191,9 +190,9 @@ fn read_file(project: &ProjectName, line: &str) -> Result<(FileName, (ToldFile, 
     let metadata = if metadata == "-" { None } else { Some(digest(metadata)?) };
     let (sha256, size) = (digest(sha256)?, size.parse().map_err(bad)?);
     let yanked = if yanked == "true" { Yanked::Yes(String::new()) } else { Yanked::No };
-    let told = ToldFile { sha256: sha256.into(), size: Some(size), upload_time: None, yanked };
+    let told = ToldFile { size: Some(size), yanked, ..ToldFile::of(sha256.into()) };
     let core_metadata = metadata.map_or(CoreMetadata::Absent, |sha256| CoreMetadata::Hashed(sha256.into()));
-    let seen = SeenFile { url: None, requires_python: None, core_metadata, provenance: None };
+    let seen = SeenFile { core_metadata, ..SeenFile::at(None) };
     let placed = Placed { path: path.parse().map_err(bad)?, sha256, size, metadata };
     Ok((FileName::of(project, file).map_err(bad)?, (told, seen, placed)))
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use strandline_model::{CoreMetadata, FileName, ProjectName, SeenFile, ToldFile, Yanked};
+use strandline_model::{CoreMetadata, FileName, ProjectName, SeenFile, ToldFile};
 use strandline_sync::upstream::Problem;
 use url::Url;
 
@@ -69,8 +69,8 @@ fn read(raw: &RawValue, project: &ProjectName) -> Result<File, Problem> {
         Some(raw) => metadata(&of("core-metadata"), raw)?,
     };
     let size = optional(&of("size"), "a number of bytes", raw.size)?;
-    let told = ToldFile { sha256, size, upload_time: None, yanked: Yanked::No };
-    let seen = SeenFile { url: Some(url.to_string()), requires_python: None, core_metadata, provenance: None };
+    let told = ToldFile { size, ..ToldFile::of(sha256) };
+    let seen = SeenFile { core_metadata, ..SeenFile::at(Some(url.to_string())) };
     Ok((checked, told, seen))
 }
 
@@ -102,7 +102,7 @@ mod tests {
         let files = parse(good().as_bytes(), &"six".parse().unwrap()).unwrap();
         let [(_, told, seen)] = &files[..] else { unreachable!("{files:?}") };
         assert_eq!(seen.url.as_deref(), Some("https://f.example/packages/aa/bb/cc/six-1.0.tar.gz"));
-        assert_eq!((told.sha256, told.size), (DIGEST.parse().unwrap(), Some(7)));
+        assert_eq!((told.sha256, told.size), (Some(DIGEST.parse().unwrap()), Some(7)));
         assert_eq!(seen.core_metadata, CoreMetadata::Hashed(DIGEST.parse().unwrap()));
     }
 

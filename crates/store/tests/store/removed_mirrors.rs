@@ -90,6 +90,7 @@ fn a_removed_mirror_leaves_no_row() {
                  INSERT INTO adopted SELECT mirror, 'six', zeroblob(32) FROM me;
                  INSERT INTO purging SELECT mirror FROM me;
                  INSERT INTO left_out SELECT mirror, 'six', zeroblob(32) FROM me;
+                 INSERT INTO remark SELECT mirror, 'six', 0, '/new' FROM me;
                  INSERT INTO reread SELECT mirror, 'six' FROM me;"
             ))
             .unwrap();

@@ -145,7 +145,7 @@ async fn ask(
         Ok(Answer::Missing) => Asked::Missing,
         Err(error) => Asked::Failed(error),
         Ok(Answer::Page { page, validator }) => {
-            let Fetched { content, whole, failures, lacking } = fetcher.content_of_page(&name, &page.record).await?;
+            let Fetched { content, whole, failures, lacking } = fetcher.content_of_page(&page).await?;
             // A page that could not be used whole is asked for again whole.
             let validator = validator.filter(|_| whole);
             let (serial, failure) = (page.serial.unwrap_or(Serial::ZERO), failures.into_iter().last());

@@ -54,7 +54,7 @@ mod replay;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 
-use strandline_model::{HoldReason, ProjectName, Releases, Serial, Status, Yanked};
+use strandline_model::{Form, HoldReason, Preamble, ProjectName, Releases, Serial, Status, Yanked};
 
 pub use log::{Action, Change, Log};
 
@@ -74,6 +74,8 @@ pub struct Content<F> {
     pub status: Status,
     /// Why it has that status.
     pub status_reason: Option<String>,
+    /// What the page says besides, as it came.
+    pub preamble: Preamble,
     /// The versions that the page lists.
     pub versions: Vec<String>,
     /// The files by their names.
@@ -81,10 +83,11 @@ pub struct Content<F> {
 }
 
 impl<F> Content<F> {
-    /// A quarantined project of which nothing else is known.
+    /// A quarantined project of which nothing else is known. The log says so, and an index that has the log has JSON.
     pub fn quarantined() -> Self {
         let (status_reason, versions, files) = Default::default();
-        Self { status: Status::Quarantined, status_reason, versions, files }
+        let (status, preamble) = (Status::Quarantined, Preamble::of(Form::Json));
+        Self { status, status_reason, preamble, versions, files }
     }
 }
 

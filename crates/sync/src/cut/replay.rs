@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use strandline_model::{Status, Yanked};
+use strandline_model::{Form, Preamble, Status, Yanked};
 
 use super::{Action, Base, Change, Content, File, Project, ReleasesOf, Standing};
 
@@ -200,12 +200,13 @@ impl<F: Clone + PartialEq> Replaying<'_, F> {
                 self.add_version(name, &self.files[name], &mut versions)?;
             }
         }
-        // The log does not have the status: the newest page says it, whenever that came, else M does.
+        // The log does not have the status and the preamble: the newest page says them, whenever that came, else M does.
         let pages = self.project.pages.iter().filter(|page| page.content.status != Status::Quarantined);
         let latest = pages.max_by_key(|page| page.serial).map(|page| &page.content).or(self.shown);
         Some(Standing::So(Content {
             status: latest.map_or(Status::Active, |latest| latest.status),
             status_reason: latest.and_then(|latest| latest.status_reason.clone()),
+            preamble: latest.map_or_else(|| Preamble::of(Form::Json), |latest| latest.preamble.clone()),
             versions: versions.into_iter().collect(),
             files,
         }))

@@ -14,11 +14,11 @@ mod units;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 use strandline_model::{Format, Inputs, Leaf, Method, ProjectName, Record, Unit, with_causes};
-use strandline_store::{Intake, Locked, Recorded, Store, StoreError};
+use strandline_store::{Intake, Locked, Recorded, Remarks, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
 
@@ -32,7 +32,7 @@ use self::patience::Patient;
 use crate::cut::{Content, ReleasesOf};
 use crate::progress::Progress;
 use crate::stored::{self, Availability, RecordError, Stored};
-use crate::upstream::Validator;
+use crate::upstream::{Page, Validator};
 use crate::{Clock, Context, Settings, SyncError};
 
 /// Fetches for one sync of one mirror.
@@ -51,6 +51,8 @@ pub struct Fetcher {
     pub(crate) batches: Batches,
     /// Declared after `batches`, because the process that takes the lock next has an intake of its own.
     pub(crate) mirror: Arc<Locked>,
+    /// What the pages that were read say and this program does not use, until it is noted.
+    remarks: Mutex<BTreeMap<ProjectName, Remarks>>,
     /// Whether a file came in that the store did not have: then there is something new to publish.
     pub(crate) news: watch::Sender<bool>,
 }
@@ -90,6 +92,7 @@ impl Fetcher {
             patient: Patient::new(upstream.clone(), settings),
             batches: Batches::new(Intake::open(mirror, settings.access)?),
             mirror: Arc::clone(mirror),
+            remarks: Mutex::default(),
             news: watch::Sender::new(false),
         }))
     }
@@ -124,9 +127,12 @@ impl Fetcher {
     }
 
     /// Brings the files of a page into the store; returns what the cut sees of the page then. Fails only where the store does.
-    pub(crate) async fn content_of_page(&self, project: &ProjectName, record: &Record) -> Result<Fetched, SyncError> {
+    pub(crate) async fn content_of_page(&self, page: &Page) -> Result<Fetched, SyncError> {
+        let (record, project) = (&page.record, page.record.name());
+        let (unknown, skipped) = (record.seen().unknown_keys(), page.skipped.named().clone());
+        self.remark(project, Remarks { unknown, skipped, skipped_count: page.skipped.count() });
         let (mut whole, mut failures, mut lacking) = (true, Vec::new(), BTreeMap::new());
-        let files = self.files(project, record).await?;
+        let files = self.files(page).await?;
         let contents = record.files().zip(files).map(|(file, fetched)| {
             fetched.or_else(|failure| {
                 whole = false;
@@ -145,19 +151,20 @@ impl Fetcher {
         Ok(Fetched { content, whole, failures, lacking })
     }
 
+    fn remark(&self, project: &ProjectName, remarks: Remarks) {
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), remarks);
+    }
+
     /// Brings the files of a page into the store; returns, for each in the order of the record, what is there now or why it
     /// cannot be had.
-    async fn files(
-        &self,
-        project: &ProjectName,
-        record: &Record,
-    ) -> Result<Vec<Result<Stored, FetchError>>, SyncError> {
+    async fn files(&self, page: &Page) -> Result<Vec<Result<Stored, FetchError>>, SyncError> {
+        let (record, project) = (&page.record, page.record.name());
         let plans = block_in_place(|| self.plan(project, record))?;
         // A project of thousands of files has no more requests under way than the semaphore lets through; `ahead`
         // bounds how many files wait for it.
         let mut waiting = Vec::with_capacity(record.files().len());
         for (file, plan) in record.files().zip(plans) {
-            waiting.push(self.file(project, file, plan));
+            waiting.push(self.file(page, file, plan));
         }
         let ahead = self.settings.connections * 2;
         let mut files = stream::iter(waiting).buffered(ahead);

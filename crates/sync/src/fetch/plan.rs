@@ -23,7 +23,7 @@ pub(super) enum Plan {
         /// Its metadata file.
         metadata: Option<Part>,
     },
-    /// Nothing: it is withdrawn from the mirror.
+    /// Nothing: it is withdrawn from the mirror, or upstream does not say what it should be.
     LeaveOut,
 }
 
@@ -85,13 +85,14 @@ impl Fetcher {
         let base = self.base_leaf(project)?.map(|leaf| self.base_unit(&leaf)).transpose()?.flatten();
         let withdrawn = self.mirror.withdrawn()?;
         let goes: BTreeSet<_> =
-            record.files().map(|(_, told, _)| told.sha256).filter(|sha256| withdrawn.contains(sha256)).collect();
+            record.files().filter_map(|(_, told, _)| told.sha256).filter(|sha256| withdrawn.contains(sha256)).collect();
         self.mirror.note_left_out(project, &goes)?;
         let in_base: Vec<_> = record.files().map(|file| self.entry_in(base.as_ref(), file)).collect();
         // The store may have it under another path, or from another mirror.
-        let wanted = record.files().zip(&in_base).filter(|((_, told, _), _)| !goes.contains(&told.sha256));
-        let claims = wanted.flat_map(|((_, told, seen), in_base)| {
-            let file_itself = in_base.is_none().then_some(told.sha256);
+        let wanted = |sha256: ClaimedSha256| Some(sha256).filter(|sha256| !goes.contains(sha256));
+        let claims = record.files().zip(&in_base).flat_map(|((_, told, seen), in_base)| {
+            let Some(sha256) = told.sha256.and_then(wanted) else { return [None, None] };
+            let file_itself = in_base.is_none().then_some(sha256);
             let CoreMetadata::Hashed(metadata) = seen.core_metadata else { return [file_itself, None] };
             [file_itself, Some(metadata)]
         });
@@ -101,14 +102,14 @@ impl Fetcher {
 
         let mut plans = Vec::with_capacity(in_base.len());
         for (file, in_base) in record.files().zip(in_base) {
-            if goes.contains(&file.1.sha256) {
+            let Some(sha256) = file.1.sha256.and_then(wanted) else {
                 plans.push(Ok(Plan::LeaveOut));
                 continue;
-            }
+            };
             let is_in_base = in_base.is_some();
             let own = match in_base {
                 Some(entry) => Part::Here(entry),
-                None => self.plan_file(&mut known, file)?,
+                None => self.plan_file(&mut known, file, sha256)?,
             };
             let metadata = plan_metadata(project, &mut known, file.2, own.path(), is_in_base);
             plans.push(metadata.map(|metadata| Plan::Have { own, metadata }));
@@ -125,28 +126,29 @@ impl Fetcher {
         Ok(plans)
     }
 
-    fn paths_of(&self, (name, told, seen): Listed<'_>) -> [TreePath; 2] {
-        self.format.file_paths(name, told.sha256, seen.url.as_deref().unwrap_or_default())
+    fn paths_of(&self, (name, _, seen): Listed<'_>, sha256: ClaimedSha256) -> [TreePath; 2] {
+        self.format.file_paths(name, sha256, seen.url.as_deref().unwrap_or_default())
     }
 
     /// What a unit has at one of the paths of a file, if it is the file.
     fn entry_in(&self, unit: Option<&Unit>, file: Listed<'_>) -> Option<Entry> {
-        let paths = self.paths_of(file);
+        let sha256 = file.1.sha256?;
+        let paths = self.paths_of(file, sha256);
         let mut entries = paths.iter().filter_map(|path| unit?.entry(path.as_str()));
-        entries.find(|entry| file.1.sha256 == entry.sha256.into()).cloned()
+        entries.find(|entry| sha256 == entry.sha256.into()).cloned()
     }
 
     /// A file that the base does not have.
-    fn plan_file(&self, known: &mut Known, file: Listed<'_>) -> Result<Part, StoreError> {
+    fn plan_file(&self, known: &mut Known, file: Listed<'_>, sha256: ClaimedSha256) -> Result<Part, StoreError> {
         let (_, told, _) = file;
-        let blob = known.blob(told.sha256).filter(|blob| told.size.is_none_or(|size| size == blob.size));
-        let [preferred, other] = self.paths_of(file);
+        let blob = known.blob(sha256).filter(|blob| told.size.is_none_or(|size| size == blob.size));
+        let [preferred, other] = self.paths_of(file, sha256);
         let there = strandline_view::pool_file(&self.mirror, &preferred)?;
         let free = there.is_none_or(|there| blob.is_some_and(|blob| (blob.size, blob.mtime) == there));
         let path = if free { preferred } else { other };
         Ok(match blob {
             Some(blob) => Part::Here(blob.at(path)),
-            None => known.lacking(path, Some(told.sha256), told.size),
+            None => known.lacking(path, Some(sha256), told.size),
         })
     }
 }

@@ -12,6 +12,7 @@ use crate::SyncError;
 use crate::progress::Progress;
 use crate::room::require_room;
 use crate::stored::{Availability, Stored};
+use crate::upstream::Page;
 
 /// How many bytes of a file are gathered before they are hashed and written.
 const CHUNK: usize = 256 << 10;
@@ -33,13 +34,14 @@ impl Fetcher {
     /// Brings one file and its metadata file into the store, unless they are there.
     pub(super) async fn file(
         &self,
-        project: &ProjectName,
+        page: &Page,
         file: (&FileName, &ToldFile, &SeenFile),
         plan: Result<Plan, SyncError>,
     ) -> Result<Stored, SyncError> {
         let Plan::Have { own, metadata } = plan? else { return Ok(Stored::new(file, Availability::LeftOut)) };
-        let (name, told, seen) = file;
-        let (name, url) = (name.as_str(), seen.url.as_deref().unwrap_or_default());
+        let (name, told, _) = file;
+        let (project, url) = (page.record.name(), page.url(name).unwrap_or_default());
+        let (name, url) = (name.as_str(), &*url);
         let entry = match own {
             Part::Here(entry) => entry,
             Part::Lacking(lacking) => {
@@ -92,7 +94,7 @@ impl Fetcher {
     }
 
     async fn received(&self, wanted: Wanted<'_>) -> Result<Staged, FetchError> {
-        let received = self.patient.patiently(wanted.url, || self.receive(wanted)).await;
+        let received = self.patient.patiently(named(wanted.url), || self.receive(wanted)).await;
         received.map_err(|failure| failure.of(wanted))
     }
 
@@ -126,6 +128,11 @@ impl Fetcher {
         };
         Ok(end()?)
     }
+}
+
+/// A URL as messages name it: its query may be a secret.
+pub(super) fn named(url: &str) -> &str {
+    url.split_once('?').map_or(url, |(path, _)| path)
 }
 
 /// Where a file's metadata file is (PEP 658): `.metadata` after the path of the URL.

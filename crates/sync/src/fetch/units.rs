@@ -1,14 +1,14 @@
 //! From what was fetched to the units of a snapshot.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use rayon::prelude::*;
 use strandline_model::{
     ClaimedSha256, DisplayName, Entry, Inputs, Leaf, Mirrored, ProjectName, Rendered, Serial, Sha256, Shown, Source,
     Unit, show,
 };
-use strandline_store::{DraftUnit, StoreError, Validation};
+use strandline_store::{DraftUnit, Remarks, StoreError, Validation};
 use tokio::task::block_in_place;
 
 use super::error::unusable;
@@ -40,7 +40,10 @@ impl Fetcher {
             let inputs = self.inputs(&changes)?;
             let one = |(project, change): (ProjectName, Option<Arc<Whole>>)| {
                 let base = self.base_leaf(&project)?;
-                let Some(whole) = change else { return Ok((base.map(|_| (project, None)), None)) };
+                let Some(whole) = change else {
+                    self.remark(&project, Remarks::default());
+                    return Ok((base.map(|_| (project, None)), None));
+                };
                 let unit = self.unit(&project, serial, &whole, base.as_ref(), &inputs)?;
                 let leaf = unit.leaf();
                 let validation = whole.validator.clone().zip(leaf.unit);
@@ -98,8 +101,9 @@ impl Fetcher {
         })
     }
 
-    /// Makes everything durable that was staged.
+    /// Makes everything durable that was staged, and notes what the pages say that is not used.
     fn land(&self) -> Result<(), StoreError> {
+        self.mirror.note_remarks(&std::mem::take(&mut *self.remarks.lock().unwrap_or_else(PoisonError::into_inner)))?;
         self.batches.finish(self.base.is_some())
     }
 
@@ -116,7 +120,7 @@ impl Fetcher {
         let record = stored::record(project, &display, &whole.content)?;
         let Shown { record: shown, hidden, listed } = show(&record, inputs, &*self.format);
         if !hidden.is_empty() {
-            let withdrawn = record.files().map(|(_, told, _)| told.sha256);
+            let withdrawn = record.files().filter_map(|(_, told, _)| told.sha256);
             let withdrawn = withdrawn.filter(|sha256| inputs.withdrawn.contains(sha256)).collect();
             self.mirror.note_left_out(project, &withdrawn)?;
         }
@@ -193,9 +197,9 @@ impl Fetcher {
 /// Adds the files of a project that are to be here and are not.
 fn add_lacking(inputs: &mut Inputs, project: &ProjectName, whole: &Whole) {
     let stored = whole.content.files.values().filter_map(|file| file.content.as_ref().ok());
-    for stored in stored.filter(|stored| stored.placed().is_none()) {
+    for stored in stored.filter(|stored| stored.placed().is_none() && !stored.is_skipped()) {
         let sha256 = stored.told().sha256;
-        if !inputs.withdrawn.contains(&sha256) {
+        if sha256.is_none_or(|sha256| !inputs.withdrawn.contains(&sha256)) {
             inputs.lacking.insert((project.clone(), stored.name().clone()), sha256);
         }
     }

@@ -19,4 +19,5 @@ mod publishing;
 mod purge;
 mod quarantine;
 mod raised_renderer;
+mod signed_urls;
 mod support;

@@ -43,7 +43,7 @@ impl Upstream for OnePage {
         _: Way,
     ) -> BoxFuture<'a, Result<Answer, UpstreamError>> {
         let is_it = self.page.record.name() == project;
-        let page = Answer::Page { page: self.page.clone(), validator: None };
+        let page = Answer::Page { page: Box::new(self.page.clone()), validator: None };
         ready(Ok(if is_it { page } else { Answer::Missing })).boxed()
     }
 

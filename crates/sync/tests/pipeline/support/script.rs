@@ -7,14 +7,15 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use strandline_model::{
-    CoreMetadata, DisplayName, FileName, Maintenance, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial,
-    Sha256, Timestamp, Told, ToldFile, UpstreamUrl, Yanked,
+    DisplayName, FileName, Form, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Timestamp,
+    Told, ToldFile, UpstreamUrl,
 };
 use strandline_sync::cut::Action;
 use strandline_sync::upstream::{self, Answer, Event, Page, Problem, Upstream, UpstreamError, Validator, Way};
 
 /// How upstream answers when it is asked for a page.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a script has few of them")]
 pub(crate) enum Reply {
     /// With this page, and with a tag if it has one; `NotModified` if the one who asks has the tag.
     Page(Page, Option<&'static str>),
@@ -74,13 +75,11 @@ pub(crate) fn page(display: &str, number: Option<u64>, versions: &str, files: &[
         files: files.iter().map(|(file, bytes)| (of(file), told(bytes))).collect(),
     };
     let seen = Seen {
-        display: display.parse().unwrap(),
-        maintenance: Maintenance::Active,
-        status_reason: None,
         versions: versions.split(' ').map(str::to_owned).collect(),
-        files: files.iter().map(|(file, _)| (of(file), seen(Some(url(file))))).collect(),
+        files: files.iter().map(|(file, _)| (of(file), SeenFile::at(Some(url(file))))).collect(),
+        ..Seen::of(display.parse().unwrap(), Form::Json)
     };
-    Page { record: Record::new(told, seen).unwrap(), serial: number.map(serial) }
+    Page::of(Record::new(told, seen).unwrap(), number.map(serial))
 }
 
 /// The same page with something changed.
@@ -96,11 +95,7 @@ pub(crate) fn url(file: &str) -> String {
 
 fn told(bytes: &[u8]) -> ToldFile {
     let (sha256, size) = (Sha256::of(bytes).into(), Some(bytes.len() as u64));
-    ToldFile { sha256, size, upload_time: None, yanked: Yanked::No }
-}
-
-fn seen(url: Option<String>) -> SeenFile {
-    SeenFile { url, requires_python: None, core_metadata: CoreMetadata::Absent, provenance: None }
+    ToldFile { size, ..ToldFile::of(sha256) }
 }
 
 /// What a mirror has of a project: what a page says, and each file at a path below `packages/aa/bb/cc`.
@@ -261,7 +256,7 @@ impl Upstream for Script {
                 let current = tag.map(|tag| Validator(tag.to_owned()));
                 match validator {
                     Some(has) if current.as_ref() == Some(has) => Ok(Answer::NotModified),
-                    _ => Ok(Answer::Page { page, validator: current }),
+                    _ => Ok(Answer::Page { page: Box::new(page), validator: current }),
                 }
             }
             Some(Reply::Missing) | None => Ok(Answer::Missing),
