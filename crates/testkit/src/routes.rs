@@ -185,19 +185,19 @@ impl Shared {
             let limited = if answered { settings.take_call(now_ms) } else { Limited::default() };
             Asking { call, answered, changelog_limit: settings.changelog_limit, limited }
         });
+        let (serials, base) = (settings.serials, settings.file_base.clone());
+        drop(settings);
+        // A page names its files where they were when it was made.
+        let file_base = base.or_else(|| self.world().file_host(plan.as_of_ms).map(str::to_owned));
         let visit = Visit {
             request,
             form,
             gzip,
-            serials: settings.serials,
+            serials,
             now_ms,
-            context: Context {
-                file_base: settings.file_base.clone().unwrap_or_else(|| self.url.clone()),
-                serials: settings.serials,
-            },
+            context: Context { file_base: file_base.unwrap_or_else(|| self.file_url.clone()), serials },
             plan,
         };
-        drop(settings);
 
         let mut response = match (visit.plan.status, set) {
             (Some((status, retry_after)), _) => failed(status, retry_after),
