@@ -78,6 +78,9 @@ fn are_equal(world: &World, mirrors: &[&str]) -> Vec<BTreeSet<String>> {
     compared.collect()
 }
 
+/// What a mirror follows before it follows everything.
+const WIDENED: &str = "projects = [\"pair-base\", \"victim\", \"jailed\"]";
+
 /// How much happens while one mirror follows.
 struct Size {
     projects: usize,
@@ -174,6 +177,8 @@ struct Histories {
     _cache: Upstream,
     /// What the mirror `holding` asks.
     holding: Upstream,
+    /// What the mirror `lacking` asks: it has not one of the files.
+    lacking: Upstream,
     /// What the mirror `tls` asks, through a server with TLS.
     _tls: (Upstream, Nginx),
 }
@@ -181,15 +186,20 @@ struct Histories {
 impl Histories {
     fn begin(seed: u64) -> Self {
         let (mut index, generator) = history(seed, PROJECTS, 0, Weights::everything());
-        for project in ["victim", "seized", "jailed", "purged", "again", "bare"] {
+        for project in ["victim", "seized", "jailed", "purged", "again", "bare", "half"] {
             index.upload(project, &wheel(project, "1.0", 1));
             index.upload(project, &Upload { metadata: None, ..wheel(project, "2.0", 1) });
         }
+        index.set_holes(0.05, seed);
+        index.set_late(0.05, Duration::from_millis(300), seed);
         let world = World::new(index, "");
         let edge = || world.upstream.edge().unwrap();
-        let (cache, holding, behind) = (edge(), edge(), edge());
+        let (cache, holding, lacking, behind) = (edge(), edge(), edge(), edge());
         let age = Age::UpTo(Duration::from_millis(700));
-        cache.fault(Rule::new(On::Prefix("/simple/".into()), Fault::Stale { age, not_found: true, flapping: false }));
+        let stale = |age| Fault::Stale { age, not_found: true, flapping: false };
+        cache.fault(Rule::new(On::Prefix("/simple/".into()), stale(age)));
+        let list = On::Method("list_packages_with_serial".to_owned());
+        cache.fault(Rule::new(list, stale(Age::Exactly(Duration::from_secs(2)))));
         let nginx = Nginx::with_tls(&world, &behind.url());
         let (secure, local) = (format!("https://{}", nginx.at), world.upstream.url().replace("127.0.0.1", "localhost"));
         behind.file_base(&secure);
@@ -200,12 +210,31 @@ impl Histories {
         for name in ["cached", "begun"] {
             add_mirror_of(&world, name, &cache.simple_url(), "");
         }
-        add_mirror_of(&world, "holding", &holding.simple_url(), "hold-after = \"0s\"\ncut-timeout = \"1s\"");
+        lacking.file_base(lacking.url().trim_end_matches('/'));
+        for (name, edge) in [("holding", &holding), ("lacking", &lacking)] {
+            add_mirror_of(&world, name, &edge.simple_url(), "hold-after = \"0s\"\ncut-timeout = \"1s\"");
+        }
+        add_mirror_of(&world, "widened", &world.upstream.simple_url(), WIDENED);
         add_mirror_of(&world, "tls", &format!("{secure}/simple/"), "");
         add_mirror_of(&world, "local", &format!("{local}simple/"), "");
-        let histories = Self { world, generator, _cache: cache, holding, _tls: (behind, nginx) };
-        histories.sync(&["follower", "sweeping", "cached", "holding", "purging", "rolled", "tls", "local"]);
+        let histories = Self { world, generator, _cache: cache, holding, lacking, _tls: (behind, nginx) };
+        for mirror in
+            ["follower", "sweeping", "cached", "holding", "lacking", "purging", "rolled", "tls", "local", "widened"]
+        {
+            histories.sync(&[mirror]);
+        }
         histories
+    }
+
+    /// Lets upstream move and then stand still.
+    fn move_on(&mut self) {
+        move_on(&self.world.upstream, &mut self.generator, EVENTS);
+        Self::settle();
+    }
+
+    /// The log's times are whole seconds: for so long, a missing serial may be one that comes late.
+    fn settle() {
+        std::thread::sleep(Duration::from_millis(1100));
     }
 
     #[track_caller]
@@ -217,7 +246,7 @@ impl Histories {
 
     /// A quarantine that only some see, and a page that one mirror holds.
     fn quarantine_and_hold(&mut self) {
-        let Self { world, holding, .. } = self;
+        let Self { world, holding, lacking, .. } = self;
         let age = Age::StuckAt(world.upstream.now_ms());
         std::thread::sleep(Duration::from_millis(2));
         let stuck = Fault::Stale { age, not_found: true, flapping: false };
@@ -229,8 +258,13 @@ impl Histories {
                 upstream.upload(project, &wheel(project, "3.0", 1));
             }
             upstream.upload("victim", &wheel("victim", "3.0", 1));
+            upstream.upload("half", &wheel("half", "3.0", 1));
         }
-        move_on(&world.upstream, &mut self.generator, EVENTS);
+        let file = world.upstream.world().project("half").unwrap().files.pop().unwrap();
+        lacking.fault(Rule::new(On::Prefix(file.url_path), Fault::Gone));
+        Self::settle();
+        sync(world, "lacking").ended(4).says(&["half-3.0-py3-none-any.whl"]);
+        self.move_on();
         self.sync(&["follower", "sweeping"]);
         sync(&self.world, "holding").ended(4).says(&["`victim` is held"]);
         let before = text(&newest(&self.world, "rolled")["serial"]);
@@ -259,6 +293,7 @@ impl Histories {
         upstream.run_at(5.0, self.generator.clone()).unwrap();
         self.sync(&["cached", "begun", "sweeping", "cached", "begun"]);
         self.generator = self.world.upstream.stop_moving().unwrap();
+        Self::settle();
         self.sync(&["follower", "purging", "rolled"]);
         assert_eq!(newest(&self.world, "rolled")["published"], false, "it is rolled back");
     }
@@ -267,9 +302,17 @@ impl Histories {
     fn clear(&mut self) {
         self.world.upstream.world().clear_quarantine("jailed");
         self.holding.clear_faults();
-        move_on(&self.world.upstream, &mut self.generator, EVENTS);
+        self.move_on();
         self.world.done(&["rollback", "rolled", "--resume"]);
         self.sync(&["follower", "sweeping", "cached", "begun", "holding", "purging", "rolled"]);
+        // What happened so far is longer ago than any mirror reads the log back.
+        self.world.upstream.world().set_late(0.0, Duration::ZERO, 0);
+        std::thread::sleep(Duration::from_millis(350));
+        self.world.upstream.world().skip_serials(60_000);
+        self.world.done(&["purge", "purged==1.0", "--mirror", "purging", "--undo"]);
+        let path = self.world.path("strandline.toml");
+        let configured = fs::read_to_string(&path).unwrap();
+        fs::write(path, configured.replace(WIDENED, "")).unwrap();
     }
 }
 
@@ -281,7 +324,7 @@ fn whatever_their_histories() {
     histories.clear();
 
     // What happens last is said by no event, and happens after the first of them has synced.
-    move_on(&histories.world.upstream, &mut histories.generator, EVENTS);
+    histories.move_on();
     histories.sync(&["follower"]);
     {
         let mut upstream = histories.world.upstream.world();
@@ -292,12 +335,15 @@ fn whatever_their_histories() {
     let world = &histories.world;
     let tree = Tree::make(world, PLAIN);
     world.done(&["adopt", "adopted", tree.directory.to_str().unwrap()]);
-    let others = ["sweeping", "cached", "begun", "holding", "purging", "rolled", "tls", "local", "adopted", "last"];
+    let others =
+        ["sweeping", "cached", "begun", "holding", "purging", "rolled", "tls", "local", "widened", "adopted", "last"];
     histories.sync(&others);
+    sync(world, "lacking").ended(4);
+    let others = [&others[..], &["lacking"]].concat();
     let seen = are_equal(world, &[&["follower"][..], &others].concat());
     for (other, seen) in others.iter().zip(seen) {
         let unseen = ["victim", "bare"].map(|project| seen.contains(project));
-        // Who reads every page sees it, and who follows does not.
+        // A mirror that reads every page sees it, and one that follows does not.
         match *other {
             "sweeping" | "adopted" | "last" => assert_eq!(unseen, [true, true], "{other}: {seen:?}"),
             "purging" | "rolled" => assert_eq!(unseen, [false, false], "{other}: {seen:?}"),
