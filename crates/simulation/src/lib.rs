@@ -148,6 +148,18 @@ fn change(kind: EventKind) -> Option<Action> {
     })
 }
 
+/// A row of the log as a mirror reads it.
+pub fn event(row: strandline_testkit::Event) -> Event {
+    let display: DisplayName = row.name.parse().unwrap();
+    Event {
+        serial: serial(row.serial),
+        project: display.normalise(),
+        display,
+        time: Timestamp::from_seconds(i64::try_from(row.at_ms / 1000).unwrap()).unwrap(),
+        change: change(row.kind),
+    }
+}
+
 /// A project as a snapshot has it: its serial, and what is shown of it, which is nothing while it is quarantined.
 type Shown = (Serial, Option<Content<Arc<Facts>>>);
 
@@ -302,15 +314,8 @@ impl Mirror {
         // What comes to light late is below what was seen already.
         let seen = self.log.head().filter(|_| self.weather.late.0 == 0.0);
         let since = seen.unwrap_or(self.base).max(self.base);
-        for event in self.world.changelog(since.get(), usize::MAX, self.world.now_ms()) {
-            let display: DisplayName = event.name.parse().unwrap();
-            self.log.add(&Event {
-                serial: serial(event.serial),
-                project: display.normalise(),
-                display,
-                time: Timestamp::from_seconds(i64::try_from(event.at_ms / 1000).unwrap()).unwrap(),
-                change: change(event.kind),
-            });
+        for row in self.world.changelog(since.get(), usize::MAX, self.world.now_ms()) {
+            self.log.add(&event(row));
         }
     }
 

@@ -285,6 +285,13 @@ impl World {
         self.stored_with_digest(url_path).map(|(bytes, _)| bytes)
     }
 
+    /// The bytes of the file that has, or had, this name; of its METADATA if `.metadata` stands behind the name.
+    pub fn stored_named(&self, filename: &str) -> Option<Bytes> {
+        let own = filename.strip_suffix(".metadata").unwrap_or(filename);
+        let path = self.stored.values().find(|file| file.filename == own)?.url_path.clone();
+        self.stored(&format!("{path}{}", &filename[own.len()..]))
+    }
+
     pub(crate) fn stored_with_digest(&self, url_path: &str) -> Option<(Bytes, String)> {
         if let Some(file) = self.stored.get(url_path) {
             return Some((file.bytes.clone(), file.sha256.clone()));
