@@ -2,7 +2,6 @@
 //! without HTTP, on a clock of its own; everything from what proptest draws.
 
 use std::collections::BTreeSet;
-
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -23,6 +22,9 @@ use tempfile::TempDir;
 /// Where the index and its files seem to be.
 const INDEX: &str = "https://index.example/simple/";
 const FILES: &str = "https://files.example";
+
+/// How many rows of the log there are in one answer: as many as a Warehouse gives.
+const LOG_PAGE: usize = 50_000;
 
 /// What a mirror follows that does not follow everything.
 const SELECTED: [&str; 4] = ["zope.interface", "pair-base", "mixed3", "dash-dash-4"];
@@ -169,7 +171,7 @@ impl Upstream for Index {
         if weather.breaks && *pages_asked > 0 {
             return answer(Err(Problem::Malformed("it is broken".to_owned())));
         }
-        answer(Ok(world.changelog(since.get(), 100, world.now_ms()).into_iter().map(event).collect()))
+        answer(Ok(world.changelog(since.get(), LOG_PAGE, world.now_ms()).into_iter().map(event).collect()))
     }
 
     fn projects(&self) -> BoxFuture<'_, Result<Vec<(DisplayName, Serial)>, UpstreamError>> {

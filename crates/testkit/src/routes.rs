@@ -137,6 +137,8 @@ struct Visit<'a> {
     gzip: bool,
     serials: bool,
     now_ms: u64,
+    /// Whether pages name files where the world has moved them.
+    files_move: bool,
     context: Context,
 }
 
@@ -185,19 +187,20 @@ impl Shared {
             let limited = if answered { settings.take_call(now_ms) } else { Limited::default() };
             Asking { call, answered, changelog_limit: settings.changelog_limit, limited }
         });
-        let (serials, base) = (settings.serials, settings.file_base.clone());
-        drop(settings);
-        // A page names its files where they were when it was made.
-        let file_base = base.or_else(|| self.world().file_host(plan.as_of_ms).map(str::to_owned));
         let visit = Visit {
             request,
             form,
             gzip,
-            serials,
+            serials: settings.serials,
             now_ms,
-            context: Context { file_base: file_base.unwrap_or_else(|| self.file_url.clone()), serials },
+            files_move: settings.file_base.is_none(),
+            context: Context {
+                file_base: settings.file_base.clone().unwrap_or_else(|| self.file_url.clone()),
+                serials: settings.serials,
+            },
             plan,
         };
+        drop(settings);
 
         let mut response = match (visit.plan.status, set) {
             (Some((status, retry_after)), _) => failed(status, retry_after),
@@ -298,9 +301,14 @@ impl Visit<'_> {
                 seen.get(seen.len().saturating_sub(1 + count)).copied().unwrap_or(state.page_serial)
             }
         };
+        // A page names its files where they were when it was made.
+        let mut context = self.context.clone();
+        if let Some(base) = world.file_host(content_ms).filter(|_| self.files_move) {
+            base.clone_into(&mut context.file_base);
+        }
         let body = match self.form {
-            Form::V1Json => render::page_json(&state, label, &self.context),
-            Form::Html | Form::V1Html => render::page_html(&state, label, &self.context),
+            Form::V1Json => render::page_json(&state, label, &context),
+            Form::Html | Form::V1Html => render::page_html(&state, label, &context),
         };
         self.simple(body, label)
     }
