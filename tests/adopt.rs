@@ -31,7 +31,7 @@ fn world(lines: &str) -> World {
 
 /// How a tree is laid out.
 #[derive(Debug, Clone, Copy)]
-struct Form {
+pub(crate) struct Form {
     /// `json = true`.
     json: bool,
     /// Which pages there are.
@@ -51,7 +51,7 @@ enum Kind {
     Shadowmire,
 }
 
-const PLAIN: Form = Form {
+pub(crate) const PLAIN: Form = Form {
     json: false,
     pages: &["index.html", "index.v1_html", "index.v1_json"],
     hash_index: false,
@@ -59,9 +59,9 @@ const PLAIN: Form = Form {
 };
 
 /// A tree of everything that upstream has, in the world's directory.
-struct Tree {
+pub(crate) struct Tree {
     web: PathBuf,
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
     projects: BTreeMap<String, ProjectState>,
 }
 
@@ -104,7 +104,7 @@ fn older_json(project: &ProjectState) -> String {
 }
 
 impl Tree {
-    fn make(world: &World, form: Form) -> Self {
+    pub(crate) fn make(world: &World, form: Form) -> Self {
         let directory = world.path("old");
         let web = if form.kind == Kind::Shadowmire { directory.clone() } else { directory.join("web") };
         let tree = Self { web, directory, projects: world.upstream.world().state() };

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "the tests look at, and damage, what the program wrote")]
 
 mod adopt;
+mod any_histories;
 mod bad_answers;
 mod caches_and_quotas;
 mod commands;

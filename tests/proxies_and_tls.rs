@@ -1,14 +1,12 @@
 //! What stands between the mirror and upstream: proxies, TLS, private networks; and which index is meant at all.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use strandline_testkit::{Response, World as Index};
 
 use crate::support::server::Nginx;
-use crate::support::tools::{program, tool};
+use crate::support::tools::tool;
 use crate::support::world::{Run, World, text, wheel};
 
 /// A host that no name server is asked for: its label is longer than DNS has.
@@ -97,38 +95,12 @@ fn an_upstream_elsewhere_cannot_lead_inside() {
     assert_ne!(world.live(), live);
 }
 
-/// Runs openssl in a directory.
-#[track_caller]
-fn openssl(directory: &Path, arguments: &str) {
-    let mut command = Command::new(program("openssl"));
-    let output = command.args(arguments.split(' ')).current_dir(directory).output().unwrap();
-    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 #[test]
 fn roots_of_trust_come_from_the_environment() {
     let mut index = Index::new();
     index.upload("six", &wheel("six", "1.0", 1));
     let world = World::new(index, "");
-    let directory = world.path("");
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(&directory, &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=a-root-of-trust -days 2"));
-    openssl(&directory, &format!("req {key} -keyout server.key -out server.csr -subj /CN=index"));
-    fs::write(world.path("names"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
-    openssl(
-        &directory,
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
-    );
-
-    let nginx = Nginx::start_with(&world, |at| {
-        format!(
-            "server {{\n    listen {at} ssl;\n    ssl_certificate {certificate};\n    ssl_certificate_key {key};\n    \
-             location / {{ proxy_pass {upstream}; }}\n}}\n",
-            certificate = world.path("server.pem").display(),
-            key = world.path("server.key").display(),
-            upstream = world.upstream.url(),
-        )
-    });
+    let nginx = Nginx::with_tls(&world, &world.upstream.url());
     world.upstream.file_base(&format!("https://{}", nginx.at));
     let configuration = format!(
         "store = \"store\"\n[mirror.pypi]\nupstream = \"https://{}/simple/\"\nprojects = [\"six\"]\n",

@@ -105,7 +105,7 @@ fn weights() -> Weights {
         unarchive: 10,
         pair: 20,
         burst: 0,
-        respell: 0,
+        ..Weights::default()
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -92,6 +93,29 @@ impl Nginx {
         unreachable!("nginx does not start: {said}")
     }
 
+    /// With TLS before the server at `url`. The root of trust is `ca.pem` in the world's directory.
+    #[track_caller]
+    pub(crate) fn with_tls(world: &World, url: &str) -> Self {
+        let directory = world.path("");
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        openssl(&directory, &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=a-root-of-trust -days 2"));
+        openssl(&directory, &format!("req {key} -keyout server.key -out server.csr -subj /CN=index"));
+        fs::write(world.path("names"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
+        openssl(
+            &directory,
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
+        );
+        let [certificate, key] = ["server.pem", "server.key"].map(|name| world.path(name));
+        Self::start_with(world, |at| {
+            format!(
+                "server {{\n    listen {at} ssl;\n    ssl_certificate {};\n    ssl_certificate_key {};\n    \
+                 location / {{ proxy_pass {url}; }}\n}}\n",
+                certificate.display(),
+                key.display(),
+            )
+        })
+    }
+
     fn try_start(world: &World, configuration: &impl Fn(SocketAddr) -> String) -> Result<Self, String> {
         let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let directory = tempfile::Builder::new().prefix("nginx-").tempdir_in(world.path("")).unwrap().keep();
@@ -133,4 +157,12 @@ impl Drop for Nginx {
         let ended = self.process.kill().and_then(|()| self.process.wait());
         assert!(ended.is_ok() || std::thread::panicking(), "nginx does not end");
     }
+}
+
+/// Runs openssl in a directory.
+#[track_caller]
+fn openssl(directory: &Path, arguments: &str) {
+    let mut command = Command::new(program("openssl"));
+    let output = command.args(arguments.split(' ')).current_dir(directory).output().unwrap();
+    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a simulation ends where something is not as expected")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_model::{DisplayName, Form, Preamble, ProjectName, Releases, Serial, Status, Timestamp, Yanked};
@@ -13,6 +14,7 @@ use strandline_sync::upstream::Event;
 use strandline_testkit::{EventKind, Generator, ProjectState, Rng, Weights, World, history};
 
 /// How upstream and its caches behave, and what of the rule is in force.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Debug, Clone, Copy)]
 pub struct Weather {
     /// How many projects upstream has at the beginning.
@@ -42,6 +44,8 @@ pub struct Weather {
     pub bursts: u32,
     /// How many steps there were for each project before the mirror begins.
     pub past: usize,
+    /// Whether upstream does all that it can do, also what no event tells. Then only what is told is compared.
+    pub everything: bool,
     /// Every how many snapshots are compared with upstream.
     pub check_every: usize,
     /// Which parts of the rule are in force.
@@ -66,6 +70,7 @@ impl Default for Weather {
             remembers: true,
             bursts: 2,
             past: 6,
+            everything: false,
             check_every: 1,
             rule: Rule::WHOLE,
             later_read: true,
@@ -92,13 +97,23 @@ fn serial(number: u64) -> Serial {
     Serial::try_from(number).unwrap()
 }
 
+/// What a page says of a file beside its yank: what never changes, and what may change without an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Facts {
+    sha256: String,
+    size: u64,
+    upload_time: String,
+    core_metadata: Option<String>,
+}
+
 /// Versions are sorted: their order is the renderer's.
-fn content(state: &ProjectState) -> Content<String> {
+fn content(state: &ProjectState) -> Content<Arc<Facts>> {
     let yanked = |reason: &Option<String>| reason.clone().map_or(Yanked::No, Yanked::Yes);
-    let files = state
-        .files
-        .iter()
-        .map(|file| (file.filename.clone(), File { yanked: yanked(&file.yanked), content: Ok(file.sha256.clone()) }));
+    let files = state.files.iter().map(|file| {
+        let (sha256, upload_time) = (file.sha256.clone(), file.upload_time.clone());
+        let facts = Facts { sha256, size: file.size, upload_time, core_metadata: file.core_metadata.clone() };
+        (file.filename.clone(), File { yanked: yanked(&file.yanked), content: Ok(Arc::new(facts)) })
+    });
     let versions: BTreeSet<_> = state.versions.iter().cloned().collect();
     Content {
         status: match state.status.as_str() {
@@ -134,13 +149,39 @@ fn change(kind: EventKind) -> Option<Action> {
     })
 }
 
+/// A row of the log as a mirror reads it.
+pub fn event(row: strandline_testkit::Event) -> Event {
+    let display: DisplayName = row.name.parse().unwrap();
+    Event {
+        serial: serial(row.serial),
+        project: display.normalise(),
+        display,
+        time: Timestamp::from_seconds(i64::try_from(row.at_ms / 1000).unwrap()).unwrap(),
+        change: change(row.kind),
+    }
+}
+
 /// A project as a snapshot has it: its serial, and what is shown of it, which is nothing while it is quarantined.
-type Shown = (Serial, Option<Content<String>>);
+type Shown = (Serial, Option<Content<Arc<Facts>>>);
 
 /// What a mirror should have of a project.
 fn wanted(state: &ProjectState) -> Shown {
     let quarantined = state.status.as_str() == "quarantined";
     (serial(state.serial), (!quarantined).then(|| content(state)))
+}
+
+/// The same without what no event tells.
+fn told((serial, content): Shown) -> Shown {
+    let content = content.map(|mut content| {
+        (content.status, content.versions) = (Status::Active, Vec::new());
+        for file in content.files.values_mut() {
+            if let Ok(facts) = &mut file.content {
+                *facts = Arc::new(Facts { core_metadata: None, ..Facts::clone(facts) });
+            }
+        }
+        content
+    });
+    (serial, content)
 }
 
 /// What stands behind the project's name, up to the next separator of a wheel, is a file's version, with other separators than
@@ -182,18 +223,21 @@ struct Mirror {
     next_event: f64,
     next_look: f64,
     ran: Ran,
+    /// Whether upstream stands still, and no project is held any more than those that are.
+    at_rest: bool,
     base: Serial,
     /// What the newest snapshot has.
     shown: BTreeMap<ProjectName, Shown>,
     /// What projects are held for.
     held: BTreeMap<ProjectName, Serial>,
-    pages: BTreeMap<ProjectName, Vec<Seen<String>>>,
+    pages: BTreeMap<ProjectName, Vec<Seen<Arc<Facts>>>>,
     log: Log,
 }
 
 impl Mirror {
     fn new(seed: u64, weather: Weather) -> Self {
-        let weights = Weights { burst: weather.bursts, respell: 20, ..Weights::journaled() };
+        let weights = if weather.everything { Weights::everything() } else { Weights::journaled() };
+        let weights = Weights { burst: weather.bursts, respell: 20, ..weights };
         let (mut world, generator) = history(seed, weather.projects, weather.projects * weather.past, weights);
         world.set_holes(0.05, seed ^ 1);
         world.stop_ticking();
@@ -204,8 +248,8 @@ impl Mirror {
         world.set_late(chance, delay, seed ^ 2);
         let rng = Rng::new(seed ^ 3);
         let (held, pages, log) = Default::default();
-        let (now, next_event, next_look, ran) = Default::default();
-        Self { world, generator, rng, weather, now, next_event, next_look, ran, base, shown, held, pages, log }
+        let (now, next_event, next_look, ran, at_rest) = Default::default();
+        Self { world, generator, rng, weather, now, next_event, next_look, ran, at_rest, base, shown, held, pages, log }
     }
 
     fn uniform(&mut self) -> f64 {
@@ -271,15 +315,8 @@ impl Mirror {
         // What comes to light late is below what was seen already.
         let seen = self.log.head().filter(|_| self.weather.late.0 == 0.0);
         let since = seen.unwrap_or(self.base).max(self.base);
-        for event in self.world.changelog(since.get(), usize::MAX, self.world.now_ms()) {
-            let display: DisplayName = event.name.parse().unwrap();
-            self.log.add(&Event {
-                serial: serial(event.serial),
-                project: display.normalise(),
-                display,
-                time: Timestamp::from_seconds(i64::try_from(event.at_ms / 1000).unwrap()).unwrap(),
-                change: change(event.kind),
-            });
+        for row in self.world.changelog(since.get(), usize::MAX, self.world.now_ms()) {
+            self.log.add(&event(row));
         }
     }
 
@@ -321,7 +358,9 @@ impl Mirror {
             let found_more = found.serial.is_some_and(|serial| serial > self.base);
             let moved_on = found.in_the_way.values().all(|obstacle| obstacle.why == Why::Moving);
             if found.in_the_way.is_empty() || self.now >= deadline || (moved_on && found_more) {
-                if let Some(at) = found.serial.filter(|at| *at > self.base) {
+                // At rest, a project that comes back from being held is a snapshot of the same serial.
+                let comes_back = self.at_rest && !self.held.is_empty();
+                if let Some(at) = found.serial.filter(|at| *at > self.base || comes_back) {
                     self.record(at, found.states, &holding);
                 }
                 return;
@@ -348,7 +387,7 @@ impl Mirror {
     }
 
     /// All that is known of the projects that may have changed.
-    fn projects(&self) -> BTreeMap<ProjectName, Project<String>> {
+    fn projects(&self) -> BTreeMap<ProjectName, Project<Arc<Facts>>> {
         let mut projects = BTreeMap::new();
         for name in self.moving() {
             let base = match (self.held.get(&name), self.shown.get(&name)) {
@@ -366,7 +405,7 @@ impl Mirror {
     }
 
     /// The cut of what is known, and what is held for it.
-    fn cut(&mut self, target: Serial) -> (cut::Cut<String>, BTreeMap<ProjectName, Serial>) {
+    fn cut(&mut self, target: Serial) -> (cut::Cut<Arc<Facts>>, BTreeMap<ProjectName, Serial>) {
         let projects = self.projects();
         let all = projects.iter().collect();
         let mut found = cut::cut(self.weather.rule, self.base, target, &self.log, &all, &Named);
@@ -387,7 +426,7 @@ impl Mirror {
     fn record(
         &mut self,
         at: Serial,
-        mut states: BTreeMap<ProjectName, State<String>>,
+        mut states: BTreeMap<ProjectName, State<Arc<Facts>>>,
         holding: &BTreeMap<ProjectName, Serial>,
     ) {
         let projects = self.projects();
@@ -427,26 +466,62 @@ impl Mirror {
         if !self.ran.published.is_multiple_of(self.weather.check_every) {
             return;
         }
-        let truth = self.world.state_at(at.get());
+        self.compare(&self.world.state_at(at.get()));
+    }
+
+    /// Takes down which projects are not as upstream had them at the newest snapshot's serial.
+    fn compare(&mut self, truth: &BTreeMap<String, ProjectState>) {
+        let compared = |shown| if self.weather.everything { told(shown) } else { shown };
         let names: BTreeSet<_> =
             truth.keys().map(|name| name.parse().unwrap()).chain(self.shown.keys().cloned()).collect();
         for name in names.iter().filter(|name: &&ProjectName| !self.held.contains_key(*name)) {
-            let (wanted, shown) = (truth.get(name.as_str()).map(wanted), self.shown.get(name));
-            if wanted.as_ref() != shown {
-                self.ran.wrong.push(format!("{name} at {at}: upstream {wanted:?}, recorded {shown:?}"));
+            let wanted = truth.get(name.as_str()).map(|state| compared(wanted(state)));
+            let shown = self.shown.get(name).map(|shown| compared(shown.clone()));
+            if wanted != shown {
+                self.ran.wrong.push(format!("{name} at {}: upstream {wanted:?}, recorded {shown:?}", self.base));
             }
         }
+    }
+
+    /// Lets upstream stand still, follows it to its end, and compares the mirror with what every page says then, as one that begins
+    /// there reads them. It is wrong, too, where the mirror does not come to that end.
+    fn rest(&mut self) {
+        (self.next_event, self.at_rest, self.weather.hold) = (f64::INFINITY, true, 0.0);
+        let end = serial(self.world.serial());
+        for _ in 0..60 {
+            self.sync();
+            if self.base == end && self.held.is_empty() {
+                break;
+            }
+            self.pass(1.0);
+        }
+        if self.base != end || !self.held.is_empty() {
+            let held: Vec<_> = self.held.keys().collect();
+            self.ran.wrong.push(format!("it ends at {} and not at {end}, with {held:?} held", self.base));
+        }
+        self.compare(&self.world.state());
     }
 }
 
 /// Runs a mirror for as long as the weather says.
 pub fn run(seed: u64, weather: Weather) -> Ran {
+    watched(seed, weather).ran
+}
+
+/// As [`run`], and goes on until the mirror has reached an upstream that stands still.
+pub fn run_to_rest(seed: u64, weather: Weather) -> Ran {
+    let mut mirror = watched(seed, weather);
+    mirror.rest();
+    mirror.ran
+}
+
+fn watched(seed: u64, weather: Weather) -> Mirror {
     let mut mirror = Mirror::new(seed, weather);
     while mirror.now < f64::from(weather.seconds) {
         mirror.sync();
         mirror.pass(0.5);
     }
-    mirror.ran
+    mirror
 }
 
 /// Runs several seeds; returns how often something was published, and what was wrong.

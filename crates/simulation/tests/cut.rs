@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use strandline_simulation::{Weather, run, run_all};
+use strandline_simulation::{Weather, run, run_all, run_to_rest};
 use strandline_sync::cut::Rule;
 
 proptest! {
@@ -34,6 +34,36 @@ proptest! {
             ..Weather::default()
         };
         let ran = run(seed, weather);
+        prop_assert!(ran.wrong.is_empty(), "{} wrong, the first: {}", ran.wrong.len(), ran.wrong[0]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A mirror that followed, and one that begins at the end and reads every page, were told the same: also where upstream
+    /// changes pages without an event.
+    #[test]
+    fn what_is_told_is_the_same_for_one_that_followed_and_one_that_reads_the_last_pages(
+        seed in any::<u64>(),
+        projects in 5_usize..60,
+        events_per_second in 0.2_f64..20.0,
+        stale in 0_u64..20,
+        label_below in 0.0_f64..0.5,
+        late_chance in 0.0_f64..0.2,
+        late in 0_u64..4,
+        pages_per_second in 10_u32..200,
+        hold in prop_oneof![Just(0.0), 0.0_f64..0.2],
+    ) {
+        let weather = Weather {
+            projects, events_per_second, label_below, pages_per_second, hold,
+            stale: Duration::from_secs(stale),
+            late: (late_chance, Duration::from_secs(late)),
+            everything: true,
+            seconds: 30,
+            ..Weather::default()
+        };
+        let ran = run_to_rest(seed, weather);
         prop_assert!(ran.wrong.is_empty(), "{} wrong, the first: {}", ran.wrong.len(), ran.wrong[0]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::project::{Project, Status};
+use crate::project::{Project, Status, StoredFile};
 use crate::rng::Rng;
 use crate::wheel::{Upload, WheelSpec};
 use crate::world::World;
@@ -46,6 +46,11 @@ pub struct Weights {
     pub burst: u32,
     /// A release removed, and made again in another spelling of its version. By default never.
     pub respell: u32,
+    /// A project's display name spelled otherwise: not journaled. By default never.
+    pub respell_project: u32,
+    /// Metadata put beside the wheels of a project that have none: not journaled. By default never, and then each wheel has
+    /// its metadata from the beginning.
+    pub backfill: u32,
 }
 
 impl Default for Weights {
@@ -69,6 +74,8 @@ impl Default for Weights {
             pair: 40,
             burst: 2,
             respell: 0,
+            respell_project: 0,
+            backfill: 0,
         }
     }
 }
@@ -79,7 +86,26 @@ impl Weights {
         Self { archive: 0, unarchive: 0, ..Self::default() }
     }
 
-    fn table(&self) -> [(Kind, u32); 18] {
+    /// All that upstream does, and what it does rarely often.
+    pub fn everything() -> Self {
+        Self {
+            create: 100,
+            role: 100,
+            remove_project: 60,
+            quarantine: 40,
+            clear_quarantine: 40,
+            quarantine_release: 20,
+            clear_release_quarantine: 20,
+            archive: 30,
+            unarchive: 20,
+            respell: 40,
+            respell_project: 30,
+            backfill: 30,
+            ..Self::default()
+        }
+    }
+
+    fn table(&self) -> [(Kind, u32); 20] {
         [
             (Kind::Release, self.release),
             (Kind::File, self.file),
@@ -99,6 +125,8 @@ impl Weights {
             (Kind::Pair, self.pair),
             (Kind::Burst, self.burst),
             (Kind::Respell, self.respell),
+            (Kind::RespellProject, self.respell_project),
+            (Kind::Backfill, self.backfill),
         ]
     }
 }
@@ -123,6 +151,8 @@ enum Kind {
     Pair,
     Burst,
     Respell,
+    RespellProject,
+    Backfill,
 }
 
 /// The two projects of dependent pairs. Nothing else ever happens to them.
@@ -250,14 +280,6 @@ impl Generator {
                 self.next_of_burst(world);
                 Some(())
             }
-            Kind::Respell => {
-                let (name, version) = self.version(world, |_, _| true)?;
-                // One more zero at the end is the same version to every client.
-                let respelt = format!("{}.0", Some(&version).filter(|version| version.ends_with(".0"))?);
-                world.remove_release(&name, &version);
-                self.file(world, &name, &respelt);
-                Some(())
-            }
             Kind::Role => {
                 let name = self.project(world, |_| true)?;
                 let action = self.one_of(&[
@@ -292,6 +314,7 @@ impl Generator {
             Kind::Quarantine | Kind::ClearQuarantine | Kind::Archive | Kind::Unarchive => {
                 self.act_on_status(world, kind)
             }
+            Kind::Respell | Kind::RespellProject | Kind::Backfill => self.act_rarely(world, kind),
         }
     }
 
@@ -322,6 +345,33 @@ impl Generator {
             }
         }
         Some(())
+    }
+
+    /// What upstream does seldom, or did once.
+    fn act_rarely(&mut self, world: &mut World, kind: Kind) -> Option<()> {
+        match kind {
+            Kind::Respell => {
+                let (name, version) = self.version(world, |_, _| true)?;
+                // One more zero at the end is the same version to every client.
+                let respelt = format!("{}.0", Some(&version).filter(|version| version.ends_with(".0"))?);
+                world.remove_release(&name, &version);
+                self.file(world, &name, &respelt);
+                Some(())
+            }
+            Kind::RespellProject => {
+                let name = self.project(world, |project| project.status == Status::Active)?;
+                let upper = name.to_uppercase();
+                world.respell_project(&if upper == name { name.to_lowercase() } else { upper });
+                Some(())
+            }
+            _ => {
+                let bare =
+                    |file: &StoredFile| file.metadata.is_none() && crate::wheel::metadata_of(&file.bytes).is_some();
+                let name = self.project(world, |project| project.files().any(|file| bare(file)))?;
+                world.backfill_metadata(&name);
+                Some(())
+            }
+        }
     }
 
     fn act_on_status(&mut self, world: &mut World, kind: Kind) -> Option<()> {
@@ -417,7 +467,11 @@ impl Generator {
             let specifier = self.one_of(&[">=3.8", ">=3.6,<4", "!=3.0.*,>=2.7"]);
             spec = spec.requires_python(specifier);
         }
-        world.upload(name, &Upload::wheel(&spec));
+        let mut upload = Upload::wheel(&spec);
+        if self.weights.backfill > 0 && self.rng.chance(0.3) {
+            upload.metadata = None;
+        }
+        world.upload(name, &upload);
     }
 
     fn next_of_burst(&mut self, world: &mut World) {

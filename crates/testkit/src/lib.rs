@@ -38,10 +38,11 @@
 //! |---|---|
 //! | serials with holes; events that are seen late | [`World::set_holes`], [`World::skip_serials`], [`World::set_late`], [`World::delay_next`] |
 //! | pages that say an older serial than the list, after an event about people | [`World::role`], [`World::set_page_age`] |
-//! | changes without an event | [`World::archive`], [`World::set_status`], [`World::replace_file`] |
+//! | changes without an event | [`World::archive`], [`World::set_status`], [`World::replace_file`], [`World::backfill_metadata`], [`World::respell_project`], [`World::move_files`] |
 //! | an index without JSON, serials, XML-RPC, compression | [`Upstream::json`], [`Upstream::serials`], [`Upstream::xmlrpc`], [`Upstream::gzip`] |
 //! | where files are | [`Upstream::file_base`] |
 //! | small pages of the changelog, rate limits | [`Upstream::changelog_limit`], [`Upstream::rate_limit`] |
+//! | one more cache, with faults of its own | [`Upstream::edge`] |
 //! | any other answer | [`Upstream::override_path`] |
 //! | stale pages and 404s, flapping nodes | [`Fault::Stale`] |
 //! | a label below the content | [`Fault::Label`] |

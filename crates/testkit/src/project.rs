@@ -140,7 +140,7 @@ pub enum EventKind {
     Unknown,
 }
 
-/// What a row of the log does. Only [`Change::Status`] and [`Change::Replace`] are not journaled.
+/// What a row of the log does. [`Change::Status`], [`Change::Replace`] and [`Change::Respell`] are not journaled.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     Create,
@@ -161,6 +161,8 @@ pub(crate) enum Change {
     },
     Status(Status),
     Replace(Arc<StoredFile>),
+    /// The display name is spelled so.
+    Respell(String),
 }
 
 impl Change {
@@ -180,7 +182,7 @@ impl Change {
             Self::QuarantineRelease(version) => EventKind::QuarantineRelease(version.clone()),
             Self::ClearReleaseQuarantine(version) => EventKind::ClearRelease(version.clone()),
             Self::Nothing { role: true } => EventKind::Role,
-            Self::Nothing { role: false } | Self::Status(_) | Self::Replace(_) => EventKind::Unknown,
+            Self::Nothing { role: false } | Self::Status(_) | Self::Replace(_) | Self::Respell(_) => EventKind::Unknown,
         }
     }
 }
@@ -210,7 +212,7 @@ pub(crate) fn apply(slot: &mut Option<Project>, display_name: &str, serial: u64,
         *slot = None;
         return;
     }
-    if slot.is_none() && matches!(change, Change::Nothing { .. } | Change::Status(_)) {
+    if slot.is_none() && matches!(change, Change::Nothing { .. } | Change::Status(_) | Change::Respell(_)) {
         return;
     }
     let project = slot.get_or_insert_with(|| Project { display_name: display_name.to_owned(), ..Project::default() });
@@ -245,8 +247,9 @@ pub(crate) fn apply(slot: &mut Option<Project>, display_name: &str, serial: u64,
             project.releases.entry(version.clone()).or_default().quarantined = false;
         }
         Change::Status(status) => project.status = *status,
+        Change::Respell(display_name) => project.display_name.clone_from(display_name),
     }
-    if !matches!(change, Change::Status(_) | Change::Replace(_)) {
+    if !matches!(change, Change::Status(_) | Change::Replace(_) | Change::Respell(_)) {
         project.serial = serial;
     }
     if !matches!(change, Change::Nothing { role: true }) {

@@ -137,6 +137,8 @@ struct Visit<'a> {
     gzip: bool,
     serials: bool,
     now_ms: u64,
+    /// Whether pages name files where the world has moved them.
+    files_move: bool,
     context: Context,
 }
 
@@ -191,8 +193,9 @@ impl Shared {
             gzip,
             serials: settings.serials,
             now_ms,
+            files_move: settings.file_base.is_none(),
             context: Context {
-                file_base: settings.file_base.clone().unwrap_or_else(|| self.url.clone()),
+                file_base: settings.file_base.clone().unwrap_or_else(|| self.file_url.clone()),
                 serials: settings.serials,
             },
             plan,
@@ -298,9 +301,14 @@ impl Visit<'_> {
                 seen.get(seen.len().saturating_sub(1 + count)).copied().unwrap_or(state.page_serial)
             }
         };
+        // A page names its files where they were when it was made.
+        let mut context = self.context.clone();
+        if let Some(base) = world.file_host(content_ms).filter(|_| self.files_move) {
+            base.clone_into(&mut context.file_base);
+        }
         let body = match self.form {
-            Form::V1Json => render::page_json(&state, label, &self.context),
-            Form::Html | Form::V1Html => render::page_html(&state, label, &self.context),
+            Form::V1Json => render::page_json(&state, label, &context),
+            Form::Html | Form::V1Html => render::page_html(&state, label, &context),
         };
         self.simple(body, label)
     }

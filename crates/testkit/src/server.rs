@@ -92,14 +92,16 @@ impl Clock {
     }
 }
 
-/// What the server's threads share. No two of these are ever locked at once, except the world after the clock.
+/// What the server's threads share, and the world and its clock with other edges. No two of these are ever locked at once,
+/// except the world after the clock.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) url: String,
-    world: Mutex<World>,
+    /// Where pages say that the files are, unless something else is set.
+    pub(crate) file_url: String,
+    world: Arc<Mutex<World>>,
     settings: Mutex<Settings>,
     counters: Mutex<Counters>,
-    clock: Mutex<Clock>,
+    clock: Arc<Mutex<Clock>>,
     pub(crate) waiting: Arc<http::Waiting>,
 }
 
@@ -158,13 +160,30 @@ impl Upstream {
 
     /// Serves `world` on this port of 127.0.0.1, by the real clock.
     pub fn start_on(mut world: World, port: u16) -> io::Result<Self> {
+        world.stop_ticking();
+        let clock = Clock::Real { start_ms: unix_ms(), since: Instant::now() };
+        Self::serve(Arc::new(Mutex::new(world)), Arc::new(Mutex::new(clock)), port, None)
+    }
+
+    /// The same index at another address, as another cache before it has it: with faults, knobs and counters of its own, which
+    /// begin as by default. World and clock are the same. Its pages name the files where this one's do.
+    pub fn edge(&self) -> io::Result<Self> {
+        let Shared { world, clock, file_url, .. } = &*self.shared;
+        Self::serve(Arc::clone(world), Arc::clone(clock), 0, Some(file_url.clone()))
+    }
+
+    fn serve(
+        world: Arc<Mutex<World>>,
+        clock: Arc<Mutex<Clock>>,
+        port: u16,
+        file_url: Option<String>,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        world.stop_ticking();
         let shared = Arc::new(Shared {
-            url: format!("http://{address}"),
-            world: Mutex::new(world),
+            file_url: file_url.unwrap_or_else(|| format!("http://{address}")),
+            world,
             settings: Mutex::new(Settings {
                 faults: Faults::new(0),
                 overrides: HashMap::new(),
@@ -179,7 +198,7 @@ impl Upstream {
             }),
             counters: Mutex::default(),
             waiting: Arc::default(),
-            clock: Mutex::new(Clock::Real { start_ms: unix_ms(), since: Instant::now() }),
+            clock,
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -207,12 +226,12 @@ impl Upstream {
 
     /// Where it is: `http://127.0.0.1:PORT/`.
     pub fn url(&self) -> String {
-        format!("{}/", self.shared.url)
+        format!("http://{}/", self.address)
     }
 
     /// Where its Simple API is: `http://127.0.0.1:PORT/simple/`.
     pub fn simple_url(&self) -> String {
-        format!("{}/simple/", self.shared.url)
+        format!("{}simple/", self.url())
     }
 
     /// Its address and port.
@@ -302,7 +321,8 @@ impl Upstream {
         self.shared.settings().gzip = on;
     }
 
-    /// What stands before `/packages/…` in file URLs. Default: the URL of this server. `../..` makes relative ones.
+    /// What stands before `/packages/…` in file URLs, whatever [`World::move_files`] says. Default: the URL of this server.
+    /// `../..` makes relative ones.
     pub fn file_base(&self, base: &str) {
         self.shared.settings().file_base = Some(base.to_owned());
     }

@@ -103,6 +103,8 @@ pub struct World {
     holes: Option<(f64, Rng)>,
     late: Option<Late>,
     delay_next_ms: u64,
+    /// Where the files moved to, and when.
+    file_hosts: Vec<(u64, String)>,
 }
 
 impl Default for World {
@@ -129,6 +131,7 @@ impl World {
             holes: None,
             late: None,
             delay_next_ms: 0,
+            file_hosts: Vec::new(),
         }
     }
 
@@ -282,6 +285,13 @@ impl World {
         self.stored_with_digest(url_path).map(|(bytes, _)| bytes)
     }
 
+    /// The bytes of the file that has, or had, this name; of its METADATA if `.metadata` stands behind the name.
+    pub fn stored_named(&self, filename: &str) -> Option<Bytes> {
+        let own = filename.strip_suffix(".metadata").unwrap_or(filename);
+        let path = self.stored.values().find(|file| file.filename == own)?.url_path.clone();
+        self.stored(&format!("{path}{}", &filename[own.len()..]))
+    }
+
     pub(crate) fn stored_with_digest(&self, url_path: &str) -> Option<(Bytes, String)> {
         if let Some(file) = self.stored.get(url_path) {
             return Some((file.bytes.clone(), file.sha256.clone()));
@@ -295,6 +305,12 @@ impl World {
         let file = self.stored.get(url_path);
         let file = file.or_else(|| self.stored.get(url_path.strip_suffix(".metadata")?))?;
         Some(file.uploaded_ms)
+    }
+
+    /// What stands before `/packages/…` on a page made at a moment, if the files have moved by then.
+    pub(crate) fn file_host(&self, at_ms: u64) -> Option<&str> {
+        let moved = self.file_hosts.iter().rev().find(|(since_ms, _)| *since_ms <= at_ms);
+        moved.map(|(_, base)| base.as_str())
     }
 
     /// The dependent pairs uploaded so far.
@@ -321,7 +337,7 @@ impl World {
 
     // Writing rows. What calls these is in `changes.rs`.
 
-    fn store(&mut self, upload: &Upload, url_path: Option<String>) -> Arc<StoredFile> {
+    fn store(&mut self, upload: &Upload, url_path: Option<String>, uploaded_ms: u64) -> Arc<StoredFile> {
         let url_path = url_path.unwrap_or_else(|| {
             let hex = blake3::hash(&upload.bytes).to_hex();
             let path = |hex: &str| format!("/packages/{}/{}/{}/{}", &hex[..2], &hex[2..4], &hex[4..], upload.filename);
@@ -338,7 +354,7 @@ impl World {
             }),
             requires_python: upload.requires_python.clone(),
             url_path: url_path.clone(),
-            uploaded_ms: self.now_ms,
+            uploaded_ms,
         });
         self.stored.insert(url_path, Arc::clone(&file));
         file

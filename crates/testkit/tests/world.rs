@@ -7,7 +7,8 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use strandline_testkit::{
-    Event, Generator, ReplacedUrl, START_MS, Status, Upload, Weights, WheelSpec, World, history, metadata_of, normalise,
+    Event, FileState, Generator, ReplacedUrl, START_MS, Status, Upload, Weights, WheelSpec, World, history,
+    metadata_of, normalise,
 };
 
 #[test]
@@ -262,6 +263,56 @@ fn a_replaced_file_keeps_its_url_or_not() {
     assert_ne!(newest.url_path, old.url_path);
     assert_eq!(world.stored(&old.url_path).unwrap(), "new");
     assert_eq!(world.stored(&newest.url_path).unwrap(), "newest");
+}
+
+#[test]
+fn metadata_is_put_beside_old_wheels_without_a_row() {
+    let mut world = World::new();
+    let wheel = WheelSpec::new("six", "1.0");
+    world.upload("six", &Upload { metadata: None, ..Upload::wheel(&wheel) });
+    let serial = world.upload("six", &Upload::raw("six-1.0.tar.gz", "1.0", "sdist"));
+    let old = world.project("six").unwrap();
+    assert!(old.files.iter().all(|file| file.core_metadata.is_none()));
+    let path = format!("{}.metadata", old.files[0].url_path);
+    assert_eq!(world.stored(&path), None);
+    assert_eq!(world.backfill_metadata("six"), serial);
+    assert_eq!(world.stored(&path).unwrap(), wheel.metadata());
+    let mut new = world.project("six").unwrap();
+    assert_eq!(world.events_of("six").last().unwrap().serial, serial);
+    assert!(new.files[0].core_metadata.take().is_some());
+    assert_eq!(new, old, "nothing else has changed");
+}
+
+#[test]
+fn a_display_name_may_be_spelled_otherwise_without_a_row() {
+    let mut world = World::new();
+    let serial = world.release("zope.interface", "1.0");
+    assert_eq!(world.respell_project("Zope-Interface"), serial);
+    let state = world.project("zope-interface").unwrap();
+    assert_eq!((state.display_name.as_str(), state.serial), ("Zope-Interface", serial));
+    assert!(world.events().all(|event| event.name == "zope.interface"));
+    world.release("zope.interface", "2.0");
+    assert_eq!(world.events().last().unwrap().name, "Zope-Interface", "later rows have the new spelling");
+}
+
+#[test]
+fn a_history_of_everything_changes_much_without_a_row() {
+    let (mut world, mut generator) = history(1, 50, 0, Weights::everything());
+    let mut changed = BTreeSet::new();
+    for _ in 0..500 {
+        let before = world.state();
+        if !generator.step(&mut world).is_empty() {
+            continue;
+        }
+        for (name, state) in world.state() {
+            let old = &before[&name];
+            let metadata = |files: &[FileState]| files.iter().filter(|file| file.core_metadata.is_some()).count();
+            changed.extend((state.status != old.status).then_some("status"));
+            changed.extend((state.display_name != old.display_name).then_some("display name"));
+            changed.extend((metadata(&state.files) > metadata(&old.files)).then_some("metadata"));
+        }
+    }
+    assert_eq!(changed, BTreeSet::from(["display name", "metadata", "status"]));
 }
 
 #[test]

@@ -35,7 +35,9 @@ impl Following<'_> {
         let last = turn.last().map(|leaf| leaf.name.clone());
         let asked =
             |leaf: &Leaf| self.projects.get(&leaf.name).is_some_and(|of| of.needs_page(self.log.of(&leaf.name)));
-        let quiet: Vec<_> = turn.into_iter().filter(|leaf| !asked(leaf)).collect();
+        // A project that the selection does not have any more is dropped, whatever its page says.
+        let selected = |leaf: &Leaf| settings.selection.has(&leaf.name);
+        let quiet: Vec<_> = turn.into_iter().filter(|leaf| selected(leaf) && !asked(leaf)).collect();
         for leaf in &quiet {
             self.follow_project(leaf.name.clone(), Some(leaf.serial), &[])?.swept = true;
         }

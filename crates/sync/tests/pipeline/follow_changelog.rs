@@ -435,6 +435,19 @@ fn what_the_sweep_looks_at_is_followed_by_the_log_when_it_moves() {
 }
 
 #[test]
+fn a_project_that_leaves_the_selection_goes_also_when_it_is_its_turn_in_the_sweep() {
+    let (world, script) = synced();
+    let week = Timestamp::from_seconds(now().seconds() + 7 * 86_400).unwrap();
+    world.sync(&script, &once(NAMES)).unwrap();
+    // No event says it, so the page would be followed for the sweep alone.
+    script.publish("Alpha", Some(5), "1.post1", &[ALPHA_1]);
+    let done = sync_store_at(&world.open(), &script, &once(&["beta"]), week).unwrap();
+    assert_eq!((done.changed, done.projects), (1, 1));
+    assert_eq!(world.list(), "7 beta:7");
+    stands(&world, 7);
+}
+
+#[test]
 fn who_asks_for_a_long_pause_is_not_asked_again() {
     let (world, script) = synced();
     let pause = |seconds| strandline_sync::upstream::Problem::Status {

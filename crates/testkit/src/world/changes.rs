@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::{Pair, ReplacedUrl, World};
-use crate::project::{Change, Status, normalise};
+use crate::project::{Change, Project, Status, normalise};
 use crate::wheel::{Upload, WheelSpec};
 
 impl World {
@@ -26,7 +26,7 @@ impl World {
         if !existing.is_some_and(|known| known.has_release(version)) {
             rows.push((Some(version.clone()), "new release".to_owned(), Change::NewRelease(version.clone())));
         }
-        let file = self.store(upload, None);
+        let file = self.store(upload, None, self.now_ms);
         rows.push((
             Some(version.clone()),
             format!("add {} file {}", upload.python_version(), upload.filename),
@@ -172,8 +172,40 @@ impl World {
             requires_python: old.requires_python.clone(),
             bytes,
         };
-        let file = self.store(&upload, path);
+        let file = self.store(&upload, path, self.now_ms);
         self.quietly(project, Change::Replace(file))
+    }
+
+    /// Puts the METADATA that is in a wheel beside it, for each wheel of the project that has none there, as Warehouse did in
+    /// 2024 with the files from before. Not journaled: pages change and no serial moves.
+    pub fn backfill_metadata(&mut self, project: &str) -> u64 {
+        let files = self.current(project).into_iter().flat_map(Project::files);
+        let bare: Vec<_> = files.filter(|file| file.metadata.is_none()).cloned().collect();
+        for old in bare {
+            let Some(metadata) = crate::wheel::metadata_of(&old.bytes) else { continue };
+            let upload = Upload {
+                filename: old.filename.clone(),
+                version: old.version.clone(),
+                bytes: old.bytes.clone(),
+                metadata: Some(metadata.into()),
+                requires_python: old.requires_python.clone(),
+            };
+            let file = self.store(&upload, Some(old.url_path.clone()), old.uploaded_ms);
+            self.quietly(project, Change::Replace(file));
+        }
+        self.serial()
+    }
+
+    /// Spells the display name of a project so. Not journaled: Warehouse has no such action, but its operators have a database.
+    /// Later rows have the new spelling.
+    pub fn respell_project(&mut self, display_name: &str) -> u64 {
+        self.quietly(display_name, Change::Respell(display_name.to_owned()))
+    }
+
+    /// Moves all files: from now on, `base` stands before `/packages/…` on every page, as in `https://files.example`. Not
+    /// journaled. The files go on being where they were, too.
+    pub fn move_files(&mut self, base: &str) {
+        self.file_hosts.push((self.now_ms, base.to_owned()));
     }
 
     fn about_project(&mut self, project: &str, action: &str, change: Change) -> u64 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use flate2::read::GzDecoder;
 use serde_json::json;
 use strandline_testkit::{
-    Generator, RateLimit, Response, Status, Upload, Upstream, Weights, WheelSpec, World, history,
+    Age, Fault, Generator, On, RateLimit, Response, Rule, Status, Upload, Upstream, Weights, WheelSpec, World, history,
 };
 
 use crate::client::{JSON, ask, call, get, numbers};
@@ -350,6 +350,43 @@ fn a_wheel_has_its_metadata_beside_it_and_odd_filenames_are_encoded() {
     assert_eq!(upstream.last_header("/simple/six/", "host").as_deref(), Some("fake"));
     upstream.reset_counters();
     assert_eq!(upstream.counts().total(), 0);
+}
+
+#[test]
+fn files_that_move_are_where_they_were_on_older_pages() {
+    let mut world = World::new();
+    world.release("six", "1.0");
+    let upstream = Upstream::start(world).unwrap();
+    upstream.set_manual_clock(upstream.now_ms());
+    let url =
+        || get(&upstream, "/simple/six/", &[JSON]).unwrap().json()["files"][0]["url"].as_str().unwrap().to_owned();
+    let before = url();
+    assert!(before.starts_with(&format!("{}packages/", upstream.url())), "{before}");
+    upstream.advance(Duration::from_secs(9));
+    upstream.world().move_files("http://files.example");
+    let after = url();
+    assert_eq!(after.strip_prefix("http://files.example/"), before.strip_prefix(&upstream.url()));
+    let age = Age::Exactly(Duration::from_secs(1));
+    upstream.fault(Rule::new(On::Everything, Fault::Stale { age, not_found: false, flapping: false }));
+    assert_eq!(url(), before);
+}
+
+#[test]
+fn an_edge_has_the_same_index_and_faults_of_its_own() {
+    let mut world = World::new();
+    world.release("six", "1.0");
+    let upstream = Upstream::start(world).unwrap();
+    let edge = upstream.edge().unwrap();
+    assert_ne!(edge.url(), upstream.url());
+    edge.fault(Rule::new(On::Path("/simple/idna/".into()), Fault::Gone));
+    upstream.world().release("idna", "1.0");
+    assert_eq!(get(&upstream, "/simple/idna/", &[]).unwrap().status, 200);
+    assert_eq!(get(&edge, "/simple/idna/", &[]).unwrap().status, 404);
+    let [one, other] = [&upstream, &edge].map(|index| get(index, "/simple/six/", &[JSON]).unwrap().body);
+    assert_eq!(one, other, "also where the files are");
+    assert_eq!((upstream.counts().page, edge.counts().page), (2, 2));
+    drop(upstream);
+    assert_eq!(get(&edge, "/simple/six/", &[]).unwrap().status, 200, "it goes on by itself");
 }
 
 #[test]
