@@ -1,7 +1,7 @@
 //! Mirrors of one upstream have one state, whatever their histories: whole syncs with their stores, of an index that is asked
 //! without HTTP, on a clock of its own; everything from what proptest draws.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use strandline_model::{Blake3, DisplayName, Format as _, Leaf, ProjectName, Reco
 use strandline_pypi::Pypi;
 use strandline_simulation::event;
 use strandline_store::{Recorded, Store};
-use strandline_sync::upstream::{Answer, Body, Event, Page, Problem, Upstream, UpstreamError, Validator, Way};
+use strandline_sync::upstream::{Answer, Body, Event, Page, Problem, Skipped, Upstream, UpstreamError, Validator, Way};
 use strandline_sync::{Context, Method, Outcome, Progress, Selection, Settings, SyncError};
 use strandline_testkit::{FileState, Generator, ProjectState, Rng, Weights, World, history};
 use tempfile::TempDir;
@@ -112,7 +112,8 @@ impl Index {
         for (name, file) in &mut seen.files {
             file.url = Some(format!("{FILES}/{}", name.as_str()));
         }
-        Page { record: Record::new(told, seen).unwrap(), serial: Some(read.serial()) }
+        let (queries, skipped) = (BTreeMap::new(), Skipped::default());
+        Page { record: Record::new(told, seen).unwrap(), serial: Some(read.serial()), queries, skipped }
     }
 }
 
@@ -147,7 +148,7 @@ impl Upstream for Index {
         answer(Ok(if validator == Some(&tag) {
             Answer::NotModified
         } else {
-            Answer::Page { page: Self::page(&seen), validator: Some(tag) }
+            Answer::Page { page: Box::new(Self::page(&seen)), validator: Some(tag) }
         }))
     }
 

@@ -92,6 +92,7 @@ pub(crate) struct Mirror {
     #[serde(default)]
     source: SourceKind,
     projects: Option<Projects>,
+    credential_command: Option<String>,
     connect_to: Option<Spanned<ConnectTo>>,
     connections: Option<std::num::NonZeroUsize>,
     max_file_size: Option<Bytes>,
@@ -285,8 +286,9 @@ impl Config {
         let text =
             std::fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
         let invalid = |problem: String| ConfigError::Invalid { path: path.clone(), problem };
-        // toml's own message names the line and shows it.
-        let file: File = toml::from_str(&text).map_err(|error| invalid(error.to_string().trim_end().to_owned()))?;
+        // toml's own message names the line and shows it, with what is secret in it.
+        let file: File = toml::from_str(&text)
+            .map_err(|error| invalid(strandline_pypi::without_secrets(error.to_string().trim_end())))?;
         if file.mirror.is_empty() {
             return Err(invalid("it has no mirror: add a table `[mirror.NAME]`".to_owned()));
         }
@@ -365,6 +367,7 @@ impl Mirror {
     /// How to ask the index.
     pub(crate) fn index(&self, upstream: Url) -> strandline_pypi::Settings {
         let mut settings = strandline_pypi::Settings::new(upstream);
+        settings.credential_command.clone_from(&self.credential_command);
         settings.connect_to = self.connect_to.as_ref().map(|to| to.get_ref().0.clone());
         settings.max_file_size = self.max_file_size.map(|size| size.0);
         if let Some(Bytes(size)) = self.max_page_size {
@@ -518,8 +521,10 @@ store = "strandline-store"
 [mirror.{mirror}]
 
 # The index to mirror. Left out, it is the one that pip is configured to use. Credentials do not belong here:
-# they are taken from ~/.netrc.
+# they are taken from ~/.netrc, from the environment where the URL says so (https://USER:${{TOKEN}}@INDEX/simple/), or from
+# a command that writes two lines, the user and the password.
 {upstream}
+# credential-command = "printf 'USER\\n'; cat /run/secrets/token"
 
 # The projects to mirror. Left out, everything.
 {projects}

@@ -9,11 +9,12 @@
 //! 1. Names, URLs, digests and sizes that upstream says are checked before anything is made of them
 //!    (`listing.rs`, `url_check.rs`).
 //! 2. No address in a private network is asked unless upstream is at one (`guard.rs`).
-//! 3. Credentials go to upstream only and are never shown (`credentials.rs`).
+//! 3. Upstream's credentials go to upstream only, and none are ever shown (`credentials.rs`).
 //! 4. Pages are a pure function of the record (`render.rs`).
 
 mod client;
 mod credentials;
+mod decoding;
 mod filename;
 mod format;
 mod guard;
@@ -22,6 +23,8 @@ mod json;
 mod listing;
 mod lists;
 mod paths;
+mod program;
+mod reach;
 mod render;
 mod root;
 mod tree;
@@ -42,9 +45,10 @@ use url::Url;
 pub use crate::format::Pypi;
 pub use crate::tree::{NoTree, WebTree};
 pub use crate::upstream::{NoDefault, PipEnvironment, default_upstream, default_upstream_in};
+pub use crate::url_check::without_secrets;
 
 use crate::client::{Client, Fetched, Limits};
-use crate::credentials::Credentials;
+use crate::credentials::Logins;
 use crate::guard::Guard;
 use crate::listing::Context;
 use crate::url_check::shown;
@@ -56,8 +60,11 @@ pub const MAX_PAGE_SIZE: u64 = 256 << 20;
 #[derive(Clone)]
 pub struct Settings {
     /// The URL below which the projects' pages are, such as `https://index.example/simple/`; the last slash may be
-    /// missing. A URL with nothing but a host means `simple/` on it. It may hold credentials.
+    /// missing. A URL with nothing but a host means `simple/` on it. It may hold credentials; `${NAME}` in them stands for
+    /// a variable of the environment.
     pub upstream: Url,
+    /// A command of the shell that writes upstream's user and password, in a line each. [`Index::new`] runs it.
+    pub credential_command: Option<String>,
     /// Largest page that is taken, in bytes, unpacked.
     pub max_page_size: u64,
     /// Largest file that is taken, in bytes.
@@ -76,6 +83,7 @@ impl Settings {
     pub fn new(upstream: Url) -> Self {
         Self {
             upstream,
+            credential_command: None,
             max_page_size: MAX_PAGE_SIZE,
             max_file_size: None,
             connect_to: None,
@@ -86,9 +94,17 @@ impl Settings {
 }
 
 impl std::fmt::Debug for Settings {
-    /// The upstream is left out: it may hold credentials.
+    /// The upstream and the command are left out: they may hold credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { upstream: _, max_page_size, max_file_size, connect_to, connections, idle_timeout } = self;
+        let Self {
+            upstream: _,
+            credential_command: _,
+            max_page_size,
+            max_file_size,
+            connect_to,
+            connections,
+            idle_timeout,
+        } = self;
         f.debug_struct("Settings")
             .field("max_page_size", max_page_size)
             .field("max_file_size", max_file_size)
@@ -113,6 +129,12 @@ pub enum SettingsError {
         /// What it has to be.
         rule: &'static str,
     },
+    /// Upstream's URL names a variable that is not set.
+    #[error("upstream: the environment has no variable `{0}`")]
+    NoVariable(String),
+    /// The command that says user and password did not.
+    #[error("credential-command: {0}")]
+    CredentialCommand(String),
     /// There is no client for HTTPS; most often, the system has no root certificates.
     #[error(
         "cannot set up HTTPS ({0}); is `ca-certificates` installed, or does SSL_CERT_FILE name a file of certificates?"
@@ -132,19 +154,29 @@ pub struct Index {
 }
 
 impl Index {
-    /// Prepares to ask an index; asks nothing yet.
+    /// Prepares to ask an index; asks nothing yet. Reads netrc and the environment and runs the command of the settings,
+    /// which can take its time; the credentials stay the same from then on.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
-        let Settings { upstream, max_page_size, max_file_size, connect_to, connections, idle_timeout } = settings;
+        let Settings {
+            upstream,
+            credential_command,
+            max_page_size,
+            max_file_size,
+            connect_to,
+            connections,
+            idle_timeout,
+        } = settings;
         let mut url = index_url(upstream)?;
-        let credentials = Credentials::take(&mut url, credentials::read_netrc().as_deref());
+        let said = credential_command.as_deref().map(credentials::ask).transpose()?;
+        let logins = Logins::take(&mut url, said, credentials::read_netrc(), |name| std::env::var(name).ok())?;
         let upstream = url.as_str().parse().map_err(|_| SettingsError::Upstream(TOO_LONG))?;
         let connect_to = connect_to.map(|text| parse_connect_to(Some(&url), &text)).transpose()?;
         let proxies = guard::proxy_hosts(|name| std::env::var(name).ok());
         let guard = Guard::new(&url, None, proxies.clone()).ok_or(SettingsError::Upstream(NO_HOST))?;
         let origin = connect_to.and_then(|address| Guard::new(&url, Some(address), proxies));
         let limits = Limits { page: max_page_size, file: max_file_size, connections, idle: idle_timeout };
-        let client = Client::new(url.clone(), credentials, guard, origin, limits)
-            .map_err(|error| SettingsError::Client(with_causes(&error)))?;
+        let client =
+            Client::new(logins, guard, origin, limits).map_err(|error| SettingsError::Client(with_causes(&error)))?;
         Ok(Self { upstream, url, client, has_json: AtomicBool::new(false) })
     }
 }

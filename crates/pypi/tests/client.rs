@@ -178,6 +178,32 @@ async fn packed_pages() {
 }
 
 #[tokio::test]
+async fn pages_of_several_members_and_other_charsets() {
+    let (first, second) = PAGE.split_at(20);
+    let members = [packed(first.as_bytes()), packed(second.as_bytes())].concat();
+    let digest = "00".repeat(32);
+    let html = format!("<a href=six-1.0.zip#sha256={digest} data-yanked='caf\u{e9}'>six</a>");
+    let latin: Vec<u8> = html.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+    let server = Server::start(move |request| match request.split(' ').nth(1) {
+        Some("/simple/six/") => answer("200 OK", &[JSON, "content-encoding: x-gzip"], &members),
+        Some("/latin/six/") => answer("200 OK", &["content-type: text/html; charset=iso-8859-1"], &latin),
+        Some("/mark/six/") => answer("200 OK", &[JSON], &[b"\xef\xbb\xbf", PAGE.as_bytes()].concat()),
+        Some("/gone/six/") => answer("404 Not Found", &["content-encoding: br"], b"\x8b"),
+        _ => answer("200 OK", &[JSON, "content-encoding: br"], b"\x8b"),
+    });
+    let at = |path: &str| Index::new(Settings::new(server.url(path).parse().unwrap())).unwrap();
+    assert_eq!(page(&at("/simple/")).await.unwrap().serial.map(strandline_model::Serial::get), Some(7));
+    assert!(page(&at("/mark/")).await.is_ok());
+    let latin = page(&at("/latin/")).await.unwrap();
+    let (_, told, _) = latin.record.files().next().unwrap();
+    assert_eq!(told.yanked, strandline_model::Yanked::Yes("caf\u{e9}".to_owned()));
+    // What is said about an answer's status needs no body.
+    assert!(matches!(at("/gone/").page(&six(), None, Way::Usual).await.unwrap(), Answer::Missing));
+    let error = page(&at("/other/")).await.unwrap_err();
+    assert!(!error.is_transient() && error.to_string().contains("packed with `br`"), "{error}");
+}
+
+#[tokio::test]
 async fn pages_over_the_limit_packed_or_not() {
     let limit = 1 << 20;
     let too_much = vec![b' '; (1 << 20) + 1];
@@ -237,9 +263,11 @@ async fn redirects_have_an_end() {
 #[tokio::test]
 async fn a_public_upstream_cannot_lead_into_the_network() {
     let server = Server::start(|_| answer("200 OK", &[], b"secret of the network"));
-    let index = Index::new(Settings::new("https://198.51.100.1/simple/".parse().unwrap())).unwrap();
+    let index = Index::new(Settings::new("https://8.8.8.8/simple/".parse().unwrap())).unwrap();
     let local = format!("http://localhost:{}/", server.address.port());
-    for url in [server.url("/f"), local, "http://[::ffff:127.0.0.1]/".to_owned(), "file:///etc/passwd".to_owned()] {
+    let others =
+        ["http://[::ffff:127.0.0.1]/", "http://[64:ff9b:1::10.0.0.5]/", "http://192.0.2.1/", "file:///etc/passwd"];
+    for url in [server.url("/f"), local].into_iter().chain(others.map(str::to_owned)) {
         let error = bytes(&index, &url).await.unwrap_err();
         assert!(matches!(error.problem, Problem::Forbidden(_)), "{error}");
     }
@@ -271,6 +299,53 @@ async fn credentials_go_to_upstream_only_and_are_never_shown() {
     assert!(server.requests().iter().all(|request| request.to_ascii_lowercase().contains(sent)));
     assert!(other.requests().iter().all(|request| !request.to_ascii_lowercase().contains("authorization")));
     assert_eq!(other.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_redirect_has_its_own_login_and_no_secret_of_a_url_is_shown() {
+    let private = Server::start(|request| match request.split(' ').nth(1) {
+        Some("/simple/six/?sig=s3cr3t") => answer("200 OK", &[JSON], PAGE.as_bytes()),
+        _ => answer("403 Forbidden", &[], b""),
+    });
+    let with_login = private.url("/simple/six/?sig=s3cr3t").replace("//", "//router:s3cr3t@");
+    let location = format!("location: {with_login}");
+    let refused = format!("location: {}", with_login.replace("six", "seven"));
+    let server = Server::start(move |request| match request.split(' ').nth(1) {
+        Some("/simple/six/") => answer("302 Found", &[&location], b""),
+        Some("/simple/nowhere/") => answer("302 Found", &["location: http://u:s3cr3t@:x/?sig=s3cr3t"], b""),
+        _ => answer("307 Temporary Redirect", &[&refused], b""),
+    });
+    let index = server.index();
+    page(&index).await.unwrap();
+    let sent = private.requests().pop().unwrap().to_ascii_lowercase();
+    assert!(sent.contains("authorization: basic cm91dgvyonmzy3izda=="), "{sent}");
+    let signed = format!("{}?sig=s3cr3t", server.url("/f"));
+    let errors = [
+        index.page(&"seven".parse().unwrap(), None, Way::Usual).await.unwrap_err(),
+        index.page(&"nowhere".parse().unwrap(), None, Way::Usual).await.unwrap_err(),
+        bytes(&index, &signed).await.unwrap_err(),
+        bytes(&index, "ftp://u:s3cr3t@files.example/?sig=s3cr3t").await.unwrap_err(),
+        bytes(&index, "http://u:s3cr3t@:x/?sig=s3cr3t").await.unwrap_err(),
+        bytes(&index, "http://127.0.0.1:1/?sig=s3cr3t").await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_moved_for_good_is_made_there() {
+    let answer_to = |request: &str| {
+        let body = "<?xml version='1.0'?>\n<methodResponse><params><param><value><int>9</int></value></param></params></methodResponse>";
+        match request.lines().next() {
+            Some("POST /pypi HTTP/1.1") => answer("308 Permanent Redirect", &["location: /xml"], b""),
+            Some("POST /xml HTTP/1.1") if request.contains("changelog_last_serial") => {
+                answer("200 OK", &["content-type: text/xml"], body.as_bytes())
+            }
+            _ => answer("500 Internal Server Error", &[], b""),
+        }
+    };
+    assert_eq!(Server::start(answer_to).index().last_serial().await.unwrap().get(), 9);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::SyncError;
 use crate::progress::Progress;
 use crate::room::require_room;
 use crate::stored::{Availability, Stored};
-use crate::upstream::Page;
+use crate::upstream::{Page, without_query};
 
 /// How many bytes of a file are gathered before they are hashed and written.
 const CHUNK: usize = 256 << 10;
@@ -94,7 +94,7 @@ impl Fetcher {
     }
 
     async fn received(&self, wanted: Wanted<'_>) -> Result<Staged, FetchError> {
-        let received = self.patient.patiently(named(wanted.url), || self.receive(wanted)).await;
+        let received = self.patient.patiently(without_query(wanted.url), || self.receive(wanted)).await;
         received.map_err(|failure| failure.of(wanted))
     }
 
@@ -128,11 +128,6 @@ impl Fetcher {
         };
         Ok(end()?)
     }
-}
-
-/// A URL as messages name it: its query may be a secret.
-pub(super) fn named(url: &str) -> &str {
-    url.split_once('?').map_or(url, |(path, _)| path)
 }
 
 /// Where a file's metadata file is (PEP 658): `.metadata` after the path of the URL.
