@@ -74,8 +74,9 @@ fn configure(world: &World) {
     fs::write(world.path("strandline.toml"), text).unwrap();
 }
 
-fn sync(world: &World) -> strandline_sync::Outcome {
-    let context = context(world, Duration::from_secs(5));
+/// Syncs; what stands in the way is waited for this many seconds.
+fn sync(world: &World, patience: u64) -> strandline_sync::Outcome {
+    let context = context(world, Duration::from_secs(patience));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(strandline_sync::sync(&context)).unwrap()
 }
@@ -110,7 +111,7 @@ fn made() -> World {
     upstream.set_manual_clock(0);
     let later = || upstream.advance(Duration::from_hours(24));
     later();
-    sync(&world);
+    sync(&world, 5);
     {
         let Context { store, settings, clock, .. } = context(&world, Duration::ZERO);
         let mirror = store.lock(&settings.mirror, Wait::Never, clock()).unwrap();
@@ -134,14 +135,14 @@ fn made() -> World {
         page["files"][0]["url"] = format!("{url}?signature=1").into();
     });
     later();
-    let done = sync(&world);
+    let done = sync(&world, 5);
     assert_eq!((done.held.len(), done.lacking.len()), (1, 1));
 
     withdraw(&context(&world, Duration::ZERO), "idna", "1.0");
     upstream.world().archive("Zope.Interface");
     upstream.world().upload("six", &wheel("six", "3.0", 3));
     later();
-    sync(&world);
+    sync(&world, 5);
     world
 }
 
@@ -235,7 +236,7 @@ fn goes_on_to_follow(world: &World) {
         }
     }
     world.upstream.advance(Duration::from_hours(24));
-    let done = sync(world);
+    let done = sync(world, 60);
     assert_eq!((done.held.len(), done.lacking.len()), (0, 0), "upstream is right again");
     let status = world.run(&["status"]).ended(0).out;
     assert!(status.contains("withdrawn  ") && !status.contains("skipped") && !status.contains("unknown"), "{status}");

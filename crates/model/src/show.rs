@@ -13,9 +13,9 @@ const FORMAT: &str = "strandline-inputs 2";
 const KIND: &str = "inputs";
 
 /// Everything that decides what of a record is shown, besides the record. A snapshot names it by the BLAKE3 of its canonical
-/// bytes: the line `strandline-inputs 2`, then `lacking PROJECT FILENAME SHA256` for each file that upstream does not give (`-` where
-/// upstream says no digest), then
-/// `withdrawn SHA256` for each file that an operator has withdrawn; each kind is sorted by bytes.
+/// bytes: the line `strandline-inputs 2`, then `lacking PROJECT FILENAME SHA256` for each file that upstream does not give (`-` in
+/// place of a digest that upstream does not say), then `withdrawn SHA256` for each file that an operator has withdrawn; each kind
+/// is sorted by bytes.
 ///
 /// No person, path or address stands in it: it is public where a mirror is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

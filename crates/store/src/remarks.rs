@@ -89,6 +89,12 @@ impl Mirror {
 impl Locked {
     /// Notes what the pages of these projects say and this program does not use, in place of what was noted of them before.
     pub fn note_remarks(&self, pages: &BTreeMap<ProjectName, Remarks>) -> Result<(), StoreError> {
+        let nothing = Remarks::default();
+        // Mostly there is nothing to say, and was nothing.
+        let any = "SELECT EXISTS (SELECT 1 FROM remark WHERE mirror = ?1)";
+        if pages.values().all(|remarks| *remarks == nothing) && !self.store.says(any, [self.number])? {
+            return Ok(());
+        }
         let mut other = Vec::new();
         for (project, remarks) in pages {
             let query = "SELECT kind, text FROM remark WHERE mirror = ?1 AND project = ?2";

@@ -103,7 +103,8 @@ impl Fetcher {
 
     /// Makes everything durable that was staged, and notes what the pages say that is not used.
     fn land(&self) -> Result<(), StoreError> {
-        self.mirror.note_remarks(&std::mem::take(&mut *self.remarks.lock().unwrap_or_else(PoisonError::into_inner)))?;
+        let remarks = std::mem::take(&mut *self.remarks.lock().unwrap_or_else(PoisonError::into_inner));
+        self.mirror.note_remarks(&remarks)?;
         self.batches.finish(self.base.is_some())
     }
 
