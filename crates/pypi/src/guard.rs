@@ -1,8 +1,8 @@
 //! Where this program may connect to: a page of an index on the internet must not make it ask the machines of the
 //! network that it runs in.
 //!
-//! What always holds: unless upstream itself is at an address that is not on the public internet, the program connects
-//! to no such address. An address in a URL is refused before the request and at each redirect; a name is judged by what
+//! What always holds: unless upstream itself is at an address that is not globally reachable (`reach.rs`), the program
+//! connects to no such address. An address in a URL is refused before the request and at each redirect; a name is judged by what
 //! it resolves to at the moment of connecting, so it cannot change its meaning in between. Behind a proxy, the proxy
 //! resolves and judges names. Tested below and in `tests/client.rs`.
 
@@ -15,7 +15,8 @@ use reqwest::redirect::Policy;
 use tokio::sync::OnceCell;
 use url::{Host, Url};
 
-use crate::url_check::{is_local, is_local_host, shown};
+use crate::reach::is_globally_reachable;
+use crate::url_check::{is_local_host, shown};
 
 /// How many redirects are followed.
 const REDIRECTS: usize = 10;
@@ -84,7 +85,7 @@ impl Guard {
             None => tokio::net::lookup_host((self.upstream_name.as_str(), 0)).await?.collect(),
         };
         if !addresses.is_empty() {
-            self.local_allowed.get_or_init(|| addresses.iter().any(|address| is_local(address.ip())));
+            self.local_allowed.get_or_init(|| addresses.iter().any(|address| !is_globally_reachable(address.ip())));
         }
         Ok(addresses)
     }
@@ -112,7 +113,8 @@ impl Guard {
         if self.local_allowed() || self.proxies.iter().any(|proxy| proxy.eq_ignore_ascii_case(name)) {
             return Ok(addresses);
         }
-        let (local, public): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| is_local(address.ip()));
+        let (public, local): (Vec<_>, Vec<_>) =
+            addresses.into_iter().partition(|address| is_globally_reachable(address.ip()));
         match local.first() {
             Some(address) if public.is_empty() => Err(Refused(format!(
                 "`{name}` is not asked: it leads into a private network ({}), where upstream itself is not",

@@ -22,6 +22,7 @@ mod json;
 mod listing;
 mod lists;
 mod paths;
+mod reach;
 mod render;
 mod root;
 mod tree;

@@ -1,12 +1,12 @@
-//! Which URLs of a page may be asked, and which addresses belong to this machine's own network.
+//! Which URLs of a page may be asked.
 //!
 //! What always holds: a URL that came out of [`resolve`] is http(s), has no credentials and no fragment, and its path
 //! holds neither an escape upwards nor an encoded separator. The text is looked at *before* it is parsed, because
 //! parsing folds `..` away. Tested below.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use url::{Host, Url};
+
+use crate::reach::is_globally_reachable;
 
 /// Resolves a URL of a page against the page's own URL; the error says what is wrong with it.
 ///
@@ -114,62 +114,14 @@ pub(crate) fn percent_encode(path: &str) -> String {
 /// machine. Other names are judged by the addresses that they resolve to.
 pub(crate) fn is_local_host(url: &Url) -> bool {
     match url.host() {
-        Some(Host::Ipv4(address)) => is_local(IpAddr::V4(address)),
-        Some(Host::Ipv6(address)) => is_local(IpAddr::V6(address)),
+        Some(Host::Ipv4(address)) => !is_globally_reachable(address.into()),
+        Some(Host::Ipv6(address)) => !is_globally_reachable(address.into()),
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.');
             name == "localhost" || name.ends_with(".localhost")
         }
         None => true,
     }
-}
-
-/// Whether an address is not one of the public internet's.
-pub(crate) fn is_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_local_v4(address),
-        IpAddr::V6(address) => is_local_v6(address),
-    }
-}
-
-fn is_local_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    address.is_loopback()
-        || address.is_private()
-        || address.is_link_local()
-        || address.is_multicast()
-        || a == 0
-        // 240.0.0.0/4, reserved, with the broadcast address.
-        || a >= 240
-        // 100.64.0.0/10, behind a carrier's NAT.
-        || (a == 100 && b & 0b1100_0000 == 64)
-        // 192.0.0.0/24, protocol assignments; 198.18.0.0/15, benchmarks.
-        || (a == 192 && b == 0 && c == 0)
-        || (a == 198 && b & 0b1111_1110 == 18)
-}
-
-fn is_local_v6(address: Ipv6Addr) -> bool {
-    let segments = address.segments();
-    let [first, second, ..] = segments;
-    let [.., seventh, eighth] = segments;
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        is_local_v4(Ipv4Addr::new(a, b, c, d))
-    };
-    if let Some(mapped) = address.to_ipv4_mapped() {
-        return is_local_v4(mapped);
-    }
-    address.is_loopback()
-        || address.is_unspecified()
-        || address.is_multicast()
-        || address.is_unique_local()
-        || address.is_unicast_link_local()
-        // fec0::/10, the site-local addresses of old.
-        || first & 0xffc0 == 0xfec0
-        // IPv4 inside: compatible (::/96), NAT64 (64:ff9b::/96), 6to4 (2002::/16).
-        || (segments[..6] == [0; 6] && v4(seventh, eighth))
-        || (segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] && v4(seventh, eighth))
-        || (first == 0x2002 && v4(second, segments[2]))
 }
 
 #[cfg(test)]

@@ -237,9 +237,11 @@ async fn redirects_have_an_end() {
 #[tokio::test]
 async fn a_public_upstream_cannot_lead_into_the_network() {
     let server = Server::start(|_| answer("200 OK", &[], b"secret of the network"));
-    let index = Index::new(Settings::new("https://198.51.100.1/simple/".parse().unwrap())).unwrap();
+    let index = Index::new(Settings::new("https://8.8.8.8/simple/".parse().unwrap())).unwrap();
     let local = format!("http://localhost:{}/", server.address.port());
-    for url in [server.url("/f"), local, "http://[::ffff:127.0.0.1]/".to_owned(), "file:///etc/passwd".to_owned()] {
+    let others =
+        ["http://[::ffff:127.0.0.1]/", "http://[64:ff9b:1::10.0.0.5]/", "http://192.0.2.1/", "file:///etc/passwd"];
+    for url in [server.url("/f"), local].into_iter().chain(others.map(str::to_owned)) {
         let error = bytes(&index, &url).await.unwrap_err();
         assert!(matches!(error.problem, Problem::Forbidden(_)), "{error}");
     }
