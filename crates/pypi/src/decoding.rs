@@ -345,13 +345,13 @@ mod tests {
     fn the_limit_is_that_of_what_comes_out() {
         for (names, body) in [
             (&["gzip"][..], gzip(&vec![0; 100_001])),
-            (&["gzip"], [gzip(&[0; 60_000]), gzip(&[0; 60_000])].concat()),
+            (&["gzip"], [gzip(&vec![0; 60_000]), gzip(&vec![0; 60_000])].concat()),
             (&["deflate"], raw(&vec![0; 10_000_000])),
             (&["gzip, gzip"], gzip(&gzip(&vec![0; 10_000_000]))),
         ] {
             assert_eq!(unpacked(names, &body, 512), Err(Problem::TooLarge { limit: 100_000 }));
         }
-        assert_eq!(unpacked(&["gzip"], &gzip(&[0; 100_000]), 512).unwrap().len(), 100_000);
+        assert_eq!(unpacked(&["gzip"], &gzip(&vec![0; 100_000]), 512).unwrap().len(), 100_000);
     }
 
     fn text(body: &[u8], content_type: &str) -> String {

@@ -52,7 +52,7 @@ const IPV4: [Block<Ipv4Addr>; 26] = [
 ];
 
 /// The IANA IPv6 Special-Purpose Address Registry as of 2025-10-09, in its order, without the blocks of which each
-/// address stands for an IPv4 address ([`ipv4_inside`]): IPv4-mapped Address, IPv4-IPv6 Translat. (64:ff9b::/96), 6to4.
+/// address stands for an IPv4 address ([`ipv4_inside`]): IPv4-mapped Address, IPv4-IPv6 Translat. (`64:ff9b::/96`), 6to4.
 /// What is outside of [`UNICAST`] is not reachable anyway, and stands here because the registry has it.
 const IPV6: [Block<Ipv6Addr>; 23] = [
     v6([0, 0, 0], 1, 128, false),            // Loopback Address
@@ -107,10 +107,10 @@ fn is_reachable_v6(address: Ipv6Addr) -> bool {
 
 /// The IPv4 address that an IPv6 address leads to: IPv4-mapped, of NAT64's well-known prefix, or 6to4.
 fn ipv4_inside(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let v4 = |high: u16, low: u16| Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     match address.segments() {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        [0x2002, high, low, ..] => v4(high, low),
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+        }
         _ => None,
     }
 }
