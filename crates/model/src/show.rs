@@ -1,26 +1,28 @@
 //! What readers get of a record.
 //!
-//! [`show`] is a pure function of the record and the [`Inputs`], so anyone who has both can repeat it.
+//! [`show`] is a pure function of the record, the serial and the [`Inputs`], so anyone who has these can repeat it. The cutoff of
+//! a snapshot decides nothing yet: it will hide a file that was uploaded later, as soon as there are rules that let files wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::text::{Lines, require_canonical};
 use crate::unit::line;
-use crate::{BadBody, Blake3, ClaimedSha256, FileName, ProjectName, Record, Releases};
+use crate::{BadBody, Blake3, ClaimedSha256, FileName, ProjectName, Record, Releases, Serial};
 
 const FORMAT: &str = "strandline-inputs 2";
 const KIND: &str = "inputs";
 
 /// Everything that decides what of a record is shown, besides the record. A snapshot names it by the BLAKE3 of its canonical
-/// bytes: the line `strandline-inputs 2`, then `lacking PROJECT FILENAME SHA256` for each file that upstream does not give, then
-/// `withdrawn SHA256` for each file that an operator has withdrawn; each kind is sorted by bytes.
+/// bytes: the line `strandline-inputs 2`, then `lacking PROJECT FILENAME SHA256` for each file that upstream does not give (SHA256 is
+/// `-` where upstream does not say it), then `withdrawn SHA256` for each file that an operator has withdrawn; each kind is sorted
+/// by bytes.
 ///
 /// No person, path or address stands in it: it is public where a mirror is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Inputs {
-    /// Files that cannot be had and are shown no more, by project and name, with what upstream says they are.
-    pub lacking: BTreeMap<(ProjectName, FileName), ClaimedSha256>,
+    /// Files that cannot be had and are shown no more, by project and name, with what upstream says that they are.
+    pub lacking: BTreeMap<(ProjectName, FileName), Option<ClaimedSha256>>,
     /// Files that an operator has withdrawn, whatever their names.
     pub withdrawn: BTreeSet<ClaimedSha256>,
 }
@@ -31,7 +33,11 @@ impl Inputs {
         let mut out = String::new();
         line(&mut out, format_args!("{FORMAT}"));
         for ((project, filename), sha256) in &self.lacking {
-            line(&mut out, format_args!("lacking {project} {} {sha256}", filename.as_str()));
+            let filename = filename.as_str();
+            match sha256 {
+                Some(sha256) => line(&mut out, format_args!("lacking {project} {filename} {sha256}")),
+                None => line(&mut out, format_args!("lacking {project} {filename} -")),
+            }
         }
         for sha256 in &self.withdrawn {
             line(&mut out, format_args!("withdrawn {sha256}"));
@@ -57,7 +63,8 @@ impl Inputs {
             let (project, name, sha256) = three.ok_or_else(|| lines.bad("expected `lacking …` or `withdrawn …`"))?;
             let project: ProjectName = lines.parse(project)?;
             let name = FileName::of(&project, name).map_err(|error| lines.bad(&error.to_string()))?;
-            inputs.lacking.insert((project, name), lines.parse(sha256)?);
+            let sha256 = Some(sha256).filter(|sha256| *sha256 != "-").map(|sha256| lines.parse(sha256)).transpose()?;
+            inputs.lacking.insert((project, name), sha256);
         }
         require_canonical(KIND, bytes, &inputs.to_bytes())?;
         Ok(inputs)
@@ -68,18 +75,25 @@ impl Inputs {
         Blake3::of(&self.to_bytes())
     }
 
-    /// Why a file of a project is not shown; `None` where it is.
-    pub fn hides(&self, project: &ProjectName, name: &FileName, sha256: ClaimedSha256) -> Option<Hidden> {
-        if self.withdrawn.contains(&sha256) {
+    /// Why a file of a project is not shown; `None` where it is. `sha256` is what upstream says that it is, if it says so.
+    pub fn hides(
+        &self,
+        project: &ProjectName,
+        name: &FileName,
+        sha256: impl Into<Option<ClaimedSha256>>,
+    ) -> Option<Hidden> {
+        let sha256 = sha256.into();
+        if sha256.is_some_and(|sha256| self.withdrawn.contains(&sha256)) {
             return Some(Hidden::Withdrawn);
         }
         self.lacks(project, name, sha256).then_some(Hidden::Lacking)
     }
 
-    /// Whether a file of a project is one that upstream does not give.
-    pub fn lacks(&self, project: &ProjectName, name: &FileName, sha256: ClaimedSha256) -> bool {
+    /// Whether a file of a project is one that upstream does not give: this very file, because upstream may have put another one
+    /// in its place.
+    pub fn lacks(&self, project: &ProjectName, name: &FileName, sha256: impl Into<Option<ClaimedSha256>>) -> bool {
         // Mostly none is, and then nothing is copied.
-        !self.lacking.is_empty() && self.lacking.get(&(project.clone(), name.clone())) == Some(&sha256)
+        !self.lacking.is_empty() && self.lacking.get(&(project.clone(), name.clone())) == Some(&sha256.into())
     }
 }
 
@@ -106,6 +120,8 @@ impl fmt::Display for Hidden {
 pub struct Shown {
     /// The record without what is hidden.
     pub record: Record,
+    /// The serial that stands on the pages.
+    pub serial: Serial,
     /// What is hidden, and why.
     pub hidden: BTreeMap<FileName, Hidden>,
     /// Whether the root lists name the project: not one that is quarantined, or of whose files none is shown. A project that has
@@ -113,8 +129,8 @@ pub struct Shown {
     pub listed: bool,
 }
 
-/// What readers get of a record.
-pub fn show(record: &Record, inputs: &Inputs, releases: &dyn Releases) -> Shown {
+/// What readers get of a record that is of this serial.
+pub fn show(record: &Record, serial: Serial, inputs: &Inputs, releases: &dyn Releases) -> Shown {
     let hidden: BTreeMap<_, _> = record
         .files()
         .filter_map(|(name, told, _)| Some((name.clone(), inputs.hides(record.name(), name, told.sha256)?)))
@@ -126,7 +142,7 @@ pub fn show(record: &Record, inputs: &Inputs, releases: &dyn Releases) -> Shown 
         let removed = hidden.keys().cloned().collect();
         record.clone().without(&removed, versions_left(record, &removed, releases))
     };
-    Shown { record, hidden, listed }
+    Shown { record, serial, hidden, listed }
 }
 
 /// The versions that a page still lists without the files `removed`: a release of which no other file is left goes.

@@ -80,7 +80,7 @@ fn quarantined() -> Record {
 
 fn inputs() -> Inputs {
     Inputs {
-        lacking: [((zope(), file("Zope.Interface-1.0 \u{e9}.zip")), Sha256::of(b"lacking").into())].into(),
+        lacking: [((zope(), file("Zope.Interface-1.0 \u{e9}.zip")), Some(Sha256::of(b"lacking").into()))].into(),
         withdrawn: [b"one", b"two"].map(|bytes| Sha256::of(bytes).into()).into(),
     }
 }

@@ -114,7 +114,8 @@ impl Fetcher {
     ) -> Result<DraftUnit, SyncError> {
         let display = self.display_name(project, &whole.display, base);
         let record = stored::record(project, &display, &whole.content)?;
-        let Shown { record: shown, hidden, listed } = show(&record, inputs, &*self.format);
+        let serial = whole.serial.unwrap_or(cut);
+        let Shown { record: shown, serial, hidden, listed } = show(&record, serial, inputs, &*self.format);
         if !hidden.is_empty() {
             let withdrawn = record.files().map(|(_, told, _)| told.sha256);
             let withdrawn = withdrawn.filter(|sha256| inputs.withdrawn.contains(sha256)).collect();
@@ -123,8 +124,8 @@ impl Fetcher {
         let stored = whole.content.files.values().filter_map(|file| file.content.as_ref().ok());
         let shown_files: Vec<_> = stored.filter(|stored| !hidden.contains_key(stored.name())).collect();
         let placed = shown_files.iter().filter_map(|stored| Some((stored.name().clone(), stored.placed()?)));
-        let mut mirrored = Mirrored::new(shown, whole.serial.unwrap_or(cut), placed.collect())
-            .map_err(|error| unusable(project, error.to_string()))?;
+        let mut mirrored =
+            Mirrored::new(shown, serial, placed.collect()).map_err(|error| unusable(project, error.to_string()))?;
         // Where the index has no serials, a project that did not change keeps the count at which it last changed.
         if let (None, Some(base)) = (whole.serial, base)
             && let Some(unit) = self.base_unit(base)?
@@ -196,7 +197,7 @@ fn add_lacking(inputs: &mut Inputs, project: &ProjectName, whole: &Whole) {
     for stored in stored.filter(|stored| stored.placed().is_none()) {
         let sha256 = stored.told().sha256;
         if !inputs.withdrawn.contains(&sha256) {
-            inputs.lacking.insert((project.clone(), stored.name().clone()), sha256);
+            inputs.lacking.insert((project.clone(), stored.name().clone()), Some(sha256));
         }
     }
 }
