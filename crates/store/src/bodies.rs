@@ -103,14 +103,33 @@ pub struct Differences<'a> {
     found: VecDeque<trie::Change>,
 }
 
+/// A project that two trees list differently, as the later one has it.
+#[derive(Debug)]
+pub struct Difference {
+    /// The project.
+    pub name: ProjectName,
+    /// What upstream says of it; `None` where the later tree does not have the project.
+    pub record: Option<RecordId>,
+    /// What readers get of it, if anything.
+    pub unit: Option<Unit>,
+}
+
+impl Difference {
+    /// The records that the later tree needs for it: what readers get may be of an earlier one.
+    pub(crate) fn records(&self) -> impl Iterator<Item = RecordId> {
+        let shown = self.unit.as_ref().and_then(Unit::source).map(|source| source.record);
+        self.record.into_iter().chain(shown.filter(|shown| Some(*shown) != self.record))
+    }
+}
+
 impl Differences<'_> {
     /// How many changes are found at a time, about.
     const FOUND: usize = 2_048;
     /// How many are given at a time: their units are in memory.
     const PART: usize = 64;
 
-    /// The next projects that differ, in no order, each with the later tree's unit if it has one; none after the last.
-    pub fn next_part(&mut self) -> Result<Vec<(ProjectName, Option<Unit>)>, StoreError> {
+    /// The next projects that differ, in no order; none after the last.
+    pub fn next_part(&mut self) -> Result<Vec<Difference>, StoreError> {
         let Self { store, pairs, found } = self;
         store.reading(|bodies| {
             if found.is_empty() {
@@ -123,11 +142,11 @@ impl Differences<'_> {
             let part: Vec<_> = found.drain(..found.len().min(Self::PART)).collect();
             let ids: Vec<_> = part.iter().filter_map(|change| change.after.as_ref()?.unit).collect();
             let mut units = bodies.units(&ids).into_iter();
-            let unit = |change: trie::Change| {
-                let unit = change.after.and_then(|leaf| leaf.unit).and_then(|_| units.next());
-                Ok((change.name, unit.transpose()?))
+            let project = |trie::Change { name, after, .. }: trie::Change| {
+                let (unit, record) = after.map_or((None, None), |leaf| (leaf.unit, leaf.record));
+                Ok(Difference { name, record, unit: unit.and_then(|_| units.next()).transpose()? })
             };
-            part.into_iter().map(unit).collect()
+            part.into_iter().map(project).collect()
         })
     }
 }

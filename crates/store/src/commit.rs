@@ -12,10 +12,10 @@ use rusqlite::{Connection, Transaction};
 use strandline_durable::{DiskError, wide};
 use strandline_model::{
     Blake3, DisplayName, Entry, Follow, Gone, Held, Inputs, Label, Leaf, ListedProject, Method, MirrorName,
-    ProjectName, RECORD, RecordBodies, RootList, Serial, Snapshot, Timestamp, Unit, UpstreamUrl, trie,
+    ProjectName, RECORD, RecordBodies, RecordId, RootList, Serial, Snapshot, Timestamp, Unit, UpstreamUrl, trie,
 };
 
-use crate::bodies::{Bodies, Remembered};
+use crate::bodies::{Bodies, Difference, Remembered};
 use crate::packs::NewPack;
 use crate::rows::blake3;
 use crate::{Blob, Conclusion, Locked, Recorded, Store, StoreError};
@@ -57,10 +57,12 @@ pub struct Draft {
 /// A project of a draft.
 #[derive(Debug, Clone)]
 pub struct DraftUnit {
-    /// What it shows.
-    pub unit: Unit,
-    /// The record that the unit names; `None` where the catalog has it already.
-    pub bodies: Option<RecordBodies>,
+    /// What readers get; `None` where the project has never been good.
+    pub unit: Option<Unit>,
+    /// What upstream says of it. Of a project that is held, the unit may show an earlier record.
+    pub record: RecordId,
+    /// That record, and the one that the unit shows, unless the catalog has them already.
+    pub bodies: Vec<RecordBodies>,
     /// The serial of the last row of the log about it.
     pub serial: Serial,
     /// Its name as its owner writes it.
@@ -73,18 +75,13 @@ pub struct DraftUnit {
 
 impl DraftUnit {
     /// How a tree lists it.
-    ///
-    /// # Panics
-    ///
-    /// If its unit shows no record.
     pub fn leaf(&self) -> Leaf {
-        let source = self.unit.source().expect("a unit of a snapshot shows a record");
         Leaf {
-            name: self.unit.name().clone(),
+            name: self.display.normalise(),
             listed: self.listed,
             logged: self.logged,
-            unit: Some(Blake3::of(&self.unit.to_bytes())),
-            record: Some(source.record),
+            unit: self.unit.as_ref().map(|unit| Blake3::of(&unit.to_bytes())),
+            record: Some(self.record),
             serial: self.serial,
             display: self.display.clone(),
         }
@@ -171,7 +168,8 @@ impl Locked {
             let (follow_id, inputs_id) = (follow.0, inputs.0);
             bodies.write(follow.0, follow.1, base.as_ref().map(|base| base.snapshot.follow))?;
             bodies.write(inputs.0, inputs.1, base.as_ref().map(|base| base.snapshot.inputs))?;
-            let listed = self.update_listing(transaction, root, tree, changed)?;
+            let mut listed = self.update_listing(transaction, root, tree, changed)?;
+            ListedProject::hold(&mut listed, &held);
             let snapshot = Snapshot {
                 mirror: self.name.clone(),
                 label: Label { serial, revision: self.next_revision(transaction, serial)? },
@@ -325,7 +323,7 @@ impl New {
             let leaf = change.map(|draft| {
                 let leaf = draft.leaf();
                 let mut own: Vec<_> = draft.bodies.into_iter().flat_map(RecordBodies::into_parts).collect();
-                own.extend(leaf.unit.map(|id| (id, draft.unit.to_bytes())));
+                own.extend(leaf.unit.zip(draft.unit).map(|(id, unit)| (id, unit.to_bytes())));
                 bodies.push((name.clone(), own));
                 leaf
             });
@@ -345,7 +343,7 @@ fn write_new(bodies: &Bodies<'_>, look_ahead: bool, new: Vec<NewPack>) -> Result
 }
 
 impl Store {
-    /// Checks every unit that a snapshot has and another one has not.
+    /// Checks every project that a snapshot has and another one has not, or has otherwise.
     fn check_difference(&self, present: Option<&Snapshot>, snapshot: &Snapshot) -> Result<(), VerifyError> {
         let mut differences = self.differences(present, Some(snapshot));
         loop {
@@ -353,14 +351,14 @@ impl Store {
             if part.is_empty() {
                 return Ok(());
             }
-            self.check_units(snapshot, &part.into_iter().filter_map(|(_, unit)| unit).collect::<Vec<_>>())?;
+            let records: Vec<_> = part.iter().flat_map(Difference::records).collect();
+            self.records(&records)?;
+            self.check_units(snapshot, &part.into_iter().filter_map(|project| project.unit).collect::<Vec<_>>())?;
         }
     }
 
-    /// Reads the records of units, and looks whether their blobs are in the catalog and on the disk, with the right sizes.
+    /// Looks whether the blobs of units are in the catalog and on the disk, with the right sizes.
     fn check_units(&self, snapshot: &Snapshot, units: &[Unit]) -> Result<(), VerifyError> {
-        let records: Vec<_> = units.iter().filter_map(|unit| Some(unit.source()?.record)).collect();
-        self.records(&records)?;
         let entries: Vec<_> = units.iter().flat_map(Unit::entries).collect();
         let rows = self.blob_rows(&entries.iter().map(|entry| entry.blob).collect::<Vec<_>>())?;
         let look = |(entry, row): (&Entry, Option<Blob>)| {

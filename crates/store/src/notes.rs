@@ -203,14 +203,14 @@ impl Locked {
                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                 ON CONFLICT (mirror, project, unit) DO UPDATE SET serial = excluded.serial, tag = excluded.tag";
             let (mut rows, mut new) = (Vec::with_capacity(pages.len()), Vec::with_capacity(pages.len()));
-            for (DraftUnit { unit, bodies: record, serial, listed, .. }, tag) in pages {
-                let Some(source) = unit.source() else { continue };
+            for (DraftUnit { unit, record, bodies: records, serial, listed, .. }, tag) in pages {
+                let Some(unit) = unit else { continue };
                 let bytes = unit.to_bytes();
                 let (id, like) = (Blake3::of(&bytes), self.listed_unit(transaction, unit.name())?);
-                let mut own: Vec<_> = record.into_iter().flat_map(RecordBodies::into_parts).collect();
+                let mut own: Vec<_> = records.into_iter().flat_map(RecordBodies::into_parts).collect();
                 own.push((id, bytes));
                 new.push(NewPack { bodies: own, like });
-                let [id, told, seen] = [id, source.record.told, source.record.seen].map(|id| *id.as_bytes());
+                let [id, told, seen] = [id, record.told, record.seen].map(|id| *id.as_bytes());
                 rows.push((self.number, unit.name().to_string(), id, told, seen, listed, serial.get(), tag));
             }
             bodies.write_packs(new)?;

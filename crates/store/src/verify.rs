@@ -10,7 +10,7 @@
 mod data;
 mod pages;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use rusqlite::Connection;
 use strandline_durable::wide;
 use strandline_model::{
-    Blake3, Entry, Label, Leaf, MirrorName, ProjectName, RecordId, Sha256, Snapshot, Timestamp, TreePath,
+    Blake3, Entry, Label, Leaf, MirrorName, ProjectName, RecordId, Sha256, Snapshot, Timestamp, TreePath, Unit,
 };
 
 use crate::bodies::Bodies;
@@ -320,30 +320,44 @@ fn visit(
                 check().or_else(|error| note(id, error))?;
             }
         }
-        let Reached { units, records } = reach(bodies, tree, seen, &mut note)?;
-        for records in records.chunks(UNITS) {
-            for (RecordId { told, seen: of_pages }, record) in records.iter().zip(bodies.records(records)) {
-                let Err(StoreError::Damaged { id, problem }) = record else {
-                    record?;
-                    continue;
-                };
-                // Both of its parts may be damaged.
-                for part in [*told, *of_pages] {
-                    bodies.read(part).map(drop).or_else(|error| note(part, error))?;
-                }
-                note(id, StoreError::Damaged { id, problem })?;
-            }
-        }
+        let Reached { units, mut records } = reach(bodies, tree, seen, &mut note)?;
         for ids in units.chunks(UNITS) {
             for (id, unit) in ids.iter().zip(bodies.units(ids)) {
                 match unit {
-                    Ok(unit) => unit.entries().iter().try_for_each(|entry| each(bodies.connection, entry))?,
+                    Ok(unit) => {
+                        // What readers get of a held project may be an earlier record than the tree names.
+                        let shown = unit.source().map(|source| source.record);
+                        records.extend(shown.filter(|shown| seen.insert(shown.told) | seen.insert(shown.seen)));
+                        unit.entries().iter().try_for_each(|entry| each(bodies.connection, entry))?;
+                    }
                     Err(error) => note(*id, error)?,
                 }
             }
         }
-        Ok(())
+        check_records(bodies, &records, &mut note)
     })
+}
+
+/// Reads records, and passes those of their parts on that are damaged.
+fn check_records(
+    bodies: &Bodies<'_>,
+    records: &[RecordId],
+    note: &mut dyn FnMut(Blake3, StoreError) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    for records in records.chunks(UNITS) {
+        for (RecordId { told, seen }, record) in records.iter().zip(bodies.records(records)) {
+            let Err(StoreError::Damaged { id, problem }) = record else {
+                record?;
+                continue;
+            };
+            // Both of its parts may be damaged.
+            for part in [*told, *seen] {
+                bodies.read(part).map(drop).or_else(|error| note(part, error))?;
+            }
+            note(id, StoreError::Damaged { id, problem })?;
+        }
+    }
+    Ok(())
 }
 
 /// Looks whether each blob among `named` that has a row has a file of its size, too; returns whether all of them have a row that is
@@ -417,12 +431,13 @@ fn hits_of_leaf(
     damaged: &HashMap<Blake3, String>,
 ) -> Result<Vec<Hit>, StoreError> {
     let Leaf { name, unit: id, record, .. } = leaf;
-    let parts = record.into_iter().flat_map(|RecordId { told, seen }| [told, seen]);
-    let broken_bodies = parts.chain(id).filter(|id| damaged.contains_key(id));
+    let whole = id.filter(|id| !damaged.contains_key(id));
+    let unit = whole.map(|id| present(bodies.unit(id))).transpose()?.flatten();
+    let shown = unit.as_ref().and_then(Unit::source).map(|source| source.record).filter(|shown| Some(*shown) != record);
+    let parts: BTreeSet<_> = record.into_iter().chain(shown).flat_map(|record| [record.told, record.seen]).collect();
+    let broken_bodies = parts.into_iter().chain(id).filter(|id| damaged.contains_key(id));
     let mut hits: Vec<_> = broken_bodies.map(|id| Hit::Body(id, Some(name.clone()))).collect();
-    if let Some(id) = id.filter(|id| !damaged.contains_key(id))
-        && let Some(unit) = present(bodies.unit(id))?
-    {
+    if let Some((unit, id)) = unit.zip(id) {
         let whose = Rc::new((name, id));
         let hit = |entry: &Entry| Hit::Blob(entry.blob, Rc::clone(&whose), entry.path.clone());
         hits.extend(unit.entries().iter().filter(|entry| broken.contains(entry.blob)).map(hit));

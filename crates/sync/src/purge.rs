@@ -411,8 +411,9 @@ impl Revising<'_> {
         let files = Unit::new(leaf.name.clone(), source, entries.clone()).expect("they are of a unit");
         let shown = stored::shown_by(&files, record, self.format())?;
         Ok(self.with_pages(&shown, source, entries).map(|unit| DraftUnit {
-            unit,
-            bodies: None,
+            unit: Some(unit),
+            record: leaf.record.unwrap_or(source.record),
+            bodies: Vec::new(),
             serial: leaf.serial,
             display: leaf.display.clone(),
             listed,

@@ -140,10 +140,11 @@ impl Fetcher {
         let mut entries: Vec<Entry> = shown_files.into_iter().flat_map(Stored::entries).cloned().collect();
         entries.extend(self.pages(&mirrored)?);
         let bodies = record.to_bodies();
-        let (serial, renderer) = (mirrored.serial(), self.format.number());
-        let unit = Unit::new(project.clone(), Source { record: bodies.id(), serial, renderer }, entries)
+        let (record, serial, renderer) = (bodies.id(), mirrored.serial(), self.format.number());
+        let unit = Unit::new(project.clone(), Source { record, serial, renderer }, entries)
             .map_err(|error| unusable(project, error.to_string()))?;
-        Ok(DraftUnit { unit, bodies: Some(bodies), serial, display, listed, logged: true })
+        let (unit, bodies) = (Some(unit), vec![bodies]);
+        Ok(DraftUnit { unit, record, bodies, serial, display, listed, logged: true })
     }
 
     /// Renders the pages of a project into the store, each once.
