@@ -1,12 +1,13 @@
 //! `log`, `diff` and `show`.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use indicatif::HumanBytes;
 use serde_json::json;
 use strandline_model::trie::Change;
-use strandline_model::{Blake3, DisplayName, Leaf, MirrorName, RecordId, Snapshot, Unit};
+use strandline_model::{Blake3, DisplayName, Held, Leaf, MirrorName, ProjectName, RecordId, Snapshot, Unit};
 use strandline_store::{Mirror, Recorded, SelectError, Store, StoreError};
 
 use super::{known, open, purge, say};
@@ -33,11 +34,17 @@ fn say_snapshots(store: &Store, kept: &Mirror, json: bool) -> Result<(), Failure
     let live = kept.view_state()?.map(|state| state.snapshot);
     let pins = store.pins()?;
     let superseded = kept.superseded()?;
+    // Most snapshots have the inputs of the one before.
+    let mut counted = HashMap::new();
     for Recorded { id, snapshot, verified, missed } in kept.snapshots()? {
         let (published, pinned) = (live == Some(id), pins.contains(&id));
         let Snapshot { label, time, listed, held, .. } = &snapshot;
         let instead = superseded.get(&id).map(|new| store.recorded(*new)).transpose()?;
         let instead = instead.map(|new| new.snapshot.label);
+        let lacking = match counted.entry(snapshot.inputs) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => *new.insert(store.inputs(&snapshot)?.lacking.len()),
+        };
         if json {
             let Snapshot { tree, state, follow, inputs, cutoff, method, projects, parent, .. } = &snapshot;
             say!(
@@ -47,7 +54,7 @@ fn say_snapshots(store: &Store, kept: &Mirror, json: bool) -> Result<(), Failure
                     "follow": follow, "inputs": inputs, "cutoff": cutoff, "method": method,
                     "projects": projects, "listed": listed, "parent": parent,
                     "verified": verified, "published": published, "pinned": pinned, "missed_late_event": missed, "held": held,
-                    "superseded_by": instead,
+                    "lacking": lacking, "superseded_by": instead,
                 })
             );
         } else {
@@ -56,8 +63,9 @@ fn say_snapshots(store: &Store, kept: &Mirror, json: bool) -> Result<(), Failure
             let unverified = if verified { "" } else { " not verified" };
             let missed = if missed { " lacks an event that came to light late" } else { "" };
             let held = if held.is_empty() { String::new() } else { format!(" {} held", held.len()) };
+            let lacking = if lacking == 0 { String::new() } else { format!(" {lacking} lacking") };
             let instead = instead.map_or_else(String::new, |instead| format!(" {instead} is served in its place"));
-            say!("{label}\t{time}\t{listed} projects\t{id}{mark}{pinned}{unverified}{missed}{held}{instead}");
+            say!("{label}\t{time}\t{listed} projects\t{id}{mark}{pinned}{unverified}{missed}{held}{lacking}{instead}");
         }
     }
     Ok(())
@@ -156,17 +164,40 @@ pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>)
     if !logged {
         say!("  it was read without the log, so it may differ from another mirror's");
     }
+    let held = snapshot.held.iter().find(|held| held.name == name);
+    if let Some(Held { reason, at, .. }) = held {
+        say!("  held ({reason}): readers get what it was at serial {at}");
+    }
     let unit = unit.map(|unit| store.unit(unit)).transpose()?;
     for entry in unit.iter().flat_map(Unit::entries) {
         say!("  {}\t{}\tsha256:{}", entry.path, HumanBytes(entry.size), entry.sha256);
     }
-    let inputs = store.inputs(&snapshot)?;
-    if let Some(record) = record.map(|record| store.record(record)).transpose()? {
-        for (file, told, _) in record.files() {
-            if let Some(why) = inputs.hides(&name, file, told.sha256) {
-                say!("  {}\tnot shown: {why}\tsha256:{}", file.as_str(), told.sha256);
-            }
+    say_hidden(&store, &snapshot, (&name, record), unit.as_ref())
+}
+
+/// The files of a project that readers do not get, each with the reason: those of the record that they get, and those of the newest.
+fn say_hidden(
+    store: &Store,
+    snapshot: &Snapshot,
+    (name, newest): (&ProjectName, Option<RecordId>),
+    unit: Option<&Unit>,
+) -> Result<Exit, Failure> {
+    let inputs = store.inputs(snapshot)?;
+    let shown = unit.and_then(Unit::source).map(|source| source.record);
+    let records: BTreeSet<_> = newest.into_iter().chain(shown).collect();
+    let entries = unit.into_iter().flat_map(Unit::entries);
+    let here: BTreeSet<_> = entries.map(|entry| (entry.path.file_name(), entry.sha256.into())).collect();
+    let mut files = BTreeMap::new();
+    for record in records {
+        for (file, told, _) in store.record(record)?.files() {
+            let is_shown = here.contains(&(file.as_str(), told.sha256));
+            let why = inputs.hides(name, file, told.sha256).map(|why| why.to_string());
+            let why = why.or((!is_shown).then(|| "its project is held".to_owned()));
+            files.extend(why.map(|why| ((file.as_str().to_owned(), told.sha256), why)));
         }
+    }
+    for ((file, sha256), why) in files {
+        say!("  {file}\tnot shown: {why}\tsha256:{sha256}");
     }
     Ok(Exit::Done)
 }

@@ -16,6 +16,7 @@ pub mod collect;
 pub mod cut;
 mod error;
 mod fetch;
+mod lacking;
 mod open;
 mod progress;
 pub mod purge;
@@ -42,7 +43,7 @@ pub use fetch::{FetchError, Fetcher};
 pub use open::open;
 pub use progress::Progress;
 pub use settings::{OnBroken, Selection, Settings};
-pub use stored::{Availability, Stored, Whole};
+pub use stored::{Availability, Earlier, Stored, Whole};
 pub use strandline_model::Method;
 
 pub use strandline_view::Clock;

@@ -68,12 +68,13 @@ impl Following<'_> {
         holding: &Holding,
         rounds: u32,
     ) -> Result<Proposal, SyncError> {
-        let mut due = Vec::new();
+        let (mut due, mut held) = (Vec::new(), Holding::new());
         for (name, hold) in holding {
             // The event that it is held for may come after this serial, and the project be determined here. Where the log says
             // that it is gone or quarantined, no page is needed any more.
             let Followed { project, held, .. } = &self.projects[name];
-            let early = held.is_none() && hold.needs > serial;
+            let is_new = held.as_ref().is_none_or(|held| held.reason.is_of_files());
+            let early = is_new && hold.needs > serial;
             match cut::state_at(project, &self.log, serial, self.fetcher.releases_of(name)) {
                 Ok(state) if early || matches!(state, State::Gone | State::Quarantined(_)) => {
                     states.insert(name.clone(), state);
@@ -84,7 +85,11 @@ impl Following<'_> {
         let mut changes: BTreeMap<_, _> = self.dropped.iter().map(|name| (name.clone(), None)).collect();
         for (name, state) in states {
             let (at, content) = match state {
-                State::Untouched => continue,
+                State::Untouched => {
+                    let before = self.projects[&name].held.clone();
+                    held.extend(before.map(|before| (name, before)));
+                    continue;
+                }
                 State::Gone => {
                     changes.insert(name, None);
                     continue;
@@ -94,6 +99,12 @@ impl Following<'_> {
                 State::At(at, content) => (at, content),
             };
             let followed = &self.projects[&name];
+            let mut earlier = None;
+            if let Some(hold) = self.held_for_files(&name, serial, &content) {
+                let shown = self.fetcher.earlier(followed.leaf.as_ref(), self.log.of(&name), serial)?;
+                held.insert(name.clone(), Held { at: shown.serial(), ..hold });
+                earlier = Some(shown);
+            }
             // Only a page that is the state as it stands says whether the state is still the same. The base's is, where only
             // the serial moved.
             let shown = match &followed.project.base {
@@ -103,23 +114,23 @@ impl Following<'_> {
             };
             let validator = followed.validator.clone().filter(|_| shown);
             let display = self.display_name(&name, serial);
-            changes.insert(name, Some(Arc::new(Whole { display, serial: Some(at), content, validator })));
+            let whole = Whole { display, serial: Some(at), content, validator, earlier };
+            changes.insert(name, Some(Arc::new(whole)));
         }
-        let mut held = Vec::new();
         for (name, hold) in due {
             let last = self.log.of(name).iter().rfind(|change| change.serial <= serial);
             let kept = self.carry(name, serial, &mut changes)?;
             // The event that it was held for may come after this serial; then it needs its last event up to this serial.
             let known = if hold.needs <= serial { hold.needs } else { Serial::ZERO };
             let needs = last.map_or(hold.needs, |last| last.serial.max(known));
-            held.push(Held { at: kept, needs, ..hold.clone() });
+            held.insert(name.clone(), Held { at: kept, needs, ..hold.clone() });
         }
         let renumbered = self.take_renumbered(serial)?;
         changes.extend(renumbered.into_iter().map(|(name, whole)| (name, Some(Arc::new(whole)))));
         let report = Some(self.report(serial, rounds));
         let overlap = self.fetcher.settings.overlap;
         let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
-        let (absent, later) = (self.absent, BTreeSet::new());
+        let (absent, later, held) = (self.absent, BTreeSet::new(), held.into_values().collect());
         let stored = self.parked.into_values().map(|parked| parked.leaf).collect();
         let method = Method::Changelog;
         Ok(Proposal { method, serial, counted: false, changes, stored, held, absent, report, later, missing })

@@ -179,7 +179,8 @@ impl Following<'_> {
                 let content = self.fetcher.base_content(leaf)?;
                 let tag = self.fetcher.mirror.seen_of(name)?.pop().and_then(|seen| seen.tag);
                 let (serial, validator) = (Some(serial), tag.map(Validator));
-                renumbered.push((name.clone(), Whole { display: display.clone(), serial, content, validator }));
+                let display = display.clone();
+                renumbered.push((name.clone(), Whole { display, serial, content, validator, earlier: None }));
             }
         }
         for (name, _) in &renumbered {

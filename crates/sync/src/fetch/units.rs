@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use strandline_model::{
-    ClaimedSha256, DisplayName, Entry, Inputs, Leaf, Mirrored, ProjectName, Rendered, Serial, Sha256, Shown, Source,
-    Unit, show,
+    ClaimedSha256, DisplayName, Entry, Inputs, Leaf, Mirrored, ProjectName, Record, RecordBodies, Rendered, Serial,
+    Sha256, Shown, Source, Unit, show,
 };
 use strandline_store::{DraftUnit, StoreError, Validation};
 use tokio::task::block_in_place;
 
 use super::error::unusable;
 use super::{FetchError, Fetcher};
-use crate::stored::{self, Stored, Whole};
+use crate::cut::Content;
+use crate::stored::{self, Earlier, Stored, Whole};
 use crate::upstream::Validator;
 use crate::{Selection, SyncError};
 
@@ -64,8 +65,13 @@ impl Fetcher {
         let mut inputs = Inputs { withdrawn: self.mirror.withdrawn()?, ..self.base_inputs.clone() };
         inputs.lacking.retain(|(project, _), _| !changes.contains_key(project));
         for (project, whole) in changes {
-            if let Some(whole) = whole {
-                add_lacking(&mut inputs, project, whole);
+            match whole.as_deref() {
+                None | Some(Whole { earlier: Some(Earlier::Nothing), .. }) => {}
+                Some(
+                    Whole { content, earlier: None, .. } | Whole { earlier: Some(Earlier::State(.., content)), .. },
+                ) => {
+                    add_lacking(&mut inputs, project, content);
+                }
             }
         }
         Ok(inputs)
@@ -81,7 +87,7 @@ impl Fetcher {
             let (mut pages, mut leaves) = (Vec::new(), Vec::new());
             for (project, whole) in fetched {
                 let mut inputs = Inputs { withdrawn: withdrawn.clone(), ..Inputs::default() };
-                add_lacking(&mut inputs, &project, &whole);
+                add_lacking(&mut inputs, &project, &whole.content);
                 let serial = whole.serial.unwrap_or(Serial::ZERO);
                 let draft = match self.unit(&project, serial, &whole, None, &inputs) {
                     Ok(draft) => draft,
@@ -103,7 +109,7 @@ impl Fetcher {
         self.batches.finish(self.base.is_some())
     }
 
-    /// Renders a project's pages into the store and lists everything it shows.
+    /// A project as a draft has it: its pages rendered into the store, and everything listed that it shows.
     fn unit(
         &self,
         project: &ProjectName,
@@ -114,20 +120,56 @@ impl Fetcher {
     ) -> Result<DraftUnit, SyncError> {
         let display = self.display_name(project, &whole.display, base);
         let record = stored::record(project, &display, &whole.content)?;
-        let serial = whole.serial.unwrap_or(cut);
-        let Shown { record: shown, serial, hidden, listed } = show(&record, serial, inputs, &*self.format);
+        let serial = match (whole.serial, base) {
+            (Some(serial), _) => serial,
+            // Where the index has no serials, a record that did not change keeps its count, and its files may come later.
+            (None, Some(base)) if self.base_held(project).is_some() && base.record == Some(record.to_bodies().id()) => {
+                base.serial
+            }
+            (None, _) => cut,
+        };
+        let Some(earlier) = &whole.earlier else {
+            let counted = base.filter(|_| whole.serial.is_none());
+            let (unit, bodies, listed) = self.shown(&record, serial, &whole.content, counted, inputs)?;
+            let serial = unit.source().map_or(serial, |source| source.serial);
+            let (unit, record, bodies) = (Some(unit), bodies.id(), vec![bodies]);
+            return Ok(DraftUnit { unit, record, bodies, serial, display, listed, logged: true });
+        };
+        let newest = record.to_bodies();
+        let (record, mut bodies, mut unit, mut listed) = (newest.id(), vec![newest], None, false);
+        if let Earlier::State(display, serial, content) = earlier {
+            let earlier = stored::record(project, display, content)?;
+            let (shown, of_earlier, is_listed) = self.shown(&earlier, *serial, content, None, inputs)?;
+            bodies.push(of_earlier);
+            (unit, listed) = (Some(shown), is_listed);
+        }
+        Ok(DraftUnit { unit, record, bodies, serial, display, listed, logged: true })
+    }
+
+    /// What readers get of a record, the record's bodies, and whether the root lists name it. `counted` is the base's line where the
+    /// index has no serials.
+    fn shown(
+        &self,
+        record: &Record,
+        serial: Serial,
+        content: &Content<Stored>,
+        counted: Option<&Leaf>,
+        inputs: &Inputs,
+    ) -> Result<(Unit, RecordBodies, bool), SyncError> {
+        let project = record.name();
+        let Shown { record: shown, serial, hidden, listed } = show(record, serial, inputs, &*self.format);
         if !hidden.is_empty() {
             let withdrawn = record.files().map(|(_, told, _)| told.sha256);
             let withdrawn = withdrawn.filter(|sha256| inputs.withdrawn.contains(sha256)).collect();
             self.mirror.note_left_out(project, &withdrawn)?;
         }
-        let stored = whole.content.files.values().filter_map(|file| file.content.as_ref().ok());
+        let stored = content.files.values().filter_map(|file| file.content.as_ref().ok());
         let shown_files: Vec<_> = stored.filter(|stored| !hidden.contains_key(stored.name())).collect();
         let placed = shown_files.iter().filter_map(|stored| Some((stored.name().clone(), stored.placed()?)));
         let mut mirrored =
             Mirrored::new(shown, serial, placed.collect()).map_err(|error| unusable(project, error.to_string()))?;
         // Where the index has no serials, a project that did not change keeps the count at which it last changed.
-        if let (None, Some(base)) = (whole.serial, base)
+        if let Some(base) = counted
             && let Some(unit) = self.base_unit(base)?
             && let Some(source) = unit.source()
         {
@@ -140,11 +182,9 @@ impl Fetcher {
         let mut entries: Vec<Entry> = shown_files.into_iter().flat_map(Stored::entries).cloned().collect();
         entries.extend(self.pages(&mirrored)?);
         let bodies = record.to_bodies();
-        let (record, serial, renderer) = (bodies.id(), mirrored.serial(), self.format.number());
-        let unit = Unit::new(project.clone(), Source { record, serial, renderer }, entries)
-            .map_err(|error| unusable(project, error.to_string()))?;
-        let (unit, bodies) = (Some(unit), vec![bodies]);
-        Ok(DraftUnit { unit, record, bodies, serial, display, listed, logged: true })
+        let source = Source { record: bodies.id(), serial: mirrored.serial(), renderer: self.format.number() };
+        let unit = Unit::new(project.clone(), source, entries).map_err(|error| unusable(project, error.to_string()))?;
+        Ok((unit, bodies, listed))
     }
 
     /// Renders the pages of a project into the store, each once.
@@ -193,8 +233,8 @@ impl Fetcher {
 }
 
 /// Adds the files of a project that are to be here and are not.
-fn add_lacking(inputs: &mut Inputs, project: &ProjectName, whole: &Whole) {
-    let stored = whole.content.files.values().filter_map(|file| file.content.as_ref().ok());
+fn add_lacking(inputs: &mut Inputs, project: &ProjectName, content: &Content<Stored>) {
+    let stored = content.files.values().filter_map(|file| file.content.as_ref().ok());
     for stored in stored.filter(|stored| stored.placed().is_none()) {
         let sha256 = stored.told().sha256;
         if !inputs.withdrawn.contains(&sha256) {

@@ -10,6 +10,7 @@ mod crash_sync;
 mod double_collect;
 mod file_downloads;
 mod follow_changelog;
+mod held_for_files;
 mod lacking_files;
 mod mirrors_of_two_kinds;
 mod power_failure;
