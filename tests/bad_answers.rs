@@ -1,5 +1,6 @@
 //! Upstream answers badly, in one way at a time: the sync says so, readers see what they saw, nothing is left behind,
-//! and when upstream is right again the mirror is what it would have been.
+//! and when upstream is right again the mirror is what it would have been. A broken project is to stop everything here, so that a
+//! file does, too; `held_projects.rs` has what becomes of a file otherwise.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -74,7 +75,8 @@ impl Bad {
         }
         // So that the file alone is the next event of the log: before it, there is nothing new to publish.
         index.new_release("victim", "2.0");
-        let lines = format!("source = \"{source}\"\nprojects = [\"good\", \"victim\"]\n{LIMITS}");
+        let lines =
+            format!("source = \"{source}\"\nprojects = [\"good\", \"victim\"]\non-broken = \"freeze\"\n{LIMITS}");
         let world = World::new(index, &lines);
         world.done(&["sync"]);
         let (live, pooled, log) = (world.live(), pool(&world), world.log());

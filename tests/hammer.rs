@@ -150,7 +150,7 @@ fn broken_answers() {
 
 /// For how long upstream moves.
 fn length() -> Duration {
-    let seconds = std::env::var("STRANDLINE_HAMMER_SECONDS").map_or(12, |text| text.parse().unwrap());
+    let seconds = std::env::var("STRANDLINE_HAMMER_SECONDS").map_or(8, |text| text.parse().unwrap());
     Duration::from_secs(seconds)
 }
 

@@ -72,6 +72,9 @@ pub(crate) enum Command {
         /// Wait while another process has the mirror, instead of failing
         #[arg(long)]
         wait: bool,
+        /// Let go what vanished, also more than `max-drop` projects
+        #[arg(long)]
+        accept_drop: bool,
     },
     /// Serve all mirrors over HTTP, at every serial that is kept
     Serve {

@@ -11,7 +11,7 @@ use strandline_durable::{Disk, DiskError};
 use strandline_model::{DisplayName, MirrorName};
 use strandline_store::Access;
 use strandline_store::gc::Keep;
-use strandline_sync::{Method, OnBroken, Selection, Settings};
+use strandline_sync::{MaxDrop, Method, OnBroken, Selection, Settings};
 use toml::Spanned;
 use url::Url;
 
@@ -103,6 +103,7 @@ pub(crate) struct Mirror {
     hold_after: Option<Seconds>,
     #[serde(default)]
     on_broken: OnBrokenKind,
+    max_drop: Option<MostDropped>,
     drain: Option<Seconds>,
     #[serde(default)]
     private: bool,
@@ -166,6 +167,36 @@ impl FromStr for Share {
             Some(percent) if percent > 0.0 && percent <= 100.0 => Ok(Self(percent / 100.0)),
             _ => Err(format!("`{text}` is not a share such as `5%`, above 0% and up to 100%")),
         }
+    }
+}
+
+/// How many projects may vanish in one sync, written `250` or `10%`.
+#[derive(Debug, Clone, Copy)]
+struct MostDropped(MaxDrop);
+
+impl<'de> Deserialize<'de> for MostDropped {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(
+            untagged,
+            expecting = "a number of projects such as 250, or a share of them such as \"10%\", up to 100%"
+        )]
+        enum Written {
+            Projects(u64),
+            Share(String),
+        }
+        let share = |text: String| {
+            let percent = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+            percent.filter(|percent| *percent <= 100).map(MaxDrop::Percent).ok_or_else(|| {
+                serde::de::Error::custom(format!(
+                    "`{text}` is not a number of projects such as 250, or a share of them such as `10%`, up to 100%"
+                ))
+            })
+        };
+        Ok(Self(match Written::deserialize(deserializer)? {
+            Written::Projects(most) => MaxDrop::Projects(most),
+            Written::Share(text) => share(text)?,
+        }))
     }
 }
 
@@ -395,6 +426,9 @@ impl Mirror {
             OnBrokenKind::Hold => OnBroken::Hold,
             OnBrokenKind::Freeze => OnBroken::Freeze,
         };
+        if let Some(MostDropped(most)) = self.max_drop {
+            settings.max_drop = most;
+        }
         if let Some(Seconds(drain)) = self.drain {
             settings.drain = drain;
         }

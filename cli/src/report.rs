@@ -257,10 +257,13 @@ impl Judged for FetchError {
 impl Judged for SyncError {
     fn verdict(&self) -> Verdict {
         match self {
-            Self::Inconsistent { .. } => Verdict::new(Exit::Inconsistent, UNCHANGED),
+            Self::Inconsistent { .. } | Self::Drop { .. } => Verdict::new(Exit::Inconsistent, UNCHANGED),
             Self::NoRoom { .. } | Self::NoInodes { .. } => NO_ROOM,
             Self::OtherUpstream { .. } => NOTHING_DONE,
-            Self::Upstream(_) | Self::SerialWentBack { .. } | Self::NothingFound { .. } => NOT_SYNCED,
+            Self::Upstream(_)
+            | Self::ChangelogGone { .. }
+            | Self::SerialWentBack { .. }
+            | Self::NothingFound { .. } => NOT_SYNCED,
             Self::Fetch(inner) => inner.verdict().or(NOT_SYNCED),
             Self::Store(inner) => inner.verdict().or(NOT_SYNCED),
             Self::Verify(inner) => inner.verdict().or(NOT_SYNCED),

@@ -50,8 +50,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             tracing::info!("wrote {}; `strandline sync` syncs once, `strandline up` syncs and serves", path.display());
             Ok(Exit::Done)
         }
-        Command::Sync { mirrors, wait } => {
-            sync::sync(&read()?, &mirrors, if wait { Wait::UntilFree } else { Wait::Never }).await
+        Command::Sync { mirrors, wait, accept_drop } => {
+            let wait = if wait { Wait::UntilFree } else { Wait::Never };
+            sync::sync(&read()?, &mirrors, sync::Asked { wait, accept_drop }).await
         }
         Command::Serve { listen } => serve::serve(&read()?, listen).await,
         Command::Status { json } => status::status(&read()?, json),

@@ -15,12 +15,21 @@ use crate::console::Shown;
 use crate::exit::Exit;
 use crate::report::{Failure, in_words};
 
+/// What was asked for on the command line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// What to do while another process has a mirror.
+    pub(crate) wait: Wait,
+    /// Whether what vanished may go.
+    pub(crate) accept_drop: bool,
+}
+
 /// Syncs the mirrors one after the other; one that fails does not stop the others.
-pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName], wait: Wait) -> Result<Exit, Failure> {
+pub(crate) async fn sync(config: &Config, mirrors: &[MirrorName], asked: Asked) -> Result<Exit, Failure> {
     let mirrors = config.mirrors(mirrors)?;
     let store = open(&config.store)?;
     keep_reserve(&store);
-    Ok(sync_all(config, &store, &mirrors, wait).await)
+    Ok(sync_all(config, &store, &mirrors, asked).await)
 }
 
 /// Syncs these mirrors of an open store; returns the worst of their exits.
@@ -28,11 +37,12 @@ pub(crate) async fn sync_all(
     config: &Config,
     store: &Arc<Store>,
     mirrors: &[(&MirrorName, &Mirror)],
-    wait: Wait,
+    asked: Asked,
 ) -> Exit {
+    let Asked { wait, accept_drop } = asked;
     let mut worst = Exit::Done;
     for (name, mirror) in mirrors {
-        let settings = Settings { wait, min_free: config.min_free, ..mirror.settings(name) };
+        let settings = Settings { wait, accept_drop, min_free: config.min_free, ..mirror.settings(name) };
         let exit = match sync_one(store, name, mirror, settings).await {
             Ok(outcome) if outcome.held.is_empty() && outcome.lacking.is_empty() => Exit::Done,
             Ok(_) => Exit::Held,

@@ -6,11 +6,14 @@ use std::time::Duration;
 use strandline_model::MirrorName;
 use strandline_store::Wait;
 
-use super::sync::sync_all;
+use super::sync::{Asked, sync_all};
 use super::{keep_reserve, open, say, serve};
 use crate::config::{Config, Mirror};
 use crate::exit::Exit;
 use crate::report::Failure;
+
+/// Nobody is there to accept a drop.
+const ASKED: Asked = Asked { wait: Wait::Never, accept_drop: false };
 
 /// Serves, syncs, says what to try, and syncs again until Ctrl-C.
 pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> Result<Exit, Failure> {
@@ -21,7 +24,7 @@ pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> 
     let address = server.address;
 
     let work = async {
-        let exit = sync_all(config, &store, &mirrors, Wait::Never).await;
+        let exit = sync_all(config, &store, &mirrors, ASKED).await;
         let mut any = false;
         for (name, mirror) in &mirrors {
             if store.mirror(name)?.map(|mirror| mirror.view_state()).transpose()?.flatten().is_some() {
@@ -35,7 +38,7 @@ pub(crate) async fn up(config: &Config, listen: SocketAddr, every: Duration) -> 
         tracing::info!("serving on http://{address}/, syncing every {} s; Ctrl-C ends", every.as_secs());
         loop {
             tokio::time::sleep(every).await;
-            sync_all(config, &store, &mirrors, Wait::Never).await;
+            sync_all(config, &store, &mirrors, ASKED).await;
         }
     };
     let done: Result<Exit, Failure> = tokio::select! {

@@ -169,6 +169,12 @@ impl RecordBodies {
 impl Record {
     /// The canonical bytes of both parts; the BLAKE3 of each is its id.
     pub fn to_bodies(&self) -> RecordBodies {
+        let (told, seen) = self.to_json();
+        RecordBodies { id: RecordId { told: Blake3::of(&told), seen: Blake3::of(&seen) }, told, seen }
+    }
+
+    /// The told part and the seen part.
+    fn to_json(&self) -> (Vec<u8>, Vec<u8>) {
         let files = || self.files();
         let distributions = files().filter(|(name, ..)| is_distribution(name.as_str()));
         let told = ToldBody {
@@ -189,8 +195,7 @@ impl Record {
             status: maintenance_text(of_pages.maintenance).map(Into::into),
             versions,
         };
-        let (told, seen) = (json(&told), json(&seen));
-        RecordBodies { id: RecordId { told: Blake3::of(&told), seen: Blake3::of(&seen) }, told, seen }
+        (json(&told), json(&seen))
     }
 
     /// Reads the canonical bytes of both parts; an error for any others, and where the two are not of one project.
@@ -198,8 +203,8 @@ impl Record {
         let (parsed_told, parsed_seen) = (parse("told part", told)?, parse("seen part", seen)?);
         let record = read(parsed_told, parsed_seen).map_err(|problem| BadBody::whole("record", problem))?;
         // Reading lost nothing: the record's own bytes are the ones that it was read from.
-        let bodies = record.to_bodies();
-        if bodies.told == told && bodies.seen == seen {
+        let own = record.to_json();
+        if (&own.0[..], &own.1[..]) == (told, seen) {
             Ok(record)
         } else {
             Err(BadBody::whole("record", "not in canonical form".to_owned()))

@@ -48,9 +48,10 @@ impl FromStr for Serial {
     }
 }
 
+/// A number without a sign and without leading zeros.
 pub(crate) fn canonical_number(text: &str) -> Option<u64> {
-    let number: u64 = text.parse().ok()?;
-    (number.to_string() == text).then_some(number)
+    let canonical = text == "0" || matches!(text.as_bytes(), [b'1'..=b'9', ..]);
+    canonical.then(|| text.parse().ok()).flatten()
 }
 
 impl fmt::Display for Serial {

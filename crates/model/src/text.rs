@@ -1,5 +1,7 @@
 //! Reading canonical bytes: lines of space-separated words.
 
+use crate::InvalidDigest;
+
 /// Bytes that are not the canonical form of the body that they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a canonical {kind}: line {line}: {problem}")]
@@ -61,10 +63,28 @@ impl<'a> Lines<'a> {
         word.parse().map_err(|error: T::Err| self.bad(&error.to_string()))
     }
 
+    /// Parses a digest in its canonical form, which has lower-case digits only.
+    pub(crate) fn digest<T: std::str::FromStr<Err = InvalidDigest>>(&self, word: &str) -> Result<T, BadBody> {
+        if word.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(self.bad("a digest has lower-case digits"));
+        }
+        self.parse(word)
+    }
+
     /// Parses a number in its canonical decimal form.
     pub(crate) fn number(&self, word: &str) -> Result<u64, BadBody> {
         crate::serial::canonical_number(word).ok_or_else(|| self.bad("not a number in canonical form"))
     }
+}
+
+/// The words of a line that has exactly so many.
+pub(crate) fn words<const COUNT: usize>(line: &str) -> Option<[&str; COUNT]> {
+    let mut words = line.split(' ');
+    let mut found = [""; COUNT];
+    for word in &mut found {
+        *word = words.next()?;
+    }
+    words.next().is_none().then_some(found)
 }
 
 /// Checks that parsing lost nothing: the value's own bytes are the ones it was read from.

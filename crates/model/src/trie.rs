@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::text::{Lines, require_canonical};
+use crate::text::{Lines, words};
 use crate::unit::line;
 use crate::{BadBody, Blake3, DisplayName, ProjectName, RecordId, Serial};
 
@@ -117,9 +117,11 @@ impl Node {
     }
 
     /// Reads canonical bytes; an error for any others.
+    ///
+    /// Every word is read in its one form, so nothing has to be written again to be compared.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadBody> {
         let mut lines = Lines::of(KIND, bytes)?;
-        let node = match lines.expect()? {
+        match lines.expect()? {
             LEAF => {
                 let mut leaves: Vec<Leaf> = Vec::new();
                 while let Some(line) = lines.next() {
@@ -135,21 +137,22 @@ impl Node {
                 if leaves.len() as u64 > LEAF_MOST {
                     return Err(lines.bad("a leaf with too many units"));
                 }
-                Self::Leaf(leaves)
+                Ok(Self::Leaf(leaves))
             }
             BRANCH => {
                 let mut children = Box::new([None; 16]);
+                let mut free = 0;
                 while let Some(line) = lines.next() {
-                    let words: Vec<_> = line.split(' ').collect();
-                    let [nibble, count, node, state] = words[..] else {
-                        return Err(lines.bad("expected `NIBBLE COUNT NODE-ID STATE-ID`"));
-                    };
-                    let slot = usize::from_str_radix(nibble, 16)
-                        .ok()
-                        .and_then(|nibble| children.get_mut(nibble))
-                        .ok_or_else(|| lines.bad("not a nibble"))?;
-                    let (node, state) = (lines.parse(node)?, lines.parse(state)?);
-                    *slot = Some(Child { count: lines.number(count)?, node, state });
+                    let [nibble, count, node, state] =
+                        words(line).ok_or_else(|| lines.bad("expected `NIBBLE COUNT NODE-ID STATE-ID`"))?;
+                    let nibble = NIBBLES.iter().position(|known| *known == nibble);
+                    let nibble = nibble.ok_or_else(|| lines.bad("not a nibble"))?;
+                    if nibble < free {
+                        return Err(lines.bad("not sorted by nibble, or a nibble twice"));
+                    }
+                    free = nibble + 1;
+                    let (node, state) = (lines.digest(node)?, lines.digest(state)?);
+                    children[nibble] = Some(Child { count: lines.number(count)?, node, state });
                 }
                 if children.iter().flatten().any(|child| child.count == 0) {
                     return Err(lines.bad("an empty child"));
@@ -158,12 +161,10 @@ impl Node {
                 if node.count() <= LEAF_MOST {
                     return Err(lines.bad("a branch that should be a leaf"));
                 }
-                node
+                Ok(node)
             }
-            _ => return Err(lines.bad("neither a leaf nor a branch of format 2")),
-        };
-        require_canonical(KIND, bytes, &node.to_bytes())?;
-        Ok(node)
+            _ => Err(lines.bad("neither a leaf nor a branch of format 2")),
+        }
     }
 
     /// The id of the node's bytes.
@@ -196,6 +197,9 @@ impl Node {
     }
 }
 
+/// The nibbles as they are written, in order.
+const NIBBLES: [&str; 16] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c", "d", "e", "f"];
+
 /// An id, or `-` where there is none.
 struct OrDash(Option<Blake3>);
 
@@ -209,16 +213,14 @@ impl fmt::Display for OrDash {
 }
 
 fn read_leaf(lines: &Lines<'_>, line: &str) -> Result<Leaf, BadBody> {
-    let words: Vec<_> = line.split(' ').collect();
-    let [listed, logged, unit, told, seen, serial, name, display] = words[..] else {
-        return Err(lines.bad("expected `LISTED LOGGED UNIT-ID TOLD-ID SEEN-ID SERIAL NAME DISPLAY-NAME`"));
-    };
+    let expected = "expected `LISTED LOGGED UNIT-ID TOLD-ID SEEN-ID SERIAL NAME DISPLAY-NAME`";
+    let [listed, logged, unit, told, seen, serial, name, display] = words(line).ok_or_else(|| lines.bad(expected))?;
     let flag = |word: &str, flag: &str| match word.strip_suffix(flag) {
         Some("") => Ok(true),
         Some("un") => Ok(false),
         _ => Err(lines.bad(&format!("expected `{flag}` or `un{flag}`"))),
     };
-    let id = |word: &str| if word == "-" { Ok(None) } else { lines.parse(word).map(Some) };
+    let id = |word: &str| if word == "-" { Ok(None) } else { lines.digest(word).map(Some) };
     let record = match (id(told)?, id(seen)?) {
         (Some(told), Some(seen)) => Some(RecordId { told, seen }),
         (None, None) => None,

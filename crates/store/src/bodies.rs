@@ -1,12 +1,43 @@
 //! The canonical bytes of units, nodes and snapshots in the catalog.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, PoisonError};
 
 use rusqlite::Connection;
 use strandline_model::{Blake3, Follow, Inputs, Leaf, Node, ProjectName, Record, RecordId, Snapshot, Unit, trie};
 
 use crate::{Store, StoreError};
+
+/// A body that is to be re-hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hashed {
+    /// A part of a record.
+    Part(Blake3),
+    /// A unit, which is read, too.
+    Unit(Blake3),
+}
+
+impl Hashed {
+    /// The bodies that a leaf names.
+    pub(crate) fn of(leaf: &Leaf) -> impl Iterator<Item = Self> {
+        let parts = leaf.record.into_iter().flat_map(|RecordId { told, seen }| [told, seen]);
+        parts.map(Self::Part).chain(leaf.unit.map(Self::Unit))
+    }
+
+    /// The record that a unit shows, and its parts: of a held project, that may be an earlier one than the leaf names.
+    pub(crate) fn shown_by(unit: &Unit) -> Option<(RecordId, [Self; 2])> {
+        let record = unit.source()?.record;
+        Some((record, [Self::Part(record.told), Self::Part(record.seen)]))
+    }
+}
+
+impl From<Hashed> for Blake3 {
+    fn from(hashed: Hashed) -> Self {
+        match hashed {
+            Hashed::Part(id) | Hashed::Unit(id) => id,
+        }
+    }
+}
 
 /// Reads bodies over a connection; every body is re-hashed, so what comes back is what was asked for.
 pub(crate) struct Bodies<'a> {
@@ -18,6 +49,22 @@ impl Bodies<'_> {
     /// Units; each may be damaged for itself.
     pub(crate) fn units(&self, ids: &[Blake3]) -> Vec<Result<Unit, StoreError>> {
         self.each(ids, |id, bytes| Unit::from_bytes(bytes).map_err(|problem| StoreError::damaged(id, &problem)))
+    }
+
+    /// Nodes; each may be damaged for itself.
+    pub(crate) fn read_nodes(&self, ids: &[Blake3]) -> Vec<Result<Node, StoreError>> {
+        self.each(ids, |id, bytes| Node::from_bytes(bytes).map_err(|problem| StoreError::damaged(id, &problem)))
+    }
+
+    /// Re-hashes bodies, and reads those that are units; each may be damaged for itself.
+    ///
+    /// What has its id is what was stored, so a part of a record need not be read to be known whole. A project's bodies are best
+    /// asked for side by side: mostly they are in one pack.
+    pub(crate) fn hashed(&self, ids: &[Hashed]) -> Vec<Result<Option<Unit>, StoreError>> {
+        self.each(ids, |of, bytes| match of {
+            Hashed::Part(_) => Ok(None),
+            Hashed::Unit(id) => Unit::from_bytes(bytes).map(Some).map_err(|problem| StoreError::damaged(id, &problem)),
+        })
     }
 
     /// Records; each may be damaged for itself. The error names the part that is.
@@ -81,14 +128,12 @@ impl trie::Nodes for Remembered<'_, '_> {
         let memory = || bodies.store.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let kept: Vec<_> = ids.iter().map(|id| memory().get(*id)).collect();
         let lacking: Vec<_> = ids.iter().zip(&kept).filter(|(_, kept)| kept.is_none()).map(|(id, _)| *id).collect();
-        let mut read = bodies
-            .each(&lacking, |id, bytes| {
-                let node = Node::from_bytes(bytes).map_err(|problem| StoreError::damaged(id, &problem))?;
-                let node = Arc::new(node);
-                memory().keep(id, &node);
-                Ok(node)
-            })
-            .into_iter();
+        let read = bodies.read_nodes(&lacking);
+        let mut read = lacking.iter().zip(read).map(|(id, node)| {
+            let node = Arc::new(node?);
+            memory().keep(*id, &node);
+            Ok(node)
+        });
         kept.into_iter().map(|kept| kept.map_or_else(|| read.next().expect("it was lacking"), Ok)).collect()
     }
 }
@@ -103,51 +148,55 @@ pub struct Differences<'a> {
     found: VecDeque<trie::Change>,
 }
 
-/// A project that two trees list differently, as the later one has it.
-#[derive(Debug)]
-pub struct Difference {
-    /// The project.
-    pub name: ProjectName,
-    /// What upstream says of it; `None` where the later tree does not have the project.
-    pub record: Option<RecordId>,
-    /// What readers get of it, if anything.
-    pub unit: Option<Unit>,
-}
-
-impl Difference {
-    /// The records that the later tree needs for it: what readers get may be of an earlier one.
-    pub(crate) fn records(&self) -> impl Iterator<Item = RecordId> {
-        let shown = self.unit.as_ref().and_then(Unit::source).map(|source| source.record);
-        self.record.into_iter().chain(shown.filter(|shown| Some(*shown) != self.record))
-    }
-}
-
 impl Differences<'_> {
     /// How many changes are found at a time, about.
     const FOUND: usize = 2_048;
     /// How many are given at a time: their units are in memory.
     const PART: usize = 64;
 
-    /// The next projects that differ, in no order; none after the last.
-    pub fn next_part(&mut self) -> Result<Vec<Difference>, StoreError> {
-        let Self { store, pairs, found } = self;
-        store.reading(|bodies| {
-            if found.is_empty() {
-                let mut changes = Vec::new();
-                while changes.len() < Self::FOUND && !pairs.is_empty() {
-                    trie::compare(&Remembered(bodies), pairs, &mut changes)?;
-                }
-                found.extend(changes);
-            }
-            let part: Vec<_> = found.drain(..found.len().min(Self::PART)).collect();
+    /// The next projects that differ, in no order, each with the later tree's unit if it has one; none after the last.
+    pub fn next_part(&mut self) -> Result<Vec<(ProjectName, Option<Unit>)>, StoreError> {
+        self.store.reading(|bodies| {
+            let part = self.find(bodies)?;
             let ids: Vec<_> = part.iter().filter_map(|change| change.after.as_ref()?.unit).collect();
             let mut units = bodies.units(&ids).into_iter();
-            let project = |trie::Change { name, after, .. }: trie::Change| {
-                let (unit, record) = after.map_or((None, None), |leaf| (leaf.unit, leaf.record));
-                Ok(Difference { name, record, unit: unit.and_then(|_| units.next()).transpose()? })
+            let unit = |change: trie::Change| {
+                let unit = change.after.and_then(|leaf| leaf.unit).and_then(|_| units.next());
+                Ok((change.name, unit.transpose()?))
             };
-            part.into_iter().map(project).collect()
+            part.into_iter().map(unit).collect()
         })
+    }
+
+    /// The later tree's units of the next projects that differ; all that the tree names of these projects is re-hashed. `None`
+    /// after the last.
+    pub(crate) fn next_hashed(&mut self) -> Result<Option<Vec<Unit>>, StoreError> {
+        self.store.reading(|bodies| {
+            let part = self.find(bodies)?;
+            let leaves = || part.iter().filter_map(|change| change.after.as_ref());
+            let hashed = bodies.hashed(&leaves().flat_map(Hashed::of).collect::<Vec<_>>());
+            let units: Vec<_> = hashed.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
+            let named: HashSet<_> = leaves().filter_map(|leaf| leaf.record).collect();
+            let earlier = units.iter().filter_map(Hashed::shown_by).filter(|(record, _)| !named.contains(record));
+            bodies
+                .hashed(&earlier.flat_map(|(_, parts)| parts).collect::<Vec<_>>())
+                .into_iter()
+                .collect::<Result<Vec<_>, _>>()?;
+            Ok((!part.is_empty()).then_some(units))
+        })
+    }
+
+    /// The next projects that differ.
+    fn find(&mut self, bodies: &Bodies<'_>) -> Result<Vec<trie::Change>, StoreError> {
+        let Self { pairs, found, .. } = self;
+        if found.is_empty() {
+            let mut changes = Vec::new();
+            while changes.len() < Self::FOUND && !pairs.is_empty() {
+                trie::compare(&Remembered(bodies), pairs, &mut changes)?;
+            }
+            found.extend(changes);
+        }
+        Ok(found.drain(..found.len().min(Self::PART)).collect())
     }
 }
 

@@ -15,7 +15,7 @@ use strandline_model::{
     ProjectName, RECORD, RecordBodies, RecordId, RootList, Serial, Snapshot, Timestamp, Unit, UpstreamUrl, trie,
 };
 
-use crate::bodies::{Bodies, Difference, Remembered};
+use crate::bodies::{Bodies, Remembered};
 use crate::packs::NewPack;
 use crate::rows::blake3;
 use crate::{Blob, Conclusion, Locked, Recorded, Store, StoreError};
@@ -343,22 +343,17 @@ fn write_new(bodies: &Bodies<'_>, look_ahead: bool, new: Vec<NewPack>) -> Result
 }
 
 impl Store {
-    /// Checks every project that a snapshot has and another one has not, or has otherwise.
+    /// Re-hashes the record and the unit of every project that a snapshot has otherwise than another one, and looks at their files.
     fn check_difference(&self, present: Option<&Snapshot>, snapshot: &Snapshot) -> Result<(), VerifyError> {
         let mut differences = self.differences(present, Some(snapshot));
-        loop {
-            let part = differences.next_part()?;
-            if part.is_empty() {
-                return Ok(());
-            }
-            let records: Vec<_> = part.iter().flat_map(Difference::records).collect();
-            self.records(&records)?;
-            self.check_units(snapshot, &part.into_iter().filter_map(|project| project.unit).collect::<Vec<_>>())?;
+        while let Some(units) = differences.next_hashed()? {
+            self.check_files(snapshot, &units)?;
         }
+        Ok(())
     }
 
     /// Looks whether the blobs of units are in the catalog and on the disk, with the right sizes.
-    fn check_units(&self, snapshot: &Snapshot, units: &[Unit]) -> Result<(), VerifyError> {
+    fn check_files(&self, snapshot: &Snapshot, units: &[Unit]) -> Result<(), VerifyError> {
         let entries: Vec<_> = units.iter().flat_map(Unit::entries).collect();
         let rows = self.blob_rows(&entries.iter().map(|entry| entry.blob).collect::<Vec<_>>())?;
         let look = |(entry, row): (&Entry, Option<Blob>)| {

@@ -33,7 +33,7 @@ use strandline_model::{Blake3, Label, MirrorName, Timestamp, TreePath};
 use crate::bodies::Bodies;
 use crate::pool::POOL;
 use crate::rows::{blake3, execute_each, parsed};
-use crate::trees::reach;
+use crate::trees::{reach, units};
 use crate::{Mirror, Recorded, Store, StoreError};
 
 pub use keep::Keep;
@@ -211,7 +211,7 @@ impl Plan {
         }
         let mut lost = BTreeSet::new();
         for recorded in go {
-            for unit in reach(&bodies, recorded.snapshot.tree, &mut seen, &mut |_, error| Err(error))?.units {
+            for unit in units(reach(&bodies, recorded.snapshot.tree, &mut seen, &mut |_, error| Err(error))?) {
                 let unit = bodies.unit(unit)?;
                 let pooled = unit.entries().iter().filter(|entry| entry.path.first_segment() == POOL);
                 lost.extend(pooled.map(|entry| entry.path.clone()));

@@ -50,7 +50,7 @@ use strandline_model::{BadBody, Blake3, MirrorName};
 use crate::readers::Readers;
 
 pub use blobs::Blob;
-pub use bodies::{Difference, Differences};
+pub use bodies::Differences;
 pub use commit::{Committed, Draft, DraftUnit, Verified, VerifyError};
 pub use intake::{Access, Incoming, Intake, Manner, ReceiveError, Staged};
 pub use limit::{Limiter, Pace};

@@ -145,7 +145,7 @@ impl Unpacked {
 }
 
 /// Of all bodies that are asked for, one: which of them it is, its id, its position in its pack.
-type Wanted = (usize, Blake3, usize);
+type Wanted<K> = (usize, K, usize);
 
 fn damaged(id: Blake3, problem: &str) -> StoreError {
     StoreError::Damaged { id, problem: problem.to_owned() }
@@ -182,27 +182,29 @@ impl Bodies<'_> {
 
     /// Reads, unpacks, checks and parses bodies, many of them at once. A pack is unpacked once, however many of its bodies are
     /// asked for; one damaged body does not spoil the others.
-    pub(crate) fn each<T: Send>(
+    pub(crate) fn each<K: Copy + Into<Blake3> + Sync, T: Send>(
         &self,
-        ids: &[Blake3],
-        parse: impl Fn(Blake3, &[u8]) -> Result<T, StoreError> + Sync,
+        ids: &[K],
+        parse: impl Fn(K, &[u8]) -> Result<T, StoreError> + Sync,
     ) -> Vec<Result<T, StoreError>> {
         let mut read = Vec::with_capacity(ids.len());
-        let mut packs: BTreeMap<i64, Vec<Wanted>> = BTreeMap::new();
-        let places =
-            self.aside(PLACE, ids, |statement, id| statement.query_row([id.as_bytes()], place_of_row).optional());
+        let mut packs: BTreeMap<i64, Vec<Wanted<K>>> = BTreeMap::new();
+        let places = self.aside(PLACE, ids, |statement, id| {
+            let id: Blake3 = (*id).into();
+            statement.query_row([id.as_bytes()], place_of_row).optional()
+        });
         for (index, (id, place)) in ids.iter().zip(places).enumerate() {
             // A body that was not found that way may be of this transaction, or gone since it began.
-            match place.map_or_else(|| self.place(*id), Ok) {
+            match place.map_or_else(|| self.place((*id).into()), Ok) {
                 Ok(Place { pack, position }) => packs.entry(pack).or_default().push((index, *id, position)),
                 Err(error) => read.push((index, Err(error))),
             }
         }
         let packs: Vec<_> = packs.into_iter().collect();
-        let parsed = |unpacked: &Result<Unpacked, Problem>, wanted: &[Wanted]| -> Vec<_> {
-            let one = |&(index, id, position): &Wanted| {
-                let unpacked = unpacked.as_ref().map_err(|problem| damaged(id, problem));
-                let body = unpacked.and_then(|unpacked| unpacked.body(id, position));
+        let parsed = |unpacked: &Result<Unpacked, Problem>, wanted: &[Wanted<K>]| -> Vec<_> {
+            let one = |&(index, id, position): &Wanted<K>| {
+                let unpacked = unpacked.as_ref().map_err(|problem| damaged(id.into(), problem));
+                let body = unpacked.and_then(|unpacked| unpacked.body(id.into(), position));
                 (index, body.and_then(|bytes| parse(id, bytes)))
             };
             wanted.iter().map(one).collect()
@@ -216,7 +218,9 @@ impl Bodies<'_> {
                 Ok(bodies) => read.extend(bodies),
                 // Each says itself why it cannot be read.
                 Err(_) => read.extend(
-                    wanted.iter().map(|&(index, id, _)| (index, self.read(id).and_then(|bytes| parse(id, &bytes)))),
+                    wanted
+                        .iter()
+                        .map(|&(index, id, _)| (index, self.read(id.into()).and_then(|bytes| parse(id, &bytes)))),
                 ),
             }
         }

@@ -3,47 +3,46 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use strandline_model::{Blake3, Leaf, Node, RecordId, trie::Nodes as _};
+use strandline_model::{Blake3, Leaf, Node, trie::Nodes as _};
 
 use crate::StoreError;
-use crate::bodies::Bodies;
+use crate::bodies::{Bodies, Hashed};
 
-/// What a walk over a tree found that was not seen before.
-#[derive(Default)]
-pub(crate) struct Reached {
-    pub(crate) units: Vec<Blake3>,
-    /// Records of which a part was not seen before.
-    pub(crate) records: Vec<RecordId>,
-}
+/// How many nodes are read together.
+const NODES: usize = 512;
 
-/// Adds everything below a node to `seen`; returns what was not in it before. Of a node that cannot be read, `damaged` decides
-/// whether the walk goes on without it.
+/// Adds everything below a node to `seen`; returns what of it leaves name and was not in it before, each project's side by side.
+/// Of a node that cannot be read, `damaged` decides whether the walk goes on without it.
 pub(crate) fn reach(
     bodies: &Bodies<'_>,
     tree: Blake3,
     seen: &mut HashSet<Blake3>,
     damaged: &mut dyn FnMut(Blake3, StoreError) -> Result<(), StoreError>,
-) -> Result<Reached, StoreError> {
-    let (mut reached, mut nodes) = (Reached::default(), vec![tree]);
-    while let Some(id) = nodes.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        match bodies.node(id) {
-            Ok(Node::Branch(children)) => nodes.extend(children.iter().flatten().map(|child| child.node)),
-            Ok(Node::Leaf(leaves)) => {
-                for leaf in &leaves {
-                    reached.units.extend(leaf.unit.filter(|unit| seen.insert(*unit)));
-                    // Both parts are seen from now on, whichever was not.
-                    let is_new =
-                        |RecordId { told, seen: of_pages }: &RecordId| seen.insert(*told) | seen.insert(*of_pages);
-                    reached.records.extend(leaf.record.filter(is_new));
+) -> Result<Vec<Hashed>, StoreError> {
+    let (mut reached, mut ahead) = (Vec::new(), vec![tree]);
+    while !ahead.is_empty() {
+        let mut some = ahead.split_off(ahead.len().saturating_sub(NODES));
+        some.retain(|id| seen.insert(*id));
+        for (id, node) in some.iter().zip(bodies.read_nodes(&some)) {
+            match node {
+                Ok(Node::Branch(children)) => ahead.extend(children.iter().flatten().map(|child| child.node)),
+                Ok(Node::Leaf(leaves)) => {
+                    reached.extend(leaves.iter().flat_map(Hashed::of).filter(|body| seen.insert((*body).into())));
                 }
+                Err(error) => damaged(*id, error)?,
             }
-            Err(error) => damaged(id, error)?,
         }
     }
     Ok(reached)
+}
+
+/// The units among them.
+pub(crate) fn units(reached: Vec<Hashed>) -> Vec<Blake3> {
+    let unit = |body| match body {
+        Hashed::Unit(id) => Some(id),
+        Hashed::Part(_) => None,
+    };
+    reached.into_iter().filter_map(unit).collect()
 }
 
 /// Finds things below nodes, and remembers for each node what there is.

@@ -20,12 +20,12 @@ use rayon::prelude::*;
 use rusqlite::Connection;
 use strandline_durable::wide;
 use strandline_model::{
-    Blake3, Entry, Label, Leaf, MirrorName, ProjectName, RecordId, Sha256, Snapshot, Timestamp, TreePath, Unit,
+    Blake3, Entry, Label, Leaf, MirrorName, ProjectName, Sha256, Snapshot, Timestamp, TreePath, Unit,
 };
 
-use crate::bodies::Bodies;
+use crate::bodies::{Bodies, Hashed};
 use crate::rows::{blake3, row, sha256};
-use crate::trees::{Reached, Search, reach};
+use crate::trees::{Search, reach};
 use crate::{Mirror, Store, StoreError};
 
 pub use data::Data;
@@ -36,8 +36,8 @@ pub(crate) use pages::is_corruption;
 const PRESENT: &str = "deleting = 0";
 /// How many files are looked at together.
 const BATCH: usize = 4096;
-/// How many units are read together, about.
-const UNITS: usize = 256;
+/// How many bodies are read together.
+const BODIES: usize = 768;
 
 /// What was checked, and what is wrong.
 #[derive(Debug, Default)]
@@ -320,44 +320,28 @@ fn visit(
                 check().or_else(|error| note(id, error))?;
             }
         }
-        let Reached { units, mut records } = reach(bodies, tree, seen, &mut note)?;
-        for ids in units.chunks(UNITS) {
-            for (id, unit) in ids.iter().zip(bodies.units(ids)) {
-                match unit {
+        let mut earlier = Vec::new();
+        for some in reach(bodies, tree, seen, &mut note)?.chunks(BODIES) {
+            for (body, hashed) in some.iter().zip(bodies.hashed(some)) {
+                match hashed {
                     Ok(unit) => {
-                        // What readers get of a held project may be an earlier record than the tree names.
-                        let shown = unit.source().map(|source| source.record);
-                        records.extend(shown.filter(|shown| seen.insert(shown.told) | seen.insert(shown.seen)));
-                        unit.entries().iter().try_for_each(|entry| each(bodies.connection, entry))?;
+                        let shown = unit.iter().filter_map(Hashed::shown_by).flat_map(|(_, parts)| parts);
+                        earlier.extend(shown.filter(|part| seen.insert((*part).into())));
+                        let entries = unit.iter().flat_map(Unit::entries);
+                        entries.into_iter().try_for_each(|entry| each(bodies.connection, entry))?;
                     }
-                    Err(error) => note(*id, error)?,
+                    Err(error) => note((*body).into(), error)?,
                 }
             }
         }
-        check_records(bodies, &records, &mut note)
-    })
-}
-
-/// Reads records, and passes those of their parts on that are damaged.
-fn check_records(
-    bodies: &Bodies<'_>,
-    records: &[RecordId],
-    note: &mut dyn FnMut(Blake3, StoreError) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    for records in records.chunks(UNITS) {
-        for (RecordId { told, seen }, record) in records.iter().zip(bodies.records(records)) {
-            let Err(StoreError::Damaged { id, problem }) = record else {
-                record?;
-                continue;
-            };
-            // Both of its parts may be damaged.
-            for part in [*told, *seen] {
-                bodies.read(part).map(drop).or_else(|error| note(part, error))?;
+        // What readers get of a held project may be an earlier record than the tree names.
+        for some in earlier.chunks(BODIES) {
+            for (part, hashed) in some.iter().zip(bodies.hashed(some)) {
+                hashed.map(drop).or_else(|error| note((*part).into(), error))?;
             }
-            note(id, StoreError::Damaged { id, problem })?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Looks whether each blob among `named` that has a row has a file of its size, too; returns whether all of them have a row that is

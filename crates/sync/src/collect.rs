@@ -119,7 +119,7 @@ fn unlisted(
 
 async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Result<(ProjectName, Look), SyncError> {
     let (validator, serial) = match &known {
-        Known::Base(leaf) => (fetcher.base_validator(&project, Some(leaf))?, Some(leaf.serial)),
+        Known::Base(leaf) => (fetcher.base_validator(&project, Some(leaf), Method::Collect)?, Some(leaf.serial)),
         Known::Page(page, whole, _) => (whole.validator.clone(), page.serial),
         Known::Absent | Known::Nothing => (None, None),
     };
@@ -213,7 +213,8 @@ fn conclude(
     let before = base.map(|base| &base.snapshot);
     let mut greatest = before.map_or(Serial::ZERO, |before| before.label.serial);
     let mut counted = false;
-    let (mut changes, mut absent, mut held) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let (mut changes, mut absent, mut vanished) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+    let mut held = Vec::new();
     let any = known.values().any(|known| !matches!(known, Known::Absent));
     if !any && !known.is_empty() {
         return Err(SyncError::NothingFound {
@@ -233,6 +234,9 @@ fn conclude(
                 changes.insert(project, Some(whole));
             }
             Known::Absent => {
+                if fetcher.base_leaf(&project)?.is_some() {
+                    vanished.insert(project.clone());
+                }
                 changes.insert(project.clone(), None);
                 absent.extend(selected.contains(&project).then_some(project));
             }
@@ -249,6 +253,7 @@ fn conclude(
     {
         for leaf in fetcher.store.leaves(before)? {
             if !selected.contains(&leaf.name) {
+                vanished.insert(leaf.name.clone());
                 changes.insert(leaf.name, None);
             }
         }
@@ -256,5 +261,5 @@ fn conclude(
     let serial = if counted { greatest.next() } else { greatest };
     let (stored, later, missing) = Default::default();
     let method = Method::Collect;
-    Ok(Proposal { method, serial, counted, changes, stored, held, absent, report: None, later, missing })
+    Ok(Proposal { method, serial, counted, changes, stored, held, absent, vanished, report: None, later, missing })
 }

@@ -7,6 +7,7 @@ use strandline_store::{CutReport, StoreError, VerifyError};
 use strandline_view::ViewError;
 
 use crate::fetch::FetchError;
+use crate::max_drop::{MaxDrop, names};
 use crate::purge;
 use crate::upstream::UpstreamError;
 
@@ -16,6 +17,16 @@ pub enum SyncError {
     /// Upstream did not answer as it should.
     #[error("upstream failed")]
     Upstream(#[from] UpstreamError),
+    /// The mirror follows a changelog that is not there today.
+    #[error(
+        "mirror `{mirror}` follows upstream's changelog, which is not there now. The next sync asks again; if the index has none any more, `source = \"simple\"` reads every page twice instead"
+    )]
+    ChangelogGone {
+        /// The mirror.
+        mirror: MirrorName,
+        /// What upstream answered.
+        source: UpstreamError,
+    },
     /// A project's page or file could not be had.
     #[error(transparent)]
     Fetch(Box<FetchError>),
@@ -60,6 +71,23 @@ pub enum SyncError {
         upstream: UpstreamUrl,
         /// The names.
         projects: String,
+    },
+    /// More projects would go than one sync may take away.
+    #[error(
+        "{vanished} of the {listed} projects of mirror `{mirror}` would go, and no row of a changelog says so: {}. Upstream's list, its pages or the configuration do not have them any more. One sync takes away at most `max-drop` ({max_drop}) and never all; if these are to go, `strandline sync {mirror} --accept-drop` lets them",
+        names(some, *vanished)
+    )]
+    Drop {
+        /// The mirror.
+        mirror: MirrorName,
+        /// How many would go.
+        vanished: u64,
+        /// How many the mirror lists.
+        listed: u64,
+        /// The first of those that would go, by name.
+        some: Vec<ProjectName>,
+        /// The bound.
+        max_drop: MaxDrop,
     },
     /// There is not enough room for what is to be fetched.
     #[error(

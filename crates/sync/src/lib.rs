@@ -17,6 +17,7 @@ pub mod cut;
 mod error;
 mod fetch;
 mod lacking;
+mod max_drop;
 mod open;
 mod progress;
 pub mod purge;
@@ -40,6 +41,7 @@ use tokio::task::{JoinSet, block_in_place};
 
 pub use error::SyncError;
 pub use fetch::{FetchError, Fetcher};
+pub use max_drop::MaxDrop;
 pub use open::open;
 pub use progress::Progress;
 pub use settings::{OnBroken, Selection, Settings};
@@ -91,6 +93,8 @@ pub struct Proposal {
     pub held: Vec<Held>,
     /// The selected projects that upstream does not have.
     pub absent: Vec<ProjectName>,
+    /// The projects of the base that go although no row of the log says so.
+    pub vanished: BTreeSet<ProjectName>,
     /// How far it got, where there is a changelog.
     pub report: Option<CutReport>,
     /// The projects whose pages are remembered for the next sync, because they have events after the serial.
@@ -195,6 +199,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
 
     let fetcher = Fetcher::open(context, mirror, base.clone())?;
     let mut proposal = propose(&fetcher, &publisher, base.as_ref(), aim).await?;
+    max_drop::check(&context.settings, base.as_ref(), &proposal)?;
     let _until_published = store.postpone_log_copy()?;
     let mut finished = fetcher.finish(proposal.serial, std::mem::take(&mut proposal.changes))?;
     let changed = finished.units.len() + proposal.stored.len();
@@ -242,11 +247,22 @@ async fn propose(
 ) -> Result<Proposal, SyncError> {
     let beside = catch_up_beside(fetcher, publisher)?;
     let settings = &fetcher.settings;
-    let proposal = match settings.method() {
+    let followed = match base {
+        // How a lost catalog's mirror was followed is lost, too: it is found out as at a first sync.
+        Some(base) if rebuild::was_rebuilt(&fetcher.store, base)? => None,
+        base => base.map(|base| &base.snapshot),
+    };
+    let proposal = match settings.method(followed) {
         Method::Collect => collect::collect(fetcher, base).await,
         Method::Changelog => match changelog::follow(fetcher, base, aim).await {
-            Err(SyncError::Upstream(error)) if settings.method.is_none() && error.problem == Problem::NoChangelog => {
-                collect::collect(fetcher, base).await
+            Err(SyncError::Upstream(error)) if error.problem == Problem::NoChangelog => {
+                if settings.may_collect(followed) {
+                    // Only beside a list that is one does the answer say something about the index.
+                    fetcher.patient.projects().await?;
+                    collect::collect(fetcher, base).await
+                } else {
+                    Err(SyncError::ChangelogGone { mirror: settings.mirror.clone(), source: error })
+                }
             }
             proposal => proposal,
         },
@@ -278,7 +294,7 @@ fn record(
     if let Some(base) = base
         && units.is_empty()
         && stored.is_empty()
-        && is_same(base, serial, &held, settings)
+        && is_same(base, method, serial, &held, settings)
     {
         let verified = mirror.verified(base.clone(), Some(&base.snapshot))?;
         mirror.conclude(&conclusion)?;
@@ -326,9 +342,10 @@ fn catch_up_beside(fetcher: &Fetcher, publisher: &Publisher) -> Result<JoinSet<(
     Ok(beside)
 }
 
-fn is_same(base: &Recorded, serial: Serial, held: &[Held], settings: &Settings) -> bool {
+fn is_same(base: &Recorded, method: Method, serial: Serial, held: &[Held], settings: &Settings) -> bool {
     let base = &base.snapshot;
-    base.label.serial == serial && base.held == held && base.follow == settings.selection.follow().id()
+    let follow = settings.selection.follow().id();
+    (base.method, base.label.serial, &base.held[..], base.follow) == (method, serial, held, follow)
 }
 
 fn require_same_upstream(context: &Context, mirror: &Locked) -> Result<(), SyncError> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use strandline_model::{Blake3, Follow, Format, Inputs, Label, ListedProject, Mirrored, ProjectName, Serial, Source};
 use strandline_store::{
-    Access, Draft, DraftUnit, Intake, Locked, Mirror, Rebuild, ReceiveError, Staged, Store, StoreError,
+    Access, Draft, DraftUnit, Intake, Locked, Mirror, Rebuild, ReceiveError, Recorded, Staged, Store, StoreError,
 };
 use strandline_view::Freeze;
 
@@ -75,7 +75,7 @@ pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> R
         follow,
         inputs: Inputs { withdrawn: mirror.withdrawn()?, ..Inputs::default() },
         cutoff: now,
-        method: settings.method(),
+        method: settings.method(None),
         changes: units,
         stored: Vec::new(),
         held: Vec::new(),
@@ -99,6 +99,15 @@ pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> R
 }
 
 /// The serial and the projects that the view shows.
+/// Whether a snapshot is one that [`rebuild`] made: nothing before it is known, and no log told of its projects.
+pub(crate) fn was_rebuilt(store: &Store, recorded: &Recorded) -> Result<bool, StoreError> {
+    let Recorded { snapshot, .. } = recorded;
+    if snapshot.parent.is_some() {
+        return Ok(false);
+    }
+    Ok(store.leaves_after(snapshot, "", 1)?.first().is_some_and(|leaf| !leaf.logged))
+}
+
 fn list(mirror: &Mirror, format: &dyn Format) -> Option<(Serial, Vec<ListedProject>)> {
     let view = mirror.view_directory();
     // Where `live` is lost, it is not known which of the trees was: the later one is whole, or is about to be.

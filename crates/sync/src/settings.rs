@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use strandline_model::{DisplayName, Follow, Method, MirrorName, ProjectName};
+use strandline_model::{DisplayName, Follow, Method, MirrorName, ProjectName, Snapshot};
 use strandline_store::{Access, Wait};
+
+use crate::MaxDrop;
 
 /// Up to how many named projects are collected where the method is not given: two small requests for each are less
 /// than a log of everything.
 const COLLECT_UP_TO: usize = 100;
+/// A selection that comes to be larger than this is followed by the changelog from then on. The distance between the two keeps a
+/// selection that grows and shrinks a little from being followed anew each time.
+const FOLLOW_ABOVE: usize = 200;
 
 /// Which mirror, and how to sync it.
 #[derive(Debug, Clone)]
@@ -17,8 +22,8 @@ pub struct Settings {
     pub mirror: MirrorName,
     /// What to mirror.
     pub selection: Selection,
-    /// How to find out what changed; `None` to collect up to 100 named projects, and to read the changelog for more
-    /// if upstream has one.
+    /// How to find out what changed. `None`: the first sync collects up to 100 named projects, and reads the changelog for
+    /// more if upstream has one; later syncs do as the first one did.
     pub method: Option<Method>,
     /// The largest file to take, in bytes.
     pub max_file_size: u64,
@@ -38,6 +43,10 @@ pub struct Settings {
     pub hold_after: Duration,
     /// What a sync does with it then.
     pub on_broken: OnBroken,
+    /// How many projects may vanish in one sync without the changelog saying so.
+    pub max_drop: MaxDrop,
+    /// Whether the operator has said that what vanishes in this sync may go, however much it is.
+    pub accept_drop: bool,
     /// How long a reader of the view may be in the tree that was live before.
     pub drain: Duration,
     /// What a sync leaves free on the store's disk, in bytes.
@@ -70,6 +79,8 @@ impl Settings {
             recheck: Duration::from_hours(7 * 24),
             hold_after: Duration::from_secs(600),
             on_broken: OnBroken::Hold,
+            max_drop: MaxDrop::default(),
+            accept_drop: false,
             drain: Duration::from_secs(5),
             min_free: 0,
             wait: Wait::Never,
@@ -80,12 +91,28 @@ impl Settings {
         }
     }
 
-    /// How to find out what changed, as far as the configuration says.
-    pub(crate) fn method(&self) -> Method {
-        match &self.selection {
-            Selection::Projects(names) if names.len() <= COLLECT_UP_TO => self.method.unwrap_or(Method::Collect),
-            _ => self.method.unwrap_or(Method::Changelog),
+    /// How to find out what changed: as the configuration says, else as `base` was found, because what an upstream, or a proxy
+    /// before it, answers today says nothing about what it is. Only a selection that outgrows the double collect is followed
+    /// otherwise from then on, if upstream has a changelog.
+    pub(crate) fn method(&self, base: Option<&Snapshot>) -> Method {
+        let named = match &self.selection {
+            Selection::Projects(names) => names.len(),
+            Selection::Everything => usize::MAX,
+        };
+        match (self.method, base) {
+            (Some(configured), _) => configured,
+            (None, None) if named <= COLLECT_UP_TO => Method::Collect,
+            (None, None) => Method::Changelog,
+            (None, Some(base)) => {
+                let outgrown = base.projects <= FOLLOW_ABOVE as u64 && named > FOLLOW_ABOVE;
+                if outgrown { Method::Changelog } else { base.method }
+            }
         }
+    }
+
+    /// Whether the index may be collected where it turns out to have no changelog: not if it was followed by one before.
+    pub(crate) fn may_collect(&self, base: Option<&Snapshot>) -> bool {
+        self.method.is_none() && base.is_none_or(|base| base.method == Method::Collect)
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn link_files(mirror: &Locked, verified: &Verified) -> Result<Touched
         if part.is_empty() {
             return Ok(touched);
         }
-        let entries = part.iter().filter_map(|project| project.unit.as_ref()).flat_map(Unit::entries);
+        let entries = part.iter().filter_map(|(_, unit)| unit.as_ref()).flat_map(Unit::entries);
         let files = entries.filter(|entry| entry.path.first_segment() == POOL);
         let (files, links): (Vec<_>, Vec<_>) = files.map(|entry| (entry, view.join(entry.path.as_str()))).unzip();
         // The links share directories, and so are made one after the other. At a first snapshot the pool has none of

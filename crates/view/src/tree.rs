@@ -9,7 +9,7 @@ use std::thread::ScopedJoinHandle;
 use rayon::prelude::*;
 use strandline_durable::{DiskError, children, wide};
 use strandline_model::{Blake3, Format, ListedProject, ProjectName, Snapshot, Unit};
-use strandline_store::{Difference, Locked, Mirror, Slot, Store, Twin, Verified, ViewState};
+use strandline_store::{Locked, Mirror, Slot, Store, Twin, Verified, ViewState};
 
 use crate::files::{Touched, sync_all};
 use crate::pool::POOL;
@@ -148,7 +148,8 @@ fn update_pages(
         }
         changed += part.len();
         // Each has a directory of its own.
-        let update = |Difference { name, unit, .. }| update_project(store, tree, &name, unit.as_ref());
+        let update =
+            |(project, unit): (ProjectName, Option<Unit>)| update_project(store, tree, &project, unit.as_ref());
         let directories = wide(|| part.into_par_iter().map(update).collect::<Result<Vec<_>, _>>())?;
         touched.extend(directories.into_iter().flatten());
     }

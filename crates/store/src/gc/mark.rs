@@ -7,7 +7,7 @@ use strandline_model::{Blake3, Label, MirrorName, Snapshot, TreePath, trie};
 
 use crate::bodies::Bodies;
 use crate::rows::{blake3, blake3_or_null, parsed, rows};
-use crate::trees::reach;
+use crate::trees::{reach, units};
 use crate::{Store, StoreError};
 
 /// What is reachable from snapshots that stay, and from pages that wait for one.
@@ -112,7 +112,7 @@ impl Marked {
             let snapshot = bodies.snapshot(id)?;
             reached.extend([snapshot.follow, snapshot.inputs]);
             reached.extend(shown_records(bodies, &snapshot)?);
-            for ids in reach(bodies, tree, reached, &mut |_, error| Err(error))?.units.chunks(UNITS) {
+            for ids in units(reach(bodies, tree, reached, &mut |_, error| Err(error))?).chunks(UNITS) {
                 for unit in bodies.units(ids) {
                     for entry in unit?.entries() {
                         named.insert(&entry.blob);

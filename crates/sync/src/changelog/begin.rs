@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use strandline_model::{DisplayName, ProjectName, Serial};
+use strandline_model::{DisplayName, Method, ProjectName, Serial};
 use strandline_store::{Recorded, SeenPage};
 
 use super::{Following, back, read_log};
@@ -47,16 +47,24 @@ impl<'a> Following<'a> {
         let Self { fetcher, from, .. } = *self;
         let settings = &fetcher.settings;
         let reselected = base.snapshot.follow != settings.selection.follow().id();
+        // What a cache hid from a double collect is in the log, perhaps before the base's serial.
+        let anew = base.snapshot.method != Method::Changelog;
         let reread = fetcher.mirror.to_reread()?;
         // What a page has to reach where no snapshot tells the state: its project's last event that changes pages, which the
         // log has if it is read back far enough.
-        let back = if reselected || !reread.is_empty() { READ_BACK.max(settings.overlap) } else { settings.overlap };
+        let back =
+            if reselected || anew || !reread.is_empty() { READ_BACK.max(settings.overlap) } else { settings.overlap };
         let events = self.read_from(back).await?;
         // A project that is held, is new to the selection, or has an event that the base does not show is known by
         // pages alone.
         let mut unknown: BTreeMap<ProjectName, Serial> = BTreeMap::new();
         for held in &base.snapshot.held {
             unknown.insert(held.name.clone(), held.needs);
+        }
+        for leaf in if anew { fetcher.store.leaves(&base.snapshot)? } else { Vec::new() } {
+            if settings.selection.has(&leaf.name) {
+                unknown.entry(leaf.name).or_insert(Serial::ZERO);
+            }
         }
         // A file that was let back is missing from the base, and no event tells of it.
         let mut unlisted = Vec::new();

@@ -82,6 +82,7 @@ impl Following<'_> {
                 _ => due.push((name, hold)),
             }
         }
+        let mut vanished: BTreeSet<_> = self.dropped.iter().cloned().collect();
         let mut changes: BTreeMap<_, _> = self.dropped.iter().map(|name| (name.clone(), None)).collect();
         for (name, state) in states {
             let (at, content) = match state {
@@ -91,6 +92,9 @@ impl Following<'_> {
                     continue;
                 }
                 State::Gone => {
+                    if self.log.last(&name, serial).is_none() && self.projects[&name].leaf.is_some() {
+                        vanished.insert(name.clone());
+                    }
                     changes.insert(name, None);
                     continue;
                 }
@@ -133,7 +137,7 @@ impl Following<'_> {
         let (absent, later, held) = (self.absent, BTreeSet::new(), held.into_values().collect());
         let stored = self.parked.into_values().map(|parked| parked.leaf).collect();
         let method = Method::Changelog;
-        Ok(Proposal { method, serial, counted: false, changes, stored, held, absent, report, later, missing })
+        Ok(Proposal { method, serial, counted: false, changes, stored, held, absent, vanished, report, later, missing })
     }
 
     /// Whether a project that is quarantined at `at` was so at the base, and nothing else is known of it since.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use strandline_model::{Held, HoldReason, ProjectName, Serial};
+use strandline_model::{Held, HoldReason, Method, ProjectName, Serial};
 
 use super::{Followed, Following, Holding};
 use crate::cut::{self, Base, Content};
@@ -37,7 +37,8 @@ impl Following<'_> {
     /// than it was held for.
     fn follow_from_leaf(&mut self, name: &ProjectName, needed: Serial) -> Result<(), SyncError> {
         let Followed { project, leaf: Some(leaf), .. } = &self.projects[name] else { return Ok(()) };
-        if !matches!(project.base, Base::Unknown(needs) if needs <= needed) {
+        let by_log = self.base.is_some_and(|base| base.snapshot.method == Method::Changelog);
+        if !by_log || !matches!(project.base, Base::Unknown(needs) if needs <= needed) {
             return Ok(());
         }
         let mut content = self.fetcher.base_content(leaf)?;

@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use strandline_model::{DisplayName, Held, Leaf, ProjectName, Serial, Timestamp};
+use strandline_model::{DisplayName, Held, Leaf, Method, ProjectName, Serial, Timestamp};
 use strandline_store::Recorded;
 use tokio::time::Instant;
 
@@ -326,7 +326,7 @@ impl Following<'_> {
             Some(leaf) => leaf.display.clone(),
             None => name.as_str().parse().expect("a normalised name is a name"),
         };
-        let validator = self.fetcher.base_validator(&name, leaf.as_ref())?;
+        let validator = self.fetcher.base_validator(&name, leaf.as_ref(), Method::Changelog)?;
         let held = held.iter().find(|held| held.name == name).cloned();
         let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.from };
         let serial = leaf.as_ref().map(|leaf| leaf.serial).max(needs).unwrap_or(Serial::ZERO);

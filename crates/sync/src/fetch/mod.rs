@@ -17,7 +17,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
-use strandline_model::{ClaimedSha256, Format, Held, HoldReason, Inputs, Leaf, ProjectName, Record, Unit, with_causes};
+use strandline_model::{
+    ClaimedSha256, Format, Held, HoldReason, Inputs, Leaf, Method, ProjectName, Record, Unit, with_causes,
+};
 use strandline_store::{Intake, Locked, Recorded, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
@@ -138,8 +140,17 @@ impl Fetcher {
         }
     }
 
-    /// With what to ask for a project's page, so that upstream may say that it is still the base's.
-    pub fn base_validator(&self, project: &ProjectName, leaf: Option<&Leaf>) -> Result<Option<Validator>, StoreError> {
+    /// With what to ask for a project's page, so that upstream may say that it is still the base's. Nothing, where the base was
+    /// found in another way: then all is read anew, so that nothing stays hidden that a cache hid from that one.
+    pub fn base_validator(
+        &self,
+        project: &ProjectName,
+        leaf: Option<&Leaf>,
+        method: Method,
+    ) -> Result<Option<Validator>, StoreError> {
+        if self.base.as_ref().is_none_or(|base| base.snapshot.method != method) {
+            return Ok(None);
+        }
         let Some((leaf, unit)) = leaf.and_then(|leaf| Some((leaf, leaf.unit?))) else { return Ok(None) };
         // Of a project that is held for its files, the page of the unit is not what the leaf says.
         if self.base_held(project).is_some_and(|held| held.reason.is_of_files() || held.at != leaf.serial) {

@@ -570,3 +570,35 @@ fn a_change_that_is_in_no_changelog_is_found_in_its_turn() {
     assert_eq!(world.list(), "7 Alpha:5 beta:7");
     stands(&world, 7);
 }
+
+#[test]
+fn what_the_log_says_is_gone_goes_however_much_it_is() {
+    let (world, script) = (World::new(), Script::new());
+    let names: Vec<_> = (0..30).map(|number| format!("p{number:02}")).collect();
+    for (number, name) in (1..).zip(&names) {
+        script.publish(name, Some(number), "1", &[]);
+        script.log([event(number, name, Action::Create)]);
+    }
+    let script = Arc::new(script);
+    let everything = Settings { selection: Selection::Everything, method: Some(Method::Changelog), ..settings(&[]) };
+    assert_eq!(world.sync(&script, &everything).unwrap().projects, 30);
+    for (number, name) in (31..).zip(&names[..29]) {
+        script.pages(name, [Reply::Missing]);
+        script.log([event(number, name, Action::RemoveProject)]);
+    }
+    assert_eq!(world.sync(&script, &everything).unwrap().projects, 1);
+
+    // What is not selected any more vanishes without a row, as in the double collect.
+    let (world, selected) = (World::new(), |names: &[String]| {
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        Settings { method: Some(Method::Changelog), ..settings(&names) }
+    });
+    for (number, name) in (60..).zip(&names) {
+        script.publish(name, Some(number), "1", &[]);
+        script.log([event(number, name, Action::Create)]);
+    }
+    world.sync(&script, &selected(&names)).unwrap();
+    let refused = world.sync(&script, &selected(&names[..19]));
+    assert!(matches!(refused, Err(SyncError::Drop { vanished: 11, listed: 30, .. })), "{refused:?}");
+    assert_eq!(world.sync(&script, &selected(&names[..20])).unwrap().projects, 20);
+}

@@ -11,6 +11,7 @@ mod double_collect;
 mod file_downloads;
 mod follow_changelog;
 mod held_for_files;
+mod how_it_is_followed;
 mod lacking_files;
 mod mirrors_of_two_kinds;
 mod power_failure;

@@ -174,6 +174,11 @@ impl Script {
         self.state().log.get_or_insert_default().extend(events);
     }
 
+    /// From now on there is no log; returns what was in it.
+    pub(crate) fn take_log(&self) -> Vec<Event> {
+        self.state().log.take().unwrap_or_default()
+    }
+
     /// These events, which are older than what the log has shown, come to light.
     pub(crate) fn insert(&self, events: impl IntoIterator<Item = Event>) {
         self.log(events);

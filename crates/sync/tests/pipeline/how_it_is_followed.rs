@@ -1,0 +1,113 @@
+//! How a mirror is followed is decided at its first sync, and changes only by configuration or where a selection outgrows the
+//! double collect. After a change nothing stays hidden that a cache hid before.
+
+use std::sync::Arc;
+
+use strandline_faultkit::{World, invariants};
+use strandline_model::Method;
+use strandline_sync::cut::Action;
+use strandline_sync::{Settings, SyncError};
+
+use crate::support::script::{Reply, Script, add, event, page, two};
+use crate::support::{Syncs as _, settings};
+
+/// An index of so many projects, with a log.
+fn index_of(count: u64) -> (Arc<Script>, Vec<String>) {
+    let script = Script::new();
+    let names: Vec<_> = (0..count).map(|number| format!("p{number:03}")).collect();
+    for (number, name) in (1..).zip(&names) {
+        script.publish(name, Some(number), "1", &[]);
+        script.log([event(number, name, Action::Create)]);
+    }
+    (Arc::new(script), names)
+}
+
+/// The first so many of the projects, followed as the program thinks best.
+fn auto(names: &[String]) -> Settings {
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    Settings { method: None, ..settings(&names) }
+}
+
+fn method(world: &World) -> Method {
+    let mirror = world.open().mirror(&strandline_faultkit::mirror()).unwrap().unwrap();
+    mirror.latest_verified().unwrap().unwrap().snapshot.method
+}
+
+#[test]
+fn a_log_that_is_not_there_for_a_moment_changes_nothing() {
+    let (world, (script, names)) = (World::new(), index_of(101));
+    world.sync(&script, &auto(&names)).unwrap();
+    assert_eq!(method(&world), Method::Changelog);
+    let before = invariants::essence(&world.root());
+    // A cache still shows the page of the first event, and only the log says that it is too old.
+    let mut log = script.take_log();
+    log.extend([event(102, "p000", two(Action::NewRelease)), event(103, "p001", two(Action::NewRelease))]);
+    script.publish("p001", Some(103), "1 2", &[]);
+    for _ in 0..2 {
+        let refused = world.sync(&script, &auto(&names));
+        assert!(matches!(refused, Err(SyncError::ChangelogGone { .. })), "{refused:?}");
+        assert_eq!(invariants::essence(&world.root()), before);
+    }
+    // The operator may say that there is none any more.
+    script.log(log);
+    script.publish("p000", Some(102), "1 2", &[]);
+    assert_eq!(world.sync(&script, &auto(&names)).unwrap().label.to_string(), "103");
+    assert_eq!((world.version("p000"), world.version("p001")), (Some("1 2".to_owned()), Some("1 2".to_owned())));
+    drop(script.take_log());
+    let collected = Settings { method: Some(Method::Collect), ..auto(&names) };
+    world.sync(&script, &collected).unwrap();
+    assert_eq!(method(&world), Method::Collect);
+    assert_eq!(world.sync(&script, &auto(&names)).unwrap().changed, 0);
+    assert_eq!(method(&world), Method::Collect);
+}
+
+#[test]
+fn an_index_without_a_log_is_collected_from_the_first_sync_on() {
+    let (world, (script, names)) = (World::new(), index_of(101));
+    let log = script.take_log();
+    world.sync(&script, &auto(&names)).unwrap();
+    assert_eq!(method(&world), Method::Collect);
+    script.asked();
+    // A log that is there later is not even asked for.
+    script.log(log);
+    world.sync(&script, &auto(&names)).unwrap();
+    assert_eq!(method(&world), Method::Collect);
+    assert!(!script.asked().contains(&"log".to_owned()));
+}
+
+#[test]
+fn a_selection_that_outgrows_the_double_collect_is_followed_by_the_log() {
+    let (world, (script, names)) = (World::new(), index_of(202));
+    for (count, expected) in
+        [(90, Method::Collect), (150, Method::Collect), (201, Method::Changelog), (150, Method::Changelog)]
+    {
+        let asked = Settings { accept_drop: true, ..auto(&names[..count]) };
+        assert_eq!(world.sync(&script, &asked).unwrap().projects, count as u64);
+        assert_eq!(method(&world), expected, "{count} projects");
+    }
+}
+
+#[test]
+fn what_a_cache_hid_from_the_collect_is_found_by_the_log() {
+    let (world, (script, names)) = (World::new(), index_of(5));
+    let as_collected = Settings { method: Some(Method::Collect), ..auto(&names) };
+    let by_the_log = Settings { method: Some(Method::Changelog), ..auto(&names) };
+    let tagged = |number, versions| Reply::Page(page("p000", Some(number), versions, &[]), Some("\"tag\""));
+    script.pages("p000", [tagged(1, "1")]);
+    world.sync(&script, &as_collected).unwrap();
+    // The cache goes on answering with the old page and its tag, while another project's event has a greater serial.
+    script.log([event(6, "p000", add("p000-2.tar.gz")), event(7, "p001", two(Action::NewRelease))]);
+    script.publish("p001", Some(7), "1 2", &[]);
+    assert_eq!(world.sync(&script, &as_collected).unwrap().label.to_string(), "7");
+    assert_eq!(world.version("p000").unwrap(), "1");
+    script.publish("p000", Some(6), "1 2", &[("p000-2.tar.gz", b"two")]);
+    world.sync(&script, &by_the_log).unwrap();
+    assert_eq!(world.version("p000").unwrap(), "1 2");
+
+    // And the other way round: the log's page is not believed for its tag.
+    script.pages("p000", [Reply::Page(page("p000", Some(6), "1 2", &[("p000-2.tar.gz", b"two")]), Some("\"new\""))]);
+    world.sync(&script, &by_the_log).unwrap();
+    script.asked();
+    world.sync(&script, &as_collected).unwrap();
+    assert!(script.asked().contains(&"page p000".to_owned()));
+}
