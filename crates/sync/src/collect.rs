@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::fetch::{Fetched, each};
 use crate::progress::Progress;
 use crate::upstream::{Answer, Page, Validator, Way};
-use crate::{Fetcher, OnBroken, Proposal, Selection, SyncError, Whole};
+use crate::{Fetcher, Logged, OnBroken, Proposal, Selection, SyncError, Whole};
 
 /// What is known of a selected project.
 #[derive(Debug, Clone)]
@@ -181,7 +181,8 @@ async fn whole(
     fetched.go_on_without_files();
     let Fetched { content, whole, .. } = fetched;
     let (display, serial) = (page.record.seen().display.clone(), page.serial);
-    Ok((Whole { display, serial, content, validator: validator.filter(|_| whole), earlier: None }, fault))
+    let (validator, logged) = (validator.filter(|_| whole), Logged::Yes);
+    Ok((Whole { display, serial, content, validator, logged, earlier: None }, fault))
 }
 
 /// A project as the snapshot has it: where files of it cannot be had, it may be held, and readers get what they got before.

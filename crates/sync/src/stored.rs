@@ -85,8 +85,21 @@ pub struct Whole {
     pub content: Content<Stored>,
     /// With what to ask whether its page is still the same.
     pub validator: Option<Validator>,
+    /// Whether the log tells how it came to be so.
+    pub logged: Logged,
     /// What readers get as long as it is held for its files; `None` where they get the content.
     pub earlier: Option<Earlier>,
+}
+
+/// Whether the log tells how a project came to be what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logged {
+    /// It does, or the page was read as a first sync reads it.
+    Yes,
+    /// Only a page does: it is logged if it was so far, and its told part is the base's.
+    IfSame,
+    /// It was unlogged, and no event has come that ends that.
+    No,
 }
 
 /// What readers get of a project whose newest files cannot be had.

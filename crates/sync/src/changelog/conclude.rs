@@ -2,13 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use strandline_model::{Held, Method, ProjectName, Serial, Status, with_causes};
+use strandline_model::{Held, Method, ProjectName, Serial, Status, Timestamp, with_causes};
 use strandline_store::CutReport;
 
 use super::{Followed, Following, Holding, back};
 use crate::cut::{self, Base, Content, State};
-use crate::{Proposal, Stored, SyncError, Whole};
+use crate::{Logged, Proposal, Stored, SyncError, Whole};
+
+/// How long after a change without an event an event has to come for the project to be logged again: mirrors that have not seen the
+/// change by then have it from the page of that event, or from their sweeps.
+const UNLOGGED_FOR: Duration = Duration::from_secs(30 * 86_400);
 
 impl Following<'_> {
     /// Takes a cut that was found; if it is not complete, returns also the error that says why. Fails with that error
@@ -118,7 +123,8 @@ impl Following<'_> {
             };
             let validator = followed.validator.clone().filter(|_| shown);
             let display = self.display_name(&name, serial);
-            let whole = Whole { display, serial: Some(at), content, validator, earlier };
+            let logged = self.logged(&name, serial)?;
+            let whole = Whole { display, serial: Some(at), content, validator, logged, earlier };
             changes.insert(name, Some(Arc::new(whole)));
         }
         for (name, hold) in due {
@@ -138,6 +144,27 @@ impl Following<'_> {
         let stored = self.parked.into_values().map(|parked| parked.leaf).collect();
         let method = Method::Changelog;
         Ok(Proposal { method, serial, counted: false, changes, stored, held, absent, vanished, report, later, missing })
+    }
+
+    /// Whether the log tells how a project came to be what it is at `at`. An unlogged one is so until its first event that changes
+    /// pages and is late enough; one that a rebuild read back, until its page was read as a first sync reads it.
+    fn logged(&self, name: &ProjectName, at: Serial) -> Result<Logged, SyncError> {
+        let Followed { project, leaf: Some(leaf), swept, .. } = &self.projects[name] else { return Ok(Logged::Yes) };
+        let changes = self.log.of(name).iter().filter(|change| change.serial > self.from && change.serial <= at);
+        let changes: Vec<_> = changes.collect();
+        // The page alone was believed: that of the sweep, or of a project that was to be read again.
+        let by_page = changes.is_empty() && (*swept || matches!(project.base, Base::Unknown(Serial::ZERO)));
+        let by_log = self.base.is_some_and(|base| base.snapshot.method == Method::Changelog);
+        let since = if leaf.logged { None } else { self.fetcher.mirror.unlogged_since(name)? };
+        let ends = |since: Timestamp| changes.iter().any(|change| change.time.since(since) >= UNLOGGED_FOR);
+        Ok(match (leaf.logged, since) {
+            (true, _) if by_page && by_log => Logged::IfSame,
+            (true, _) => Logged::Yes,
+            (false, None) if matches!(project.base, Base::Unknown(_)) => Logged::Yes,
+            (false, Some(since)) if ends(since) => Logged::Yes,
+            (false, Some(_)) if by_page => Logged::IfSame,
+            (false, _) => Logged::No,
+        })
     }
 
     /// Whether a project that is quarantined at `at` was so at the base, and nothing else is known of it since.

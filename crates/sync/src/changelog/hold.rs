@@ -9,7 +9,7 @@ use super::{Followed, Following, Holding};
 use crate::cut::{self, Base, Content};
 use crate::fetch::go_on_without;
 use crate::stored::Earlier;
-use crate::{Fetcher, Stored, SyncError, Whole};
+use crate::{Fetcher, Logged, Stored, SyncError, Whole};
 
 impl Following<'_> {
     /// The projects that were held for their pages at the base and still lack the page that they need: the sync does not wait for
@@ -131,7 +131,8 @@ impl Following<'_> {
         let kept = earlier.as_ref().map_or(leaf.serial, Earlier::serial);
         if content != good || earlier.is_some() {
             let (display, serial) = (followed.display.clone(), Some(leaf.serial));
-            let whole = Whole { display, serial, content, validator: None, earlier };
+            let logged = if leaf.logged { Logged::Yes } else { Logged::No };
+            let whole = Whole { display, serial, content, validator: None, logged, earlier };
             changes.insert(name.clone(), Some(Arc::new(whole)));
         }
         Ok(kept)

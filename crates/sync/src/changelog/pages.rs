@@ -11,7 +11,7 @@ use crate::cut::Seen;
 use crate::fetch::{Fetched, LackingFiles, each};
 use crate::progress::Progress;
 use crate::upstream::{Answer, Validator, Way};
-use crate::{FetchError, Fetcher, Stored, SyncError, Whole};
+use crate::{FetchError, Fetcher, Logged, Stored, SyncError, Whole};
 
 impl Following<'_> {
     /// Asks for the pages of held projects in all other ways, where the usual one does not lead to the page that is
@@ -104,7 +104,10 @@ impl Following<'_> {
                     let validator = validator.clone().filter(|_| age == 0);
                     let (display, content) = (self.display_name(name, self.head()), content.clone());
                     let serial = Some(*serial);
-                    pages.push((name.clone(), Whole { display, serial, content, validator, earlier: None }));
+                    pages.push((
+                        name.clone(),
+                        Whole { display, serial, content, validator, logged: Logged::Yes, earlier: None },
+                    ));
                 }
             }
         }

@@ -1,12 +1,12 @@
 //! From what was fetched to the units of a snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 use strandline_model::{
-    ClaimedSha256, DisplayName, Entry, Inputs, Leaf, Mirrored, ProjectName, Record, RecordBodies, Rendered, Serial,
-    Sha256, Shown, Source, Unit, show,
+    ClaimedSha256, DisplayName, Entry, Inputs, Leaf, Mirrored, ProjectName, Record, RecordBodies, RecordId, Rendered,
+    Serial, Sha256, Shown, Source, Unit, show,
 };
 use strandline_store::{DraftUnit, StoreError, Validation};
 use tokio::task::block_in_place;
@@ -14,7 +14,7 @@ use tokio::task::block_in_place;
 use super::error::unusable;
 use super::{FetchError, Fetcher};
 use crate::cut::Content;
-use crate::stored::{self, Earlier, Stored, Whole};
+use crate::stored::{self, Earlier, Logged, Stored, Whole};
 use crate::upstream::Validator;
 use crate::{Selection, SyncError};
 
@@ -27,6 +27,8 @@ pub(crate) struct Finished {
     /// What decides what of the records is shown.
     pub(crate) inputs: Inputs,
     pub(crate) validations: Vec<Validation>,
+    /// The projects whose told part changed without an event.
+    pub(crate) unlogged: BTreeSet<ProjectName>,
 }
 
 impl Fetcher {
@@ -41,22 +43,25 @@ impl Fetcher {
             let inputs = self.inputs(&changes)?;
             let one = |(project, change): (ProjectName, Option<Arc<Whole>>)| {
                 let base = self.base_leaf(&project)?;
-                let Some(whole) = change else { return Ok((base.map(|_| (project, None)), None)) };
+                let Some(whole) = change else { return Ok((base.map(|_| (project, None)), None, None)) };
                 let unit = self.unit(&project, serial, &whole, base.as_ref(), &inputs)?;
                 let leaf = unit.leaf();
                 let validation = whole.validator.clone().zip(leaf.unit);
                 let validation =
                     validation.map(|(Validator(tag), unit)| Validation { project: project.clone(), unit, tag });
+                let unlogged = whole.logged == Logged::IfSame && !is_told_as(base.as_ref(), unit.record);
+                let unlogged = unlogged.then(|| project.clone());
                 let same = base.is_some_and(|base| base == leaf);
-                Ok::<_, SyncError>(((!same).then_some((project, Some(unit))), validation))
+                Ok::<_, SyncError>(((!same).then_some((project, Some(unit))), validation, unlogged))
             };
-            let (mut units, mut validations) = (BTreeMap::new(), Vec::new());
-            for (unit, validation) in changes.into_par_iter().map(one).collect::<Result<Vec<_>, _>>()? {
+            let (mut units, mut validations, mut unlogged) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+            for (unit, validation, name) in changes.into_par_iter().map(one).collect::<Result<Vec<_>, _>>()? {
                 units.extend(unit);
                 validations.extend(validation);
+                unlogged.extend(name);
             }
             self.land()?;
-            Ok(Finished { units, inputs, validations })
+            Ok(Finished { units, inputs, validations, unlogged })
         })
     }
 
@@ -133,7 +138,8 @@ impl Fetcher {
             let (unit, bodies, listed) = self.shown(&record, serial, &whole.content, counted, inputs)?;
             let serial = unit.source().map_or(serial, |source| source.serial);
             let (unit, record, bodies) = (Some(unit), bodies.id(), vec![bodies]);
-            return Ok(DraftUnit { unit, record, bodies, serial, display, listed, logged: true });
+            let logged = is_logged(whole.logged, base, record);
+            return Ok(DraftUnit { unit, record, bodies, serial, display, listed, logged });
         };
         let newest = record.to_bodies();
         let (record, mut bodies, mut unit, mut listed) = (newest.id(), vec![newest], None, false);
@@ -143,7 +149,8 @@ impl Fetcher {
             bodies.push(of_earlier);
             (unit, listed) = (Some(shown), is_listed);
         }
-        Ok(DraftUnit { unit, record, bodies, serial, display, listed, logged: true })
+        let logged = is_logged(whole.logged, base, record);
+        Ok(DraftUnit { unit, record, bodies, serial, display, listed, logged })
     }
 
     /// What readers get of a record, the record's bodies, and whether the root lists name it. `counted` is the base's line where the
@@ -229,6 +236,19 @@ impl Fetcher {
             return display.clone();
         }
         base.map(|leaf| &leaf.display).or(configured).unwrap_or(display).clone()
+    }
+}
+
+/// Whether upstream tells of a project what the base says that it told.
+fn is_told_as(base: Option<&Leaf>, record: RecordId) -> bool {
+    base.is_none_or(|leaf| leaf.record.is_some_and(|known| known.told == record.told))
+}
+
+fn is_logged(logged: Logged, base: Option<&Leaf>, record: RecordId) -> bool {
+    match logged {
+        Logged::Yes => true,
+        Logged::IfSame => base.is_none_or(|leaf| leaf.logged) && is_told_as(base, record),
+        Logged::No => false,
     }
 }
 

@@ -21,3 +21,4 @@ mod purge;
 mod quarantine;
 mod raised_renderer;
 mod support;
+mod unlogged;
