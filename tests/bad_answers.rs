@@ -1,5 +1,6 @@
 //! Upstream answers badly, in one way at a time: the sync says so, readers see what they saw, nothing is left behind,
-//! and when upstream is right again the mirror is what it would have been.
+//! and when upstream is right again the mirror is what it would have been. A broken project is to stop everything here, so that a
+//! file does, too; `held_projects.rs` has what becomes of a file otherwise.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

@@ -224,7 +224,9 @@ fn a_file_that_is_missing_or_wrong_is_the_only_thing_not_shown() {
                 .says(&[&format!("`{file}` of `victim` is not shown: upstream does not give it")]);
             assert_eq!(lacking_at(&world), upstreams(&world, "victim"));
             assert_eq!(live(&world, "good"), upstreams(&world, "good"));
-            assert_eq!(world.log()[0]["held"], json!([]));
+            let newest = world.log().remove(0);
+            assert_eq!((&newest["held"], &newest["lacking"]), (&json!([]), &json!(1)));
+            assert!(world.done(&["log", "pypi"]).lines().next().unwrap().ends_with(" 1 lacking"));
             let status = world.run(&["status"]).ended(4);
             let line = format!("lacking    victim: {file}: upstream does not give it");
             assert!(status.out.contains(&line), "there is no `{line}`:\n{}", status.out);
@@ -268,6 +270,44 @@ fn a_project_of_which_no_file_can_be_had_is_held() {
         world.upstream.clear_faults();
         is_whole(&world);
     }
+}
+
+#[test]
+fn until_hold_after_readers_get_what_they_got_and_the_tree_goes_on() {
+    let world = synced(&["good", "victim"], "source = \"warehouse\"");
+    let before = live(&world, "victim").unwrap();
+    let needs = release(&world, "victim", "2.0");
+    let fresh = release(&world, "fresh", "1.0");
+    let file = wheel("victim", "2.0", 1).filename;
+    for path in [newest_file(&world, "victim"), newest_file(&world, "fresh")] {
+        gone(&world.upstream, &path);
+    }
+    let at = before.0;
+    for _ in 0..2 {
+        world.run(&["sync"]).ended(4).says(&[
+            &format!("`victim` is held at serial {at} and needs {needs}"),
+            &format!("`fresh` is held at serial 0 and needs {fresh}"),
+            "(file-missing)",
+        ]);
+        assert_eq!((live(&world, "victim").as_ref(), live(&world, "fresh")), (Some(&before), None));
+        let newest = world.log().remove(0);
+        assert_eq!((text(&newest["serial"]), &newest["lacking"]), (fresh.to_string(), &json!(0)));
+    }
+    let shown = world.done(&["show", "pypi", "victim"]);
+    for line in [
+        format!("(its own last change: {needs})"),
+        format!("held (file-missing): readers get what it was at serial {at}"),
+        format!("{file}\tnot shown: its project is held"),
+    ] {
+        assert!(shown.contains(&line), "there is no `{line}`:\n{shown}");
+    }
+    let shown = world.done(&["show", "pypi", "fresh"]);
+    assert!(shown.contains("unit -") && shown.contains("no list names it"), "{shown}");
+    world.done(&["verify", "--data"]);
+    world.done(&["gc"]);
+    world.upstream.clear_faults();
+    is_whole(&world);
+    world.done(&["diff", "pypi", &at.to_string(), &world.newest()]);
 }
 
 #[test]

@@ -27,7 +27,7 @@ impl Proxied {
         let (world, host) = (World::new(index, ""), far_host());
         world.upstream.file_base(&format!("http://{host}"));
         let configuration = format!(
-            "store = \"store\"\n[mirror.pypi]\nupstream = \"http://{host}/simple/\"\nprojects = [\"six\"]\ndrain = \"0s\"\n"
+            "store = \"store\"\n[mirror.pypi]\nupstream = \"http://{host}/simple/\"\nprojects = [\"six\"]\ndrain = \"0s\"\non-broken = \"freeze\"\n"
         );
         fs::write(world.path("strandline.toml"), configuration).unwrap();
         Self { world, host }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use strandline_testkit::World as Index;
+use strandline_testkit::{Fault, On, Rule, World as Index};
 
 use crate::support::tools::{b3sum, isolate, program, upload_real};
 use crate::support::world::{Run, World, text, tree_of, wheel};
@@ -154,6 +154,42 @@ fn the_ids_can_be_recomputed_after_a_purge() {
     assert_eq!(files, [1, 2, 3]);
     // Upstream told the same all the time.
     assert!(log.iter().all(|line| line["state"] == log[0]["state"]), "{log:?}");
+}
+
+/// Of a project whose files cannot be had, the tree has the newest record, and the unit an earlier one or there is none.
+#[test]
+fn the_ids_can_be_recomputed_while_projects_are_held_for_their_files() {
+    let mut index = Index::new();
+    for project in ["good", "old"] {
+        index.upload(project, &wheel(project, "1.0", 1));
+    }
+    let world = World::patient(index, "1s", "source = \"warehouse\"");
+    world.done(&["sync"]);
+    for (project, version) in [("old", "2.0"), ("new", "1.0")] {
+        world.upstream.world().upload(project, &wheel(project, version, 1));
+        let path = world.upstream.world().project(project).unwrap().files.last().unwrap().url_path.clone();
+        world.upstream.fault(Rule::new(On::Path(path), Fault::Gone));
+    }
+    world.run(&["sync"]).ended(4);
+    let held = recomputed(&world, &["--store", "store"], &world.log()[0]);
+    is_in_the_view(&world, &held, true);
+    let counts = ["projects", "listed", "records", "units", "files"].map(|of| held.count(of));
+    assert_eq!(counts, [3, 2, 4, 2, 2], "both records of `old` are there, and `new` has no unit");
+    // The line `held` is what allows that.
+    let id = text(&world.log()[0]["id"]);
+    let snapshot = world.done(&["show", "--raw", &id]);
+    let line = snapshot.lines().find(|line| line.starts_with("held old ")).unwrap();
+    let at = line.split(' ').nth(3).unwrap();
+    let without = format!("{line}\n");
+    let elsewhere = line.replacen(&format!(" {at} "), " 0 ", 1);
+    for (truth, lie, said) in [(without.as_str(), "", "it is made from "), (line, elsewhere.as_str(), "held at 0")] {
+        let path = world.path("forged");
+        fs::write(&path, snapshot.replacen(truth, lie, 1)).unwrap();
+        let forged = b3sum(&path);
+        let shell = "if [ \"$2\" = \"$0\" ]; then cat forged; else \"$1\" show --raw \"$2\"; fi";
+        let run = check(&world, &[], &forged, &["sh", "-c", shell, &forged, STRANDLINE]).ended(1);
+        assert!(run.out.contains(said), "{}", run.out);
+    }
 }
 
 /// A mirror of one project.

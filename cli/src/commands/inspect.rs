@@ -1,12 +1,15 @@
 //! `log`, `diff` and `show`.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use indicatif::HumanBytes;
 use serde_json::json;
 use strandline_model::trie::Change;
-use strandline_model::{Blake3, DisplayName, Leaf, MirrorName, RecordId, Snapshot, Unit};
+use strandline_model::{
+    Blake3, ClaimedSha256, DisplayName, Held, Leaf, MirrorName, ProjectName, RecordId, Snapshot, Unit,
+};
 use strandline_store::{Mirror, Recorded, SelectError, Store, StoreError};
 
 use super::{known, open, purge, say};
@@ -33,11 +36,17 @@ fn say_snapshots(store: &Store, kept: &Mirror, json: bool) -> Result<(), Failure
     let live = kept.view_state()?.map(|state| state.snapshot);
     let pins = store.pins()?;
     let superseded = kept.superseded()?;
+    // Most snapshots have the inputs of the one before.
+    let mut counted = HashMap::new();
     for Recorded { id, snapshot, verified, missed } in kept.snapshots()? {
         let (published, pinned) = (live == Some(id), pins.contains(&id));
         let Snapshot { label, time, listed, held, .. } = &snapshot;
         let instead = superseded.get(&id).map(|new| store.recorded(*new)).transpose()?;
         let instead = instead.map(|new| new.snapshot.label);
+        let lacking = match counted.entry(snapshot.inputs) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => *new.insert(store.inputs(&snapshot)?.lacking.len()),
+        };
         if json {
             let Snapshot { tree, state, follow, inputs, cutoff, method, projects, parent, .. } = &snapshot;
             say!(
@@ -47,7 +56,7 @@ fn say_snapshots(store: &Store, kept: &Mirror, json: bool) -> Result<(), Failure
                     "follow": follow, "inputs": inputs, "cutoff": cutoff, "method": method,
                     "projects": projects, "listed": listed, "parent": parent,
                     "verified": verified, "published": published, "pinned": pinned, "missed_late_event": missed, "held": held,
-                    "superseded_by": instead,
+                    "lacking": lacking, "superseded_by": instead,
                 })
             );
         } else {
@@ -56,8 +65,9 @@ fn say_snapshots(store: &Store, kept: &Mirror, json: bool) -> Result<(), Failure
             let unverified = if verified { "" } else { " not verified" };
             let missed = if missed { " lacks an event that came to light late" } else { "" };
             let held = if held.is_empty() { String::new() } else { format!(" {} held", held.len()) };
+            let lacking = if lacking == 0 { String::new() } else { format!(" {lacking} lacking") };
             let instead = instead.map_or_else(String::new, |instead| format!(" {instead} is served in its place"));
-            say!("{label}\t{time}\t{listed} projects\t{id}{mark}{pinned}{unverified}{missed}{held}{instead}");
+            say!("{label}\t{time}\t{listed} projects\t{id}{mark}{pinned}{unverified}{missed}{held}{lacking}{instead}");
         }
     }
     Ok(())
@@ -156,20 +166,15 @@ pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>)
     if !logged {
         say!("  it was read without the log, so it may differ from another mirror's");
     }
+    let held = snapshot.held.iter().find(|held| held.name == name);
+    if let Some(Held { reason, at, .. }) = held {
+        say!("  held ({reason}): readers get what it was at serial {at}");
+    }
     let unit = unit.map(|unit| store.unit(unit)).transpose()?;
     for entry in unit.iter().flat_map(Unit::entries) {
         say!("  {}\t{}\tsha256:{}", entry.path, HumanBytes(entry.size), entry.sha256);
     }
-    let inputs = store.inputs(&snapshot)?;
-    if let Some(record) = record.map(|record| store.record(record)).transpose()? {
-        for file in record.files() {
-            if let Some(why) = inputs.hides(&name, file) {
-                let (file, told, _) = file;
-                let sha256 = told.sha256.map_or_else(|| "-".to_owned(), |sha256| sha256.to_string());
-                say!("  {}\tnot shown: {why}\tsha256:{sha256}", file.as_str());
-            }
-        }
-    }
+    say_hidden(&store, &snapshot, (&name, record), unit.as_ref())?;
     let skipped = store.mirror(&mirror)?.map(|mirror| mirror.skipped_of(&name)).transpose()?.unwrap_or_default();
     if skipped.count > 0 {
         say!("  {} of its page cannot be used, as it was read last:", skipped.count);
@@ -178,6 +183,37 @@ pub(crate) fn show(config: &Config, mirror: &str, project: Option<&DisplayName>)
         }
     }
     Ok(Exit::Done)
+}
+
+/// The files of a project that readers do not get, each with the reason: those of the record that they get, and those of the newest.
+fn say_hidden(
+    store: &Store,
+    snapshot: &Snapshot,
+    (name, newest): (&ProjectName, Option<RecordId>),
+    unit: Option<&Unit>,
+) -> Result<(), Failure> {
+    let inputs = store.inputs(snapshot)?;
+    let shown = unit.and_then(Unit::source).map(|source| source.record);
+    let records: BTreeSet<_> = newest.into_iter().chain(shown).collect();
+    let entries = unit.into_iter().flat_map(Unit::entries);
+    let here: BTreeSet<(_, ClaimedSha256)> =
+        entries.map(|entry| (entry.path.file_name(), entry.sha256.into())).collect();
+    let mut files = BTreeMap::new();
+    for record in records {
+        let record = store.record(record)?;
+        for file in record.files() {
+            let (filename, told, _) = file;
+            let is_shown = told.sha256.is_some_and(|sha256| here.contains(&(filename.as_str(), sha256)));
+            let why = inputs.hides(name, file).map(|why| why.to_string());
+            let why = why.or((!is_shown).then(|| "its project is held".to_owned()));
+            files.extend(why.map(|why| ((filename.as_str().to_owned(), told.sha256), why)));
+        }
+    }
+    for ((file, sha256), why) in files {
+        let sha256 = sha256.map_or_else(|| "-".to_owned(), |sha256| sha256.to_string());
+        say!("  {file}\tnot shown: {why}\tsha256:{sha256}");
+    }
+    Ok(())
 }
 
 /// A mirror of the configuration and what was asked of it: `MIRROR@SERIAL`, or `MIRROR` alone.

@@ -35,8 +35,9 @@ fn unit(number: u64, files: Range<u64>) -> Result<DraftUnit, Failure> {
     let (name, serial) = (display.normalise(), Serial::try_from(number + 1)?);
     let entries = files.map(|file| entry(number, file)).collect::<Result<Vec<_>, _>>()?;
     let bodies = record(&display, &entries)?.to_bodies();
-    let unit = Unit::new(name, Source { record: bodies.id(), serial, renderer: 1 }, entries)?;
-    Ok(DraftUnit { unit, bodies: Some(bodies), serial, display, listed: true, logged: true })
+    let record = bodies.id();
+    let unit = Some(Unit::new(name, Source { record, serial, renderer: 1 }, entries)?);
+    Ok(DraftUnit { unit, record, bodies: vec![bodies], serial, display, listed: true, logged: true })
 }
 
 /// What upstream says of a project of these files.
@@ -69,7 +70,8 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
         let mut pages = Vec::new();
         for number in begin..units.min(begin + AT_ONCE) {
             let draft = unit(number, 0..files)?;
-            blobs.extend(draft.unit.entries().iter().map(|entry| (entry.blob, entry.sha256)));
+            let entries = draft.unit.iter().flat_map(Unit::entries);
+            blobs.extend(entries.map(|entry| (entry.blob, entry.sha256)));
             leaves.push(draft.leaf());
             pages.push((draft, None));
         }
@@ -86,7 +88,7 @@ pub fn fill(directory: &Path, units: u64, files: u64) -> Result<(), Failure> {
     let changed = (0..units).step_by(apart).zip(1..=CHANGED);
     let changes = changed.map(|(number, after)| {
         let lesser = DraftUnit { serial: Serial::try_from(units + after)?, ..unit(number, 1..files)? };
-        Ok((lesser.unit.name().clone(), Some(lesser)))
+        Ok((lesser.display.normalise(), Some(lesser)))
     });
     let changes: BTreeMap<_, _> = changes.collect::<Result<_, Failure>>()?;
     let serial = Serial::try_from(units + u64::try_from(changes.len())?)?;

@@ -25,9 +25,9 @@ pub fn draft_unit(display: DisplayName, serial: Serial, entries: Vec<Entry>) -> 
     let seen = Seen { files: seen, ..Seen::of(display.clone(), Form::Json) };
     let record = Record::new(Told { name: name.clone(), quarantined: false, files: told }, seen);
     let bodies = record.expect("both parts name the same files").to_bodies();
-    let unit =
-        Unit::new(name, Source { record: bodies.id(), serial, renderer: 1 }, entries).expect("each path is there once");
-    DraftUnit { unit, bodies: Some(bodies), serial, display, listed: true, logged: true }
+    let id = bodies.id();
+    let unit = Unit::new(name, Source { record: id, serial, renderer: 1 }, entries).expect("each path is there once");
+    DraftUnit { unit: Some(unit), record: id, bodies: vec![bodies], serial, display, listed: true, logged: true }
 }
 
 /// A draft with these changes, and with nothing beside them.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use strandline_durable::{Disk, LockError};
-use strandline_model::{Blake3, MirrorName, Sha256, Snapshot, Unit};
+use strandline_model::{Blake3, Entry, Leaf, MirrorName, Serial, Sha256, Snapshot, Unit};
 use strandline_store::{Recorded, Store, StoreError, Wait, verify};
 
 use crate::{mirror, now};
@@ -218,10 +218,9 @@ fn check_snapshot(root: &Path, store: &Arc<Store>, snapshot: &Snapshot) -> BTree
     assert_eq!(leaves.len() as u64, snapshot.projects);
     assert_eq!(leaves.iter().filter(|leaf| leaf.listed).count() as u64, snapshot.listed);
     for leaf in leaves {
-        // A record is there, whole, and the unit shows it.
-        let unit = leaf.unit.map(|unit| store.unit(unit).unwrap());
-        assert_eq!(unit.as_ref().and_then(Unit::source).map(|source| source.record), leaf.record, "invariant 2");
         leaf.record.map(|record| store.record(record).unwrap());
+        let unit = leaf.unit.map(|unit| store.unit(unit).unwrap());
+        shows_its_record(store, snapshot, &leaf, unit.as_ref());
         for entry in unit.iter().flat_map(Unit::entries) {
             let name = entry.blob.to_string();
             let blob = root.join("blobs").join(&name[..2]).join(&name[2..]);
@@ -243,6 +242,38 @@ fn check_snapshot(root: &Path, store: &Arc<Store>, snapshot: &Snapshot) -> BTree
         }
     }
     files
+}
+
+/// A unit shows its record by the snapshot's inputs: that of the leaf, or of a held project perhaps an earlier one, whose serial
+/// the line `held` has. Both records are there, whole.
+fn shows_its_record(store: &Arc<Store>, snapshot: &Snapshot, leaf: &Leaf, unit: Option<&Unit>) {
+    let (name, source) = (&leaf.name, unit.map(|unit| unit.source().unwrap()));
+    let (shown, of_leaf) =
+        (source.map(|source| (source.record, source.serial)), leaf.record.map(|of| (of, leaf.serial)));
+    match snapshot.held.iter().find(|held| held.name == *name) {
+        Some(held) => {
+            assert_eq!(source.map_or(Serial::ZERO, |source| source.serial), held.at, "invariant 2: {name} is held");
+            let is_free = held.reason.is_of_files() || held.at != leaf.serial;
+            assert!(is_free || shown == of_leaf, "invariant 2: {name} is held for its page");
+        }
+        None => assert_eq!(shown, of_leaf, "invariant 2: {name}"),
+    }
+    let (Some(unit), Some(source)) = (unit, source) else { return };
+    let (record, inputs) = (store.record(source.record).unwrap(), store.inputs(snapshot).unwrap());
+    for of_record in record.files() {
+        let (file, told, _) = of_record;
+        let is = |entry: &Entry| {
+            entry.path.file_name() == file.as_str()
+                && told.sha256.is_none_or(|sha256| sha256.confirm(entry.sha256).is_ok())
+        };
+        let hidden = inputs.hides(name, of_record);
+        assert_eq!(
+            unit.entries().iter().any(is),
+            hidden.is_none(),
+            "invariant 2: {} of {name}: {hidden:?}",
+            file.as_str()
+        );
+    }
 }
 
 /// 3. `live` only ever points to a complete tree of a verified snapshot: the serial of the one that the live tree is, file

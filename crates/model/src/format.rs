@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{ClaimedSha256, DisplayName, FileName, Leaf, MirrorName, Mirrored, ProjectName, Serial, TreePath};
+use crate::{ClaimedSha256, DisplayName, FileName, Held, Leaf, MirrorName, Mirrored, ProjectName, Serial, TreePath};
 
 /// Tells which files belong to which release.
 pub trait Releases {
@@ -85,14 +85,24 @@ pub struct ListedProject {
     pub name: ProjectName,
     /// Its name as its owner writes it.
     pub display: DisplayName,
-    /// The serial of its last change.
+    /// The serial that stands on its pages: mostly that of its last change.
     pub serial: Serial,
 }
 
 impl ListedProject {
-    /// What the root lists say of a project; `None` where they do not name it.
+    /// What the root lists say of a project that is not held; `None` where they do not name it.
     pub fn of(leaf: Leaf) -> Option<Self> {
         leaf.listed.then_some(Self { name: leaf.name, display: leaf.display, serial: leaf.serial })
+    }
+
+    /// Gives the projects of a list, sorted by name, that are held the serials of the pages that readers get: a page and its line
+    /// of a list never disagree.
+    pub fn hold(listed: &mut [Self], held: &[Held]) {
+        for Held { name, at, .. } in held {
+            if let Ok(position) = listed.binary_search_by(|project| project.name.cmp(name)) {
+                listed[position].serial = *at;
+            }
+        }
     }
 }
 

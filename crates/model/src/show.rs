@@ -1,26 +1,29 @@
 //! What readers get of a record.
 //!
-//! [`show`] is a pure function of the record and the [`Inputs`], so anyone who has both can repeat it.
+//! [`show`] is a pure function of the record, the serial and the [`Inputs`], so anyone who has these can repeat it. The cutoff of
+//! a snapshot decides nothing yet: it will hide a file that was uploaded later, as soon as there are rules that let files wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::text::{Lines, require_canonical};
 use crate::unit::line;
-use crate::{BadBody, Blake3, ClaimedSha256, FileName, ProjectName, Record, Releases, SeenFile, ToldFile, is_skipped};
+use crate::{
+    BadBody, Blake3, ClaimedSha256, FileName, ProjectName, Record, Releases, SeenFile, Serial, ToldFile, is_skipped,
+};
 
 const FORMAT: &str = "strandline-inputs 2";
 const KIND: &str = "inputs";
 
 /// Everything that decides what of a record is shown, besides the record. A snapshot names it by the BLAKE3 of its canonical
-/// bytes: the line `strandline-inputs 2`, then `lacking PROJECT FILENAME SHA256` for each file that upstream does not give (`-` in
-/// place of a digest that upstream does not say), then `withdrawn SHA256` for each file that an operator has withdrawn; each kind
-/// is sorted by bytes.
+/// bytes: the line `strandline-inputs 2`, then `lacking PROJECT FILENAME SHA256` for each file that upstream does not give (SHA256 is
+/// `-` where upstream does not say it), then `withdrawn SHA256` for each file that an operator has withdrawn; each kind is sorted
+/// by bytes.
 ///
 /// No person, path or address stands in it: it is public where a mirror is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Inputs {
-    /// Files that cannot be had and are shown no more, by project and name, with what upstream says they are.
+    /// Files that cannot be had and are shown no more, by project and name, with what upstream says that they are.
     pub lacking: BTreeMap<(ProjectName, FileName), Option<ClaimedSha256>>,
     /// Files that an operator has withdrawn, whatever their names.
     pub withdrawn: BTreeSet<ClaimedSha256>,
@@ -32,8 +35,11 @@ impl Inputs {
         let mut out = String::new();
         line(&mut out, format_args!("{FORMAT}"));
         for ((project, filename), sha256) in &self.lacking {
-            let sha256 = sha256.map_or_else(|| "-".to_owned(), |sha256| sha256.to_string());
-            line(&mut out, format_args!("lacking {project} {} {sha256}", filename.as_str()));
+            let filename = filename.as_str();
+            match sha256 {
+                Some(sha256) => line(&mut out, format_args!("lacking {project} {filename} {sha256}")),
+                None => line(&mut out, format_args!("lacking {project} {filename} -")),
+            }
         }
         for sha256 in &self.withdrawn {
             line(&mut out, format_args!("withdrawn {sha256}"));
@@ -86,7 +92,8 @@ impl Inputs {
         self.lacks(project, name, told.sha256).then_some(Hidden::Lacking)
     }
 
-    /// Whether a file of a project is one that upstream does not give.
+    /// Whether a file of a project is one that upstream does not give: this very file, because upstream may have put another one
+    /// in its place.
     pub fn lacks(&self, project: &ProjectName, name: &FileName, sha256: Option<ClaimedSha256>) -> bool {
         // Mostly none is, and then nothing is copied.
         !self.lacking.is_empty() && self.lacking.get(&(project.clone(), name.clone())) == Some(&sha256)
@@ -119,6 +126,8 @@ impl fmt::Display for Hidden {
 pub struct Shown {
     /// The record without what is hidden.
     pub record: Record,
+    /// The serial that stands on the pages.
+    pub serial: Serial,
     /// What is hidden, and why.
     pub hidden: BTreeMap<FileName, Hidden>,
     /// Whether the root lists name the project: not one that is quarantined, or of whose files none is shown. A project that has
@@ -126,8 +135,8 @@ pub struct Shown {
     pub listed: bool,
 }
 
-/// What readers get of a record.
-pub fn show(record: &Record, inputs: &Inputs, releases: &dyn Releases) -> Shown {
+/// What readers get of a record that is of this serial.
+pub fn show(record: &Record, serial: Serial, inputs: &Inputs, releases: &dyn Releases) -> Shown {
     let hidden: BTreeMap<_, _> =
         record.files().filter_map(|file| Some((file.0.clone(), inputs.hides(record.name(), file)?))).collect();
     let listed = !record.told().quarantined && (hidden.is_empty() || hidden.len() < record.files().len());
@@ -137,7 +146,7 @@ pub fn show(record: &Record, inputs: &Inputs, releases: &dyn Releases) -> Shown 
         let removed = hidden.keys().cloned().collect();
         record.clone().without(&removed, versions_left(record, &removed, releases))
     };
-    Shown { record, hidden, listed }
+    Shown { record, serial, hidden, listed }
 }
 
 /// The versions that a page still lists without the files `removed`: a release of which no other file is left goes.

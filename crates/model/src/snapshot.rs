@@ -62,7 +62,8 @@ pub enum HoldReason {
 }
 
 impl HoldReason {
-    /// Whether it is files that cannot be had, and not what upstream says of the project.
+    /// Whether it is files that cannot be had, and not what upstream says of the project: then the project's line in the tree is of
+    /// the newest state, and only what readers get is of an earlier one.
     pub fn is_of_files(self) -> bool {
         matches!(self, Self::FileMissing | Self::FileWrong)
     }
@@ -96,11 +97,11 @@ pub struct Held {
     pub name: ProjectName,
     /// Why it is held.
     pub reason: HoldReason,
-    /// The serial of the state that is carried; 0 when there never was a good one.
+    /// The serial of what readers get, which stands on the pages; 0 where they get nothing, because there never was a good state.
     pub at: Serial,
     /// The serial that its page has to reach.
     pub needs: Serial,
-    /// When the first event happened that the carried state does not show.
+    /// When the first event happened that readers do not see.
     pub since: Timestamp,
 }
 

@@ -354,7 +354,10 @@ impl Site {
         let store = reach.store()?;
         let leaf = store.find(&recorded.snapshot, name)?;
         let Some((serial, unit)) = leaf.and_then(|leaf| Some((leaf.serial, leaf.unit?))) else { return Ok(None) };
-        let project = Arc::new(Project { serial, unit: store.unit(unit)? });
+        let unit = store.unit(unit)?;
+        // The page may be of an earlier state than the tree's line, where files of the newest cannot be had.
+        let serial = unit.source().map_or(serial, |source| source.serial);
+        let project = Arc::new(Project { serial, unit });
         let paths: usize = project.unit.entries().iter().map(|entry| entry.path.as_str().len()).sum();
         let bytes = 512 + paths + size_of_val(project.unit.entries());
         self.projects.put(key, Arc::clone(&project), bytes);
@@ -394,7 +397,9 @@ impl Site {
             self.rendered.put(list.blake3, live.clone(), live.bytes.len());
             return Ok(live);
         }
-        let projects: Vec<_> = store.leaves(&recorded.snapshot)?.into_iter().filter_map(ListedProject::of).collect();
+        let leaves = store.leaves(&recorded.snapshot)?.into_iter();
+        let mut projects: Vec<_> = leaves.filter_map(ListedProject::of).collect();
+        ListedProject::hold(&mut projects, &recorded.snapshot.held);
         let mut bytes = Vec::new();
         let format = self.formats.of(&recorded.snapshot.mirror);
         format.write_list(&list.path, recorded.snapshot.label.serial, &projects, &mut bytes).map_err(|source| {

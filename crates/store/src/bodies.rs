@@ -1,6 +1,6 @@
 //! The canonical bytes of units, nodes and snapshots in the catalog.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, PoisonError};
 
 use rusqlite::Connection;
@@ -22,6 +22,12 @@ impl Hashed {
     pub(crate) fn of(leaf: &Leaf) -> impl Iterator<Item = Self> {
         let parts = leaf.record.into_iter().flat_map(|RecordId { told, seen }| [told, seen]);
         parts.map(Self::Part).chain(leaf.unit.map(Self::Unit))
+    }
+
+    /// The record that a unit shows, and its parts: of a held project, that may be an earlier one than the leaf names.
+    pub(crate) fn shown_by(unit: &Unit) -> Option<(RecordId, [Self; 2])> {
+        let record = unit.source()?.record;
+        Some((record, [Self::Part(record.told), Self::Part(record.seen)]))
     }
 }
 
@@ -167,9 +173,15 @@ impl Differences<'_> {
     pub(crate) fn next_hashed(&mut self) -> Result<Option<Vec<Unit>>, StoreError> {
         self.store.reading(|bodies| {
             let part = self.find(bodies)?;
-            let leaves = part.iter().filter_map(|change| change.after.as_ref());
-            let hashed = bodies.hashed(&leaves.flat_map(Hashed::of).collect::<Vec<_>>());
-            let units = hashed.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
+            let leaves = || part.iter().filter_map(|change| change.after.as_ref());
+            let hashed = bodies.hashed(&leaves().flat_map(Hashed::of).collect::<Vec<_>>());
+            let units: Vec<_> = hashed.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
+            let named: HashSet<_> = leaves().filter_map(|leaf| leaf.record).collect();
+            let earlier = units.iter().filter_map(Hashed::shown_by).filter(|(record, _)| !named.contains(record));
+            bodies
+                .hashed(&earlier.flat_map(|(_, parts)| parts).collect::<Vec<_>>())
+                .into_iter()
+                .collect::<Result<Vec<_>, _>>()?;
             Ok((!part.is_empty()).then_some(units))
         })
     }

@@ -267,6 +267,15 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (mirror, project)
     ) STRICT, WITHOUT ROWID;
 
+    -- When a project last changed without an event that says so, where that is known: of those that the newest tree says are
+    -- unlogged, all but those that a rebuild read back.
+    CREATE TABLE unlogged (
+        mirror  INTEGER NOT NULL REFERENCES mirror (id) ON DELETE CASCADE,
+        project TEXT NOT NULL,
+        since   INTEGER NOT NULL,
+        PRIMARY KEY (mirror, project)
+    ) STRICT, WITHOUT ROWID;
+
     -- How far the slow sweep over all pages is: up to and including a project, and since when it stands there.
     CREATE TABLE sweep (
         mirror  INTEGER PRIMARY KEY REFERENCES mirror (id) ON DELETE CASCADE,

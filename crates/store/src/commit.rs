@@ -12,7 +12,7 @@ use rusqlite::{Connection, Transaction};
 use strandline_durable::{DiskError, wide};
 use strandline_model::{
     Blake3, DisplayName, Entry, Follow, Gone, Held, Inputs, Label, Leaf, ListedProject, Method, MirrorName,
-    ProjectName, RECORD, RecordBodies, RootList, Serial, Snapshot, Timestamp, Unit, UpstreamUrl, trie,
+    ProjectName, RECORD, RecordBodies, RecordId, RootList, Serial, Snapshot, Timestamp, Unit, UpstreamUrl, trie,
 };
 
 use crate::bodies::{Bodies, Remembered};
@@ -57,10 +57,12 @@ pub struct Draft {
 /// A project of a draft.
 #[derive(Debug, Clone)]
 pub struct DraftUnit {
-    /// What it shows.
-    pub unit: Unit,
-    /// The record that the unit names; `None` where the catalog has it already.
-    pub bodies: Option<RecordBodies>,
+    /// What readers get; `None` where the project has never been good.
+    pub unit: Option<Unit>,
+    /// What upstream says of it. Of a project that is held, the unit may show an earlier record.
+    pub record: RecordId,
+    /// That record, and the one that the unit shows, unless the catalog has them already.
+    pub bodies: Vec<RecordBodies>,
     /// The serial of the last row of the log about it.
     pub serial: Serial,
     /// Its name as its owner writes it.
@@ -73,18 +75,13 @@ pub struct DraftUnit {
 
 impl DraftUnit {
     /// How a tree lists it.
-    ///
-    /// # Panics
-    ///
-    /// If its unit shows no record.
     pub fn leaf(&self) -> Leaf {
-        let source = self.unit.source().expect("a unit of a snapshot shows a record");
         Leaf {
-            name: self.unit.name().clone(),
+            name: self.display.normalise(),
             listed: self.listed,
             logged: self.logged,
-            unit: Some(Blake3::of(&self.unit.to_bytes())),
-            record: Some(source.record),
+            unit: self.unit.as_ref().map(|unit| Blake3::of(&unit.to_bytes())),
+            record: Some(self.record),
             serial: self.serial,
             display: self.display.clone(),
         }
@@ -171,7 +168,8 @@ impl Locked {
             let (follow_id, inputs_id) = (follow.0, inputs.0);
             bodies.write(follow.0, follow.1, base.as_ref().map(|base| base.snapshot.follow))?;
             bodies.write(inputs.0, inputs.1, base.as_ref().map(|base| base.snapshot.inputs))?;
-            let listed = self.update_listing(transaction, root, tree, changed)?;
+            let mut listed = self.update_listing(transaction, root, tree, changed)?;
+            ListedProject::hold(&mut listed, &held);
             let snapshot = Snapshot {
                 mirror: self.name.clone(),
                 label: Label { serial, revision: self.next_revision(transaction, serial)? },
@@ -325,7 +323,7 @@ impl New {
             let leaf = change.map(|draft| {
                 let leaf = draft.leaf();
                 let mut own: Vec<_> = draft.bodies.into_iter().flat_map(RecordBodies::into_parts).collect();
-                own.extend(leaf.unit.map(|id| (id, draft.unit.to_bytes())));
+                own.extend(leaf.unit.zip(draft.unit).map(|(id, unit)| (id, unit.to_bytes())));
                 bodies.push((name.clone(), own));
                 leaf
             });

@@ -160,6 +160,12 @@ impl Mirror {
         self.projects_of("SELECT project FROM reread WHERE mirror = ?1")
     }
 
+    /// When a project that is unlogged last changed without an event; `None` where it is unlogged because a rebuild read it back.
+    pub fn unlogged_since(&self, project: &ProjectName) -> Result<Option<Timestamp>, StoreError> {
+        let query = "SELECT since FROM unlogged WHERE mirror = ?1 AND project = ?2";
+        self.store.row(query, (self.number, project.as_str()), |row| time(row, 0))
+    }
+
     fn projects_of(&self, query: &str) -> Result<BTreeSet<ProjectName>, StoreError> {
         Ok(self.store.rows(query, [self.number], |row| parsed(row, 0))?.into_iter().collect())
     }
@@ -203,14 +209,14 @@ impl Locked {
                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                 ON CONFLICT (mirror, project, unit) DO UPDATE SET serial = excluded.serial, tag = excluded.tag";
             let (mut rows, mut new) = (Vec::with_capacity(pages.len()), Vec::with_capacity(pages.len()));
-            for (DraftUnit { unit, bodies: record, serial, listed, .. }, tag) in pages {
-                let Some(source) = unit.source() else { continue };
+            for (DraftUnit { unit, record, bodies: records, serial, listed, .. }, tag) in pages {
+                let Some(unit) = unit else { continue };
                 let bytes = unit.to_bytes();
                 let (id, like) = (Blake3::of(&bytes), self.listed_unit(transaction, unit.name())?);
-                let mut own: Vec<_> = record.into_iter().flat_map(RecordBodies::into_parts).collect();
+                let mut own: Vec<_> = records.into_iter().flat_map(RecordBodies::into_parts).collect();
                 own.push((id, bytes));
                 new.push(NewPack { bodies: own, like });
-                let [id, told, seen] = [id, source.record.told, source.record.seen].map(|id| *id.as_bytes());
+                let [id, told, seen] = [id, record.told, record.seen].map(|id| *id.as_bytes());
                 rows.push((self.number, unit.name().to_string(), id, told, seen, listed, serial.get(), tag));
             }
             bodies.write_packs(new)?;
@@ -282,6 +288,20 @@ impl Locked {
         let note = "INSERT OR IGNORE INTO reread (mirror, project) VALUES (?1, ?2)";
         self.store.transaction(|transaction| {
             let row = |project: &ProjectName| (self.number, project.as_str().to_owned());
+            execute_each(transaction, note, projects, row).map(drop).map_err(self.store.sql())
+        })
+    }
+
+    /// Notes that these projects changed without an event: the next snapshot says that they are unlogged. A note about a project
+    /// that no snapshot calls so has no consequence.
+    pub fn note_unlogged(&self, projects: &BTreeSet<ProjectName>, now: Timestamp) -> Result<(), StoreError> {
+        if projects.is_empty() {
+            return Ok(());
+        }
+        let note = "INSERT INTO unlogged (mirror, project, since) VALUES (?1, ?2, ?3)
+            ON CONFLICT (mirror, project) DO UPDATE SET since = excluded.since";
+        self.store.transaction(|transaction| {
+            let row = |project: &ProjectName| (self.number, project.as_str().to_owned(), now.seconds());
             execute_each(transaction, note, projects, row).map(drop).map_err(self.store.sql())
         })
     }

@@ -132,7 +132,7 @@ impl Mirror {
     }
 
     /// The labels and ids of all snapshots, the oldest first, read from their rows alone, so that a damaged body is no obstacle.
-    pub(crate) fn labels(&self) -> Result<Vec<(Label, Blake3)>, StoreError> {
+    pub fn labels(&self) -> Result<Vec<(Label, Blake3)>, StoreError> {
         let query = "SELECT serial, revision, id FROM snapshot WHERE mirror = ?1 ORDER BY serial, revision";
         self.store.rows(query, [self.number], |row| {
             Ok((Label { serial: serial(row, 0)?, revision: row.get(1)? }, blake3(row, 2)?))

@@ -10,7 +10,7 @@
 mod data;
 mod pages;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -20,10 +20,10 @@ use rayon::prelude::*;
 use rusqlite::Connection;
 use strandline_durable::wide;
 use strandline_model::{
-    Blake3, Entry, Label, Leaf, MirrorName, ProjectName, RecordId, Sha256, Snapshot, Timestamp, TreePath, Unit,
+    Blake3, Entry, Label, Leaf, MirrorName, ProjectName, Sha256, Snapshot, Timestamp, TreePath, Unit,
 };
 
-use crate::bodies::Bodies;
+use crate::bodies::{Bodies, Hashed};
 use crate::rows::{blake3, row, sha256};
 use crate::trees::{Search, reach};
 use crate::{Mirror, Store, StoreError};
@@ -320,15 +320,24 @@ fn visit(
                 check().or_else(|error| note(id, error))?;
             }
         }
+        let mut earlier = Vec::new();
         for some in reach(bodies, tree, seen, &mut note)?.chunks(BODIES) {
             for (body, hashed) in some.iter().zip(bodies.hashed(some)) {
                 match hashed {
                     Ok(unit) => {
+                        let shown = unit.iter().filter_map(Hashed::shown_by).flat_map(|(_, parts)| parts);
+                        earlier.extend(shown.filter(|part| seen.insert((*part).into())));
                         let entries = unit.iter().flat_map(Unit::entries);
                         entries.into_iter().try_for_each(|entry| each(bodies.connection, entry))?;
                     }
                     Err(error) => note((*body).into(), error)?,
                 }
+            }
+        }
+        // What readers get of a held project may be an earlier record than the tree names.
+        for some in earlier.chunks(BODIES) {
+            for (part, hashed) in some.iter().zip(bodies.hashed(some)) {
+                hashed.map(drop).or_else(|error| note((*part).into(), error))?;
             }
         }
         Ok(())
@@ -406,12 +415,13 @@ fn hits_of_leaf(
     damaged: &HashMap<Blake3, String>,
 ) -> Result<Vec<Hit>, StoreError> {
     let Leaf { name, unit: id, record, .. } = leaf;
-    let parts = record.into_iter().flat_map(|RecordId { told, seen }| [told, seen]);
-    let broken_bodies = parts.chain(id).filter(|id| damaged.contains_key(id));
+    let whole = id.filter(|id| !damaged.contains_key(id));
+    let unit = whole.map(|id| present(bodies.unit(id))).transpose()?.flatten();
+    let shown = unit.as_ref().and_then(Unit::source).map(|source| source.record).filter(|shown| Some(*shown) != record);
+    let parts: BTreeSet<_> = record.into_iter().chain(shown).flat_map(|record| [record.told, record.seen]).collect();
+    let broken_bodies = parts.into_iter().chain(id).filter(|id| damaged.contains_key(id));
     let mut hits: Vec<_> = broken_bodies.map(|id| Hit::Body(id, Some(name.clone()))).collect();
-    if let Some(id) = id.filter(|id| !damaged.contains_key(id))
-        && let Some(unit) = present(bodies.unit(id))?
-    {
+    if let Some((unit, id)) = unit.zip(id) {
         let whose = Rc::new((name, id));
         let hit = |entry: &Entry| Hit::Blob(entry.blob, Rc::clone(&whose), entry.path.clone());
         hits.extend(unit.entries().iter().filter(|entry| broken.contains(entry.blob)).map(hit));

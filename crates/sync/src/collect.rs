@@ -3,27 +3,30 @@
 //! All selected pages are read, and read again, conditionally, until a whole pass brings no change: then there was a
 //! moment between the two passes at which all of them were true at once. It is weaker than the cut by changelog,
 //! because a cache in between can answer the same twice.
+//!
+//! A file that cannot be had stops nothing, unless a broken project is to stop everything: what readers get of its project waits
+//! for it ([`lacking`](crate::lacking)).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_model::{FileName, Leaf, Method, ProjectName, Serial};
+use strandline_model::{FileName, Held, HoldReason, Leaf, Method, ProjectName, Serial, with_causes};
 use strandline_store::Recorded;
 use tokio::time::Instant;
 
 use crate::fetch::{Fetched, each};
 use crate::progress::Progress;
 use crate::upstream::{Answer, Page, Validator, Way};
-use crate::{Fetcher, Proposal, Selection, SyncError, Whole};
+use crate::{Fetcher, Logged, OnBroken, Proposal, Selection, SyncError, Whole};
 
 /// What is known of a selected project.
 #[derive(Debug, Clone)]
 enum Known {
     /// What the base says.
     Base(Leaf),
-    /// Upstream's page, and what was made of it.
-    Page(Arc<Page>, Arc<Whole>),
+    /// Upstream's page, what was made of it, and why one of its files cannot be had, if so.
+    Page(Arc<Page>, Arc<Whole>, Option<HoldReason>),
     /// Upstream has no such project.
     Absent,
     /// Nothing yet.
@@ -117,7 +120,7 @@ fn unlisted(
 async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Result<(ProjectName, Look), SyncError> {
     let (validator, serial) = match &known {
         Known::Base(leaf) => (fetcher.base_validator(&project, Some(leaf), Method::Collect)?, Some(leaf.serial)),
-        Known::Page(page, whole) => (whole.validator.clone(), page.serial),
+        Known::Page(page, whole, _) => (whole.validator.clone(), page.serial),
         Known::Absent | Known::Nothing => (None, None),
     };
     let look = match fetcher.patient.page(&project, validator.as_ref(), Way::Usual).await? {
@@ -131,11 +134,11 @@ async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Resu
             (Some(found), Some(had), _) if found < had => {
                 Look::Stale(format!("its page has serial {found}, and {had} was seen before: a cache may be stale"))
             }
-            (_, _, Known::Page(had, _)) if (&had.record, had.serial) == (&page.record, page.serial) => Look::Same,
+            (_, _, Known::Page(had, ..)) if (&had.record, had.serial) == (&page.record, page.serial) => Look::Same,
             _ => {
-                let whole = whole(&fetcher, &page, validator).await?;
+                let (whole, fault) = whole(&fetcher, &page, validator).await?;
                 Progress::add(&fetcher.progress.projects_done, 1);
-                Look::Changed(Known::Page(page.into(), Arc::new(whole)))
+                Look::Changed(Known::Page(page.into(), Arc::new(whole), fault))
             }
         },
     };
@@ -153,17 +156,51 @@ async fn is_base(fetcher: &Arc<Fetcher>, leaf: &Leaf, page: &Page) -> Result<boo
     if !names.map(FileName::as_str).eq(base.files.keys()) {
         return Ok(false);
     }
-    Ok(fetcher.content_of_page(page).await?.content == base)
+    let mut fetched = fetcher.content_of_page(page).await?;
+    fetched.go_on_without_files();
+    Ok(fetched.content == base)
 }
 
-/// Brings all files of a page into the store.
-async fn whole(fetcher: &Arc<Fetcher>, page: &Page, validator: Option<Validator>) -> Result<Whole, SyncError> {
-    let Fetched { content, whole, failures, .. } = fetcher.content_of_page(page).await?;
-    if let Some(failure) = failures.into_iter().next() {
-        return Err(failure.into());
+/// Brings all files of a page into the store; returns also why one of them cannot be had, if so.
+async fn whole(
+    fetcher: &Arc<Fetcher>,
+    page: &Page,
+    validator: Option<Validator>,
+) -> Result<(Whole, Option<HoldReason>), SyncError> {
+    let mut fetched = fetcher.content_of_page(page).await?;
+    let mut fault = None;
+    for failure in std::mem::take(&mut fetched.failures) {
+        let reason = failure.hold_reason();
+        if !reason.is_of_files() || fetcher.settings.on_broken == OnBroken::Freeze {
+            return Err(failure.into());
+        }
+        tracing::warn!("{}", with_causes(&failure));
+        fault.get_or_insert(reason);
     }
-    let validator = validator.filter(|_| whole);
-    Ok(Whole { display: page.record.seen().display.clone(), serial: page.serial, content, validator })
+    fetched.go_on_without_files();
+    let Fetched { content, whole, .. } = fetched;
+    let (display, serial) = (page.record.seen().display.clone(), page.serial);
+    let (validator, logged) = (validator.filter(|_| whole), Logged::Yes);
+    Ok((Whole { display, serial, content, validator, logged, earlier: None }, fault))
+}
+
+/// A project as the snapshot has it: where files of it cannot be had, it may be held, and readers get what they got before.
+fn or_held(
+    fetcher: &Fetcher,
+    project: &ProjectName,
+    whole: Arc<Whole>,
+    fault: Option<HoldReason>,
+) -> Result<(Arc<Whole>, Option<Held>), SyncError> {
+    let before = fetcher.base_held(project).filter(|held| held.reason.is_of_files());
+    let since = before.map_or_else(|| (fetcher.clock)(), |held| held.since);
+    if !fetcher.holds_for_files(project, &whole.content, since) {
+        return Ok((whole, None));
+    }
+    let earlier = fetcher.earlier(fetcher.base_leaf(project)?.as_ref(), &[], Serial::ZERO)?;
+    let (name, reason) = (project.clone(), fault.or(before.map(|held| held.reason)));
+    let (reason, needs) = (reason.unwrap_or(HoldReason::FileMissing), whole.serial.unwrap_or(Serial::ZERO));
+    let held = Held { name, reason, at: earlier.serial(), needs, since };
+    Ok((Arc::new(Whole { earlier: Some(earlier), ..Whole::clone(&whole) }), Some(held)))
 }
 
 /// What was found, as the difference from the base.
@@ -177,6 +214,7 @@ fn conclude(
     let mut greatest = before.map_or(Serial::ZERO, |before| before.label.serial);
     let mut counted = false;
     let (mut changes, mut absent, mut vanished) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+    let mut held = Vec::new();
     let any = known.values().any(|known| !matches!(known, Known::Absent));
     if !any && !known.is_empty() {
         return Err(SyncError::NothingFound {
@@ -186,11 +224,13 @@ fn conclude(
     }
     for (project, known) in known {
         match known {
-            Known::Page(_, whole) => {
+            Known::Page(_, whole, fault) => {
                 match whole.serial {
                     Some(serial) => greatest = greatest.max(serial),
                     None => counted = true,
                 }
+                let (whole, hold) = or_held(fetcher, &project, whole, fault)?;
+                held.extend(hold);
                 changes.insert(project, Some(whole));
             }
             Known::Absent => {
@@ -200,7 +240,10 @@ fn conclude(
                 changes.insert(project.clone(), None);
                 absent.extend(selected.contains(&project).then_some(project));
             }
-            Known::Base(_) | Known::Nothing => {}
+            Known::Base(leaf) => {
+                held.extend(fetcher.base_held(&leaf.name).filter(|held| held.reason.is_of_files()).cloned());
+            }
+            Known::Nothing => {}
         }
     }
     // Projects of the base that are not selected any more go. If the base's selection was of the same names, there are
@@ -216,7 +259,7 @@ fn conclude(
         }
     }
     let serial = if counted { greatest.next() } else { greatest };
-    let (stored, held, later, missing) = Default::default();
+    let (stored, later, missing) = Default::default();
     let method = Method::Collect;
     Ok(Proposal { method, serial, counted, changes, stored, held, absent, vanished, report: None, later, missing })
 }

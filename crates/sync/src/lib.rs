@@ -16,6 +16,7 @@ pub mod collect;
 pub mod cut;
 mod error;
 mod fetch;
+mod lacking;
 mod max_drop;
 mod open;
 mod progress;
@@ -44,7 +45,7 @@ pub use max_drop::MaxDrop;
 pub use open::open;
 pub use progress::Progress;
 pub use settings::{OnBroken, Selection, Settings};
-pub use stored::{Availability, Stored, Whole};
+pub use stored::{Availability, Earlier, Logged, Stored, Whole};
 pub use strandline_model::Method;
 
 pub use strandline_view::Clock;
@@ -201,6 +202,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     max_drop::check(&context.settings, base.as_ref(), &proposal)?;
     let _until_published = store.postpone_log_copy()?;
     let mut finished = fetcher.finish(proposal.serial, std::mem::take(&mut proposal.changes))?;
+    mirror.note_unlogged(&finished.unlogged, context.now())?;
     let changed = finished.units.len() + proposal.stored.len();
     let (absent, report) = (std::mem::take(&mut proposal.absent), proposal.report);
     let conclusion = Conclusion {

@@ -401,7 +401,7 @@ impl Revising<'_> {
     fn revised(&self, unit: &Unit, leaf: &Leaf, inputs: &Inputs) -> Result<Result<DraftUnit, PurgeError>, RecordError> {
         let record = stored::record_of(self.purge.store, unit)?;
         let source = unit.source().ok_or_else(|| RecordError::None(leaf.name.clone()))?;
-        let Shown { hidden, listed, .. } = show(&record, inputs, self.format());
+        let Shown { hidden, listed, .. } = show(&record, source.serial, inputs, self.format());
         let goes = |entry: &Entry| {
             let file = entry.path.file_name();
             let file = file.strip_suffix(".metadata").filter(|_| !is_release_file(unit, entry)).unwrap_or(file);
@@ -411,8 +411,9 @@ impl Revising<'_> {
         let files = Unit::new(leaf.name.clone(), source, entries.clone()).expect("they are of a unit");
         let shown = stored::shown_by(&files, record, self.format())?;
         Ok(self.with_pages(&shown, source, entries).map(|unit| DraftUnit {
-            unit,
-            bodies: None,
+            unit: Some(unit),
+            record: leaf.record.unwrap_or(source.record),
+            bodies: Vec::new(),
             serial: leaf.serial,
             display: leaf.display.clone(),
             listed,

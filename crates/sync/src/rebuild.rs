@@ -56,8 +56,9 @@ pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> R
                 let blobs = unit.entries().iter().map(|entry| entry.blob);
                 claimed.extend(blobs.filter(|_| rebuild.access() == Access::Private));
                 // A page keeps not all that was said, and no log tells how it came to be.
-                let (bodies, logged) = (Some(bodies), false);
-                units.insert(name, Some(DraftUnit { unit, bodies, serial, display, listed, logged }));
+                let (record, bodies, logged) = (bodies.id(), vec![bodies], false);
+                let unit = Some(unit);
+                units.insert(name, Some(DraftUnit { unit, record, bodies, serial, display, listed, logged }));
             }
             Err(why) => lost.push((name, why)),
         }

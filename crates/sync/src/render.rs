@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
-use strandline_model::{Blake3, Label, Leaf, ProjectName, Record, Rendered, RootList, Source, TreePath, Unit};
+use strandline_model::{
+    Blake3, Label, Leaf, ProjectName, Record, RecordId, Rendered, RootList, Source, TreePath, Unit,
+};
 use strandline_store::{DraftUnit, Intake, Locked, Recorded, Staged, StoreError, Verified};
 use strandline_view::Freeze;
 use tokio::task::block_in_place;
@@ -105,28 +107,34 @@ impl Rendering<'_> {
         // What a unit shows may be an earlier record than the leaf's.
         let of_unit = |(unit, (.., record)): (&Unit, &(_, _, _))| unit.source().map_or(*record, |source| source.record);
         let records = store.records(&units.iter().zip(&leaves).map(of_unit).collect::<Vec<_>>())?;
-        let work: Vec<_> = leaves.iter().map(|(leaf, ..)| *leaf).zip(units).zip(records).collect();
-        let made = work.into_par_iter().map(|((leaf, unit), record)| self.project(leaf, unit, record));
+        let work: Vec<_> = leaves.into_iter().zip(units).zip(records).collect();
+        let made = work.into_par_iter().map(|(((leaf, _, id), unit), record)| self.project((leaf, id), unit, record));
         let (mut drafts, mut staged) = (Vec::new(), Vec::new());
-        for Anew { leaf, source, files, pages } in made.collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+        for Anew { leaf, record, source, files, pages } in made.collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
             let (paths, of_pages): (Vec<_>, Vec<_>) = pages.into_iter().unzip();
             staged.extend(of_pages);
-            drafts.push((leaf, source, files, paths));
+            drafts.push((leaf, record, source, files, paths));
         }
         let mut blobs = self.intake.land(staged)?.into_iter();
-        let drafts = drafts.into_iter().map(|(leaf, source, files, paths)| {
+        let drafts = drafts.into_iter().map(|(leaf, record, source, files, paths)| {
             let mut entries: Vec<_> =
                 files.entries().iter().filter(|entry| !stored::is_page(&entry.path)).cloned().collect();
             entries.extend(paths.into_iter().zip(&mut blobs).map(|(path, blob)| blob.at(path)));
             let unit = Unit::new(leaf.name.clone(), source, entries).expect("pages and files stand at different paths");
             let Leaf { name, listed, logged, serial, display, .. } = leaf.clone();
-            (name, Some(DraftUnit { unit, bodies: None, serial, display, listed, logged }))
+            let (unit, bodies) = (Some(unit), Vec::new());
+            (name, Some(DraftUnit { unit, record, bodies, serial, display, listed, logged }))
         });
         Ok(drafts.collect())
     }
 
     /// A project with the pages that today's renderer makes; `None` where it has these already.
-    fn project<'a>(&self, leaf: &'a Leaf, unit: Unit, record: Record) -> Result<Option<Anew<'a>>, SyncError> {
+    fn project<'a>(
+        &self,
+        (leaf, id): (&'a Leaf, RecordId),
+        unit: Unit,
+        record: Record,
+    ) -> Result<Option<Anew<'a>>, SyncError> {
         let format = &*self.context.format;
         let shown = stored::shown_by(&unit, record, format).map_err(|error| match error {
             RecordError::Store(error) => error.into(),
@@ -145,13 +153,15 @@ impl Rendering<'_> {
         let stage = |page: Rendered| Ok::<_, StoreError>((page.path, self.intake.stage(&page.bytes)?));
         let pages = pages.into_iter().map(stage).collect::<Result<_, _>>()?;
         let source = Source { renderer: format.number(), ..source };
-        Ok(Some(Anew { leaf, source, files: unit, pages }))
+        Ok(Some(Anew { leaf, record: id, source, files: unit, pages }))
     }
 }
 
 /// A project whose pages were made anew.
 struct Anew<'a> {
     leaf: &'a Leaf,
+    /// The record that the leaf names.
+    record: RecordId,
     source: Source,
     /// The unit that has its files.
     files: Unit,

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use strandline_model::{
-    Blake3, CoreMetadata, Entry, Format, Label, Leaf, MirrorName, Mirrored, ProjectName, Record, Rendered, Sha256,
-    Source, Unit, UpstreamUrl,
+    Blake3, CoreMetadata, Entry, Format, Label, Leaf, MirrorName, Mirrored, ProjectName, Record, RecordId, Rendered,
+    Sha256, Source, Unit, UpstreamUrl,
 };
 use strandline_store::verify::{Damage, Naming};
 use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Store, StoreError, Wait};
@@ -248,7 +248,14 @@ async fn restore_bodies(
             let leaves = labels.into_iter().filter_map(|label| leaf_at(&worker.mirror, label, project).transpose());
             leaves.collect::<Result<_, StoreError>>()
         })?;
-        block_in_place(|| leaves.iter().try_for_each(|leaf| make_units(worker, leaf, &mut made)))?;
+        block_in_place(|| {
+            // What readers get of a held project may be an earlier record than its snapshot's tree names.
+            let labels = worker.mirror.labels()?.into_iter();
+            let all =
+                labels.map(|(label, _)| Ok(leaf_at(&worker.mirror, label, project)?.and_then(|leaf| leaf.record)));
+            let records: BTreeSet<_> = all.collect::<Result<Vec<_>, StoreError>>()?.into_iter().flatten().collect();
+            records.into_iter().try_for_each(|record| make_units(worker, project, record, &mut made))
+        })?;
         let parts = leaves.iter().filter_map(|leaf| leaf.record).flat_map(|record| [record.told, record.seen]);
         if parts.into_iter().any(|part| lost.contains_key(&part))
             && let Ok(Answer::Page { page, .. }) = worker.fetcher.patient.page(project, None, Way::Usual).await
@@ -280,11 +287,15 @@ fn leaf_at(mirror: &Mirror, label: Label, project: &ProjectName) -> Result<Optio
     }
 }
 
-/// Adds the units that the trees of a view show of a project, as each renderer up to today's may have made them.
-fn make_units(worker: &Worker<'_>, leaf: &Leaf, made: &mut BTreeMap<Blake3, Vec<u8>>) -> Result<(), StoreError> {
+/// Adds the units that the trees of a view show of a project, as each renderer up to today's may have made them of a record.
+fn make_units(
+    worker: &Worker<'_>,
+    project: &ProjectName,
+    record: RecordId,
+    made: &mut BTreeMap<Blake3, Vec<u8>>,
+) -> Result<(), StoreError> {
     let Worker { context: Context { store, format, .. }, mirror, .. } = worker;
-    let Some(record) = leaf.record else { return Ok(()) };
-    for ShownRecord { shown, pages, .. } in shown_records(mirror, &**format, &leaf.name) {
+    for ShownRecord { shown, pages, .. } in shown_records(mirror, &**format, project) {
         // The other pages in the view may be damaged.
         let rendered = (format.number(), format.render(&shown));
         let in_view = (1..=format.number()).map(|renderer| (renderer, pages.clone()));

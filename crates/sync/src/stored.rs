@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_model::{
-    DisplayName, Entry, FileName, HoldReason, InvalidRecord, Mirrored, Placed, ProjectName, Record, Releases, Seen,
-    SeenFile, Serial, Told, ToldFile, TreePath, Unit, Yanked, is_skipped, versions_left,
+    ClaimedSha256, DisplayName, Entry, FileName, HoldReason, InvalidRecord, Mirrored, Placed, ProjectName, Record,
+    Releases, Seen, SeenFile, Serial, Told, ToldFile, TreePath, Unit, Yanked, is_skipped, versions_left,
 };
 use strandline_store::{Store, StoreError};
 
@@ -27,7 +27,9 @@ pub struct Stored {
 pub enum Availability {
     /// The file, and its metadata file if it has one.
     Here(Entry, Option<Entry>),
-    /// Nothing: it is not shown.
+    /// Nothing, because upstream does not give it.
+    Lacking,
+    /// Nothing, because it is withdrawn.
     LeftOut,
 }
 
@@ -52,7 +54,7 @@ impl Stored {
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         let (own, metadata) = match &self.availability {
             Availability::Here(own, metadata) => (Some(own), metadata.as_ref()),
-            Availability::LeftOut => (None, None),
+            Availability::Lacking | Availability::LeftOut => (None, None),
         };
         own.into_iter().chain(metadata)
     }
@@ -61,8 +63,13 @@ impl Stored {
     pub(crate) fn placed(&self) -> Option<Placed> {
         match &self.availability {
             Availability::Here(own, metadata) => Some(placed(own, metadata.as_ref())),
-            Availability::LeftOut => None,
+            Availability::Lacking | Availability::LeftOut => None,
         }
+    }
+
+    /// Whether upstream does not give it.
+    pub(crate) fn is_lacking(&self) -> bool {
+        self.availability == Availability::Lacking
     }
 }
 
@@ -71,7 +78,7 @@ fn placed(own: &Entry, metadata: Option<&Entry>) -> Placed {
     Placed { path, sha256, size, metadata: metadata.map(|entry| entry.sha256) }
 }
 
-/// What a project is to be in the next snapshot: all its files are in the store.
+/// What a project is to be in the next snapshot: all its files are in the store that are not left out.
 #[derive(Debug, Clone)]
 pub struct Whole {
     /// Its name as its owner writes it, as far as is known.
@@ -82,6 +89,40 @@ pub struct Whole {
     pub content: Content<Stored>,
     /// With what to ask whether its page is still the same.
     pub validator: Option<Validator>,
+    /// Whether the log tells how it came to be so.
+    pub logged: Logged,
+    /// What readers get as long as it is held for its files; `None` where they get the content.
+    pub earlier: Option<Earlier>,
+}
+
+/// Whether the log tells how a project came to be what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logged {
+    /// It does, or the page was read as a first sync reads it.
+    Yes,
+    /// Only a page does: it is logged if it was so far, and its told part is the base's.
+    IfSame,
+    /// It was unlogged, and no event has come that ends that.
+    No,
+}
+
+/// What readers get of a project whose newest files cannot be had.
+#[derive(Debug, Clone)]
+pub enum Earlier {
+    /// 404: it was never good.
+    Nothing,
+    /// What it was when this serial was its last, with its name as it was written then.
+    State(DisplayName, Serial, Content<Stored>),
+}
+
+impl Earlier {
+    /// The serial that stands on the pages; 0 where there are none.
+    pub(crate) fn serial(&self) -> Serial {
+        match self {
+            Self::Nothing => Serial::ZERO,
+            Self::State(_, serial, _) => *serial,
+        }
+    }
 }
 
 /// What a snapshot shows of a project cannot be read.
@@ -163,13 +204,21 @@ pub(crate) fn content(record: &Record, files: impl IntoIterator<Item = Result<St
     }
 }
 
-/// A project as a snapshot has it, as the cut sees it: what its unit does not have is left out.
-pub(crate) fn content_of_unit(record: &Record, unit: &Unit) -> Content<Stored> {
-    let files = files_of(unit);
+/// A project as a snapshot has it, as the cut sees it. What its unit does not have is left out where it is `withdrawn`, else
+/// lacking. The unit may be of an earlier record, or missing.
+pub(crate) fn content_of_unit(
+    record: &Record,
+    unit: Option<&Unit>,
+    withdrawn: &BTreeSet<ClaimedSha256>,
+) -> Content<Stored> {
+    let files = unit.map(files_of).unwrap_or_default();
     let stored = record.files().map(|file| {
-        let availability = match file_of(unit, &files, file.0) {
+        let (name, told, _) = file;
+        let own = unit.and_then(|unit| file_of(unit, &files, name));
+        let availability = match own.filter(|(own, _)| told.sha256 == Some(own.sha256.into())) {
             Some((own, metadata)) => Availability::Here(own.clone(), metadata.cloned()),
-            None => Availability::LeftOut,
+            None if told.sha256.is_some_and(|sha256| withdrawn.contains(&sha256)) => Availability::LeftOut,
+            None => Availability::Lacking,
         };
         Ok(Stored::new(file, availability))
     });

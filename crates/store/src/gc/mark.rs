@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rusqlite::Connection;
-use strandline_model::{Blake3, Label, MirrorName, TreePath};
+use strandline_model::{Blake3, Label, MirrorName, Snapshot, TreePath, trie};
 
 use crate::bodies::Bodies;
 use crate::rows::{blake3, blake3_or_null, parsed, rows};
@@ -91,6 +91,7 @@ impl Marked {
             let snapshot = bodies.snapshot(id)?;
             self.records.extend([id, snapshot.follow, snapshot.inputs]);
             reach(bodies, tree, &mut self.records, &mut |_, error| Err(error))?;
+            self.records.extend(shown_records(bodies, &snapshot)?);
         }
         Ok(())
     }
@@ -110,6 +111,7 @@ impl Marked {
             reached.insert(id);
             let snapshot = bodies.snapshot(id)?;
             reached.extend([snapshot.follow, snapshot.inputs]);
+            reached.extend(shown_records(bodies, &snapshot)?);
             for ids in units(reach(bodies, tree, reached, &mut |_, error| Err(error))?).chunks(UNITS) {
                 for unit in bodies.units(ids) {
                     for entry in unit?.entries() {
@@ -158,6 +160,18 @@ impl Marked {
         }
         Ok(())
     }
+}
+
+/// The parts of the records that the units of the held projects show: these may be earlier ones than the tree names, and no other
+/// project's are.
+fn shown_records(bodies: &Bodies<'_>, snapshot: &Snapshot) -> Result<Vec<Blake3>, StoreError> {
+    let mut parts = Vec::new();
+    for held in &snapshot.held {
+        let unit = trie::find(bodies, snapshot.tree, &held.name)?.and_then(|leaf| leaf.unit);
+        let source = unit.map(|unit| bodies.unit(unit)).transpose()?.and_then(|unit| unit.source());
+        parts.extend(source.into_iter().flat_map(|source| [source.record.told, source.record.seen]));
+    }
+    Ok(parts)
 }
 
 /// The snapshots that must stay even if retention would drop them: those that are pinned, that readers see or saw

@@ -5,6 +5,7 @@
 mod adopted_files;
 mod catalog;
 mod commits;
+mod earlier_records;
 mod gc;
 mod landing;
 mod older_catalogs;

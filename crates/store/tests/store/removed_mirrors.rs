@@ -85,6 +85,7 @@ fn a_removed_mirror_leaves_no_row() {
                    SELECT mirror, 'six', zeroblob(32), zeroblob(32), zeroblob(32), 1, 1 FROM me;
                  INSERT INTO validator SELECT mirror, 'six', zeroblob(32), 'tag' FROM me;
                  INSERT INTO trouble SELECT mirror, 'six', 1 FROM me;
+                 INSERT INTO unlogged SELECT mirror, 'six', 1 FROM me;
                  INSERT INTO sweep SELECT mirror, 'six', 1 FROM me;
                  INSERT INTO missing_serial SELECT mirror, 1 FROM me;
                  INSERT INTO adopted SELECT mirror, 'six', zeroblob(32) FROM me;

@@ -2,13 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use strandline_model::{Held, Method, ProjectName, Serial, Status, with_causes};
+use strandline_model::{Held, Method, ProjectName, Serial, Status, Timestamp, with_causes};
 use strandline_store::CutReport;
 
 use super::{Followed, Following, Holding, back};
 use crate::cut::{self, Base, Content, State};
-use crate::{Proposal, Stored, SyncError, Whole};
+use crate::{Logged, Proposal, Stored, SyncError, Whole};
+
+/// How long after a change without an event an event has to come for the project to be logged again: mirrors that have not seen the
+/// change by then have it from the page of that event, or from their sweeps.
+const UNLOGGED_FOR: Duration = Duration::from_secs(30 * 86_400);
 
 impl Following<'_> {
     /// Takes a cut that was found; if it is not complete, returns also the error that says why. Fails with that error
@@ -68,12 +73,13 @@ impl Following<'_> {
         holding: &Holding,
         rounds: u32,
     ) -> Result<Proposal, SyncError> {
-        let mut due = Vec::new();
+        let (mut due, mut held) = (Vec::new(), Holding::new());
         for (name, hold) in holding {
             // The event that it is held for may come after this serial, and the project be determined here. Where the log says
             // that it is gone or quarantined, no page is needed any more.
             let Followed { project, held, .. } = &self.projects[name];
-            let early = held.is_none() && hold.needs > serial;
+            let is_new = held.as_ref().is_none_or(|held| held.reason.is_of_files());
+            let early = is_new && hold.needs > serial;
             match cut::state_at(project, &self.log, serial, self.fetcher.releases_of(name)) {
                 Ok(state) if early || matches!(state, State::Gone | State::Quarantined(_)) => {
                     states.insert(name.clone(), state);
@@ -85,7 +91,11 @@ impl Following<'_> {
         let mut changes: BTreeMap<_, _> = self.dropped.iter().map(|name| (name.clone(), None)).collect();
         for (name, state) in states {
             let (at, content) = match state {
-                State::Untouched => continue,
+                State::Untouched => {
+                    let before = self.projects[&name].held.clone();
+                    held.extend(before.map(|before| (name, before)));
+                    continue;
+                }
                 State::Gone => {
                     if self.log.last(&name, serial).is_none() && self.projects[&name].leaf.is_some() {
                         vanished.insert(name.clone());
@@ -98,6 +108,12 @@ impl Following<'_> {
                 State::At(at, content) => (at, content),
             };
             let followed = &self.projects[&name];
+            let mut earlier = None;
+            if let Some(hold) = self.held_for_files(&name, serial, &content) {
+                let shown = self.fetcher.earlier(followed.leaf.as_ref(), self.log.of(&name), serial)?;
+                held.insert(name.clone(), Held { at: shown.serial(), ..hold });
+                earlier = Some(shown);
+            }
             // Only a page that is the state as it stands says whether the state is still the same. The base's is, where only
             // the serial moved.
             let shown = match &followed.project.base {
@@ -107,26 +123,48 @@ impl Following<'_> {
             };
             let validator = followed.validator.clone().filter(|_| shown);
             let display = self.display_name(&name, serial);
-            changes.insert(name, Some(Arc::new(Whole { display, serial: Some(at), content, validator })));
+            let logged = self.logged(&name, serial)?;
+            let whole = Whole { display, serial: Some(at), content, validator, logged, earlier };
+            changes.insert(name, Some(Arc::new(whole)));
         }
-        let mut held = Vec::new();
         for (name, hold) in due {
             let last = self.log.of(name).iter().rfind(|change| change.serial <= serial);
             let kept = self.carry(name, serial, &mut changes)?;
             // The event that it was held for may come after this serial; then it needs its last event up to this serial.
             let known = if hold.needs <= serial { hold.needs } else { Serial::ZERO };
             let needs = last.map_or(hold.needs, |last| last.serial.max(known));
-            held.push(Held { at: kept, needs, ..hold.clone() });
+            held.insert(name.clone(), Held { at: kept, needs, ..hold.clone() });
         }
         let renumbered = self.take_renumbered(serial)?;
         changes.extend(renumbered.into_iter().map(|(name, whole)| (name, Some(Arc::new(whole)))));
         let report = Some(self.report(serial, rounds));
         let overlap = self.fetcher.settings.overlap;
         let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
-        let (absent, later) = (self.absent, BTreeSet::new());
+        let (absent, later, held) = (self.absent, BTreeSet::new(), held.into_values().collect());
         let stored = self.parked.into_values().map(|parked| parked.leaf).collect();
         let method = Method::Changelog;
         Ok(Proposal { method, serial, counted: false, changes, stored, held, absent, vanished, report, later, missing })
+    }
+
+    /// Whether the log tells how a project came to be what it is at `at`. An unlogged one is so until its first event that changes
+    /// pages and is late enough; one that a rebuild read back, until its page was read as a first sync reads it.
+    fn logged(&self, name: &ProjectName, at: Serial) -> Result<Logged, SyncError> {
+        let Followed { project, leaf: Some(leaf), swept, .. } = &self.projects[name] else { return Ok(Logged::Yes) };
+        let changes = self.log.of(name).iter().filter(|change| change.serial > self.from && change.serial <= at);
+        let changes: Vec<_> = changes.collect();
+        // The page alone was believed: that of the sweep, or of a project that was to be read again.
+        let by_page = changes.is_empty() && (*swept || matches!(project.base, Base::Unknown(Serial::ZERO)));
+        let by_log = self.base.is_some_and(|base| base.snapshot.method == Method::Changelog);
+        let since = if leaf.logged { None } else { self.fetcher.mirror.unlogged_since(name)? };
+        let ends = |since: Timestamp| changes.iter().any(|change| change.time.since(since) >= UNLOGGED_FOR);
+        Ok(match (leaf.logged, since) {
+            (true, _) if by_page && by_log => Logged::IfSame,
+            (true, _) => Logged::Yes,
+            (false, None) if matches!(project.base, Base::Unknown(_)) => Logged::Yes,
+            (false, Some(since)) if ends(since) => Logged::Yes,
+            (false, Some(_)) if by_page => Logged::IfSame,
+            (false, _) => Logged::No,
+        })
     }
 
     /// Whether a project that is quarantined at `at` was so at the base, and nothing else is known of it since.

@@ -18,7 +18,7 @@ use super::pages::Asked;
 use super::{Following, Parked};
 use crate::cut::{self, Action, Base, Seen};
 use crate::upstream::{Validator, Way};
-use crate::{Selection, SyncError, Whole};
+use crate::{Logged, Selection, SyncError, Whole};
 
 /// As soon as the fetched projects have this many files, they are parked, however few projects they are.
 const PARKED_FILES: usize = 4_096;
@@ -179,7 +179,11 @@ impl Following<'_> {
                 let content = self.fetcher.base_content(leaf)?;
                 let tag = self.fetcher.mirror.seen_of(name)?.pop().and_then(|seen| seen.tag);
                 let (serial, validator) = (Some(serial), tag.map(Validator));
-                renumbered.push((name.clone(), Whole { display: display.clone(), serial, content, validator }));
+                let display = display.clone();
+                renumbered.push((
+                    name.clone(),
+                    Whole { display, serial, content, validator, logged: Logged::Yes, earlier: None },
+                ));
             }
         }
         for (name, _) in &renumbered {

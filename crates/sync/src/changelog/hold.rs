@@ -1,48 +1,90 @@
-//! Projects that are broken, and carried at their last good state.
+//! Projects that are broken: carried at their last good state, or shown so until their files can be had.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use strandline_model::{Held, HoldReason, ProjectName, Serial};
+use strandline_model::{Held, HoldReason, Method, ProjectName, Serial};
 
 use super::{Followed, Following, Holding};
-use crate::cut::{self, File};
-use crate::{Fetcher, Stored, SyncError, Whole};
+use crate::cut::{self, Base, Content};
+use crate::fetch::go_on_without;
+use crate::stored::Earlier;
+use crate::{Fetcher, Logged, Stored, SyncError, Whole};
 
 impl Following<'_> {
-    /// The projects that were held at the base and still lack the page that they need: the sync does not wait for them
-    /// again.
-    pub(super) fn still_held(&mut self, target: Serial) -> Holding {
+    /// The projects that were held for their pages at the base and still lack the page that they need: the sync does not wait for
+    /// them again. One that was held for its files waits for none of them either, and is followed by the log where its page says
+    /// nothing new.
+    pub(super) fn still_held(&mut self, target: Serial) -> Result<Holding, SyncError> {
         let held = self.projects.iter().filter_map(|(name, followed)| Some((name.clone(), followed.held.clone()?)));
         let held: Holding = held.collect();
         if held.is_empty() {
-            return held;
+            return Ok(held);
         }
         for name in held.keys() {
             self.go_on_without_files(name);
         }
         let found = self.cut(target, &Holding::new());
-        held.into_iter().filter(|(name, _)| found.in_the_way.contains_key(name)).collect()
+        let still = held.into_iter().filter(|(name, _)| found.in_the_way.contains_key(name));
+        let (of_files, of_pages): (Holding, Holding) = still.partition(|(_, held)| held.reason.is_of_files());
+        for (name, held) in of_files {
+            self.follow_from_leaf(&name, held.needs)?;
+        }
+        Ok(of_pages)
     }
 
-    /// Leaves out the files of a project that could not be had, unless none could.
-    pub(super) fn go_on_without_files(&mut self, name: &ProjectName) {
-        let Some(Followed { project, lacking, .. }) = self.projects.get_mut(name) else { return };
-        let is_here = |file: &File<Stored>| file.content.as_ref().is_ok_and(|stored| stored.placed().is_some());
-        let newest = project.pages.last().map(|page| &page.content);
-        if lacking.is_empty() || !newest.is_some_and(|newest| newest.files.values().any(is_here)) {
-            return;
+    /// Follows a project that was held for its files by the log, from what the base's leaf says; not where it needs a later page
+    /// than it was held for.
+    fn follow_from_leaf(&mut self, name: &ProjectName, needed: Serial) -> Result<(), SyncError> {
+        let Followed { project, leaf: Some(leaf), .. } = &self.projects[name] else { return Ok(()) };
+        let by_log = self.base.is_some_and(|base| base.snapshot.method == Method::Changelog);
+        if !by_log || !matches!(project.base, Base::Unknown(needs) if needs <= needed) {
+            return Ok(());
         }
-        for (name, file) in project.pages.iter_mut().flat_map(|page| &mut page.content.files) {
-            if file.content.as_ref().is_err_and(|reason| reason.is_of_files())
-                && let Some(stored) = lacking.get(name)
+        let mut content = self.fetcher.base_content(leaf)?;
+        for (file, known) in &mut content.files {
+            let came = project.pages.iter().filter_map(|page| page.content.files.get(file)?.content.as_ref().ok());
+            let came = came.filter(|came| came.placed().is_some());
+            if let Ok(known) = &mut known.content
+                && known.is_lacking()
+                && let Some(came) = came.rev().find(|came| came.told().sha256 == known.told().sha256)
             {
-                file.content = Ok(stored.clone());
+                *known = came.clone();
             }
         }
+        let from = self.from;
+        if let Some(Followed { project, .. }) = self.projects.get_mut(name) {
+            (project.base, project.since) = (Base::of(content), from);
+        }
+        Ok(())
     }
 
-    /// The projects that have stood in the way for longer than `hold_after`.
+    /// Lets the files of a project that could not be had stand in nothing's way.
+    pub(super) fn go_on_without_files(&mut self, name: &ProjectName) {
+        let Some(Followed { project, lacking, .. }) = self.projects.get_mut(name) else { return };
+        for page in &mut project.pages {
+            go_on_without(&mut page.content, lacking);
+        }
+    }
+
+    /// How a project is held for its files that stands so at `at`; `None` where it is not. Without the serial of what readers get.
+    pub(super) fn held_for_files(&self, name: &ProjectName, at: Serial, content: &Content<Stored>) -> Option<Held> {
+        let Followed { project, held, lacking, .. } = &self.projects[name];
+        let last = self.log.of(name).iter().rfind(|change| change.serial <= at);
+        let since = held.as_ref().map(|held| held.since).or(last.map(|change| change.time));
+        let since = since.unwrap_or_else(|| (self.fetcher.clock)());
+        if !self.fetcher.holds_for_files(name, content, since) {
+            return None;
+        }
+        let before = held.as_ref().map(|held| held.reason).filter(|reason| reason.is_of_files());
+        let reason = content.files.keys().find_map(|file| Some(lacking.get(file)?.1)).or(before);
+        let (reason, held) = (reason.unwrap_or(HoldReason::FileMissing), held.as_ref().map(|held| held.needs));
+        let needs = last.map(|change| change.serial).max(held);
+        let needs = needs.or(project.pages.last().map(|page| page.serial)).unwrap_or(Serial::ZERO);
+        Some(Held { name: name.clone(), reason, at: Serial::ZERO, needs, since })
+    }
+
+    /// The projects that have stood in the way for longer than `hold_after`, without the serials of what readers get.
     pub(super) fn broken(&self, in_the_way: &BTreeMap<ProjectName, cut::Obstacle>) -> Result<Holding, SyncError> {
         let Fetcher { mirror, settings, clock, .. } = &**self.fetcher;
         let now = clock();
@@ -58,14 +100,14 @@ impl Following<'_> {
                     (Some(failure), HoldReason::PageMissing) => failure.hold_reason(),
                     (_, reason) => reason,
                 };
-                let at = followed.leaf.as_ref().map_or(Serial::ZERO, |leaf| leaf.serial);
-                broken.insert(name.clone(), Held { name: name.clone(), reason, at, needs: obstacle.needs, since });
+                let (at, needs) = (Serial::ZERO, obstacle.needs);
+                broken.insert(name.clone(), Held { name: name.clone(), reason, at, needs, since });
             }
         }
         Ok(broken)
     }
 
-    /// Carries a held project at its last good state; returns that state's serial, or zero if there is none.
+    /// Carries a held project at its last good state; returns the serial of what readers get, or zero if they get nothing.
     pub(super) fn carry(
         &self,
         name: &ProjectName,
@@ -74,14 +116,24 @@ impl Following<'_> {
     ) -> Result<Serial, SyncError> {
         let followed = &self.projects[name];
         let Some(leaf) = &followed.leaf else { return Ok(Serial::ZERO) };
-        let good = self.fetcher.base_content(leaf)?;
-        let content = cut::carried(&good, leaf.serial, self.log.of(name), serial, self.fetcher.releases_of(name));
-        let kept = if content.is_some() { leaf.serial } else { Serial::ZERO };
-        if content.as_ref() != Some(&good) {
-            let display = followed.display.clone();
-            let whole =
-                content.map(|content| Arc::new(Whole { display, serial: Some(leaf.serial), content, validator: None }));
-            changes.insert(name.clone(), whole);
+        let (good, events) = (self.fetcher.base_content(leaf)?, self.log.of(name));
+        let Some(content) = cut::carried(&good, leaf.serial, events, serial, self.fetcher.releases_of(name)) else {
+            changes.insert(name.clone(), None);
+            return Ok(Serial::ZERO);
+        };
+        // It may have been held for its files before.
+        let earlier = match &followed.held {
+            Some(held) if held.reason.is_of_files() || held.at != leaf.serial => {
+                Some(self.fetcher.earlier(Some(leaf), events, serial)?)
+            }
+            _ => None,
+        };
+        let kept = earlier.as_ref().map_or(leaf.serial, Earlier::serial);
+        if content != good || earlier.is_some() {
+            let (display, serial) = (followed.display.clone(), Some(leaf.serial));
+            let logged = if leaf.logged { Logged::Yes } else { Logged::No };
+            let whole = Whole { display, serial, content, validator: None, logged, earlier };
+            changes.insert(name.clone(), Some(Arc::new(whole)));
         }
         Ok(kept)
     }

@@ -10,7 +10,7 @@
 //! 1. The log that the cut sees was read after the last byte of the last page arrived.
 //! 2. A project that has stood in the way for longer than `hold_after` is held: carried at its last good state, without
 //!    what the log has removed since. It comes back only with a page that has the serial it needs. Where only files cannot be
-//!    had, and others of the project can, it goes on without them: they are *lacking*, and asked for again with its page.
+//!    had, the tree has the newest state, and what readers get waits ([`lacking`](crate::lacking)).
 //! 3. A page that changes without an event (a project was archived, say) is found by a slow sweep of conditional requests
 //!    over all projects; what the sweep asks for never stands in the way.
 //! 4. The pages of a project that has events after the cut are remembered for the next sync: replaying the log may need
@@ -37,6 +37,7 @@ use strandline_store::Recorded;
 use tokio::time::Instant;
 
 use crate::cut::{self, Base, Change, Log, Project, Rule};
+use crate::fetch::LackingFiles;
 use crate::upstream::{Event, Validator, Way};
 use crate::{FetchError, Fetcher, OnBroken, Proposal, Stored, SyncError};
 
@@ -68,8 +69,8 @@ struct Followed {
     held: Option<Held>,
     /// Why the last attempt to get its page or one of its files failed.
     failure: Option<FetchError>,
-    /// The files of its pages that could not be had, left out, by name.
-    lacking: BTreeMap<String, Stored>,
+    /// The files of its pages that could not be had.
+    lacking: LackingFiles,
     /// Whether it is looked at because it is its turn in the sweep, and not because the log has something of it.
     swept: bool,
 }
@@ -242,8 +243,15 @@ impl Following<'_> {
             self.promote(target);
         }
         let freezes = self.fetcher.settings.on_broken == OnBroken::Freeze;
-        let mut holding = if freezes { Holding::new() } else { self.still_held(target) };
+        let mut holding = if freezes { Holding::new() } else { self.still_held(target)? };
         let mut found = self.cut(target, &holding);
+        // Files alone stop no serial any more: what readers get waits for them, and not what upstream says.
+        if late && !freezes && !found.in_the_way.is_empty() {
+            for name in found.in_the_way.keys() {
+                self.go_on_without_files(name);
+            }
+            found = self.cut(target, &holding);
+        }
         // No project is held before patience has ended; but where a broken project is to stop everything, it stops a
         // part, too.
         if (late || freezes) && !found.in_the_way.is_empty() {
@@ -253,11 +261,7 @@ impl Following<'_> {
                 return Err(self.inconsistent(&found.in_the_way, round));
             }
             if late && !broken.is_empty() {
-                for name in broken.keys() {
-                    self.go_on_without_files(name);
-                }
-                found = self.cut(target, &holding);
-                holding.extend(broken.into_iter().filter(|(name, _)| found.in_the_way.contains_key(name)));
+                holding.extend(broken);
                 found = self.cut(target, &holding);
             }
         }
@@ -342,7 +346,11 @@ impl Following<'_> {
         let back: BTreeSet<_> = found
             .states
             .keys()
-            .filter(|name| self.projects[*name].held.is_some() && self.log.last(name, at).is_none())
+            .filter(|name| {
+                // Of a project that was held for its files alone, the base has the serial.
+                let held = self.projects[*name].held.as_ref().is_some_and(|held| !held.reason.is_of_files());
+                held && self.log.last(name, at).is_none()
+            })
             .cloned()
             .collect();
         if back.is_empty() {

@@ -1,6 +1,6 @@
 //! The pages of projects: asked for, with their files, taken as what is known of the project, and remembered for a later sync.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,10 +8,10 @@ use strandline_model::{Leaf, ProjectName, Serial};
 
 use super::{Followed, Following};
 use crate::cut::Seen;
-use crate::fetch::{Fetched, each};
+use crate::fetch::{Fetched, LackingFiles, each};
 use crate::progress::Progress;
 use crate::upstream::{Answer, Validator, Way};
-use crate::{FetchError, Fetcher, Stored, SyncError, Whole};
+use crate::{FetchError, Fetcher, Logged, Stored, SyncError, Whole};
 
 impl Following<'_> {
     /// Asks for the pages of held projects in all other ways, where the usual one does not lead to the page that is
@@ -90,7 +90,8 @@ impl Following<'_> {
         Ok(followed.project.pages.last().filter(|_| whole))
     }
 
-    /// Remembers the newest `most` pages of these projects for a later sync, as far as all of their files came.
+    /// Remembers the newest `most` pages of these projects for a later sync, as far as all of their files came, or, where there is
+    /// a base that can say which are lacking, all that can be had.
     /// Returns how a snapshot would list them.
     pub(super) fn remember(&self, names: &BTreeSet<ProjectName>, most: usize) -> Result<Vec<Leaf>, SyncError> {
         let mut pages = Vec::new();
@@ -98,10 +99,15 @@ impl Following<'_> {
             let Some(followed) = self.projects.get(name) else { continue };
             let Followed { project, validator, .. } = followed;
             for (age, Seen { serial, content }) in project.pages.iter().rev().take(most).enumerate() {
-                if content.files.values().all(|file| file.content.is_ok()) {
+                let is_known = |stored: &Stored| self.base.is_some() || !stored.is_lacking();
+                if content.files.values().all(|file| file.content.as_ref().is_ok_and(is_known)) {
                     let validator = validator.clone().filter(|_| age == 0);
                     let (display, content) = (self.display_name(name, self.head()), content.clone());
-                    pages.push((name.clone(), Whole { display, serial: Some(*serial), content, validator }));
+                    let serial = Some(*serial);
+                    pages.push((
+                        name.clone(),
+                        Whole { display, serial, content, validator, logged: Logged::Yes, earlier: None },
+                    ));
                 }
             }
         }
@@ -124,7 +130,7 @@ pub(super) enum Asked {
         seen: Box<Seen<Stored>>,
         validator: Option<Validator>,
         failure: Option<FetchError>,
-        lacking: BTreeMap<String, Stored>,
+        lacking: LackingFiles,
     },
     NotModified,
     Missing,

@@ -522,6 +522,8 @@ pub fn carried<F: Clone>(
     if quarantined {
         return Some(Content::quarantined());
     }
-    content.versions.retain(|version| content.files.keys().any(|name| releases.has(name, version) != Some(false)));
+    if content.files.len() < good.files.len() {
+        content.versions.retain(|version| content.files.keys().any(|name| releases.has(name, version) != Some(false)));
+    }
     Some(content)
 }

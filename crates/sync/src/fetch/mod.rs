@@ -12,12 +12,14 @@ mod plan;
 mod receive;
 mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
-use strandline_model::{Format, Inputs, Leaf, Method, ProjectName, Record, Unit, with_causes};
+use strandline_model::{
+    ClaimedSha256, Format, Held, HoldReason, Inputs, Leaf, Method, ProjectName, Record, Unit, with_causes,
+};
 use strandline_store::{Intake, Locked, Recorded, Remarks, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
@@ -44,7 +46,9 @@ pub struct Fetcher {
     pub(crate) progress: Arc<Progress>,
     base: Option<Recorded>,
     /// What decides what the base shows.
-    base_inputs: Inputs,
+    pub(crate) base_inputs: Inputs,
+    /// What was withdrawn when the base was made, or when the sync began.
+    withdrawn: BTreeSet<ClaimedSha256>,
     /// Where it comes from.
     pub(crate) patient: Patient,
     /// Where it goes.
@@ -59,16 +63,37 @@ pub struct Fetcher {
 
 /// A page, and what came of its files.
 pub(crate) struct Fetched {
-    /// What the cut sees of it. A file that the base lacks and that still cannot be had is left out: the sync does not wait for
-    /// it again.
+    /// What the cut sees of it. A file that the base's inputs say is lacking and that still cannot be had stands in nothing's
+    /// way: the sync does not wait for it again.
     pub(crate) content: Content<Stored>,
     /// Whether all files are here that are to be.
     pub(crate) whole: bool,
     /// Why the others cannot be had, in the order of the record, but for those that the base lacks.
     pub(crate) failures: Vec<FetchError>,
-    /// These others, left out, by name.
-    pub(crate) lacking: BTreeMap<String, Stored>,
+    /// These others, by name.
+    pub(crate) lacking: LackingFiles,
 }
+
+impl Fetched {
+    /// Lets the files that cannot be had stand in nothing's way.
+    pub(crate) fn go_on_without_files(&mut self) {
+        go_on_without(&mut self.content, &self.lacking);
+    }
+}
+
+/// Lets files that cannot be had stand in nothing's way.
+pub(crate) fn go_on_without(content: &mut Content<Stored>, lacking: &LackingFiles) {
+    for (name, file) in &mut content.files {
+        if file.content.as_ref().is_err_and(|reason| reason.is_of_files())
+            && let Some((stored, _)) = lacking.get(name)
+        {
+            file.content = Ok(stored.clone());
+        }
+    }
+}
+
+/// Files that cannot be had, and why, by name.
+pub(crate) type LackingFiles = BTreeMap<String, (Stored, HoldReason)>;
 
 impl fmt::Debug for Fetcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,8 +106,10 @@ impl Fetcher {
     pub fn open(context: &Context, mirror: &Arc<Locked>, base: Option<Recorded>) -> Result<Arc<Self>, StoreError> {
         let Context { store, upstream, format, settings, clock, progress } = context;
         let inputs = base.as_ref().map(|base| store.inputs(&base.snapshot)).transpose()?;
+        let base_inputs = inputs.unwrap_or_default();
         Ok(Arc::new(Self {
-            base_inputs: inputs.unwrap_or_default(),
+            withdrawn: base_inputs.withdrawn.union(&mirror.withdrawn()?).copied().collect(),
+            base_inputs,
             store: store.clone(),
             format: format.clone(),
             settings: settings.clone(),
@@ -100,6 +127,12 @@ impl Fetcher {
     /// Which files of a project belong to which release.
     pub fn releases_of<'a>(&'a self, project: &'a ProjectName) -> ReleasesOf<'a> {
         ReleasesOf { project, releases: &*self.format }
+    }
+
+    /// How the base holds a project, if it does.
+    pub(crate) fn base_held(&self, project: &ProjectName) -> Option<&Held> {
+        let held = &self.base.as_ref()?.snapshot.held;
+        held.binary_search_by(|held| held.name.cmp(project)).ok().map(|position| &held[position])
     }
 
     /// How the base lists a project.
@@ -121,7 +154,11 @@ impl Fetcher {
         if self.base.as_ref().is_none_or(|base| base.snapshot.method != method) {
             return Ok(None);
         }
-        let Some(unit) = leaf.and_then(|leaf| leaf.unit) else { return Ok(None) };
+        let Some((leaf, unit)) = leaf.and_then(|leaf| Some((leaf, leaf.unit?))) else { return Ok(None) };
+        // Of a project that is held for its files, the page of the unit is not what the leaf says.
+        if self.base_held(project).is_some_and(|held| held.reason.is_of_files() || held.at != leaf.serial) {
+            return Ok(None);
+        }
         let tag = block_in_place(|| self.mirror.validator(project, unit))?;
         Ok(tag.map(Validator))
     }
@@ -137,13 +174,15 @@ impl Fetcher {
             fetched.or_else(|failure| {
                 whole = false;
                 let (name, reason) = (file.0, failure.hold_reason());
-                let stored = Stored::new(file, Availability::LeftOut);
+                let stored = Stored::new(file, Availability::Lacking);
                 if reason.is_of_files() && self.base_inputs.lacks(project, name, file.1.sha256) {
                     tracing::info!("still lacking: {}", with_causes(&failure));
                     return Ok(stored);
                 }
                 failures.push(failure);
-                lacking.insert(name.as_str().to_owned(), stored);
+                if reason.is_of_files() {
+                    lacking.insert(name.as_str().to_owned(), (stored, reason));
+                }
                 Err(reason)
             })
         });
@@ -178,11 +217,12 @@ impl Fetcher {
         Ok(all)
     }
 
-    /// A project as the base has it.
+    /// What upstream says of a project as a leaf of the base has it, with the files that its unit has.
     pub fn base_content(&self, leaf: &Leaf) -> Result<Content<Stored>, SyncError> {
         block_in_place(|| {
-            let unit = self.base_unit(leaf)?.ok_or_else(|| RecordError::None(leaf.name.clone()));
-            self.content(&unit.map_err(|error| record_error(&leaf.name, error))?)
+            let none = || record_error(&leaf.name, RecordError::None(leaf.name.clone()));
+            let record = self.store.record(leaf.record.ok_or_else(none)?)?;
+            Ok(stored::content_of_unit(&record, self.base_unit(leaf)?.as_ref(), &self.withdrawn))
         })
     }
 
@@ -193,7 +233,7 @@ impl Fetcher {
 
     /// A project as a unit has it.
     pub fn content(&self, unit: &Unit) -> Result<Content<Stored>, SyncError> {
-        Ok(stored::content_of_unit(&self.record(unit)?, unit))
+        Ok(stored::content_of_unit(&self.record(unit)?, Some(unit), &self.withdrawn))
     }
 
     /// What upstream says of a project that a unit shows.

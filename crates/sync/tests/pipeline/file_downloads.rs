@@ -8,7 +8,7 @@ use strandline_faultkit::{World, invariants, mirror};
 use strandline_model::{CoreMetadata, Sha256, Yanked};
 use strandline_store::{ReceiveError, Store};
 use strandline_sync::upstream::Problem;
-use strandline_sync::{FetchError, Settings, SyncError};
+use strandline_sync::{FetchError, OnBroken, Settings, SyncError};
 
 use crate::support::script::{Body, Reply, Script, changed, name, page, status, url};
 use crate::support::{Syncs as _, settings};
@@ -24,6 +24,11 @@ fn moved_on() -> (World, Arc<Script>) {
     script.publish("Alpha", Some(6), "1", &[(FILE, BYTES)]);
     script.asked();
     (world, script)
+}
+
+/// Where a broken project stops everything, a file that cannot be had does.
+fn strict() -> Settings {
+    Settings { on_broken: OnBroken::Freeze, ..settings(&["Alpha"]) }
 }
 
 /// A sync that fails: nothing of it is to be seen afterwards, and it succeeds once upstream is right. Returns why.
@@ -50,7 +55,7 @@ fn heals(world: &World, script: &Arc<Script>) {
 fn wrong_bytes_fail_after_some_attempts() {
     let (world, script) = moved_on();
     script.files(&url(FILE), [Body::Bytes(b"THE BYTES OF ALPHA 1")]);
-    let error = fails(&world, &script, &settings(&["Alpha"]));
+    let error = fails(&world, &script, &strict());
     assert!(error.to_string().contains(FILE), "{error}");
     let FetchError::Wrong { project, filename, url: from, source: ReceiveError::Digest(mismatch) } = error else {
         unreachable!("{error}")
@@ -66,7 +71,7 @@ fn wrong_bytes_fail_after_some_attempts() {
 fn short_bytes_fail_after_some_attempts() {
     let (world, script) = moved_on();
     script.files(&url(FILE), [Body::Bytes(b"the bytes")]);
-    let error = fails(&world, &script, &settings(&["Alpha"]));
+    let error = fails(&world, &script, &strict());
     let short = matches!(&error, FetchError::Wrong { source: ReceiveError::TooShort { expected: 20, actual: 9 }, .. });
     assert!(short, "{error}");
     heals(&world, &script);
@@ -76,7 +81,7 @@ fn short_bytes_fail_after_some_attempts() {
 fn what_is_too_long_is_not_asked_for_again() {
     let (world, script) = moved_on();
     script.files(&url(FILE), [Body::Bytes(b"the bytes of alpha 1 and more of them")]);
-    let error = fails(&world, &script, &settings(&["Alpha"]));
+    let error = fails(&world, &script, &strict());
     let long = matches!(&error, FetchError::Wrong { source: ReceiveError::TooLong { expected: 20 }, .. });
     assert!(long, "{error}");
     assert_eq!(Script::count(&script.asked(), &format!("file {}", url(FILE))), 1);
@@ -86,7 +91,7 @@ fn what_is_too_long_is_not_asked_for_again() {
 #[test]
 fn a_file_over_the_limit_is_refused() {
     let (world, script) = moved_on();
-    let limit = Settings { max_file_size: 19, ..settings(&["Alpha"]) };
+    let limit = Settings { max_file_size: 19, ..strict() };
     let error = fails(&world, &script, &limit);
     assert!(matches!(&error, FetchError::Wrong { source: ReceiveError::OverLimit { limit: 19 }, .. }), "{error}");
     heals(&world, &script);
@@ -96,7 +101,7 @@ fn a_file_over_the_limit_is_refused() {
 fn a_file_that_is_not_there_is_named() {
     let (world, script) = moved_on();
     script.files(&url(FILE), [Body::Fail(status(404))]);
-    let error = fails(&world, &script, &settings(&["Alpha"]));
+    let error = fails(&world, &script, &strict());
     let FetchError::File { project, filename, source } = error else { unreachable!("{error}") };
     assert_eq!((project, filename.as_str()), (name("alpha"), FILE));
     assert_eq!(source.to_string(), format!("{}: upstream answered 404", url(FILE)));
@@ -248,7 +253,7 @@ fn the_same_metadata_of_many_wheels_is_fetched_once() {
         let there = if *wheel == wheels[0] { Body::Fail(status(404)) } else { Body::Bytes(METADATA) };
         script.files(&metadata_of(wheel), [there]);
     }
-    let error = world.sync(&script, &settings(&["Alpha"])).unwrap_err();
+    let error = world.sync(&script, &strict()).unwrap_err();
     assert!(error.to_string().contains(&wheels[0]), "{error}");
 
     let asked = script.asked();
@@ -268,7 +273,7 @@ fn the_same_metadata_of_many_wheels_is_fetched_once() {
 /// As [`fails`], where a file came whole before another failed.
 fn fails_but_for_blobs(world: &World, script: &Arc<Script>) -> FetchError {
     let served = world.served("simple/alpha/index.v1_json");
-    let SyncError::Fetch(error) = world.sync(script, &settings(&["Alpha"])).unwrap_err() else { unreachable!() };
+    let SyncError::Fetch(error) = world.sync(script, &strict()).unwrap_err() else { unreachable!() };
     assert_eq!((world.served("simple/alpha/index.v1_json"), world.incoming()), (served, 0));
     *error
 }

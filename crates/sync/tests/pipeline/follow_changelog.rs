@@ -405,7 +405,7 @@ fn a_page_of_an_interrupted_first_sync_is_read_again_if_the_log_does_not_go_back
     script.pages("beta", [Reply::Page(page("beta", Some(6), "2", &[BETA_2]), None)]);
     script.files(&crate::support::script::url(BETA_2.0), [crate::support::script::Body::Fail(status(404))]);
     script.log([event(5, "Alpha", two(Action::NewRelease)), event(6, "beta", two(Action::NewRelease))]);
-    let stops = Settings { park_every: 1, ..once(NAMES) };
+    let stops = Settings { park_every: 1, on_broken: OnBroken::Freeze, ..once(NAMES) };
     let names = in_the_way(world.sync(&script, &stops));
     assert_eq!(names.keys().collect::<Vec<_>>(), [&name("beta")]);
 

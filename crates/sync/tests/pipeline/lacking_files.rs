@@ -110,10 +110,10 @@ fn the_sweep_brings_it_in_a_revision() {
 }
 
 #[test]
-fn until_hold_after_it_is_waited_for() {
+fn where_a_broken_project_stops_everything_it_is_waited_for() {
     let (world, script) = synced();
     script.log([event(9, "beta", None)]);
-    let patient = Settings { hold_after: Duration::from_secs(10 << 30), ..hold() };
+    let patient = Settings { hold_after: Duration::from_secs(10 << 30), on_broken: OnBroken::Freeze, ..hold() };
     let names = in_the_way(world.sync(&script, &patient));
     assert!(names[&name("alpha")].contains("alpha-2.tar.gz"), "{names:?}");
     assert_eq!(world.labels(), ["7"]);

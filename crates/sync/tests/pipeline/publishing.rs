@@ -7,7 +7,7 @@ use std::time::Duration;
 use strandline_durable::{Disk, LockError, Step, Watch};
 use strandline_faultkit::{World, invariants, known, lock, mirror, now};
 use strandline_store::{Slot, StoreError, Wait};
-use strandline_sync::{Settings, SyncError};
+use strandline_sync::{OnBroken, Settings, SyncError};
 use strandline_view::Freeze;
 
 use crate::support::script::{Body, Script, serial, status, url};
@@ -164,7 +164,8 @@ fn a_standby_is_left_alone_where_nothing_is_new_or_readers_may_be_in_it() {
     let has = || store.recorded(known(&store, &mirror()).twin(Slot::A).unwrap().base.unwrap()).unwrap().snapshot.label;
     let before = has();
     assert_eq!(before.serial, serial(5));
-    let selected = settings(&["Alpha", "beta"]);
+    // A file that cannot be had stops the sync before it publishes.
+    let selected = Settings { on_broken: OnBroken::Freeze, ..settings(&["Alpha", "beta"]) };
     sync_store(&store, &script, &selected).unwrap();
     assert_eq!(has(), before, "nothing is new");
     script.publish("beta", Some(7), "2", &[("beta-2.tar.gz", b"beta 2"), ("beta-2.zip", b"beta 2 zip")]);

@@ -74,11 +74,12 @@ pub(crate) fn commit(
         let entries: Vec<Entry> =
             intake.land(staged)?.iter().zip(content.keys()).map(|(blob, at)| blob.at(path(at))).collect();
         let unit = draft_unit(display.clone(), serial(number), entries);
+        let shown = unit.unit.as_ref().expect("it shows entries");
         let before = base.as_ref().map(|base| store.find(&base.snapshot, &display.normalise())).transpose()?.flatten();
         match before {
             // The same pages and files: it stays at its serial.
             Some(leaf)
-                if leaf.unit.is_some_and(|id| store.unit(id).is_ok_and(|old| old.entries() == unit.unit.entries())) =>
+                if leaf.unit.is_some_and(|id| store.unit(id).is_ok_and(|old| old.entries() == shown.entries())) =>
             {
                 changes.remove(&leaf.name);
             }
