@@ -4,7 +4,8 @@
 //!
 //! 1. Nothing is asked that the [`Guard`] refuses, redirects included.
 //! 2. A body that ends early is an error, and a page is never larger than the limit, packed or unpacked.
-//! 3. Errors and logs show no credentials; they go to upstream's own origin only.
+//! 3. Errors and logs show no credentials and no query of a URL; which credentials go where, [`Logins`] says, anew at
+//!    each redirect.
 //! 4. Nothing is asked twice: the caller decides, by the error's kind, whether to try again.
 //!
 //! Tested in `tests/client.rs`.
@@ -15,24 +16,31 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LOCATION,
+    RETRY_AFTER,
 };
-use reqwest::{RequestBuilder, Response, StatusCode};
+use reqwest::redirect::Policy;
+use reqwest::{Method, Request, RequestBuilder, Response, StatusCode};
 use strandline_sync::upstream::{Body, Problem, UpstreamError, Validator, Way};
 use tokio::time::Instant;
 use url::Url;
 
-use crate::credentials::Credentials;
+use crate::credentials::Logins;
 use crate::guard::{Guard, Refused, Resolver};
-use crate::url_check::shown;
+use crate::url_check::{shown, shown_url};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How many redirects are followed.
+const REDIRECTS: usize = 10;
 /// Longest pause that an answer can ask for: a day.
 const LONGEST_PAUSE: u64 = 86_400;
 
 /// Longest wait for the end of a quota's window before the next call.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// No encoding.
+const AS_IT_IS: HeaderValue = HeaderValue::from_static("identity");
 
 const ACCEPTED_PAGES: HeaderValue = HeaderValue::from_static(
     "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01",
@@ -49,8 +57,7 @@ pub(crate) struct Client {
     guard: Arc<Guard>,
     /// For [`Way::Origin`], where the settings name an address.
     origin: Option<(reqwest::Client, Arc<Guard>)>,
-    upstream: Url,
-    credentials: Option<Credentials>,
+    logins: Logins,
     limits: Limits,
     /// Until when no call is made, because the last one was the last of its quota.
     quiet: Mutex<Option<Instant>>,
@@ -81,10 +88,8 @@ pub(crate) struct Fetched {
 }
 
 impl Client {
-    /// `upstream` is without credentials.
     pub(crate) fn new(
-        upstream: Url,
-        credentials: Option<Credentials>,
+        logins: Logins,
         guard: Guard,
         origin: Option<Guard>,
         limits: Limits,
@@ -102,7 +107,7 @@ impl Client {
                 .read_timeout(limits.idle)
                 .pool_max_idle_per_host(limits.connections)
                 .referer(false)
-                .redirect(guard.redirects())
+                .redirect(Policy::none())
                 .dns_resolver(Arc::new(Resolver(Arc::clone(guard))))
         };
         let of_files = Arc::clone(&guard);
@@ -116,8 +121,7 @@ impl Client {
                 None => None,
             },
             guard,
-            upstream,
-            credentials,
+            logins,
             limits,
             quiet: Mutex::default(),
         })
@@ -140,16 +144,18 @@ impl Client {
             (Way::Origin, Some((client, guard))) => (client, guard),
             _ => (&self.pages, &self.guard),
         };
-        let mut request = client.get(url.clone()).header(ACCEPT, ACCEPTED_PAGES);
+        let mut request = Request::new(Method::GET, url.clone());
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, ACCEPTED_PAGES);
         if way == Way::Uncompressed {
-            request = request.header(ACCEPT_ENCODING, "identity");
+            headers.insert(ACCEPT_ENCODING, AS_IT_IS);
         }
         if let Some(Validator(tag)) = validator
             && let Ok(tag) = HeaderValue::from_str(tag)
         {
-            request = request.header(IF_NONE_MATCH, tag);
+            headers.insert(IF_NONE_MATCH, tag);
         }
-        let response = self.send(url, request, guard).await?;
+        let response = self.send(client, guard, request).await?;
         self.whole(url, response).await
     }
 
@@ -167,18 +173,21 @@ impl Client {
     }
 
     async fn post_now(&self, url: &Url, body: String) -> Result<Fetched, UpstreamError> {
-        let request = self.pages.post(url.clone()).header(CONTENT_TYPE, "text/xml").body(body);
-        let response = self.send(url, request, &self.guard).await?;
+        let mut request = Request::new(Method::POST, url.clone());
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+        *request.body_mut() = Some(body.into());
+        let response = self.send(&self.pages, &self.guard, request).await?;
         self.whole(url, response).await
     }
 
     /// Asks for a file's bytes.
     pub(crate) async fn file(&self, text: &str) -> Result<Body, UpstreamError> {
         let url: Url = text.parse().map_err(|error| {
-            UpstreamError::new(shown(text), Problem::Forbidden(format!("it is not a URL: {error}")))
+            UpstreamError::new(shown_url(text), Problem::Forbidden(format!("it is not a URL: {error}")))
         })?;
-        let request = self.files(text)?.get(url.clone()).header(ACCEPT_ENCODING, "identity");
-        let response = self.send(&url, request, &self.guard).await?;
+        let mut request = Request::new(Method::GET, url);
+        request.headers_mut().insert(ACCEPT_ENCODING, AS_IT_IS);
+        let response = self.send(self.files(text)?, &self.guard, request).await?;
         if response.status() != StatusCode::OK {
             return Err(UpstreamError::new(shown(text), status_problem(response.status(), response.headers())));
         }
@@ -206,17 +215,32 @@ impl Client {
         self.files.as_ref().map_err(|problem| UpstreamError::new(shown(url), problem.clone()))
     }
 
-    async fn send(&self, url: &Url, request: RequestBuilder, guard: &Guard) -> Result<Response, UpstreamError> {
+    /// Asks, and goes where redirects lead: as a page could lead there, with the credentials of where each leads to.
+    async fn send(
+        &self,
+        client: &reqwest::Client,
+        guard: &Guard,
+        mut request: Request,
+    ) -> Result<Response, UpstreamError> {
         guard.learn().await;
-        let fail = |problem| UpstreamError::new(shown(url.as_str()), problem);
-        guard.check(url).map_err(|Refused(why)| fail(Problem::Forbidden(why)))?;
-        let request = match &self.credentials {
-            Some(found) if url.origin() == self.upstream.origin() => {
-                request.basic_auth(&found.user, Some(&found.password))
+        let asked = shown(request.url().as_str());
+        let fail = |problem| UpstreamError::new(&asked, problem);
+        for _ in 0..=REDIRECTS {
+            guard.check(request.url()).map_err(|Refused(why)| fail(Problem::Forbidden(why)))?;
+            let login = self.logins.of(request.url_mut());
+            let next = request.try_clone();
+            tracing::trace!("{} {}", request.method(), shown(request.url().as_str()));
+            let mut builder = RequestBuilder::from_parts(client.clone(), request);
+            if let Some(login) = login {
+                builder = builder.basic_auth(login.user, Some(login.password));
             }
-            _ => request,
-        };
-        request.send().await.map_err(|error| fail(problem(error)))
+            let response = builder.send().await.map_err(|error| fail(problem(error)))?;
+            match next.and_then(|next| redirected(next, &response)) {
+                Some(next) => request = next,
+                None => return Ok(response),
+            }
+        }
+        Err(fail(Problem::Forbidden(format!("more than {REDIRECTS} redirects"))))
     }
 
     /// Reads the body up to the limit.
@@ -260,6 +284,24 @@ impl Fetched {
 
 fn status_problem(status: StatusCode, headers: &HeaderMap) -> Problem {
     Problem::Status { status: status.as_u16(), retry_after: pause(headers) }
+}
+
+/// The request that a redirect asks for; `None` where an answer is none, or leads nowhere.
+fn redirected(mut request: Request, response: &Response) -> Option<Request> {
+    match response.status() {
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {}
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => {
+            // As clients have always done.
+            *request.method_mut() = Method::GET;
+            *request.body_mut() = None;
+            request.headers_mut().remove(CONTENT_TYPE);
+            request.headers_mut().remove(CONTENT_LENGTH);
+        }
+        _ => return None,
+    }
+    let to = std::str::from_utf8(response.headers().get(LOCATION)?.as_bytes()).ok()?;
+    *request.url_mut() = response.url().join(to).ok().filter(Url::has_host)?;
+    Some(request)
 }
 
 /// What a failed request means: the guard's refusal, or trouble on the way.

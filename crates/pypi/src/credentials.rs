@@ -1,7 +1,9 @@
-//! The name and password for a private upstream: from its URL, or from a netrc file.
+//! Users and passwords: of upstream from its URL, and of every host from a netrc file.
 //!
-//! What always holds: they go to upstream's own origin only (redirects elsewhere lose them), and no error or log
-//! shows them. Tested below and in `tests/client.rs`.
+//! What always holds: what was configured for upstream goes to its own origin only, and to the same host where a redirect
+//! or a page leads from http to https; another host gets what netrc has for it by name, and never the `default` of netrc;
+//! where upstream is asked over https, nothing goes out over http; no error or log shows any of them. Tested below and
+//! in `tests/client.rs`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,7 +12,7 @@ use url::Url;
 
 use crate::url_check::percent_decode;
 
-/// Who we are at upstream.
+/// A user and a password.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) user: String,
@@ -23,26 +25,68 @@ impl fmt::Debug for Credentials {
     }
 }
 
-impl Credentials {
-    /// Takes the credentials out of the URL; looks into `netrc` for what it lacks.
-    pub(crate) fn take(url: &mut Url, netrc: Option<&str>) -> Option<Self> {
-        let user = percent_decode(url.username()).filter(|user| !user.is_empty());
-        let password = url.password().and_then(percent_decode);
-        // These fail only where there is no host, and then there are no credentials either.
-        if url.set_username("").is_err() || url.set_password(None).is_err() {
-            return None;
+/// What is sent to which host.
+pub(crate) struct Logins {
+    /// Without credentials.
+    upstream: Url,
+    /// The user that upstream's URL names.
+    user: Option<String>,
+    of_upstream: Option<Credentials>,
+    netrc: String,
+}
+
+impl fmt::Debug for Logins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Logins(…)")
+    }
+}
+
+impl Logins {
+    /// Takes the credentials out of upstream's URL; looks into `netrc` for what it lacks.
+    pub(crate) fn take(upstream: &mut Url, netrc: Option<String>) -> Self {
+        let netrc = netrc.unwrap_or_default();
+        let (user, password) = take(upstream);
+        let host = upstream.host_str().unwrap_or_default();
+        let of_upstream = match (user.clone(), password) {
+            (user, Some(password)) => Some(Credentials { user: user.unwrap_or_default(), password }),
+            (user, None) => find(&netrc, host, user.as_deref(), true)
+                .or_else(|| user.map(|user| Credentials { user, password: String::new() })),
+        };
+        Self { upstream: upstream.clone(), user, of_upstream, netrc }
+    }
+
+    /// What goes with a request; takes the credentials out of the URL where it holds some, as that of a redirect may.
+    pub(crate) fn of(&self, url: &mut Url) -> Option<Credentials> {
+        let (user, password) = take(url);
+        if let Some(password) = password {
+            return Some(Credentials { user: user.unwrap_or_default(), password });
         }
         let host = url.host_str()?;
-        match (user, password) {
-            (Some(user), Some(password)) => Some(Self { user, password }),
-            (None, Some(password)) => Some(Self { user: String::new(), password }),
-            (Some(user), None) => {
-                let found = netrc.and_then(|text| find(text, host)).filter(|found| found.user == user);
-                Some(found.unwrap_or(Self { user, password: String::new() }))
-            }
-            (None, None) => netrc.and_then(|text| find(text, host)),
+        let at_upstream = Some(host) == self.upstream.host_str();
+        let (from, to) = (self.upstream.scheme(), url.scheme());
+        // The certificate of https shows that it is the same host, whatever the port.
+        if user.is_none() && (url.origin() == self.upstream.origin() || at_upstream && (from, to) == ("http", "https"))
+        {
+            return self.of_upstream.clone();
         }
+        if (from, to) == ("https", "http") {
+            return None;
+        }
+        let same = self.user.as_deref().filter(|_| at_upstream);
+        find(&self.netrc, host, user.as_deref().or(same), at_upstream)
+            .or_else(|| user.map(|user| Credentials { user, password: String::new() }))
     }
+}
+
+/// Takes user and password out of a URL.
+fn take(url: &mut Url) -> (Option<String>, Option<String>) {
+    let user = percent_decode(url.username()).filter(|user| !user.is_empty());
+    let password = url.password().and_then(percent_decode);
+    // These fail only where there is no host, and then there are no credentials either.
+    if url.set_username("").is_err() || url.set_password(None).is_err() {
+        return (None, None);
+    }
+    (user, password)
 }
 
 /// The netrc file of the user who runs this program: `NETRC`, else `.netrc` at home. `None` if there is none.
@@ -61,39 +105,58 @@ pub(crate) fn read_netrc() -> Option<String> {
     }
 }
 
-/// What a netrc file says for a host; its `default` where it does not name the host.
-fn find(text: &str, host: &str) -> Option<Credentials> {
+/// What a netrc file says for a host, of this user if one is named; else, if wanted, what its `default` says. An entry
+/// without a login has the password of any user, but one that names the user is better.
+fn find(text: &str, host: &str, user: Option<&str>, or_default: bool) -> Option<Credentials> {
+    let host = host.trim_matches(['[', ']']);
+    let mut of_any = None;
+    for Entry { machine, user: of, password } in entries(text) {
+        let matches =
+            machine.as_deref().map_or(or_default, |name| name.trim_matches(['[', ']']).eq_ignore_ascii_case(host));
+        let Some(password) = password.filter(|_| matches) else { continue };
+        match (of, user) {
+            (Some(of), None) => return Some(Credentials { user: of, password }),
+            (Some(of), Some(user)) if of == user => return Some(Credentials { user: of, password }),
+            (Some(_), Some(_)) => {}
+            (None, user) => {
+                of_any.get_or_insert(Credentials { user: user.unwrap_or_default().to_owned(), password });
+            }
+        }
+    }
+    of_any
+}
+
+/// An entry of a netrc file.
+#[derive(Default)]
+struct Entry {
+    /// `None` for `default`.
+    machine: Option<String>,
+    user: Option<String>,
+    password: Option<String>,
+}
+
+fn entries(text: &str) -> Vec<Entry> {
     let text: String =
         text.lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(|l| [l, "\n"]).collect();
     let mut words = Words { rest: &text };
-    // The entry that is being read, if it is one for this host.
-    let mut entry: Option<(Option<String>, Option<String>)> = None;
+    let mut entries: Vec<Entry> = Vec::new();
     while let Some(word) = words.next() {
         match word.as_str() {
-            "machine" | "default" => {
-                if let Some(found) = entry.take().and_then(complete) {
-                    return Some(found);
-                }
-                let matches = word == "default" || words.next().is_some_and(|name| name.eq_ignore_ascii_case(host));
-                entry = matches.then_some((None, None));
-            }
+            "machine" => entries.push(Entry { machine: Some(words.next().unwrap_or_default()), ..Entry::default() }),
+            "default" => entries.push(Entry::default()),
             "macdef" => words.skip_macro(),
             "login" | "user" | "password" | "account" => {
                 let value = words.next();
-                match (&mut entry, word.as_str()) {
-                    (Some((user, _)), "login" | "user") => *user = value,
-                    (Some((_, password)), "password") => *password = value,
+                match (entries.last_mut(), word.as_str()) {
+                    (Some(entry), "login" | "user") => entry.user = value,
+                    (Some(entry), "password") => entry.password = value,
                     _ => {}
                 }
             }
             _ => {}
         }
     }
-    entry.and_then(complete)
-}
-
-fn complete((user, password): (Option<String>, Option<String>)) -> Option<Credentials> {
-    Some(Credentials { user: user.unwrap_or_default(), password: password? })
+    entries
 }
 
 /// The words of a netrc file: separated by white space, some in quotes.
@@ -156,7 +219,8 @@ default login anyone password guess
 
     fn of(url: &str, netrc: Option<&str>) -> (String, Option<(String, String)>) {
         let mut url = url.parse().unwrap();
-        let found = Credentials::take(&mut url, netrc).map(|found| (found.user, found.password));
+        let found = Logins::take(&mut url, netrc.map(str::to_owned)).of_upstream;
+        let found = found.map(|found| (found.user, found.password));
         (url.to_string(), found)
     }
 
@@ -186,10 +250,65 @@ default login anyone password guess
         assert_eq!(format!("{found:?}"), "Credentials(…)");
     }
 
+    /// What goes with a request to `url` where upstream is at `upstream`, as `user:password`.
+    fn sent(upstream: &str, netrc: &str, url: &str) -> String {
+        let logins = Logins::take(&mut upstream.parse().unwrap(), Some(netrc.to_owned()));
+        let mut url = url.parse().unwrap();
+        let found = logins.of(&mut url);
+        assert!(!url.as_str().contains('@') && !format!("{logins:?}{found:?}").contains("pw"), "{url}");
+        found.map_or_else(|| "none".to_owned(), |found| format!("{}:{}", found.user, found.password))
+    }
+
+    #[test]
+    fn the_user_that_is_named_or_any() {
+        let of = |user: &str, netrc: &str| sent(&format!("http://{user}@h.example/"), netrc, "http://h.example/x");
+        let two = "machine h.example login one password pw1 machine h.example login two password pw2";
+        assert_eq!(of("two", two), "two:pw2");
+        assert_eq!(of("", two), "one:pw1");
+        assert_eq!(of("three", two), "three:");
+        let any =
+            "machine H.example password pw0 machine h.example password pw1 login two default login x password pw3";
+        assert_eq!([of("two", any), of("three", any), of("", any)], ["two:pw1", "three:pw0", "two:pw1"]);
+        assert_eq!(of("two", "machine o.example password pw1 default password pw2"), "two:pw2");
+        assert_eq!(of("two", "machine h.example login two machine h.example login two password pw2"), "two:pw2");
+        assert_eq!(sent("http://[::1]:1/", "machine ::1 login a password pw", "http://[::1]:2/"), "a:pw");
+    }
+
+    #[test]
+    fn each_host_gets_its_own() {
+        let netrc = "machine files.example login f password pwf\nmachine index.example login i password pwi\n\
+            default login d password pwd";
+        let http = |url: &str| sent("http://u:pw@index.example/simple/", netrc, url);
+        for (url, expected) in [
+            ("http://index.example/f", "u:pw"),
+            ("https://index.example/f", "u:pw"),
+            ("https://index.example:8443/f", "u:pw"),
+            ("http://files.example/f", "f:pwf"),
+            ("http://www.index.example/f", "none"),
+            ("http://other.example/f", "none"),
+            ("http://me:own%20pw@other.example/f", "me:own pw"),
+            ("http://me@other.example/f", "me:"),
+        ] {
+            assert_eq!(http(url), expected, "{url}");
+        }
+        let https = |url: &str| sent("https://u:pw@index.example/simple/", netrc, url);
+        for (url, expected) in [
+            ("https://index.example/f", "u:pw"),
+            ("http://index.example/f", "none"),
+            ("http://index.example:443/f", "none"),
+            ("https://index.example:8443/f", "none"),
+            ("https://files.example/f", "f:pwf"),
+            ("http://files.example/f", "none"),
+        ] {
+            assert_eq!(https(url), expected, "{url}");
+        }
+        assert_eq!(sent("https://index.example/", netrc, "https://index.example:8443/f"), "i:pwi");
+    }
+
     proptest! {
         #[test]
         fn no_file_panics(text in "((machine|default|login|password|macdef|index.example|\\PC{0,6})[ \n\"\\\\#]{0,3}){0,12}") {
-            find(&text, "index.example");
+            find(&text, "index.example", Some("a"), true);
         }
     }
 }

@@ -2,24 +2,20 @@
 //! network that it runs in.
 //!
 //! What always holds: unless upstream itself is at an address that is not globally reachable (`reach.rs`), the program
-//! connects to no such address. An address in a URL is refused before the request and at each redirect; a name is judged by what
-//! it resolves to at the moment of connecting, so it cannot change its meaning in between. Behind a proxy, the proxy
-//! resolves and judges names. Tested below and in `tests/client.rs`.
+//! connects to no such address. An address in a URL is refused before each request, also that of a redirect; a name is
+//! judged by what it resolves to at the moment of connecting, so it cannot change its meaning in between. Behind a proxy,
+//! the proxy resolves and judges names. Tested below and in `tests/client.rs`.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::redirect::Policy;
 use tokio::sync::OnceCell;
 use url::{Host, Url};
 
 use crate::reach::is_globally_reachable;
 use crate::url_check::{is_local_host, shown};
-
-/// How many redirects are followed.
-const REDIRECTS: usize = 10;
 
 /// What may not be asked, and why.
 #[derive(Debug, thiserror::Error)]
@@ -133,20 +129,6 @@ impl Guard {
         let addresses = tokio::net::lookup_host((name, 0)).await?.collect();
         Ok(self.filter(name, addresses)?)
     }
-
-    /// Follows redirects to where a page could lead as well, up to a limit.
-    pub(crate) fn redirects(self: &Arc<Self>) -> Policy {
-        let guard = Arc::clone(self);
-        Policy::custom(move |attempt| {
-            if attempt.previous().len() > REDIRECTS {
-                return attempt.error(Refused(format!("more than {REDIRECTS} redirects")));
-            }
-            match guard.check(attempt.url()) {
-                Ok(()) => attempt.follow(),
-                Err(refused) => attempt.error(refused),
-            }
-        })
-    }
 }
 
 /// Resolves names for the clients, through the guard.
@@ -179,9 +161,11 @@ pub(crate) fn proxy_hosts(variable: impl Fn(&str) -> Option<String>) -> Vec<Stri
 
 #[cfg(test)]
 mod tests {
-    use strandline_sync::upstream::Problem;
+    use strandline_sync::upstream::{Problem, Way};
 
     use super::*;
+    use crate::client::{Client, Limits};
+    use crate::credentials::Logins;
 
     fn guard(upstream: &str) -> Guard {
         Guard::new(&upstream.parse().unwrap(), None, vec!["proxy.example".to_owned()]).unwrap()
@@ -254,15 +238,24 @@ mod tests {
         assert!(guard.local_allowed());
     }
 
-    /// What a client makes of a URL that no check looked at before the request.
-    async fn asked(guard: Guard, url: &str) -> Result<u16, Problem> {
+    /// What a connection to a URL's host comes to, which no check looked at before.
+    async fn connected(guard: Guard, url: &str) -> Result<u16, Problem> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             drop(rustls::crypto::ring::default_provider().install_default());
         }
-        let guard = Arc::new(guard);
-        let builder = reqwest::Client::builder().no_proxy().redirect(guard.redirects());
-        let client = builder.dns_resolver(Arc::new(Resolver(guard))).build().unwrap();
+        let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let client = builder.dns_resolver(Arc::new(Resolver(Arc::new(guard)))).build().unwrap();
         client.get(url).send().await.map(|response| response.status().as_u16()).map_err(crate::client::problem)
+    }
+
+    /// What the program's own client makes of a URL.
+    async fn asked(guard: Guard, url: &str) -> Result<u16, Problem> {
+        let url = url.parse().unwrap();
+        let logins = Logins::take(&mut "http://index.example/".parse().unwrap(), None);
+        let limits = Limits { page: 100, file: None, connections: 1, idle: std::time::Duration::from_secs(5) };
+        let client = Client::new(logins, guard, None, limits).unwrap();
+        let answer = client.page(&url, None, Way::Usual).await;
+        answer.map(|fetched| fetched.status.as_u16()).map_err(|error| error.problem)
     }
 
     #[tokio::test]
@@ -282,12 +275,20 @@ mod tests {
                 io::Write::write_all(&mut stream, answer.as_bytes()).unwrap();
             }
         });
-        let (address, name) = (format!("http://127.0.0.1:{port}/"), format!("http://localhost:{port}/end"));
+        let (address, name) = (format!("http://127.0.0.1:{port}/"), format!("http://localhost:{port}/"));
+        let is_refused = |refused: Result<u16, Problem>| {
+            assert!(matches!(&refused, Err(Problem::Forbidden(why)) if why.contains("private")), "{refused:?}");
+        };
         for url in [&address, &name] {
             assert_eq!(asked(guard("http://127.0.0.1/simple/"), url).await, Ok(200));
-            let refused = asked(guard("https://8.8.8.8/simple/"), url).await;
-            assert!(matches!(&refused, Err(Problem::Forbidden(why)) if why.contains("private")), "{refused:?}");
+            is_refused(asked(guard("https://8.8.8.8/simple/"), url).await);
         }
+        assert_eq!(connected(guard("http://127.0.0.1/simple/"), &name).await, Ok(302));
+        is_refused(connected(guard("https://8.8.8.8/simple/"), &name).await);
+        // An upstream on the internet, as far as is known, that answers with a redirect inside.
+        let mut public = guard(&name);
+        (public.connect_to, public.local_allowed) = (Some(("127.0.0.1".to_owned(), port)), OnceLock::from(false));
+        is_refused(asked(public, &name).await);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! 1. Names, URLs, digests and sizes that upstream says are checked before anything is made of them
 //!    (`listing.rs`, `url_check.rs`).
 //! 2. No address in a private network is asked unless upstream is at one (`guard.rs`).
-//! 3. Credentials go to upstream only and are never shown (`credentials.rs`).
+//! 3. Upstream's credentials go to upstream only, and none are ever shown (`credentials.rs`).
 //! 4. Pages are a pure function of the record (`render.rs`).
 
 mod client;
@@ -43,9 +43,10 @@ use url::Url;
 pub use crate::format::Pypi;
 pub use crate::tree::{NoTree, WebTree};
 pub use crate::upstream::{NoDefault, PipEnvironment, default_upstream, default_upstream_in};
+pub use crate::url_check::without_secrets;
 
 use crate::client::{Client, Fetched, Limits};
-use crate::credentials::Credentials;
+use crate::credentials::Logins;
 use crate::guard::Guard;
 use crate::listing::Context;
 use crate::url_check::shown;
@@ -137,15 +138,15 @@ impl Index {
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
         let Settings { upstream, max_page_size, max_file_size, connect_to, connections, idle_timeout } = settings;
         let mut url = index_url(upstream)?;
-        let credentials = Credentials::take(&mut url, credentials::read_netrc().as_deref());
+        let logins = Logins::take(&mut url, credentials::read_netrc());
         let upstream = url.as_str().parse().map_err(|_| SettingsError::Upstream(TOO_LONG))?;
         let connect_to = connect_to.map(|text| parse_connect_to(Some(&url), &text)).transpose()?;
         let proxies = guard::proxy_hosts(|name| std::env::var(name).ok());
         let guard = Guard::new(&url, None, proxies.clone()).ok_or(SettingsError::Upstream(NO_HOST))?;
         let origin = connect_to.and_then(|address| Guard::new(&url, Some(address), proxies));
         let limits = Limits { page: max_page_size, file: max_file_size, connections, idle: idle_timeout };
-        let client = Client::new(url.clone(), credentials, guard, origin, limits)
-            .map_err(|error| SettingsError::Client(with_causes(&error)))?;
+        let client =
+            Client::new(logins, guard, origin, limits).map_err(|error| SettingsError::Client(with_causes(&error)))?;
         Ok(Self { upstream, url, client, has_json: AtomicBool::new(false) })
     }
 }

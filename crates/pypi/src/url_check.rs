@@ -12,7 +12,7 @@ use crate::reach::is_globally_reachable;
 ///
 /// A relative one may begin with `../`, as mirrors write them; `..` behind anything else is refused.
 pub(crate) fn resolve(base: &Url, text: &str) -> Result<(Url, Option<String>), String> {
-    let refuse = |rule: &str| Err(format!("the URL `{}` {rule}", shown(text)));
+    let refuse = |rule: &str| Err(format!("the URL `{}` {rule}", shown_url(text)));
     if text.is_empty() {
         return refuse("is empty");
     }
@@ -54,16 +54,68 @@ pub(crate) fn resolve(base: &Url, text: &str) -> Result<(Url, Option<String>), S
     Ok((url, fragment))
 }
 
-/// Text from outside as an error shows it: short, escaped, and without credentials.
+/// Text from outside as an error shows it: short, escaped, and without the secrets of the URLs in it.
 pub(crate) fn shown(text: &str) -> String {
-    let without = match (text.find("://"), text.find('@')) {
-        (Some(scheme), Some(at)) if scheme + 3 <= at && !text[scheme + 3..at].contains(['/', '?', '#']) => {
-            format!("{}{}", &text[..scheme + 3], &text[at + 1..])
-        }
-        _ => text.to_owned(),
+    escaped(&without_secrets(text))
+}
+
+/// A URL from outside as an error shows it: short, escaped, and without credentials and query, whatever its form.
+pub(crate) fn shown_url(text: &str) -> String {
+    let (before, rest) = match text.find([':', '/', '?', '#', '\\']) {
+        Some(end) if text[end..].starts_with(':') => text.split_at(end + 1),
+        _ => ("", text),
     };
-    let mut out = String::with_capacity(without.len().min(300));
-    for c in without.chars().take(300) {
+    let slashes = rest.len() - rest.trim_start_matches(['/', '\\']).len();
+    // Without a scheme, two slashes begin a host and fewer do not.
+    if before.is_empty() && slashes < 2 {
+        return escaped(&without_query(text));
+    }
+    let (slashes, rest) = rest.split_at(slashes);
+    let bare = without_user_and_query(rest);
+    if bare.contains('@') && text.parse::<Url>().is_err() {
+        // Perhaps a password with a slash in it.
+        return escaped(&format!("{before}{slashes}…"));
+    }
+    escaped(&format!("{before}{slashes}{bare}"))
+}
+
+/// A text with each URL in it, such as `https://index.example/`, without its credentials, and without its query, which
+/// may be a signature.
+pub fn without_secrets(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let slashes = rest[at + 3..].len() - rest[at + 3..].trim_start_matches(['/', '\\']).len();
+        let (before, after) = rest.split_at(at + 3 + slashes);
+        let end = after.find(|c: char| c.is_whitespace() || "\"'`<>".contains(c)).unwrap_or(after.len());
+        let (url, more) = after.split_at(end);
+        out.push_str(before);
+        out.push_str(&without_user_and_query(url));
+        rest = more;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Of a URL without its scheme.
+fn without_user_and_query(text: &str) -> String {
+    let end = text.find(['/', '\\', '?', '#']).unwrap_or(text.len());
+    let (authority, rest) = text.split_at(end);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{host}{}", without_query(rest))
+}
+
+fn without_query(text: &str) -> String {
+    let (rest, fragment) = text.find('#').map_or((text, ""), |at| text.split_at(at));
+    match rest.split_once('?') {
+        Some((path, _)) => format!("{path}?…{fragment}"),
+        None => text.to_owned(),
+    }
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(300));
+    for c in text.chars().take(300) {
         match c {
             ' '..='~' => out.push(c),
             c => out.extend(c.escape_debug()),
@@ -226,10 +278,39 @@ mod tests {
         assert_eq!(shown("https://index.example/a@b"), "https://index.example/a@b");
     }
 
+    #[test]
+    fn errors_show_no_secrets_of_urls() {
+        for (text, expected) in [
+            ("https://user:p@ss@index.example/a?X-Signature=secret#x", "https://index.example/a?…#x"),
+            ("//user:secret@files.example/a", "//files.example/a"),
+            ("https:user:secret@files.example/a", "https:files.example/a"),
+            ("https:\\\\user:secret@files.example", "https:\\\\files.example"),
+            ("https://user:se/cret@files.example/a", "https://…"),
+            ("six-1.0.tar.gz?token=secret&a=b", "six-1.0.tar.gz?…"),
+            ("/a@b/six-1.0.tar.gz?token=secret", "/a@b/six-1.0.tar.gz?…"),
+            ("https://files.example/a@b", "https://files.example/a@b"),
+        ] {
+            assert_eq!(shown_url(text), expected);
+        }
+        let text = "from `http://u:secret@a.example/x?sig=secret` to (https://secret@b.example) at a@b?";
+        assert_eq!(shown(text), "from `http://a.example/x?…` to (https://b.example) at a@b?");
+        let refused = resolve(&base(), "a/../six-1.0.tar.gz?sig=secret").unwrap_err();
+        assert!(!refused.contains("secret"), "{refused}");
+    }
+
     proptest! {
         #[test]
         fn encoding_is_undone_by_decoding(text in "\\PC{0,60}") {
             prop_assert_eq!(percent_decode(&percent_encode(&text)), Some(text));
+        }
+
+        #[test]
+        fn no_text_shows_a_secret(before in "[a-z/:?#@]{0,8}", after in "[a-z/:?#@]{0,8}") {
+            for text in [format!("https://{before}:s3cr3t@{after}"), format!("https://h/{before}?s3cr3t={after}")] {
+                if text.parse::<Url>().is_ok_and(|url| url.password() == Some("s3cr3t") || url.query().is_some_and(|query| query.contains("s3cr3t"))) {
+                    prop_assert!(!shown(&text).contains("s3cr3t") && !shown_url(&text).contains("s3cr3t"), "{}", text);
+                }
+            }
         }
 
         #[test]

@@ -276,6 +276,53 @@ async fn credentials_go_to_upstream_only_and_are_never_shown() {
 }
 
 #[tokio::test]
+async fn a_redirect_has_its_own_login_and_no_secret_of_a_url_is_shown() {
+    let private = Server::start(|request| match request.split(' ').nth(1) {
+        Some("/simple/six/?sig=s3cr3t") => answer("200 OK", &[JSON], PAGE.as_bytes()),
+        _ => answer("403 Forbidden", &[], b""),
+    });
+    let with_login = private.url("/simple/six/?sig=s3cr3t").replace("//", "//router:s3cr3t@");
+    let location = format!("location: {with_login}");
+    let refused = format!("location: {}", with_login.replace("six", "seven"));
+    let server = Server::start(move |request| match request.split(' ').nth(1) {
+        Some("/simple/six/") => answer("302 Found", &[&location], b""),
+        Some("/simple/nowhere/") => answer("302 Found", &["location: http://u:s3cr3t@:x/?sig=s3cr3t"], b""),
+        _ => answer("307 Temporary Redirect", &[&refused], b""),
+    });
+    let index = server.index();
+    page(&index).await.unwrap();
+    let sent = private.requests().pop().unwrap().to_ascii_lowercase();
+    assert!(sent.contains("authorization: basic cm91dgvyonmzy3izda=="), "{sent}");
+    let signed = format!("{}?sig=s3cr3t", server.url("/f"));
+    let errors = [
+        index.page(&"seven".parse().unwrap(), None, Way::Usual).await.unwrap_err(),
+        index.page(&"nowhere".parse().unwrap(), None, Way::Usual).await.unwrap_err(),
+        bytes(&index, &signed).await.unwrap_err(),
+        bytes(&index, "ftp://u:s3cr3t@files.example/?sig=s3cr3t").await.unwrap_err(),
+        bytes(&index, "http://u:s3cr3t@:x/?sig=s3cr3t").await.unwrap_err(),
+        bytes(&index, "http://127.0.0.1:1/?sig=s3cr3t").await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_moved_for_good_is_made_there() {
+    let answer_to = |request: &str| {
+        let body = "<?xml version='1.0'?>\n<methodResponse><params><param><value><int>9</int></value></param></params></methodResponse>";
+        match request.lines().next() {
+            Some("POST /pypi HTTP/1.1") => answer("308 Permanent Redirect", &["location: /xml"], b""),
+            Some("POST /xml HTTP/1.1") if request.contains("changelog_last_serial") => {
+                answer("200 OK", &["content-type: text/xml"], body.as_bytes())
+            }
+            _ => answer("500 Internal Server Error", &[], b""),
+        }
+    };
+    assert_eq!(Server::start(answer_to).index().last_serial().await.unwrap().get(), 9);
+}
+
+#[tokio::test]
 async fn connect_to_keeps_the_name_and_is_for_the_origin_alone() {
     let server = Server::start(|_| answer("200 OK", &[JSON], PAGE.as_bytes()));
     // A label longer than DNS has: the name is nowhere, and no server is asked for it.

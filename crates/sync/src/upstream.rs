@@ -148,6 +148,11 @@ pub enum Problem {
     NoChangelog,
 }
 
+/// The URL of a file as errors and logs show it: without its query, which may be a signature.
+pub(crate) fn without_query(url: &str) -> &str {
+    url.split_once('?').map_or(url, |(path, _)| path)
+}
+
 impl UpstreamError {
     /// An error about `url`.
     pub fn new(url: impl fmt::Display, problem: Problem) -> Self {

@@ -7,7 +7,7 @@ use strandline_store::ReceiveError;
 
 use super::patience::Passing;
 use super::receive::Wanted;
-use crate::upstream::UpstreamError;
+use crate::upstream::{UpstreamError, without_query};
 
 /// A project's page or file could not be had. Nothing of it is kept.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +126,9 @@ impl Failure {
         match self {
             Self::Upstream(source) => FetchError::File { project, filename, source },
             Self::Receive(source @ ReceiveError::Disk(_)) => FetchError::Store { project, filename, source },
-            Self::Receive(source) => FetchError::Wrong { project, filename, url: wanted.url.to_owned(), source },
+            Self::Receive(source) => {
+                FetchError::Wrong { project, filename, url: without_query(wanted.url).to_owned(), source }
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::SyncError;
 use crate::progress::Progress;
 use crate::room::require_room;
 use crate::stored::{Availability, Stored};
+use crate::upstream::without_query;
 
 /// How many bytes of a file are gathered before they are hashed and written.
 const CHUNK: usize = 256 << 10;
@@ -92,7 +93,7 @@ impl Fetcher {
     }
 
     async fn received(&self, wanted: Wanted<'_>) -> Result<Staged, FetchError> {
-        let received = self.patient.patiently(wanted.url, || self.receive(wanted)).await;
+        let received = self.patient.patiently(without_query(wanted.url), || self.receive(wanted)).await;
         received.map_err(|failure| failure.of(wanted))
     }
 
