@@ -254,8 +254,9 @@ impl Config {
         let text =
             std::fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
         let invalid = |problem: String| ConfigError::Invalid { path: path.clone(), problem };
-        // toml's own message names the line and shows it.
-        let file: File = toml::from_str(&text).map_err(|error| invalid(error.to_string().trim_end().to_owned()))?;
+        // toml's own message names the line and shows it, with what is secret in it.
+        let file: File = toml::from_str(&text)
+            .map_err(|error| invalid(strandline_pypi::without_secrets(error.to_string().trim_end())))?;
         if file.mirror.is_empty() {
             return Err(invalid("it has no mirror: add a table `[mirror.NAME]`".to_owned()));
         }

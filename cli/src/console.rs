@@ -11,8 +11,11 @@ use strandline_model::MirrorName;
 use strandline_sync::Progress;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// All bars, so that log lines are written above them and not through them.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
@@ -26,6 +29,9 @@ const REDRAWN_EVERY: Duration = Duration::from_millis(200);
 const RATE_OVER: Duration = Duration::from_secs(2);
 
 /// Starts logging to stderr; a line about progress comes every `line_every` where stderr is no terminal.
+///
+/// Libraries are heard only where something is wrong, however much is to be said: what they write of requests holds
+/// passwords and signed URLs, and people paste such lines into reports.
 pub(crate) fn start(quiet: bool, verbose: u8, line_every: Duration) {
     LINE_EVERY.get_or_init(|| line_every);
     let level = match (quiet, verbose) {
@@ -35,13 +41,10 @@ pub(crate) fn start(quiet: bool, verbose: u8, line_every: Duration) {
         (false, _) => LevelFilter::TRACE,
     };
     let terminal = io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(AboveBars)
-        .with_ansi(terminal)
-        .with_target(verbose > 0)
-        .compact()
-        .init();
+    let heard = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("strandline", level);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(AboveBars).with_ansi(terminal).with_target(verbose > 0).compact();
+    tracing_subscriber::registry().with(lines.with_filter(heard)).init();
     if quiet {
         BARS.set_draw_target(indicatif::ProgressDrawTarget::hidden());
     }
