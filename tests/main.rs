@@ -11,6 +11,7 @@ mod caches_and_quotas;
 mod commands;
 mod compare;
 mod concurrent_syncs_and_gc;
+mod credentials;
 mod equal_states;
 mod full_disk;
 mod gc_deletes;

@@ -92,6 +92,7 @@ pub(crate) struct Mirror {
     #[serde(default)]
     source: SourceKind,
     projects: Option<Projects>,
+    credential_command: Option<String>,
     connect_to: Option<Spanned<ConnectTo>>,
     connections: Option<std::num::NonZeroUsize>,
     max_file_size: Option<Bytes>,
@@ -335,6 +336,7 @@ impl Mirror {
     /// How to ask the index.
     pub(crate) fn index(&self, upstream: Url) -> strandline_pypi::Settings {
         let mut settings = strandline_pypi::Settings::new(upstream);
+        settings.credential_command.clone_from(&self.credential_command);
         settings.connect_to = self.connect_to.as_ref().map(|to| to.get_ref().0.clone());
         settings.max_file_size = self.max_file_size.map(|size| size.0);
         if let Some(Bytes(size)) = self.max_page_size {
@@ -485,8 +487,10 @@ store = "strandline-store"
 [mirror.{mirror}]
 
 # The index to mirror. Left out, it is the one that pip is configured to use. Credentials do not belong here:
-# they are taken from ~/.netrc.
+# they are taken from ~/.netrc, from the environment where the URL says so (https://USER:${{TOKEN}}@INDEX/simple/), or from
+# a command that writes two lines, the user and the password.
 {upstream}
+# credential-command = "printf 'USER\\n'; cat /run/secrets/token"
 
 # The projects to mirror. Left out, everything.
 {projects}

@@ -304,7 +304,11 @@ impl Judged for NoTree {
 
 impl Judged for SettingsError {
     fn verdict(&self) -> Verdict {
-        USAGE
+        match self {
+            // What it asks may be away for now.
+            Self::CredentialCommand(_) => FAILED,
+            Self::Upstream(_) | Self::ConnectTo { .. } | Self::NoVariable(_) | Self::Client(_) => USAGE,
+        }
     }
 }
 

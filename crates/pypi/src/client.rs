@@ -235,6 +235,7 @@ impl Client {
                 builder = builder.basic_auth(login.user, Some(login.password));
             }
             let response = builder.send().await.map_err(|error| fail(problem(error)))?;
+            tracing::trace!("{} from {}", response.status(), shown(response.url().as_str()));
             match next.and_then(|next| redirected(next, &response)) {
                 Some(next) => request = next,
                 None => return Ok(response),

@@ -1,4 +1,4 @@
-//! Users and passwords: of upstream from its URL, and of every host from a netrc file.
+//! Users and passwords: of upstream from a command, its URL and the environment, and of every host from a netrc file.
 //!
 //! What always holds: what was configured for upstream goes to its own origin only, and to the same host where a redirect
 //! or a page leads from http to https; another host gets what netrc has for it by name, and never the `default` of netrc;
@@ -7,10 +7,17 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
 use url::Url;
 
+use crate::SettingsError;
+use crate::program::answer;
 use crate::url_check::percent_decode;
+
+/// Longest wait for the command that says user and password.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A user and a password.
 #[derive(Clone, PartialEq, Eq)]
@@ -42,17 +49,25 @@ impl fmt::Debug for Logins {
 }
 
 impl Logins {
-    /// Takes the credentials out of upstream's URL; looks into `netrc` for what it lacks.
-    pub(crate) fn take(upstream: &mut Url, netrc: Option<String>) -> Self {
+    /// Takes the credentials out of upstream's URL, with `${NAME}` in them replaced by what `variable` says of `NAME`;
+    /// looks into `netrc` for what they lack. What a command said comes before all of them.
+    pub(crate) fn take(
+        upstream: &mut Url,
+        said: Option<Credentials>,
+        netrc: Option<String>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
         let netrc = netrc.unwrap_or_default();
         let (user, password) = take(upstream);
+        let user = user.map(|user| expand(&user, &variable)).transpose()?.filter(|user| !user.is_empty());
+        let password = password.map(|password| expand(&password, &variable)).transpose()?;
         let host = upstream.host_str().unwrap_or_default();
-        let of_upstream = match (user.clone(), password) {
+        let of_upstream = said.or_else(|| match (user.clone(), password) {
             (user, Some(password)) => Some(Credentials { user: user.unwrap_or_default(), password }),
             (user, None) => find(&netrc, host, user.as_deref(), true)
                 .or_else(|| user.map(|user| Credentials { user, password: String::new() })),
-        };
-        Self { upstream: upstream.clone(), user, of_upstream, netrc }
+        });
+        Ok(Self { upstream: upstream.clone(), user, of_upstream, netrc })
     }
 
     /// What goes with a request; takes the credentials out of the URL where it holds some, as that of a redirect may.
@@ -87,6 +102,53 @@ fn take(url: &mut Url) -> (Option<String>, Option<String>) {
         return (None, None);
     }
     (user, password)
+}
+
+/// Replaces each `${NAME}`.
+fn expand(text: &str, variable: &impl Fn(&str) -> Option<String>) -> Result<String, SettingsError> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        out.push_str(before);
+        match after.split_once('}') {
+            Some((name, more)) if is_name(name) => {
+                out.push_str(&variable(name).ok_or_else(|| SettingsError::NoVariable(name.to_owned()))?);
+                rest = more;
+            }
+            _ => {
+                out.push_str("${");
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Asks a command, which the shell runs: it writes two lines, the user and the password. The command's errors go where
+/// this program's go.
+pub(crate) fn ask(command: &str) -> Result<Credentials, SettingsError> {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]);
+    let fail = |why: String| Err(SettingsError::CredentialCommand(why));
+    let (text, status) = match answer(shell, PATIENCE) {
+        Ok(said) => said,
+        Err(why) => return fail(why),
+    };
+    match status {
+        Some(status) if status.success() => {}
+        Some(status) => return fail(format!("it failed: {status}")),
+        None => return fail(format!("it did not end within {} s", PATIENCE.as_secs())),
+    }
+    let lines: Vec<&str> = text.trim_end_matches(['\r', '\n']).lines().collect();
+    match lines[..] {
+        [user, password] => Ok(Credentials { user: user.to_owned(), password: password.to_owned() }),
+        _ => fail(format!("expected two lines, the user and the password; it wrote {}", lines.len())),
+    }
 }
 
 /// The netrc file of the user who runs this program: `NETRC`, else `.netrc` at home. `None` if there is none.
@@ -219,7 +281,7 @@ default login anyone password guess
 
     fn of(url: &str, netrc: Option<&str>) -> (String, Option<(String, String)>) {
         let mut url = url.parse().unwrap();
-        let found = Logins::take(&mut url, netrc.map(str::to_owned)).of_upstream;
+        let found = Logins::take(&mut url, None, netrc.map(str::to_owned), |_| None).unwrap().of_upstream;
         let found = found.map(|found| (found.user, found.password));
         (url.to_string(), found)
     }
@@ -245,6 +307,61 @@ default login anyone password guess
     }
 
     #[test]
+    fn variables_of_the_environment() {
+        let of = |url: &str| {
+            let mut url: Url = url.parse().unwrap();
+            let variable = |name: &str| match name {
+                "TOKEN" => Some("a/b@c:${TOKEN}".to_owned()),
+                "EMPTY" => Some(String::new()),
+                _ => None,
+            };
+            let found = Logins::take(&mut url, None, None, variable).map(|logins| logins.of_upstream);
+            assert!(!url.as_str().contains('@'), "{url}");
+            found.map(|found| found.map(|found| (found.user, found.password))).map_err(|error| error.to_string())
+        };
+        let pair = |user: &str, password: &str| Ok(Some((user.to_owned(), password.to_owned())));
+        assert_eq!(of("https://me:${TOKEN}@index.example/"), pair("me", "a/b@c:${TOKEN}"));
+        assert_eq!(of("https://${TOKEN}@index.example/"), pair("a/b@c:${TOKEN}", ""));
+        assert_eq!(of("https://$%7BEMPTY%7D:x${TOKEN}y@index.example/"), pair("", "xa/b@c:${TOKEN}y"));
+        assert_eq!(of("https://me:$TOKEN$%7B-x}${@index.example/"), pair("me", "$TOKEN${-x}${"));
+        let error = of("https://me:${NO_TOKEN}@index.example/").unwrap_err();
+        assert_eq!(error, "upstream: the environment has no variable `NO_TOKEN`");
+    }
+
+    /// Only the configuration may name variables, never what upstream says.
+    #[test]
+    fn a_redirect_names_no_variable() {
+        assert_eq!(sent("http://h.example/", "", "http://me:${HOME}@o.example/"), "me:${HOME}");
+    }
+
+    #[test]
+    fn a_command_says_user_and_password() {
+        let said = ask("echo 'a user'; echo 's e:cret'").unwrap();
+        assert_eq!((said.user.as_str(), said.password.as_str()), ("a user", "s e:cret"));
+        assert_eq!(ask("printf 'u\\r\\np\\r\\n\\n'").unwrap().password, "p");
+        assert_eq!(ask("printf '\\np'").unwrap().user, "");
+        let netrc = Some("default login d password d".to_owned());
+        let mut upstream = "https://a:b@index.example/".parse().unwrap();
+        let logins = Logins::take(&mut upstream, Some(said.clone()), netrc, |_| None).unwrap();
+        assert_eq!((logins.of(&mut upstream), upstream.as_str()), (Some(said), "https://index.example/"));
+        let errors = [
+            "echo s3cr3t",
+            "printf 'a\\ns3cr3t\\nc'",
+            "true",
+            "echo u; echo s3cr3t; exit 3",
+            "exec no-such-program 2>&-",
+        ];
+        let errors = errors.map(|command| ask(command).unwrap_err().to_string());
+        insta::assert_snapshot!(errors.join("\n"), @"
+        credential-command: expected two lines, the user and the password; it wrote 1
+        credential-command: expected two lines, the user and the password; it wrote 3
+        credential-command: expected two lines, the user and the password; it wrote 0
+        credential-command: it failed: exit status: 3
+        credential-command: it failed: exit status: 127
+        ");
+    }
+
+    #[test]
     fn never_printed() {
         let found = Credentials { user: "me".to_owned(), password: "secret".to_owned() };
         assert_eq!(format!("{found:?}"), "Credentials(…)");
@@ -252,7 +369,7 @@ default login anyone password guess
 
     /// What goes with a request to `url` where upstream is at `upstream`, as `user:password`.
     fn sent(upstream: &str, netrc: &str, url: &str) -> String {
-        let logins = Logins::take(&mut upstream.parse().unwrap(), Some(netrc.to_owned()));
+        let logins = Logins::take(&mut upstream.parse().unwrap(), None, Some(netrc.to_owned()), |_| None).unwrap();
         let mut url = url.parse().unwrap();
         let found = logins.of(&mut url);
         assert!(!url.as_str().contains('@') && !format!("{logins:?}{found:?}").contains("pw"), "{url}");

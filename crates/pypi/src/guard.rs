@@ -251,7 +251,7 @@ mod tests {
     /// What the program's own client makes of a URL.
     async fn asked(guard: Guard, url: &str) -> Result<u16, Problem> {
         let url = url.parse().unwrap();
-        let logins = Logins::take(&mut "http://index.example/".parse().unwrap(), None);
+        let logins = Logins::take(&mut "http://index.example/".parse().unwrap(), None, None, |_| None).unwrap();
         let limits = Limits { page: 100, file: None, connections: 1, idle: std::time::Duration::from_secs(5) };
         let client = Client::new(logins, guard, None, limits).unwrap();
         let answer = client.page(&url, None, Way::Usual).await;

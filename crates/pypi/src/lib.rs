@@ -22,6 +22,7 @@ mod json;
 mod listing;
 mod lists;
 mod paths;
+mod program;
 mod reach;
 mod render;
 mod root;
@@ -58,8 +59,11 @@ pub const MAX_PAGE_SIZE: u64 = 256 << 20;
 #[derive(Clone)]
 pub struct Settings {
     /// The URL below which the projects' pages are, such as `https://index.example/simple/`; the last slash may be
-    /// missing. A URL with nothing but a host means `simple/` on it. It may hold credentials.
+    /// missing. A URL with nothing but a host means `simple/` on it. It may hold credentials; `${NAME}` in them stands for
+    /// a variable of the environment.
     pub upstream: Url,
+    /// A command of the shell that writes upstream's user and password, in a line each. [`Index::new`] runs it.
+    pub credential_command: Option<String>,
     /// Largest page that is taken, in bytes, unpacked.
     pub max_page_size: u64,
     /// Largest file that is taken, in bytes.
@@ -78,6 +82,7 @@ impl Settings {
     pub fn new(upstream: Url) -> Self {
         Self {
             upstream,
+            credential_command: None,
             max_page_size: MAX_PAGE_SIZE,
             max_file_size: None,
             connect_to: None,
@@ -88,9 +93,17 @@ impl Settings {
 }
 
 impl std::fmt::Debug for Settings {
-    /// The upstream is left out: it may hold credentials.
+    /// The upstream and the command are left out: they may hold credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { upstream: _, max_page_size, max_file_size, connect_to, connections, idle_timeout } = self;
+        let Self {
+            upstream: _,
+            credential_command: _,
+            max_page_size,
+            max_file_size,
+            connect_to,
+            connections,
+            idle_timeout,
+        } = self;
         f.debug_struct("Settings")
             .field("max_page_size", max_page_size)
             .field("max_file_size", max_file_size)
@@ -115,6 +128,12 @@ pub enum SettingsError {
         /// What it has to be.
         rule: &'static str,
     },
+    /// Upstream's URL names a variable that is not set.
+    #[error("upstream: the environment has no variable `{0}`")]
+    NoVariable(String),
+    /// The command that says user and password did not.
+    #[error("credential-command: {0}")]
+    CredentialCommand(String),
     /// There is no client for HTTPS; most often, the system has no root certificates.
     #[error(
         "cannot set up HTTPS ({0}); is `ca-certificates` installed, or does SSL_CERT_FILE name a file of certificates?"
@@ -134,11 +153,21 @@ pub struct Index {
 }
 
 impl Index {
-    /// Prepares to ask an index; asks nothing yet.
+    /// Prepares to ask an index; asks nothing yet. Reads netrc and the environment and runs the command of the settings,
+    /// which can take its time; the credentials stay the same from then on.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
-        let Settings { upstream, max_page_size, max_file_size, connect_to, connections, idle_timeout } = settings;
+        let Settings {
+            upstream,
+            credential_command,
+            max_page_size,
+            max_file_size,
+            connect_to,
+            connections,
+            idle_timeout,
+        } = settings;
         let mut url = index_url(upstream)?;
-        let logins = Logins::take(&mut url, credentials::read_netrc());
+        let said = credential_command.as_deref().map(credentials::ask).transpose()?;
+        let logins = Logins::take(&mut url, said, credentials::read_netrc(), |name| std::env::var(name).ok())?;
         let upstream = url.as_str().parse().map_err(|_| SettingsError::Upstream(TOO_LONG))?;
         let connect_to = connect_to.map(|text| parse_connect_to(Some(&url), &text)).transpose()?;
         let proxies = guard::proxy_hosts(|name| std::env::var(name).ok());

@@ -6,18 +6,16 @@
 //! programs that play pip.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use url::Url;
 
+use crate::program::answer;
+
 /// Longest wait for an answer of pip.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest answer that is read, in bytes.
-const LONGEST: u64 = 1 << 20;
 
 /// How pip may be called: as a module first, because that finds the pip that belongs to `python3`.
 const PIPS: [(&str, &[&str]); 4] =
@@ -71,10 +69,10 @@ pub fn default_upstream_in(environment: &PipEnvironment) -> Result<Url, NoDefaul
     for (program, arguments) in PIPS {
         let Some(found) = find(&environment.path, program) else { continue };
         let mut command = Command::new(&found);
-        command.args(arguments).args(["install", "--help"]).env("COLUMNS", "1000");
-        match answer(command) {
+        command.args(arguments).args(["install", "--help"]).env("COLUMNS", "1000").stderr(Stdio::null());
+        match answer(command, PATIENCE) {
             Err(why) => tried.push(format!("{}: {why}", found.display())),
-            Ok(text) => match index_in_help(&text) {
+            Ok((text, _)) => match index_in_help(&text) {
                 Some(url) => return Ok(url),
                 None => tried.push(format!("{}: its help names no index", found.display())),
             },
@@ -86,33 +84,6 @@ pub fn default_upstream_in(environment: &PipEnvironment) -> Result<Url, NoDefaul
 
 fn find(path: &OsStr, program: &str) -> Option<PathBuf> {
     std::env::split_paths(path).map(|directory| directory.join(program)).find(|path| path.is_file())
-}
-
-/// What the program writes to its standard output, within bounds.
-fn answer(mut command: Command) -> Result<String, String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(|error| error.to_string())?;
-    let (sender, receiver) = mpsc::channel();
-    let output = child.stdout.take();
-    // The reader may outlive this call, if a child of the child keeps the pipe; it ends with the pipe.
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let read = output.map(|output| output.take(LONGEST).read_to_end(&mut bytes));
-        if sender.send(read.map(|read| read.map(|_| bytes))).is_err() {
-            tracing::debug!("an answer came after its time");
-        }
-    });
-    let outcome = receiver.recv_timeout(PATIENCE);
-    // The program is not needed any more, whether it has answered or not.
-    if let Err(error) = child.kill().and_then(|()| child.wait()) {
-        tracing::debug!(%error, "a program could not be ended");
-    }
-    match outcome {
-        Ok(Some(Ok(bytes))) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Ok(Some(Err(error))) => Err(error.to_string()),
-        Ok(None) => Err("it has no output".to_owned()),
-        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
-    }
 }
 
 /// The default of `--index-url` in pip's help, without the credentials, of which pip shows only a part.
