@@ -304,7 +304,7 @@ fn redirected(mut request: Request, response: &Response) -> Option<Request> {
         _ => return None,
     }
     let to = std::str::from_utf8(response.headers().get(LOCATION)?.as_bytes()).ok()?;
-    *request.url_mut() = response.url().join(to).ok()?;
+    *request.url_mut() = response.url().join(to).ok().filter(Url::has_host)?;
     Some(request)
 }
 
