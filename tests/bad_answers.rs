@@ -83,7 +83,7 @@ impl Bad {
         }
         // So that the file alone is the next event of the log: before it, there is nothing new to publish.
         index.new_release("victim", "2.0");
-        let world = World::new(index, &self.asked.lines());
+        let world = World::new(index, &format!("{}\non-broken = \"freeze\"", self.asked.lines()));
         world.done(&["sync"]);
         let (live, pooled, log) = (world.live(), pool(&world), world.log());
 
