@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::credentials::Logins;
+use crate::decoding::{Unpacker, utf8};
 use crate::guard::{Guard, Refused, Resolver};
 use crate::url_check::{shown, shown_url};
 
@@ -41,6 +42,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// No encoding.
 const AS_IT_IS: HeaderValue = HeaderValue::from_static("identity");
+/// The encoding that is asked for; [`Unpacker`] reads more.
+const PACKED: HeaderValue = HeaderValue::from_static("gzip");
 
 const ACCEPTED_PAGES: HeaderValue = HeaderValue::from_static(
     "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01",
@@ -112,12 +115,10 @@ impl Client {
         };
         let of_files = Arc::clone(&guard);
         Ok(Self {
-            pages: builder(&guard).gzip(true).build()?,
-            files: LazyLock::new(Box::new(move || {
-                builder(&of_files).gzip(false).http1_only().build().map_err(problem)
-            })),
+            pages: builder(&guard).build()?,
+            files: LazyLock::new(Box::new(move || builder(&of_files).http1_only().build().map_err(problem))),
             origin: match origin.map(Arc::new) {
-                Some(origin) => Some((builder(&origin).gzip(true).build()?, origin)),
+                Some(origin) => Some((builder(&origin).build()?, origin)),
                 None => None,
             },
             guard,
@@ -147,9 +148,7 @@ impl Client {
         let mut request = Request::new(Method::GET, url.clone());
         let headers = request.headers_mut();
         headers.insert(ACCEPT, ACCEPTED_PAGES);
-        if way == Way::Uncompressed {
-            headers.insert(ACCEPT_ENCODING, AS_IT_IS);
-        }
+        headers.insert(ACCEPT_ENCODING, if way == Way::Uncompressed { AS_IT_IS } else { PACKED });
         if let Some(Validator(tag)) = validator
             && let Ok(tag) = HeaderValue::from_str(tag)
         {
@@ -175,6 +174,7 @@ impl Client {
     async fn post_now(&self, url: &Url, body: String) -> Result<Fetched, UpstreamError> {
         let mut request = Request::new(Method::POST, url.clone());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+        request.headers_mut().insert(ACCEPT_ENCODING, PACKED);
         *request.body_mut() = Some(body.into());
         let response = self.send(&self.pages, &self.guard, request).await?;
         self.whole(url, response).await
@@ -244,7 +244,7 @@ impl Client {
         Err(fail(Problem::Forbidden(format!("more than {REDIRECTS} redirects"))))
     }
 
-    /// Reads the body up to the limit.
+    /// Reads the body up to the limit. That of an answer without success stays as it came, because only its status counts.
     async fn whole(&self, url: &Url, mut response: Response) -> Result<Fetched, UpstreamError> {
         let fail = |problem| UpstreamError::new(shown(url.as_str()), problem);
         let limit = self.limits.page;
@@ -258,14 +258,17 @@ impl Client {
         let content_type = header(CONTENT_TYPE).unwrap_or_default();
         let validator = header(ETAG).map(Validator);
         let pause = pause(response.headers());
-        let mut body = Vec::new();
-        while let Some(chunk) =
-            response.chunk().await.map_err(|error| fail(cut_short(problem(error), length, body.len() as u64)))?
-        {
-            if (body.len() + chunk.len()) as u64 > limit {
-                return Err(fail(Problem::TooLarge { limit }));
-            }
-            body.extend_from_slice(&chunk);
+        let as_it_is = HeaderMap::new();
+        let packed = if status == StatusCode::OK { response.headers() } else { &as_it_is };
+        let mut body = Unpacker::new(packed, limit).map_err(fail)?;
+        let mut came = 0;
+        while let Some(chunk) = response.chunk().await.map_err(|error| fail(cut_short(problem(error), length, came)))? {
+            came += chunk.len() as u64;
+            body.push(&chunk).map_err(fail)?;
+        }
+        let mut body = body.finish().map_err(fail)?;
+        if status == StatusCode::OK {
+            body = utf8(body, &content_type, limit).map_err(fail)?;
         }
         Ok(Fetched { url: final_url, status, content_type, validator, pause, body })
     }

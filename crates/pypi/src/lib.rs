@@ -14,6 +14,7 @@
 
 mod client;
 mod credentials;
+mod decoding;
 mod filename;
 mod format;
 mod guard;

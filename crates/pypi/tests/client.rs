@@ -178,6 +178,32 @@ async fn packed_pages() {
 }
 
 #[tokio::test]
+async fn pages_of_several_members_and_other_charsets() {
+    let (first, second) = PAGE.split_at(20);
+    let members = [packed(first.as_bytes()), packed(second.as_bytes())].concat();
+    let digest = "00".repeat(32);
+    let html = format!("<a href=six-1.0.zip#sha256={digest} data-yanked='caf\u{e9}'>six</a>");
+    let latin: Vec<u8> = html.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+    let server = Server::start(move |request| match request.split(' ').nth(1) {
+        Some("/simple/six/") => answer("200 OK", &[JSON, "content-encoding: x-gzip"], &members),
+        Some("/latin/six/") => answer("200 OK", &["content-type: text/html; charset=iso-8859-1"], &latin),
+        Some("/mark/six/") => answer("200 OK", &[JSON], &[b"\xef\xbb\xbf", PAGE.as_bytes()].concat()),
+        Some("/gone/six/") => answer("404 Not Found", &["content-encoding: br"], b"\x8b"),
+        _ => answer("200 OK", &[JSON, "content-encoding: br"], b"\x8b"),
+    });
+    let at = |path: &str| Index::new(Settings::new(server.url(path).parse().unwrap())).unwrap();
+    assert_eq!(page(&at("/simple/")).await.unwrap().serial.map(strandline_model::Serial::get), Some(7));
+    assert!(page(&at("/mark/")).await.is_ok());
+    let latin = page(&at("/latin/")).await.unwrap();
+    let (_, told, _) = latin.record.files().next().unwrap();
+    assert_eq!(told.yanked, strandline_model::Yanked::Yes("caf\u{e9}".to_owned()));
+    // What is said about an answer's status needs no body.
+    assert!(matches!(at("/gone/").page(&six(), None, Way::Usual).await.unwrap(), Answer::Missing));
+    let error = page(&at("/other/")).await.unwrap_err();
+    assert!(!error.is_transient() && error.to_string().contains("content coding `br`"), "{error}");
+}
+
+#[tokio::test]
 async fn pages_over_the_limit_packed_or_not() {
     let limit = 1 << 20;
     let too_much = vec![b' '; (1 << 20) + 1];
