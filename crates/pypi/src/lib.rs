@@ -40,6 +40,7 @@ use futures_util::future::BoxFuture;
 use reqwest::StatusCode;
 use strandline_model::{DisplayName, ProjectName, Serial, UpstreamUrl, with_causes};
 use strandline_sync::upstream::{Answer, Body, Event, Page, Problem, Upstream, UpstreamError, Validator, Way};
+use tokio::sync::OnceCell;
 use url::Url;
 
 pub use crate::format::Pypi;
@@ -60,8 +61,8 @@ pub const MAX_PAGE_SIZE: u64 = 256 << 20;
 #[derive(Clone)]
 pub struct Settings {
     /// The URL below which the projects' pages are, such as `https://index.example/simple/`; the last slash may be
-    /// missing. A URL with nothing but a host means `simple/` on it. It may hold credentials; `${NAME}` in them stands for
-    /// a variable of the environment.
+    /// missing. A URL with nothing but a host means `simple/` on it, or its root where there is no `simple/`. It may
+    /// hold credentials; `${NAME}` in them stands for a variable of the environment.
     pub upstream: Url,
     /// A command of the shell that writes upstream's user and password, in a line each. [`Index::new`] runs it.
     pub credential_command: Option<String>,
@@ -151,6 +152,12 @@ pub struct Index {
     /// Whether it has shown a page in JSON or a changelog: then a page in HTML, which lacks sizes and times, is one that
     /// something on the way has made of it.
     has_json: AtomicBool,
+    /// Its URL names nothing but a host.
+    may_be_at_root: bool,
+    /// Whether it is at the root of its host and not at `simple/`, once that is known.
+    at_root: OnceCell<bool>,
+    /// Whether its list links to files `index.html`.
+    names_files: AtomicBool,
 }
 
 impl Index {
@@ -166,6 +173,7 @@ impl Index {
             connections,
             idle_timeout,
         } = settings;
+        let may_be_at_root = upstream.path() == "/";
         let mut url = index_url(upstream)?;
         let said = credential_command.as_deref().map(credentials::ask).transpose()?;
         let logins = Logins::take(&mut url, said, credentials::read_netrc(), |name| std::env::var(name).ok())?;
@@ -177,7 +185,8 @@ impl Index {
         let limits = Limits { page: max_page_size, file: max_file_size, connections, idle: idle_timeout };
         let client =
             Client::new(logins, guard, origin, limits).map_err(|error| SettingsError::Client(with_causes(&error)))?;
-        Ok(Self { upstream, url, client, has_json: AtomicBool::new(false) })
+        let (has_json, names_files, at_root) = (AtomicBool::new(false), AtomicBool::new(false), OnceCell::new());
+        Ok(Self { upstream, url, client, has_json, may_be_at_root, at_root, names_files })
     }
 }
 
@@ -236,22 +245,72 @@ fn parse_connect_to(upstream: Option<&Url>, text: &str) -> Result<(String, u16),
 }
 
 impl Index {
-    fn page_url(&self, project: &ProjectName) -> Url {
+    /// Where a project's page is, and the list if none is named.
+    fn page_url(&self, project: Option<&ProjectName>) -> Url {
         let mut url = self.url.clone();
-        url.set_path(&format!("{}{project}/", url.path()));
+        let above = if self.at_root.get() == Some(&true) { "/" } else { url.path() };
+        let file = if self.names_files.load(Ordering::Relaxed) { "index.html" } else { "" };
+        url.set_path(&project.map_or_else(|| above.to_owned(), |project| format!("{above}{project}/{file}")));
         url
+    }
+
+    /// Asks for a project's page, or for the list if none is named, where it is.
+    async fn find(
+        &self,
+        project: Option<&ProjectName>,
+        validator: Option<&Validator>,
+        way: Way,
+    ) -> Result<(Url, Fetched), UpstreamError> {
+        let url = self.page_url(project);
+        let fetched = self.client.page(&url, validator, way).await?;
+        if !is_missing(fetched.status) || !self.may_be_at_root || !self.is_at_root().await? {
+            return Ok((url, fetched));
+        }
+        match self.page_url(project) {
+            same if same == url => Ok((url, fetched)),
+            url => Ok((url.clone(), self.client.page(&url, validator, way).await?)),
+        }
+    }
+
+    /// Whether the index is at the root of its host: there is no list at `simple/`, and there is one at the root. Asked
+    /// for once, when something is not below `simple/`.
+    async fn is_at_root(&self) -> Result<bool, UpstreamError> {
+        let find_out = || async {
+            let list = self.client.page(&self.url, None, Way::Usual).await?;
+            if !is_missing(list.status) {
+                let unknown = list.status.is_server_error() || list.status == StatusCode::TOO_MANY_REQUESTS;
+                return if unknown { Err(UpstreamError::new(&self.url, list.status_problem())) } else { Ok(false) };
+            }
+            let mut root = self.url.clone();
+            root.set_path("/");
+            let top = self.client.page(&root, None, Way::Usual).await?;
+            match top.status {
+                StatusCode::OK => Ok(match kind(&top) {
+                    Ok(Kind::Json) => root::parse_json(&top.body).is_ok(),
+                    Ok(Kind::Html) => root::html::parse(&top.body, &top.url).is_ok_and(|list| list.is_list),
+                    Err(_) => false,
+                }),
+                status if is_missing(status) => Ok(false),
+                _ => Err(UpstreamError::new(&root, top.status_problem())),
+            }
+        };
+        self.at_root.get_or_try_init(find_out).await.copied()
     }
 
     /// The index's own list of projects, for an index without a changelog.
     async fn listed_projects(&self) -> Result<Vec<(DisplayName, Serial)>, UpstreamError> {
-        let fetched = self.client.page(&self.url, None, Way::Usual).await?;
-        let fail = |problem| UpstreamError::new(&self.url, problem);
+        let (url, fetched) = self.find(None, None, Way::Usual).await?;
+        let fail = |problem| UpstreamError::new(&url, problem);
         if fetched.status != StatusCode::OK {
             return Err(fail(fetched.status_problem()));
         }
         match kind(&fetched).map_err(fail)? {
             Kind::Json => root::parse_json(&fetched.body).map_err(fail),
-            Kind::Html => root::parse_html(&fetched.body, &fetched.url).map_err(fail),
+            Kind::Html => {
+                let list = root::html::parse(&fetched.body, &fetched.url).map_err(fail)?;
+                self.names_files.store(list.names_files, Ordering::Relaxed);
+                Ok(list.projects)
+            }
         }
     }
 
@@ -269,6 +328,10 @@ impl Index {
             Kind::Html => html::parse(&fetched.body, context),
         }
     }
+}
+
+fn is_missing(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }
 
 /// What an answer is written in.
@@ -304,8 +367,7 @@ impl Upstream for Index {
         way: Way,
     ) -> BoxFuture<'a, Result<Answer, UpstreamError>> {
         async move {
-            let url = self.page_url(project);
-            let fetched = self.client.page(&url, validator, way).await?;
+            let (url, fetched) = self.find(Some(project), validator, way).await?;
             let fail = |problem| UpstreamError::new(&url, problem);
             match fetched.status {
                 StatusCode::OK => {
@@ -313,7 +375,7 @@ impl Upstream for Index {
                     Ok(Answer::Page { page, validator: fetched.validator })
                 }
                 StatusCode::NOT_MODIFIED if validator.is_some() => Ok(Answer::NotModified),
-                StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Answer::Missing),
+                status if is_missing(status) => Ok(Answer::Missing),
                 _ => Err(fail(fetched.status_problem())),
             }
         }

@@ -1,18 +1,17 @@
 //! Reading an index's own list of projects, for indexes without a changelog.
 //!
 //! What always holds: a name that no project can have is left out with a warning, because nothing could be mirrored by
-//! it; a link of an HTML list counts only if it leads to a page directly below the list. Tested below.
+//! it. Tested below; `root/html.rs` says which links of an HTML list count.
 
-use html5gum::{Token, Tokenizer};
+pub(crate) mod html;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use strandline_model::{DisplayName, Serial};
 use strandline_sync::upstream::Problem;
-use url::Url;
 
 use crate::json::{Raw, object, required, serial};
 use crate::listing::{check_api_version, malformed};
-use crate::url_check::resolve;
 
 #[derive(Deserialize)]
 struct RawList<'a> {
@@ -65,58 +64,6 @@ pub(crate) fn parse_with_serial(bytes: &[u8]) -> Result<(Option<Serial>, Vec<(Di
     Ok((last, projects))
 }
 
-/// Reads the HTML list, which has no serials: each project has serial 0.
-pub(crate) fn parse_html(bytes: &[u8], list: &Url) -> Result<Vec<(DisplayName, Serial)>, Problem> {
-    let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("the list is not UTF-8: {error}")))?;
-    let mut projects = Vec::new();
-    // The directory of the link that is open, and its text so far.
-    let mut link: Option<(String, String)> = None;
-    for token in Tokenizer::new(text) {
-        let Ok(token) = token;
-        match token {
-            Token::StartTag(tag) if tag.name.as_slice() == b"a" => {
-                let href =
-                    tag.attributes.get(b"href".as_slice()).map(|href| String::from_utf8_lossy(href).into_owned());
-                link = href.and_then(|href| directory(list, href.trim())).map(|directory| (directory, String::new()));
-            }
-            Token::StartTag(tag) if tag.name.as_slice() == b"meta" => {
-                let attribute = |name: &[u8]| tag.attributes.get(name).map(|value| String::from_utf8_lossy(value));
-                if let (Some("pypi:repository-version"), Some(version)) =
-                    (attribute(b"name").as_deref(), attribute(b"content"))
-                {
-                    check_api_version(&version)?;
-                }
-            }
-            Token::String(more) => {
-                if let Some((_, text)) = &mut link {
-                    text.push_str(&String::from_utf8_lossy(&more));
-                }
-            }
-            Token::EndTag(tag) if tag.name.as_slice() == b"a" => {
-                if let Some((directory, text)) = link.take() {
-                    let same = |text: &str| {
-                        let (text, directory): (Result<DisplayName, _>, Result<DisplayName, _>) =
-                            (text.parse(), directory.parse());
-                        matches!((text, directory), (Ok(text), Ok(directory)) if text.normalise() == directory.normalise())
-                    };
-                    let name = if same(text.trim()) { text.trim() } else { &directory };
-                    take(&mut projects, name, Serial::ZERO);
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(projects)
-}
-
-/// The name of a directory directly below the list.
-fn directory(list: &Url, href: &str) -> Option<String> {
-    let (url, _) = resolve(list, href).ok()?;
-    let below = url.path().strip_prefix(list.path())?;
-    let name = below.strip_suffix('/').unwrap_or(below);
-    (url.origin() == list.origin() && !name.is_empty() && !name.contains('/')).then(|| name.to_owned())
-}
-
 fn take(projects: &mut Vec<(DisplayName, Serial)>, name: &str, serial: Serial) {
     match name.parse() {
         Ok(name) => projects.push((name, serial)),
@@ -140,8 +87,9 @@ mod tests {
         }
     }
 
-    fn html(text: &str) -> String {
-        shown(parse_html(text.as_bytes(), &"https://index.example/simple/".parse().unwrap()))
+    fn in_html(text: &str) -> String {
+        let list = html::parse(text.as_bytes(), &"https://index.example/simple/".parse().unwrap());
+        shown(list.map(|list| list.projects))
     }
 
     #[test]
@@ -164,14 +112,14 @@ mod tests {
     fn html_lists() {
         let list = "<a href=zope-interface/>Zope.<b>Interface</b></a> <a href='/simple/six/'>  six </a> <a href=x/>The x</a>\
             <a href=../>up</a> <a href=https://other.example/simple/y/>y</a> <a href=a/b/>c</a> <a name=z>z</a> <a href=open/>";
-        assert_eq!(html(list), "Zope.Interface 0\nsix 0\nx 0");
-        assert!(html("<meta name=pypi:repository-version content=2.0>").contains("reads version 1"));
+        assert_eq!(in_html(list), "Zope.Interface 0\nsix 0\nx 0");
+        assert!(in_html("<meta name=pypi:repository-version content=2.0>").contains("reads version 1"));
     }
 
     proptest! {
         #[test]
         fn no_text_panics(text in "(<a |href=|x/|>|</a>|\\PC){0,30}|\\{?\"?(meta|projects)?\\PC{0,20}") {
-            html(&text);
+            in_html(&text);
             drop(parse_json(text.as_bytes()));
         }
     }

@@ -307,7 +307,10 @@ mod tests {
         #[test]
         fn no_text_shows_a_secret(before in "[a-z/:?#@]{0,8}", after in "[a-z/:?#@]{0,8}") {
             for text in [format!("https://{before}:s3cr3t@{after}"), format!("https://h/{before}?s3cr3t={after}")] {
-                if text.parse::<Url>().is_ok_and(|url| url.password() == Some("s3cr3t") || url.query().is_some_and(|query| query.contains("s3cr3t"))) {
+                let has_it = |url: Url| {
+                    url.password() == Some("s3cr3t") || url.query().is_some_and(|query| query.contains("s3cr3t"))
+                };
+                if text.parse().is_ok_and(has_it) {
                     prop_assert!(!shown(&text).contains("s3cr3t") && !shown_url(&text).contains("s3cr3t"), "{}", text);
                 }
             }

@@ -78,6 +78,52 @@ async fn html_where_there_is_no_json() {
 }
 
 #[tokio::test]
+async fn an_index_at_the_root_of_its_host() {
+    let list = "<a href=six/>six/</a><a href=idna/>idna/</a>";
+    let serve = |top: &'static str, simple: &'static str| {
+        Server::start(move |request| match request.split(' ').nth(1) {
+            Some("/six/") => answer("200 OK", &[JSON], PAGE.as_bytes()),
+            Some("/") => answer(top, &["content-type: text/html"], list.as_bytes()),
+            Some("/simple/") => answer(simple, &["content-type: text/html"], b""),
+            _ => answer("404 Not Found", &[], b""),
+        })
+    };
+    let at = |server: &Server| Index::new(Settings::new(server.url("/").parse().unwrap())).unwrap();
+    let server = serve("200 OK", "404 Not Found");
+    let index = at(&server);
+    assert_eq!(page(&index).await.unwrap().serial.map(strandline_model::Serial::get), Some(7));
+    let names: Vec<_> = index.projects().await.unwrap().iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["six", "idna"]);
+    let other = "other".parse().unwrap();
+    assert!(matches!(index.page(&other, None, Way::Usual).await.unwrap(), Answer::Missing));
+    // Where it is, is found out once.
+    assert_eq!(server.requests().iter().filter(|request| request.starts_with("GET /simple/ ")).count(), 1);
+
+    let server = serve("200 OK", "200 OK");
+    assert!(matches!(at(&server).page(&six(), None, Way::Usual).await.unwrap(), Answer::Missing));
+    let server = serve("200 OK", "503 Service Unavailable");
+    assert!(at(&server).page(&six(), None, Way::Usual).await.unwrap_err().is_transient(), "it is not known");
+    let server = serve("503 Service Unavailable", "404 Not Found");
+    assert!(at(&server).page(&six(), None, Way::Usual).await.unwrap_err().is_transient(), "it is not known");
+    // A URL with a path says where it is.
+    assert!(matches!(server.index().page(&six(), None, Way::Usual).await.unwrap(), Answer::Missing));
+}
+
+#[tokio::test]
+async fn a_list_that_links_to_files_says_where_the_pages_are() {
+    let server = Server::start(|request| match request.split(' ').nth(1) {
+        Some("/simple/") => {
+            answer("200 OK", &["content-type: text/html"], b"<a href=http://h.example/simple/six/index.html>six</a>")
+        }
+        Some("/simple/six/index.html") => answer("200 OK", &[JSON], PAGE.as_bytes()),
+        _ => answer("404 Not Found", &[], b""),
+    });
+    let index = server.index();
+    assert_eq!(index.projects().await.unwrap().len(), 1);
+    assert!(page(&index).await.is_ok());
+}
+
+#[tokio::test]
 async fn urls_are_relative_to_where_the_page_was_found() {
     let server = Server::start(|request| {
         if request.starts_with("GET /simple/six/ ") {
