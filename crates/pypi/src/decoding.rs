@@ -1,6 +1,6 @@
-//! What an answer says, out of what it is packed with, and in UTF-8.
+//! What an answer says, out of its content codings (RFC 9110), and in UTF-8.
 //!
-//! What always holds: what comes out is never larger than the limit, and at no time is much more in memory; a packed body
+//! What always holds: what comes out is never larger than the limit, and at no time is much more in memory; a body
 //! that ends early or has other bytes than its checksum says is an error; no input panics. Tested below and in
 //! `tests/client.rs`.
 
@@ -13,27 +13,27 @@ use strandline_sync::upstream::Problem;
 use crate::listing::malformed;
 use crate::url_check::shown;
 
-/// How many packings are taken, one around the other.
+/// How many codings are undone, one after the other.
 const MOST: usize = 2;
 /// The largest window of gzip, as a power of two.
 const WINDOW: u8 = 15;
 /// How far a page is searched for the charset that it states, in bytes, as browsers do.
 const SEARCHED: usize = 1024;
 
-/// Takes a body piece by piece, and unpacks it.
+/// Takes a body piece by piece, and undoes its content codings.
 #[derive(Debug)]
 pub(crate) struct Unpacker {
     /// The outermost is the last.
-    packings: Vec<Packing>,
+    codings: Vec<Coding>,
     out: Vec<u8>,
     limit: u64,
 }
 
-/// One packing.
+/// One content coding.
 #[derive(Debug)]
-struct Packing {
+struct Coding {
     kind: Kind,
-    /// The first bytes, as long as they do not say yet how it is packed.
+    /// The first bytes, as long as they do not say yet which of the two forms it has.
     start: Vec<u8>,
     stream: Option<Decompress>,
     /// Something came, and it did not come to its end.
@@ -49,9 +49,9 @@ enum Kind {
 }
 
 impl Unpacker {
-    /// For a body as its headers say that it is packed; an error names a packing that this program does not read.
+    /// For a body with the codings that its headers name; an error names one that this program does not read.
     pub(crate) fn new(headers: &HeaderMap, limit: u64) -> Result<Self, Problem> {
-        let mut packings = Vec::new();
+        let mut codings = Vec::new();
         for value in headers.get_all(CONTENT_ENCODING) {
             for name in String::from_utf8_lossy(value.as_bytes()).split(',').map(str::trim) {
                 let kind = match name.to_ascii_lowercase().as_str() {
@@ -60,24 +60,27 @@ impl Unpacker {
                     "deflate" => Kind::Deflate,
                     _ => {
                         return Err(malformed(format!(
-                            "the answer is packed with `{}`, which was not asked for; this program reads gzip and deflate",
+                            "the answer has the content coding `{}`, which was not asked for; this program reads gzip and deflate",
                             shown(name)
                         )));
                     }
                 };
-                packings.push(Packing { kind, start: Vec::new(), stream: None, open: false });
+                codings.push(Coding { kind, start: Vec::new(), stream: None, open: false });
             }
         }
-        if packings.len() > MOST {
-            return Err(malformed(format!("the answer is packed {} times; at most {MOST} are read", packings.len())));
+        if codings.len() > MOST {
+            return Err(malformed(format!(
+                "the answer has {} content codings; at most {MOST} are read",
+                codings.len()
+            )));
         }
-        Ok(Self { packings, out: Vec::new(), limit })
+        Ok(Self { codings, out: Vec::new(), limit })
     }
 
     /// Takes the next bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Problem> {
-        let Self { packings, out, limit } = self;
-        unpack(packings, bytes, &mut |bytes| {
+        let Self { codings, out, limit } = self;
+        unpack(codings, bytes, &mut |bytes| {
             if (out.len() + bytes.len()) as u64 > *limit {
                 return Err(Problem::TooLarge { limit: *limit });
             }
@@ -88,22 +91,22 @@ impl Unpacker {
 
     /// The whole.
     pub(crate) fn finish(self) -> Result<Vec<u8>, Problem> {
-        match self.packings.iter().find(|packing| packing.open) {
-            Some(packing) => Err(damaged(packing.kind, "it ends early")),
+        match self.codings.iter().find(|coding| coding.open) {
+            Some(coding) => Err(damaged(coding.kind, "it ends early")),
             None => Ok(self.out),
         }
     }
 }
 
 fn damaged(kind: Kind, why: &str) -> Problem {
-    Problem::Transport(format!("the answer is packed with {}, and damaged: {why}", kind.name()))
+    Problem::Transport(format!("the answer is damaged below its content coding {}: {why}", kind.name()))
 }
 
 type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), Problem>;
 
-/// Unpacks bytes that are packed in all of these.
-fn unpack(packings: &mut [Packing], bytes: &[u8], sink: Sink<'_>) -> Result<(), Problem> {
-    match packings.split_last_mut() {
+/// Undoes all of these, the last one first.
+fn unpack(codings: &mut [Coding], bytes: &[u8], sink: Sink<'_>) -> Result<(), Problem> {
+    match codings.split_last_mut() {
         None => sink(bytes),
         Some((outer, inner)) => outer.push(bytes, &mut |bytes| unpack(inner, bytes, sink)),
     }
@@ -118,7 +121,7 @@ impl Kind {
     }
 }
 
-impl Packing {
+impl Coding {
     fn push(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<(), Problem> {
         if bytes.is_empty() || self.stream.is_some() || self.kind == Kind::Gzip {
             return self.run(bytes, sink);
@@ -285,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn packings_that_are_read() {
+    fn codings_that_are_read() {
         let text = "<a href=six>six</a>".repeat(5000).into_bytes();
         let members = [gzip(&text[..7]), gzip(b""), gzip(&text[7..])].concat();
         for (names, body) in [
@@ -307,14 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn packings_that_are_not() {
+    fn codings_that_are_not() {
         let said = [&["br"][..], &["gzip, zstd"], &["compress"], &["gzip,gzip", "gzip"]]
             .map(|names| unpacked(names, b"x", 1).unwrap_err().to_string());
         insta::assert_snapshot!(said.join("\n"), @"
-        the answer is packed with `br`, which was not asked for; this program reads gzip and deflate
-        the answer is packed with `zstd`, which was not asked for; this program reads gzip and deflate
-        the answer is packed with `compress`, which was not asked for; this program reads gzip and deflate
-        the answer is packed 3 times; at most 2 are read
+        the answer has the content coding `br`, which was not asked for; this program reads gzip and deflate
+        the answer has the content coding `zstd`, which was not asked for; this program reads gzip and deflate
+        the answer has the content coding `compress`, which was not asked for; this program reads gzip and deflate
+        the answer has 3 content codings; at most 2 are read
         ");
     }
 

@@ -21,7 +21,7 @@ fn six() -> ProjectName {
 
 async fn page(index: &Index) -> Result<Page, UpstreamError> {
     match index.page(&six(), None, Way::Usual).await? {
-        Answer::Page { page, .. } => Ok(*page),
+        Answer::Page { page, .. } => Ok(page),
         other => unreachable!("not a page: {other:?}"),
     }
 }
@@ -246,7 +246,7 @@ async fn pages_of_several_members_and_other_charsets() {
     // What is said about an answer's status needs no body.
     assert!(matches!(at("/gone/").page(&six(), None, Way::Usual).await.unwrap(), Answer::Missing));
     let error = page(&at("/other/")).await.unwrap_err();
-    assert!(!error.is_transient() && error.to_string().contains("packed with `br`"), "{error}");
+    assert!(!error.is_transient() && error.to_string().contains("content coding `br`"), "{error}");
 }
 
 #[tokio::test]
