@@ -21,7 +21,7 @@ fn six() -> ProjectName {
 
 async fn page(index: &Index) -> Result<Page, UpstreamError> {
     match index.page(&six(), None, Way::Usual).await? {
-        Answer::Page { page, .. } => Ok(page),
+        Answer::Page { page, .. } => Ok(*page),
         other => unreachable!("not a page: {other:?}"),
     }
 }
