@@ -77,7 +77,6 @@ fn an_upstream_elsewhere_cannot_lead_inside() {
     let named = Response::new(200).header("Content-Type", json).body(page.to_string());
     let moved = |path: &str| Response::new(302).header("Location", &format!("{}{path}", inside.url()));
     for (path, answer) in [
-        ("/simple/six/", named),
         ("/simple/six/", moved("simple/six/")),
         (file.url_path.as_str(), moved("packages/six")),
         (file.url_path.as_str(), Response::new(302).header("Location", "http://localhost./")),
@@ -90,6 +89,13 @@ fn an_upstream_elsewhere_cannot_lead_inside() {
         assert_eq!(world.incoming(), <[String; 0]>::default(), "{path}");
         world.upstream.remove_override(path);
     }
+    // A file that is named inside is skipped alone.
+    world.upstream.override_path("/simple/six/", named);
+    proxied.sync().ended(0);
+    let said = world.done(&["status"]);
+    assert!(said.contains("skipped    six: 1 of its page") && said.contains("private network"), "{said}");
+    assert!(world.done(&["show", "pypi", "six"]).contains("not shown: its digest or its URL cannot be used"));
+    world.upstream.remove_override("/simple/six/");
     assert_eq!(inside.counts().total(), 0, "it was asked");
     proxied.sync().ended(0);
     assert_ne!(world.live(), live);
