@@ -207,6 +207,7 @@ fn status_has_every_key_whatever_is_known() {
         "lacking",
         "lag",
         "last_sync",
+        "method",
         "mirror",
         "missed_late_event",
         "projects",
@@ -227,7 +228,9 @@ fn status_has_every_key_whatever_is_known() {
     let (mirror, store) = (&before["mirrors"][0], &before["store"]);
     assert_eq!((keys(&before), keys(mirror)), (vec!["mirrors", "store"], of_a_mirror.to_vec()));
     assert_eq!(keys(store), ["free_bytes", "free_inodes", "size"]);
-    for key in ["lag", "last_sync", "projects", "published", "published_since", "recorded", "size", "upstream"] {
+    for key in
+        ["lag", "last_sync", "method", "projects", "published", "published_since", "recorded", "size", "upstream"]
+    {
         assert_eq!(mirror[key], Value::Null, "{key}");
     }
     assert_eq!(store["size"], Value::Null);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
-use strandline_model::{FileName, Held, Hidden, Label, MirrorName, ProjectName, Timestamp, UpstreamUrl};
+use strandline_model::{FileName, Held, Hidden, Label, Method, MirrorName, ProjectName, Timestamp, UpstreamUrl};
 use strandline_store::{SkippedOf, Store, Usage, Withdrawal};
 
 use super::purge;
@@ -15,6 +15,8 @@ use crate::report::Failure;
 pub(crate) struct MirrorStatus {
     pub(crate) mirror: MirrorName,
     pub(crate) upstream: Option<UpstreamUrl>,
+    /// How upstream's state was found for the newest snapshot.
+    pub(crate) method: Option<Method>,
     /// The snapshot that readers see.
     pub(crate) published: Option<Label>,
     /// When `live` was switched to it.
@@ -138,6 +140,7 @@ impl MirrorStatus {
         Ok(Self {
             mirror: mirror.clone(),
             upstream: latest.as_ref().map(|latest| latest.upstream.clone()),
+            method: latest.as_ref().map(|latest| latest.method),
             published: published.map(|published| published.snapshot.label),
             published_since: state.map(|state| state.switched),
             recorded: latest.as_ref().map(|latest| latest.label),

@@ -2,7 +2,7 @@
 
 use indicatif::HumanBytes;
 use serde_json::json;
-use strandline_model::Timestamp;
+use strandline_model::{Method, Timestamp};
 use strandline_store::Store;
 
 use super::mirror_status::{LackingFile, Lag, MirrorSize, MirrorStatus, SkippedElements, StoreStatus};
@@ -49,7 +49,12 @@ fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> Result<(), Failure> {
         say!("  never synced; `strandline sync {mirror}` begins");
         return Ok(());
     };
-    say!("  upstream   {upstream}");
+    let method = match status.method {
+        Some(Method::Changelog) => ", followed by its changelog",
+        Some(Method::Collect) => ", followed by its pages",
+        None => "",
+    };
+    say!("  upstream   {upstream}{method}");
     match (status.published, status.published_since) {
         (Some(published), Some(since)) => say!("  published  serial {published} since {since}"),
         _ => say!("  published  nothing yet"),
