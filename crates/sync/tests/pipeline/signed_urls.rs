@@ -9,6 +9,7 @@ use strandline_faultkit::{World, now};
 use strandline_model::{Blake3, FileName, RecordId};
 use strandline_sync::repair::repair;
 use strandline_sync::upstream::Page;
+use strandline_sync::{OnBroken, Settings};
 
 use crate::support::script::{Body, Reply, Script, changed, name, page, status, url};
 use crate::support::{Syncs as _, context, damage, settings};
@@ -86,7 +87,9 @@ fn a_repair_asks_for_the_page_anew() {
 fn no_message_has_a_signature() {
     let (world, script) = (World::new(), upstream(&["sig=1"]));
     script.files(&signed_url("sig=1"), [Body::Bytes(b"other bytes of alpha")]);
-    let error = world.sync(&script, &settings(&["Alpha"])).unwrap_err();
+    // Elsewhere a file that cannot be had stops no sync, and no failure is recorded.
+    let stopping = Settings { on_broken: OnBroken::Freeze, ..settings(&["Alpha"]) };
+    let error = world.sync(&script, &stopping).unwrap_err();
     let failure = world.mirror().last_sync().unwrap().unwrap().failure.unwrap();
     for said in [error.to_string(), failure] {
         assert!(said.contains(&url(FILE)) && !said.contains("sig="), "{said}");
