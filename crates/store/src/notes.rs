@@ -306,6 +306,18 @@ impl Locked {
         })
     }
 
+    /// Takes what upstream is asked with for the page of a project from one unit to another, of the same record: by project, with
+    /// both.
+    pub fn carry_validators(&self, units: &[(ProjectName, Blake3, Blake3)]) -> Result<(), StoreError> {
+        let carry = "UPDATE validator SET unit = ?4 WHERE mirror = ?1 AND project = ?2 AND unit = ?3";
+        self.store.transaction(|transaction| {
+            let row = |(project, old, new): &(ProjectName, Blake3, Blake3)| {
+                (self.number, project.as_str().to_owned(), *old.as_bytes(), *new.as_bytes())
+            };
+            execute_each(transaction, carry, units, row).map(drop).map_err(self.store.sql())
+        })
+    }
+
     /// Concludes what a sync remembered where no new snapshot was needed: the newest one shows it already.
     pub fn conclude(&self, conclusion: &Conclusion) -> Result<(), StoreError> {
         // Mostly there is nothing to conclude, and to see that takes no write.

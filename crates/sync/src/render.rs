@@ -86,6 +86,11 @@ impl Rendering<'_> {
                 continue;
             }
             projects += changes.len();
+            let anew = leaves.iter().filter_map(|leaf| {
+                let draft = changes.get(&leaf.name)?.as_ref()?;
+                Some((leaf.name.clone(), leaf.unit?, draft.leaf().unit?))
+            });
+            let anew: Vec<_> = anew.collect();
             let before = newest.as_ref().map_or_else(|| Ok(base.clone()), |newest| store.recorded(newest.id()))?;
             // All revisions list the same projects at the same serials.
             let lists = |serial, all: &[_]| {
@@ -93,6 +98,8 @@ impl Rendering<'_> {
             };
             let revision = self.mirror.revise(&before, inputs.clone(), changes, lists)?;
             self.mirror.supersede(&[(before.id, revision.id())])?;
+            // Upstream may go on saying that nothing changed.
+            self.mirror.carry_validators(&anew)?;
             newest = Some(revision);
         }
         Ok(newest.map(|newest| (newest, projects)))

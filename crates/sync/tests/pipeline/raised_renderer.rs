@@ -15,7 +15,7 @@ use strandline_sync::{Context, Outcome, Settings, rebuild};
 use strandline_testkit::Raised;
 use strandline_view::Freeze;
 
-use crate::support::script::{Script, add, event, serial};
+use crate::support::script::{Body, Reply, Script, add, event, page, serial, url};
 use crate::support::withdrawal::{EVIL, first, order, second, sha256, third};
 use crate::support::{FORMAT, Syncs as _, context, damage, settings, sync_store};
 
@@ -286,4 +286,22 @@ fn the_next_sync_switches_to_what_took_the_place_of_what_is_published() {
         is_whole(&world, &store, 7);
         assert_eq!(renderers(&store), [("alpha".to_owned(), 2), ("beta".to_owned(), 2)], "step {step}");
     }
+}
+
+#[test]
+fn after_pages_were_made_anew_upstream_still_says_that_nothing_changed() {
+    let (world, script) = (World::new(), Arc::new(Script::new()));
+    script.publish("beta", Some(5), "1", &[]);
+    let tagged = page("Alpha", Some(3), "1", &[("alpha-1.tar.gz", b"alpha 1")]);
+    script.pages("Alpha", [Reply::Page(tagged, Some("\"tag\""))]);
+    script.files(&url("alpha-1.tar.gz"), [Body::Bytes(b"alpha 1")]);
+    world.sync(&script, &settings(NAMES)).unwrap();
+    let store = world.open();
+    assert_eq!(render(&store, 1).unwrap().projects, 2);
+    script.asked();
+    assert_eq!(sync(&store, &script).changed, 0);
+    let asked = script.asked();
+    assert_eq!(Script::count(&asked, "page alpha"), 0, "{asked:?}");
+    // The other page has no tag, so that it takes a second pass to see that nothing changed.
+    assert_eq!(Script::count(&asked, "page alpha if \"tag\""), 2, "{asked:?}");
 }
