@@ -5,7 +5,7 @@
 //! because a cache in between can answer the same twice.
 //!
 //! A file that cannot be had stops nothing, unless a broken project is to stop everything: what readers get of its project waits
-//! for it ([`lacking`](crate::lacking)).
+//! for it (`lacking.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

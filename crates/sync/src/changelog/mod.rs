@@ -10,7 +10,7 @@
 //! 1. The log that the cut sees was read after the last byte of the last page arrived.
 //! 2. A project that has stood in the way for longer than `hold_after` is held: carried at its last good state, without
 //!    what the log has removed since. It comes back only with a page that has the serial it needs. Where only files cannot be
-//!    had, the tree has the newest state, and what readers get waits ([`lacking`](crate::lacking)).
+//!    had, the tree has the newest state, and what readers get waits (`lacking.rs`).
 //! 3. A page that changes without an event (a project was archived, say) is found by a slow sweep of conditional requests
 //!    over all projects; what the sweep asks for never stands in the way.
 //! 4. The pages of a project that has events after the cut are remembered for the next sync: replaying the log may need
