@@ -1,7 +1,9 @@
 //! Reading the Simple API's HTML (PEPs 503, 592, 629, 714, 740 and 792), for indexes without JSON.
 //!
 //! What always holds: HTML says neither size nor upload time, so a page read here has none; a link that is no
-//! release file and names no digest is not a file; no input panics. Tested below.
+//! release file and names no digest is not a file; what links to no file and does not say that it is a page of the Simple API
+//! is none, because sign-in pages, maintenance pages and listings of directories are HTML, too; no input panics. Tested
+//! below.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +31,7 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
     let mut listing = Listing::new(context, Preamble::of(Form::Html));
     let mut base: Option<Url> = None;
     let (mut serial, mut project_status, mut reason) = (None, Status::Active, None);
+    let mut is_page = false;
     for token in Tokenizer::new(text) {
         let Ok(token) = token;
         match token {
@@ -41,7 +44,10 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
                         }
                     }
                     b"meta" => match (attributes.get("name").as_deref(), attributes.get("content")) {
-                        (Some("pypi:repository-version"), Some(version)) => check_api_version(&version)?,
+                        (Some("pypi:repository-version"), Some(version)) => {
+                            check_api_version(&version)?;
+                            is_page = true;
+                        }
                         (Some("pypi:project-status"), Some(text)) => project_status = status(&text),
                         (Some("pypi:project-status-reason"), Some(text)) => {
                             reason = Some(text).filter(|text| !text.is_empty());
@@ -49,14 +55,23 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
                         _ => {}
                     },
                     b"a" => {
-                        add(&mut listing, base.as_ref().unwrap_or(context.url), &attributes)?;
+                        is_page |= add(&mut listing, base.as_ref().unwrap_or(context.url), &attributes)?;
                     }
                     _ => {}
                 }
             }
+            // As indexes have called their pages since before there was a standard.
+            Token::String(text) => is_page |= String::from_utf8_lossy(&text).contains("Links for"),
             Token::Comment(comment) => serial = serial_of(&comment).or(serial),
             _ => {}
         }
+    }
+    if !is_page {
+        return Err(malformed(
+            "the page is HTML that links to no file and does not say that it is a page of the Simple API (by \
+             `pypi:repository-version` or \"Links for\"): it may be a sign-in page, a maintenance page or a listing of a directory"
+                .to_owned(),
+        ));
     }
     listing.finish(context.project.as_str(), serial, (project_status, reason), None)
 }
@@ -66,16 +81,17 @@ fn serial_of(comment: &[u8]) -> Option<Serial> {
     std::str::from_utf8(comment).ok()?.trim().strip_prefix("SERIAL ")?.trim().parse().ok()
 }
 
-/// Adds the file that a link leads to, if it leads to one; an error where its digest is not given.
-fn add(listing: &mut Listing<'_>, base: &Url, attributes: &Attributes) -> Result<(), Problem> {
-    let Some(href) = attributes.get("href") else { return Ok(()) };
+/// Adds the file that a link leads to, and returns whether it leads to one; an error where its digest is not given.
+fn add(listing: &mut Listing<'_>, base: &Url, attributes: &Attributes) -> Result<bool, Problem> {
+    let Some(href) = attributes.get("href") else { return Ok(false) };
     let href = href.trim_matches([' ', '\t', '\n', '\r', '\x0c']);
     let (path, fragment) = href.split_once('#').unwrap_or((href, ""));
     let last = path.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-    let digest = fragment.strip_prefix("sha256=");
+    // A fragment is a list of `KEY=VALUE`; others than the digest are for installers (`egg`, `subdirectory`).
+    let digest = fragment.split('&').find_map(|part| part.strip_prefix("sha256="));
     if digest.is_none() && !is_release_file(last) {
         // A way up, a signature, the index's own navigation.
-        return Ok(());
+        return Ok(false);
     }
     let url = listing.url(base, "a link", href).map(|(url, _)| url);
     let filename = url.as_ref().map_or_else(|_| percent_decode(last), last_segment).unwrap_or_default();
@@ -105,7 +121,7 @@ fn add(listing: &mut Listing<'_>, base: &Url, attributes: &Attributes) -> Result
         filename,
     };
     listing.add(claim);
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -274,6 +290,37 @@ mod tests {
         `` cannot be a file of six: it is not a plain file name
         the page's base: the URL `ftp://files.example/` is neither http nor https
         ");
+    }
+
+    #[test]
+    fn what_is_no_page_of_the_simple_api() {
+        for text in [
+            "",
+            " \n",
+            "<html><head><title>Sign in</title></head><body><form action=/login></form></body></html>",
+            "<title>Index of /simple/six/</title><h1>Index of /simple/six/</h1><a href=../>../</a><a href=index.html>x</a>",
+            "<h1>503</h1><p>We are back soon. <a href=mailto:x@y>Ask</a>",
+            "<!-- pypi:repository-version -->",
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains("does not say that it is a page of the Simple API"), "{text}: {error}");
+        }
+        for text in [
+            "<meta name=pypi:repository-version content=1.0>",
+            "<title>Links for six</title>",
+            "<h1>Links for six</h1>",
+        ] {
+            assert_eq!(read(text).unwrap().record.files().len(), 0, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_digest_stands_anywhere_in_a_fragment() {
+        for fragment in ["sha256={}&egg=six", "egg=six&sha256={}", "egg=six&amp;sha256={}&amp;subdirectory=x"] {
+            let page = read(&format!("<a href=\"six-1.0.zip#{}\">", fragment.replace("{}", DIGEST))).unwrap();
+            let (_, told, _) = page.record.files().next().unwrap();
+            assert_eq!(told.sha256, Some(DIGEST.parse().unwrap()), "{fragment}");
+        }
     }
 
     /// Each case with what the record has of it: nothing, its name alone, or all but a field.

@@ -445,7 +445,7 @@ async fn silence_is_not_waited_out_for_ever() {
 #[tokio::test]
 async fn html_is_no_page_of_an_index_that_has_json() {
     const HTML: &str = "content-type: text/html";
-    let html = b"<!DOCTYPE html><html><body></body></html><!--SERIAL 3-->";
+    let html = b"<!DOCTYPE html><html><title>Links for other</title></html><!--SERIAL 3-->";
     let server = Server::start(move |request| {
         if request.contains("/six/") {
             answer("200 OK", &[JSON], PAGE.as_bytes())
