@@ -151,7 +151,6 @@ pub struct Index {
     client: Client,
     /// Whether it has shown a page in JSON or a changelog: then a page in HTML, which lacks sizes and times, is one that
     /// something on the way has made of it.
-    has_json: AtomicBool,
     /// Its URL names nothing but a host.
     may_be_at_root: bool,
     /// Whether it is at the root of its host and not at `simple/`, once that is known.
@@ -185,8 +184,8 @@ impl Index {
         let limits = Limits { page: max_page_size, file: max_file_size, connections, idle: idle_timeout };
         let client =
             Client::new(logins, guard, origin, limits).map_err(|error| SettingsError::Client(with_causes(&error)))?;
-        let (has_json, names_files, at_root) = (AtomicBool::new(false), AtomicBool::new(false), OnceCell::new());
-        Ok(Self { upstream, url, client, has_json, may_be_at_root, at_root, names_files })
+        let (names_files, at_root) = (AtomicBool::new(false), OnceCell::new());
+        Ok(Self { upstream, url, client, may_be_at_root, at_root, names_files })
     }
 }
 
@@ -317,14 +316,7 @@ impl Index {
     fn read_page(&self, project: &ProjectName, fetched: &Fetched) -> Result<Page, Problem> {
         let context = Context { project, url: &fetched.url, local_allowed: self.client.local_allowed() };
         match kind(fetched)? {
-            Kind::Json => {
-                self.has_json.store(true, Ordering::Relaxed);
-                json::parse(&fetched.body, context)
-            }
-            Kind::Html if self.has_json.load(Ordering::Relaxed) => Err(Problem::Malformed(
-                "the page is HTML, and the index has JSON, which says more: something on the way has changed it"
-                    .to_owned(),
-            )),
+            Kind::Json => json::parse(&fetched.body, context),
             Kind::Html => html::parse(&fetched.body, context),
         }
     }
@@ -391,13 +383,7 @@ impl Upstream for Index {
     }
 
     fn events_since(&self, since: Serial) -> BoxFuture<'_, Result<Vec<Event>, UpstreamError>> {
-        async move {
-            let events = xmlrpc::events_since(&self.client, &self.url, since).await?;
-            // An index that has the log has pages in JSON.
-            self.has_json.store(true, Ordering::Relaxed);
-            Ok(events)
-        }
-        .boxed()
+        xmlrpc::events_since(&self.client, &self.url, since).boxed()
     }
 
     fn projects(&self) -> BoxFuture<'_, Result<Vec<(DisplayName, Serial)>, UpstreamError>> {

@@ -443,25 +443,6 @@ async fn silence_is_not_waited_out_for_ever() {
 }
 
 #[tokio::test]
-async fn html_is_no_page_of_an_index_that_has_json() {
-    const HTML: &str = "content-type: text/html";
-    let html = b"<!DOCTYPE html><html><title>Links for other</title></html><!--SERIAL 3-->";
-    let server = Server::start(move |request| {
-        if request.contains("/six/") {
-            answer("200 OK", &[JSON], PAGE.as_bytes())
-        } else {
-            answer("200 OK", &[HTML], html)
-        }
-    });
-    let index = server.index();
-    let of = async |project: &str| index.page(&project.parse().unwrap(), None, Way::Usual).await;
-    assert!(of("other").await.is_ok(), "nobody knows yet");
-    assert!(of("six").await.is_ok());
-    let error = of("other").await.unwrap_err().to_string();
-    assert!(error.contains("the page is HTML, and the index has JSON"), "{error}");
-}
-
-#[tokio::test]
 async fn a_quota_that_is_used_up_is_waited_for() {
     let body = "<?xml version='1.0'?>\n<methodResponse><params><param><value><int>9</int></value></param></params></methodResponse>";
     let server = Server::start(move |_| {

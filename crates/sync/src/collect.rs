@@ -123,7 +123,7 @@ async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Resu
         Known::Page(page, whole, _) => (whole.validator.clone(), page.serial),
         Known::Absent | Known::Nothing => (None, None),
     };
-    let look = match fetcher.patient.page(&project, validator.as_ref(), Way::Usual).await? {
+    let look = match fetcher.page(&project, validator.as_ref(), Way::Usual, Method::Collect).await? {
         Answer::NotModified => Look::Same,
         Answer::Missing if matches!(known, Known::Absent) => Look::Same,
         Answer::Missing => Look::Changed(Known::Absent),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_model::{Leaf, ProjectName, Serial};
+use strandline_model::{Leaf, Method, ProjectName, Serial};
 
 use super::{Followed, Following};
 use crate::cut::Seen;
@@ -146,10 +146,11 @@ async fn ask(
     validator: Option<Validator>,
     way: Way,
 ) -> Result<(ProjectName, Asked), SyncError> {
-    let asked = match fetcher.patient.page(&name, validator.as_ref(), way).await {
+    let asked = match fetcher.page(&name, validator.as_ref(), way, Method::Changelog).await {
         Ok(Answer::NotModified) => Asked::NotModified,
         Ok(Answer::Missing) => Asked::Missing,
-        Err(error) => Asked::Failed(error),
+        Err(SyncError::Fetch(error)) if error.is_upstreams() => Asked::Failed(*error),
+        Err(error) => return Err(error),
         Ok(Answer::Page { page, validator }) => {
             let Fetched { content, whole, failures, lacking } = fetcher.content_of_page(&page).await?;
             // A page that could not be used whole is asked for again whole.

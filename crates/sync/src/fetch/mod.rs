@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 use strandline_model::{
-    ClaimedSha256, Format, Held, HoldReason, Inputs, Leaf, Method, ProjectName, Record, Unit, with_causes,
+    ClaimedSha256, Form, Format, Held, HoldReason, Inputs, Leaf, Method, ProjectName, Record, Unit, with_causes,
 };
 use strandline_store::{Intake, Locked, Recorded, Remarks, Store, StoreError};
 use tokio::sync::watch;
@@ -34,7 +34,7 @@ use self::patience::Patient;
 use crate::cut::{Content, ReleasesOf};
 use crate::progress::Progress;
 use crate::stored::{self, Availability, RecordError, Stored};
-use crate::upstream::{Page, Validator};
+use crate::upstream::{Answer, Page, Problem, UpstreamError, Validator, Way};
 use crate::{Clock, Context, Settings, SyncError};
 
 /// Fetches for one sync of one mirror.
@@ -161,6 +161,35 @@ impl Fetcher {
         }
         let tag = block_in_place(|| self.mirror.validator(project, unit))?;
         Ok(tag.map(Validator))
+    }
+
+    /// A project's page as upstream shows it now.
+    ///
+    /// A page in HTML says less than one in JSON. So it is no answer where the base has the project from JSON, or where the
+    /// index has a changelog, because such an index has JSON: something on the way has changed it. Elsewhere an index may have
+    /// some projects in the one form and some in the other, as one that passes on what it has not itself.
+    pub(crate) async fn page(
+        &self,
+        project: &ProjectName,
+        validator: Option<&Validator>,
+        way: Way,
+        method: Method,
+    ) -> Result<Answer, SyncError> {
+        let answer = self.patient.page(project, validator, way).await?;
+        if !matches!(&answer, Answer::Page { page, .. } if page.record.seen().preamble.form == Form::Html) {
+            return Ok(answer);
+        }
+        let known = self.base_leaf(project)?.and_then(|leaf| leaf.record);
+        let known = known.map(|id| block_in_place(|| self.store.record(id))).transpose()?;
+        let is_json = known.is_some_and(|record| record.seen().preamble.form == Form::Json);
+        if method != Method::Changelog && !is_json {
+            return Ok(answer);
+        }
+        let url = format!("{}{project}/", self.patient.upstream().url());
+        let problem =
+            "the page is HTML, and the index has it in JSON, which says more: something on the way has changed it";
+        let source = UpstreamError::new(url, Problem::Malformed(problem.to_owned()));
+        Err(FetchError::Page { project: project.clone(), source }.into())
     }
 
     /// Brings the files of a page into the store; returns what the cut sees of the page then. Fails only where the store does.

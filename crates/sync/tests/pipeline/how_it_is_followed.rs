@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use strandline_faultkit::{World, invariants};
-use strandline_model::Method;
+use strandline_model::{Form, Method};
 use strandline_sync::cut::Action;
 use strandline_sync::{Settings, SyncError};
 
-use crate::support::script::{Reply, Script, add, event, page, two};
+use crate::support::script::{Reply, Script, add, changed, event, page, two};
 use crate::support::{Syncs as _, settings};
 
 /// An index of so many projects, with a log.
@@ -110,4 +110,41 @@ fn what_a_cache_hid_from_the_collect_is_found_by_the_log() {
     script.asked();
     world.sync(&script, &as_collected).unwrap();
     assert!(script.asked().contains(&"page p000".to_owned()));
+}
+
+/// The page of a project in HTML, which has no serial.
+fn in_html(project: &str, versions: &str) -> Reply {
+    let page = changed(page(project, None, versions, &[]), |_, seen| seen.preamble.form = Form::Html);
+    Reply::Page(page, None)
+}
+
+#[test]
+fn an_index_may_have_some_projects_in_html_and_some_in_json() {
+    let (world, (script, mut names)) = (World::new(), index_of(2));
+    script.pages("inner", [in_html("inner", "1")]);
+    names.push("inner".to_owned());
+    let collected = Settings { method: Some(Method::Collect), ..auto(&names) };
+    assert_eq!(world.sync(&script, &collected).unwrap().projects, 3);
+    script.pages("inner", [in_html("inner", "1 2")]);
+    world.sync(&script, &collected).unwrap();
+    assert_eq!(world.version("inner").unwrap(), "1 2");
+}
+
+#[test]
+fn a_page_in_html_is_no_answer_where_the_project_was_read_in_json() {
+    for method in [Method::Collect, Method::Changelog] {
+        let (world, (script, names)) = (World::new(), index_of(2));
+        let asked = Settings { method: Some(method), cut_timeout: std::time::Duration::ZERO, ..auto(&names) };
+        world.sync(&script, &asked).unwrap();
+        let before = invariants::essence(&world.root());
+        script.pages("p000", [in_html("p000", "0")]);
+        script.log([event(3, "p000", add("p000-2.tar.gz"))]);
+        let error = world.sync(&script, &asked).unwrap_err();
+        let said = strandline_model::with_causes(&error);
+        assert!(said.contains("the page is HTML, and the index has it in JSON"), "{said}");
+        assert_eq!(invariants::essence(&world.root()), before);
+        script.publish("p000", Some(3), "1 2", &[("p000-2.tar.gz", b"two")]);
+        assert_eq!(world.sync(&script, &asked).unwrap().label.to_string(), "3");
+        assert_eq!(world.version("p000").unwrap(), "1 2");
+    }
 }
