@@ -2,11 +2,12 @@
 //! double collect. After a change nothing stays hidden that a cache hid before.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use strandline_faultkit::{World, invariants};
 use strandline_model::{Form, Method};
 use strandline_sync::cut::Action;
-use strandline_sync::{Settings, SyncError};
+use strandline_sync::{OnBroken, Settings, SyncError};
 
 use crate::support::script::{Reply, Script, add, changed, event, page, two};
 use crate::support::{Syncs as _, settings};
@@ -134,7 +135,8 @@ fn an_index_may_have_some_projects_in_html_and_some_in_json() {
 fn a_page_in_html_is_no_answer_where_the_project_was_read_in_json() {
     for method in [Method::Collect, Method::Changelog] {
         let (world, (script, names)) = (World::new(), index_of(2));
-        let asked = Settings { method: Some(method), cut_timeout: std::time::Duration::ZERO, ..auto(&names) };
+        let (cut_timeout, on_broken) = (Duration::ZERO, OnBroken::Freeze);
+        let asked = Settings { method: Some(method), cut_timeout, on_broken, ..auto(&names) };
         world.sync(&script, &asked).unwrap();
         let before = invariants::essence(&world.root());
         script.pages("p000", [in_html("p000", "0")]);
