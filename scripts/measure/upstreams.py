@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import re
 import subprocess
 import threading
 import urllib.request
@@ -47,28 +48,30 @@ class Index:
 
 
 class Log(http.server.BaseHTTPRequestHandler):
-    """Answers every request with the same log, and counts them."""
+    """Answers with the log after the serial that is asked for, if it has that one, and counts the requests."""
 
     protocol_version = "HTTP/1.1"
-    body, requests = b"", 0
+    bodies, requests = {}, 0
 
     def do_POST(self):
         type(self).requests += 1
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(200)
+        asked = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        since = re.search(rb"<(?:int|i4|i8)>(\d+)<", asked)
+        body = self.bodies.get(int(since[1]) if since else None)
+        self.send_response(500 if body is None else 200)
         self.send_header("Content-Type", "text/xml; charset=utf-8")
-        self.send_header("Content-Length", str(len(self.body)))
+        self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()
-        self.wfile.write(self.body)
+        self.wfile.write(body or b"")
 
     def log_message(self, *_):
         pass
 
 
 @contextlib.contextmanager
-def served_log(port, body):
-    """Serves a log; gives how many requests there were so far."""
-    Log.body = body
+def served_log(port, bodies):
+    """Serves a log, by the serials after which it may be asked for; gives how many requests there were so far."""
+    Log.bodies = bodies
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Log)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

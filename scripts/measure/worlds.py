@@ -50,12 +50,14 @@ class World:
 
     @property
     def _since(self):
-        return max(0, self.head - 5_000)
+        """After which serials a sync may ask for the log: by `overlap` before the head, and one more."""
+        return [max(0, self.head - back) for back in (5_000, 5_001)]
 
     def served_log(self):
         """Serves upstream's log as it is now."""
         of = (self.upstream, self.projects, self.files, 200, self.events)
-        return served_log(self.port, run(self.programs.bench, "log", *of, self._since).encode())
+        log = {since: run(self.programs.bench, "log", *of, since).encode() for since in self._since}
+        return served_log(self.port, log)
 
     def words(self, *words, keep=""):
         """A command of the program; with `keep`, what is not kept is deleted at once."""
@@ -69,7 +71,7 @@ class World:
     def curl_log(self):
         call = (
             "<?xml version='1.0'?><methodCall><methodName>changelog_since_serial</methodName><params><param><value>"
-            f"<int>{self._since}</int></value></param></params></methodCall>"
+            f"<int>{self._since[0]}</int></value></param></params></methodCall>"
         )
         url = self.upstream.replace("/simple/", "/pypi")
         return measured("curl", "-fsS", "-H", "Content-Type: text/xml", "-d", call, "-o", "/dev/null", url)["wall"]
