@@ -11,12 +11,9 @@ use proptest::prelude::*;
 use strandline_simulation::{Weather, run, run_all, run_to_rest};
 use strandline_sync::cut::Rule;
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn whatever_is_recorded_is_upstreams_state_at_that_serial(
-        seed in any::<u64>(),
+prop_compose! {
+    /// Half a minute of any weather.
+    fn any_weather()(
         projects in 5_usize..60,
         events_per_second in 0.2_f64..20.0,
         stale in 0_u64..20,
@@ -25,14 +22,25 @@ proptest! {
         late in 0_u64..4,
         pages_per_second in 10_u32..200,
         hold in prop_oneof![Just(0.0), 0.0_f64..0.2],
-    ) {
-        let weather = Weather {
+    ) -> Weather {
+        Weather {
             projects, events_per_second, label_below, pages_per_second, hold,
             stale: Duration::from_secs(stale),
             late: (late_chance, Duration::from_secs(late)),
             seconds: 30,
             ..Weather::default()
-        };
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_recorded_is_upstreams_state_at_that_serial(
+        seed in any::<u64>(),
+        weather in any_weather(),
+    ) {
         let ran = run(seed, weather);
         prop_assert!(ran.wrong.is_empty(), "{} wrong, the first: {}", ran.wrong.len(), ran.wrong[0]);
     }
@@ -46,24 +54,9 @@ proptest! {
     #[test]
     fn what_is_told_is_the_same_for_one_that_followed_and_one_that_reads_the_last_pages(
         seed in any::<u64>(),
-        projects in 5_usize..60,
-        events_per_second in 0.2_f64..20.0,
-        stale in 0_u64..20,
-        label_below in 0.0_f64..0.5,
-        late_chance in 0.0_f64..0.2,
-        late in 0_u64..4,
-        pages_per_second in 10_u32..200,
-        hold in prop_oneof![Just(0.0), 0.0_f64..0.2],
+        weather in any_weather(),
     ) {
-        let weather = Weather {
-            projects, events_per_second, label_below, pages_per_second, hold,
-            stale: Duration::from_secs(stale),
-            late: (late_chance, Duration::from_secs(late)),
-            everything: true,
-            seconds: 30,
-            ..Weather::default()
-        };
-        let ran = run_to_rest(seed, weather);
+        let ran = run_to_rest(seed, Weather { everything: true, ..weather });
         prop_assert!(ran.wrong.is_empty(), "{} wrong, the first: {}", ran.wrong.len(), ran.wrong[0]);
     }
 }
