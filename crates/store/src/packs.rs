@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use rayon::prelude::*;
-use rusqlite::{CachedStatement, OptionalExtension as _, Row};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row};
 use strandline_model::Blake3;
 
 use crate::StoreError;
@@ -144,8 +144,35 @@ impl Unpacked {
     }
 }
 
-/// Of all bodies that are asked for, one: which of them it is, its id, its position in its pack.
-type Wanted<K> = (usize, K, usize);
+/// What is made of each body that is asked for; `None` where a connection does not see it.
+type Seen<T> = Vec<Option<Result<T, StoreError>>>;
+
+/// Reads, unpacks, checks and parses bodies over a connection. A pack is unpacked once, however many of its bodies are asked for.
+fn together<K: Copy + Into<Blake3>, T>(
+    connection: &Connection,
+    ids: &[K],
+    parse: impl Fn(K, &[u8]) -> Result<T, StoreError>,
+) -> rusqlite::Result<Seen<T>> {
+    let mut places = connection.prepare_cached(PLACE)?;
+    let mut packs: BTreeMap<i64, Vec<(usize, K, usize)>> = BTreeMap::new();
+    for (index, id) in ids.iter().enumerate() {
+        let whole: Blake3 = (*id).into();
+        if let Some(Place { pack, position }) = places.query_row([whole.as_bytes()], place_of_row).optional()? {
+            packs.entry(pack).or_default().push((index, *id, position));
+        }
+    }
+    let mut unpacking = connection.prepare_cached(PACK)?;
+    let mut seen: Seen<T> = ids.iter().map(|_| None).collect();
+    for (pack, wanted) in packs {
+        let Some(unpacked) = unpacking.query_row([pack], pack_of_row).optional()? else { continue };
+        for (index, id, position) in wanted {
+            let unpacked = unpacked.as_ref().map_err(|problem| damaged(id.into(), problem));
+            let body = unpacked.and_then(|unpacked| unpacked.body(id.into(), position));
+            seen[index] = Some(body.and_then(|bytes| parse(id, bytes)));
+        }
+    }
+    Ok(seen)
+}
 
 fn damaged(id: Blake3, problem: &str) -> StoreError {
     StoreError::Damaged { id, problem: problem.to_owned() }
@@ -164,68 +191,25 @@ impl Bodies<'_> {
         found.ok_or_else(|| damaged(id, "is missing"))
     }
 
-    fn unpacked(&self, pack: i64) -> Result<Result<Unpacked, Problem>, StoreError> {
-        let found = row(self.connection, PACK, [pack], pack_of_row).map_err(self.store.sql())?;
-        Ok(found.unwrap_or(Err("is damaged: its pack is missing")))
-    }
-
-    /// What a query says of many keys, over other connections; `None` where they do not see any, or the keys are few.
-    fn aside<K: Sync, T: Send>(
-        &self,
-        query: &str,
-        keys: &[K],
-        one: impl Fn(&mut CachedStatement<'_>, &K) -> rusqlite::Result<Option<T>> + Sync,
-    ) -> Vec<Option<T>> {
-        let found = (keys.len() > TOGETHER).then(|| self.store.look_up_aside(query, keys, one).ok()).flatten();
-        found.unwrap_or_else(|| keys.iter().map(|_| None).collect())
-    }
-
-    /// Reads, unpacks, checks and parses bodies, many of them at once. A pack is unpacked once, however many of its bodies are
-    /// asked for; one damaged body does not spoil the others.
+    /// Reads, unpacks, checks and parses bodies, many of them at once; one damaged body does not spoil the others. Bodies of one pack
+    /// are best asked for side by side.
     pub(crate) fn each<K: Copy + Into<Blake3> + Sync, T: Send>(
         &self,
         ids: &[K],
         parse: impl Fn(K, &[u8]) -> Result<T, StoreError> + Sync,
     ) -> Vec<Result<T, StoreError>> {
-        let mut read = Vec::with_capacity(ids.len());
-        let mut packs: BTreeMap<i64, Vec<Wanted<K>>> = BTreeMap::new();
-        let places = self.aside(PLACE, ids, |statement, id| {
-            let id: Blake3 = (*id).into();
-            statement.query_row([id.as_bytes()], place_of_row).optional()
-        });
-        for (index, (id, place)) in ids.iter().zip(places).enumerate() {
-            // A body that was not found that way may be of this transaction, or gone since it began.
-            match place.map_or_else(|| self.place((*id).into()), Ok) {
-                Ok(Place { pack, position }) => packs.entry(pack).or_default().push((index, *id, position)),
-                Err(error) => read.push((index, Err(error))),
-            }
-        }
-        let packs: Vec<_> = packs.into_iter().collect();
-        let parsed = |unpacked: &Result<Unpacked, Problem>, wanted: &[Wanted<K>]| -> Vec<_> {
-            let one = |&(index, id, position): &Wanted<K>| {
-                let unpacked = unpacked.as_ref().map_err(|problem| damaged(id.into(), problem));
-                let body = unpacked.and_then(|unpacked| unpacked.body(id.into(), position));
-                (index, body.and_then(|bytes| parse(id, bytes)))
-            };
-            wanted.iter().map(one).collect()
-        };
-        let found = self.aside(PACK, &packs, |statement, (pack, wanted)| {
-            let unpacked = statement.query_row([pack], pack_of_row).optional()?;
-            Ok(unpacked.map(|unpacked| parsed(&unpacked, wanted)))
-        });
-        for ((pack, wanted), found) in packs.iter().zip(found) {
-            match found.map_or_else(|| self.unpacked(*pack).map(|unpacked| parsed(&unpacked, wanted)), Ok) {
-                Ok(bodies) => read.extend(bodies),
-                // Each says itself why it cannot be read.
-                Err(_) => read.extend(
-                    wanted
-                        .iter()
-                        .map(|&(index, id, _)| (index, self.read(id.into()).and_then(|bytes| parse(id, &bytes)))),
-                ),
-            }
-        }
-        read.sort_unstable_by_key(|(index, _)| *index);
-        read.into_iter().map(|(_, body)| body).collect()
+        let none = |ids: &[K]| ids.iter().map(|_| None).collect();
+        let aside = ids.len() > TOGETHER;
+        let look =
+            || self.store.look_aside(ids, |reader, ids| together(reader, ids, &parse)).unwrap_or_else(|_| none(ids));
+        let seen: Seen<T> = if aside { look() } else { none(ids) };
+        // A body that other connections do not see may be of this transaction, or gone since it began.
+        let own: Vec<_> = ids.iter().zip(&seen).filter(|(_, seen)| seen.is_none()).map(|(id, _)| *id).collect();
+        let mut own = together(self.connection, &own, &parse).unwrap_or_else(|_| none(&own)).into_iter();
+        // Each that is still not seen says itself why it cannot be read.
+        let alone = |id: K| self.read(id.into()).and_then(|bytes| parse(id, &bytes));
+        let mut next = || own.next().flatten();
+        ids.iter().zip(seen).map(|(id, seen)| seen.or_else(&mut next).unwrap_or_else(|| alone(*id))).collect()
     }
 
     pub(crate) fn has(&self, id: Blake3) -> Result<bool, StoreError> {
@@ -352,10 +336,13 @@ impl Bodies<'_> {
     /// For each of these bodies that is there, the pack that can be the reference of one like its own, if that can be read.
     fn references(&self, like: HashSet<Blake3>) -> Result<HashMap<Blake3, (i64, Reference)>, StoreError> {
         let like: Vec<_> = like.into_iter().collect();
-        let found = self
-            .aside(REFERENCE, &like, |statement, id| statement.query_row([id.as_bytes()], reference_of_row).optional());
+        let one = |statement: &mut CachedStatement<'_>, id: &Blake3| {
+            statement.query_row([id.as_bytes()], reference_of_row).optional()
+        };
+        let aside = (like.len() > TOGETHER).then(|| self.store.look_up_aside(REFERENCE, &like, one).ok()).flatten();
+        let aside = aside.unwrap_or_else(|| like.iter().map(|_| None).collect());
         let mut references = HashMap::with_capacity(like.len());
-        for (id, found) in like.into_iter().zip(found) {
+        for (id, found) in like.into_iter().zip(aside) {
             let own = || row(self.connection, REFERENCE, [id.as_bytes()], reference_of_row).map_err(self.store.sql());
             let found = found.map_or_else(own, |found| Ok(Some(found)))?;
             references.extend(found.flatten().map(|reference| (id, reference)));

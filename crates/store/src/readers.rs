@@ -13,9 +13,12 @@ use strandline_model::{Blake3, Sha256};
 
 use crate::{CATALOG, Store, StoreError};
 
-/// How many keys are looked up over one connection in one turn, which takes locks of files. For so many keys or fewer,
+/// How many keys are at least looked up over one connection in one turn, which takes locks of files. For so many keys or fewer,
 /// one connection is enough.
 pub(crate) const TOGETHER: usize = 16;
+
+/// How many turns there are at most for one list of keys: each wakes a thread.
+const TURNS: usize = 16;
 
 /// Connections that only read and are not in use. They are opened when they are needed.
 #[derive(Debug, Default)]
@@ -23,13 +26,12 @@ pub(crate) struct Readers(Mutex<Vec<Connection>>);
 
 /// What a query says of each key, in their order.
 fn each<K, T>(
-    connection: &mut Connection,
+    connection: &Connection,
     query: &str,
     keys: &[K],
     one: impl Fn(&mut CachedStatement<'_>, &K) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<Vec<T>> {
-    let transaction = connection.transaction()?;
-    let mut statement = transaction.prepare_cached(query)?;
+    let mut statement = connection.prepare_cached(query)?;
     keys.iter().map(|key| one(&mut statement, key)).collect()
 }
 
@@ -44,7 +46,7 @@ impl Store {
         let found = if keys.len() > TOGETHER {
             self.look_up_aside(query, keys, one)
         } else {
-            each(&mut self.connection(), query, keys, one)
+            self.connection().transaction().and_then(|transaction| each(&transaction, query, keys, one))
         };
         found.map_err(self.sql())
     }
@@ -56,8 +58,18 @@ impl Store {
         keys: &[K],
         one: impl Fn(&mut CachedStatement<'_>, &K) -> rusqlite::Result<T> + Sync,
     ) -> rusqlite::Result<Vec<T>> {
-        let some = |keys| self.with_reader(|reader| each(reader, query, keys, &one));
-        let found: rusqlite::Result<Vec<_>> = wide(|| keys.par_chunks(TOGETHER).map(some).collect());
+        self.look_aside(keys, |reader, keys| each(reader, query, keys, &one))
+    }
+
+    /// What `some` finds over such a connection, in a transaction, for each of some keys side by side; in the order of the keys.
+    pub(crate) fn look_aside<K: Sync, T: Send>(
+        &self,
+        keys: &[K],
+        some: impl Fn(&Connection, &[K]) -> rusqlite::Result<Vec<T>> + Sync,
+    ) -> rusqlite::Result<Vec<T>> {
+        let some = |keys| self.with_reader(|reader| reader.transaction().and_then(|reader| some(&reader, keys)));
+        let turn = keys.len().div_ceil(TURNS).max(TOGETHER);
+        let found: rusqlite::Result<Vec<_>> = wide(|| keys.par_chunks(turn).map(some).collect());
         Ok(found?.into_iter().flatten().collect())
     }
 
