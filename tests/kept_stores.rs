@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use strandline_model::{Format as _, Node, RECORD, Unit};
 use strandline_pypi::Pypi;
-use strandline_store::{Order, Wait};
+use strandline_store::{Order, Subject, Wait};
 use strandline_sync::{Context, purge};
 use strandline_testkit::{Fault, On, Response, Rule, World as Index};
 
@@ -117,6 +117,9 @@ fn made() -> World {
         let mirror = store.lock(&settings.mirror, Wait::Never, clock()).unwrap();
         let pinned = mirror.latest_verified().unwrap().unwrap();
         mirror.pin(pinned.id, clock()).unwrap();
+        let mut sights = mirror.sights().unwrap();
+        sights.look_whether(Subject::ShrunkPage("six".parse().unwrap()), clock());
+        mirror.record_sights(&mut sights).unwrap();
     }
 
     for project in ["six", "lacking", "held", "odd", "Zope.Interface"] {

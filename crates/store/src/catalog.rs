@@ -350,6 +350,21 @@ const MIGRATIONS: &[&str] = &["
         project TEXT NOT NULL,
         PRIMARY KEY (mirror, project)
     ) STRICT, WITHOUT ROWID;
+", "
+    -- What a mirror has seen and does not act on before it has seen the same for some time. kind and key: what is looked at
+    -- (sights.rs). what: the BLAKE3 of what was seen; of no bytes where there is only one thing to see. first and last: when it was.
+    CREATE TABLE sight (
+        mirror INTEGER NOT NULL REFERENCES mirror (id) ON DELETE CASCADE,
+        kind   INTEGER NOT NULL,
+        key    TEXT NOT NULL,
+        what   BLOB NOT NULL CHECK (length(what) = 32),
+        first  INTEGER NOT NULL,
+        last   INTEGER NOT NULL,
+        PRIMARY KEY (mirror, kind, key)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO sight
+        SELECT mirror, 0, project, x'af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262', since, since FROM trouble;
+    DROP TABLE trouble;
 "];
 
 /// The version that the last migration makes.

@@ -5,7 +5,7 @@
 //! which died had not verified, can be dropped: then all that was remembered is still needed. Where the next process
 //! verifies it instead, the notes stay one sync longer, which costs nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rusqlite::Connection;
 use strandline_model::{Blake3, ProjectName, RecordBodies, RecordId, Serial, Timestamp, Unit};
@@ -13,7 +13,7 @@ use strandline_model::{Blake3, ProjectName, RecordBodies, RecordId, Serial, Time
 use crate::bodies::Bodies;
 use crate::packs::NewPack;
 use crate::rows::{blake3, execute_each, parsed, rows, serial, time};
-use crate::{DraftUnit, Locked, Mirror, StoreError};
+use crate::{DraftUnit, Locked, Mirror, StoreError, Subject};
 
 /// How the last sync of a mirror ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +88,8 @@ pub struct Conclusion {
     pub held: BTreeSet<ProjectName>,
     /// The projects that had to be read again and were.
     pub reread: BTreeSet<ProjectName>,
+    /// What the mirror had seen for long enough, and has acted on: it is forgotten.
+    pub acted_on: BTreeSet<Subject>,
 }
 
 impl Mirror {
@@ -172,32 +174,6 @@ impl Mirror {
 }
 
 impl Locked {
-    /// Remembers which projects stand in the way of a sync, and forgets those that do not any more. Returns since when each of
-    /// them does.
-    pub fn note_trouble(
-        &self,
-        projects: &BTreeSet<ProjectName>,
-        now: Timestamp,
-    ) -> Result<BTreeMap<ProjectName, Timestamp>, StoreError> {
-        let query = "SELECT project, since FROM trouble WHERE mirror = ?1";
-        let since = self.store.rows(query, [self.number], |row| Ok((parsed(row, 0)?, time(row, 1)?)))?;
-        let since: BTreeMap<ProjectName, Timestamp> = since.into_iter().collect();
-        if since.keys().ne(projects) {
-            self.store.transaction(|transaction| {
-                let run = || {
-                    let forget = "DELETE FROM trouble WHERE mirror = ?1 AND project = ?2";
-                    let gone = since.keys().filter(|project| !projects.contains(*project));
-                    execute_each(transaction, forget, gone, |project| (self.number, project.as_str()))?;
-                    let note = "INSERT INTO trouble (mirror, project, since) VALUES (?1, ?2, ?3)";
-                    let new = projects.iter().filter(|project| !since.contains_key(*project));
-                    execute_each(transaction, note, new, |project| (self.number, project.as_str(), now.seconds()))
-                };
-                run().map(drop).map_err(self.store.sql())
-            })?;
-        }
-        Ok(projects.iter().map(|project| (project.clone(), since.get(project).copied().unwrap_or(now))).collect())
-    }
-
     /// Remembers pages until a snapshot shows what they do, each with its entity tag. The blobs that the units name have landed.
     pub fn record_seen(&self, pages: Vec<(DraftUnit, Option<String>)>) -> Result<(), StoreError> {
         if pages.is_empty() {
@@ -321,7 +297,7 @@ impl Locked {
     /// Concludes what a sync remembered where no new snapshot was needed: the newest one shows it already.
     pub fn conclude(&self, conclusion: &Conclusion) -> Result<(), StoreError> {
         // Mostly there is nothing to conclude, and to see that takes no write.
-        if conclusion.validations.is_empty() && conclusion.reread.is_empty() {
+        if conclusion.validations.is_empty() && conclusion.reread.is_empty() && conclusion.acted_on.is_empty() {
             let waiting = "SELECT EXISTS (SELECT 1 FROM seen WHERE mirror = ?1)
                 OR EXISTS (SELECT 1 FROM adopted WHERE mirror = ?1)";
             if !self.store.says(waiting, [self.number])? {
@@ -333,7 +309,8 @@ impl Locked {
 
     /// The part of a transaction that concludes what a sync remembered.
     pub(crate) fn write_conclusion(&self, connection: &Connection, conclusion: &Conclusion) -> Result<(), StoreError> {
-        let Conclusion { validations, keep_tags, later, held, reread } = conclusion;
+        let Conclusion { validations, keep_tags, later, held, reread, acted_on } = conclusion;
+        self.forget_sights(connection, acted_on)?;
         let run = || {
             if *keep_tags {
                 let keep = "INSERT INTO validator (mirror, project, unit, tag)

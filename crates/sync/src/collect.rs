@@ -259,7 +259,20 @@ fn conclude(
         }
     }
     let serial = if counted { greatest.next() } else { greatest };
-    let (stored, later, missing) = Default::default();
+    let (stored, later, missing, acted_on) = Default::default();
     let method = Method::Collect;
-    Ok(Proposal { method, serial, counted, changes, stored, held, absent, vanished, report: None, later, missing })
+    Ok(Proposal {
+        method,
+        serial,
+        counted,
+        changes,
+        stored,
+        held,
+        absent,
+        vanished,
+        report: None,
+        later,
+        missing,
+        acted_on,
+    })
 }

@@ -35,7 +35,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use strandline_model::{FileName, Format, Held, Label, Leaf, ProjectName, Serial, Timestamp, with_causes};
-use strandline_store::{Conclusion, CutReport, Draft, LastSync, Locked, Recorded, Store, StoreError, Verified};
+use strandline_store::{
+    Conclusion, CutReport, Draft, LastSync, Locked, Recorded, Store, StoreError, Subject, Verified,
+};
 use strandline_view::{Freeze, Publisher, Staging};
 use tokio::task::{JoinSet, block_in_place};
 
@@ -101,6 +103,8 @@ pub struct Proposal {
     pub later: BTreeSet<ProjectName>,
     /// Serials up to `serial` that the log has not shown.
     pub missing: Vec<Serial>,
+    /// What the mirror has seen for long enough, and what is acted on with this.
+    pub acted_on: BTreeSet<Subject>,
 }
 
 /// All that a command on a mirror needs: where the mirror comes from, how it is written, and where it goes. Mirrors of
@@ -198,7 +202,11 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     let reread = mirror.to_reread()?;
 
     let fetcher = Fetcher::open(context, mirror, base.clone())?;
-    let mut proposal = propose(&fetcher, &publisher, base.as_ref(), aim).await?;
+    let proposed = propose(&fetcher, &publisher, base.as_ref(), aim).await;
+    // What was seen counts, however the sync ends.
+    let recorded = mirror.record_sights(&mut fetcher.sights());
+    let mut proposal = proposed?;
+    recorded?;
     max_drop::check(&context.settings, base.as_ref(), &proposal)?;
     let _until_published = store.postpone_log_copy()?;
     let mut finished = fetcher.finish(proposal.serial, std::mem::take(&mut proposal.changes))?;
@@ -211,6 +219,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
         later: std::mem::take(&mut proposal.later),
         held: proposal.held.iter().map(|held| held.name.clone()).collect(),
         reread,
+        acted_on: std::mem::take(&mut proposal.acted_on),
     };
     // Dropping this removes the staged lists, so it is kept until they are published.
     let staging = Staging::new(mirror);

@@ -13,5 +13,6 @@ mod rebuild;
 mod rehashing;
 mod removed_mirrors;
 mod reserve;
+mod sights;
 mod support;
 mod verify_damage;

@@ -84,7 +84,7 @@ fn a_removed_mirror_leaves_no_row() {
                  INSERT INTO seen (mirror, project, unit, told, seen, listed, serial)
                    SELECT mirror, 'six', zeroblob(32), zeroblob(32), zeroblob(32), 1, 1 FROM me;
                  INSERT INTO validator SELECT mirror, 'six', zeroblob(32), 'tag' FROM me;
-                 INSERT INTO trouble SELECT mirror, 'six', 1 FROM me;
+                 INSERT INTO sight SELECT mirror, 1, 'six', zeroblob(32), 1, 1 FROM me;
                  INSERT INTO unlogged SELECT mirror, 'six', 1 FROM me;
                  INSERT INTO sweep SELECT mirror, 'six', 1 FROM me;
                  INSERT INTO missing_serial SELECT mirror, 1 FROM me;

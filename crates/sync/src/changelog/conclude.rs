@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_model::{Held, Method, ProjectName, Serial, Status, Timestamp, with_causes};
-use strandline_store::CutReport;
+use strandline_store::{CutReport, Subject};
 
 use super::{Followed, Following, Holding, back};
 use crate::cut::{self, Base, Content, State};
@@ -28,7 +28,7 @@ impl Following<'_> {
     ) -> Result<(Proposal, Option<SyncError>), SyncError> {
         let (fetcher, base) = (self.fetcher, self.base);
         if nothing_in_the_way {
-            fetcher.mirror.note_trouble(&BTreeSet::new(), (fetcher.clock)())?;
+            fetcher.sights().retain(|seen| !matches!(seen, Subject::Trouble(_)));
         }
         let later = self.remember_after(found.serial.unwrap_or(self.from))?;
         let inconsistent = self.inconsistent(&found.in_the_way, round);
@@ -141,9 +141,23 @@ impl Following<'_> {
         let overlap = self.fetcher.settings.overlap;
         let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
         let (absent, later, held) = (self.absent, BTreeSet::new(), held.into_values().collect());
+        let acted_on = BTreeSet::new();
         let stored = self.parked.into_values().map(|parked| parked.leaf).collect();
         let method = Method::Changelog;
-        Ok(Proposal { method, serial, counted: false, changes, stored, held, absent, vanished, report, later, missing })
+        Ok(Proposal {
+            method,
+            serial,
+            counted: false,
+            changes,
+            stored,
+            held,
+            absent,
+            vanished,
+            report,
+            later,
+            missing,
+            acted_on,
+        })
     }
 
     /// Whether the log tells how a project came to be what it is at `at`. An unlogged one is so until its first event that changes

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use strandline_model::{Held, HoldReason, Method, ProjectName, Serial};
+use strandline_store::Subject;
 
 use super::{Followed, Following, Holding};
 use crate::cut::{self, Base, Content};
@@ -85,15 +86,15 @@ impl Following<'_> {
     }
 
     /// The projects that have stood in the way for longer than `hold_after`, without the serials of what readers get.
-    pub(super) fn broken(&self, in_the_way: &BTreeMap<ProjectName, cut::Obstacle>) -> Result<Holding, SyncError> {
-        let Fetcher { mirror, settings, clock, .. } = &**self.fetcher;
-        let now = clock();
-        let names = in_the_way.keys().cloned().collect();
-        let noted = mirror.note_trouble(&names, now)?;
+    pub(super) fn broken(&self, in_the_way: &BTreeMap<ProjectName, cut::Obstacle>) -> Holding {
+        let Fetcher { settings, clock, .. } = &**self.fetcher;
+        let (now, mut sights) = (clock(), self.fetcher.sights());
+        sights.retain(|seen| !matches!(seen, Subject::Trouble(name) if !in_the_way.contains_key(name)));
         let mut broken = Holding::new();
         for (name, obstacle) in in_the_way {
+            let noted = sights.look_whether(Subject::Trouble(name.clone()), now);
             let event = self.log.of(name).iter().find(|change| change.serial >= obstacle.since);
-            let since = event.map_or(noted[name], |change| change.time);
+            let since = event.map_or(noted, |change| change.time);
             if now.since(since) >= settings.hold_after {
                 let followed = &self.projects[name];
                 let reason = match (&followed.failure, obstacle.hold_reason()) {
@@ -104,7 +105,7 @@ impl Following<'_> {
                 broken.insert(name.clone(), Held { name: name.clone(), reason, at, needs, since });
             }
         }
-        Ok(broken)
+        broken
     }
 
     /// Carries a held project at its last good state; returns the serial of what readers get, or zero if they get nothing.

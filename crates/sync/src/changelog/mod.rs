@@ -255,7 +255,7 @@ impl Following<'_> {
         // No project is held before patience has ended; but where a broken project is to stop everything, it stops a
         // part, too.
         if (late || freezes) && !found.in_the_way.is_empty() {
-            let broken = self.broken(&found.in_the_way)?;
+            let broken = self.broken(&found.in_the_way);
             if freezes && !broken.is_empty() && (late || found.serial.is_some_and(|serial| serial > self.from)) {
                 self.remember_after(self.from)?;
                 return Err(self.inconsistent(&found.in_the_way, round));

@@ -14,13 +14,13 @@ mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 use strandline_model::{
     ClaimedSha256, Form, Format, Held, HoldReason, Inputs, Leaf, Method, ProjectName, Record, Unit, with_causes,
 };
-use strandline_store::{Intake, Locked, Recorded, Remarks, Store, StoreError};
+use strandline_store::{Intake, Locked, Recorded, Remarks, Sights, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
 
@@ -57,6 +57,8 @@ pub struct Fetcher {
     pub(crate) mirror: Arc<Locked>,
     /// What the pages that were read say and this program does not use, until it is noted.
     remarks: Mutex<BTreeMap<ProjectName, Remarks>>,
+    /// What the mirror has seen and since when; recorded when it is known how the sync goes on.
+    sights: Mutex<Sights>,
     /// Whether a file came in that the store did not have: then there is something new to publish.
     pub(crate) news: watch::Sender<bool>,
 }
@@ -120,8 +122,14 @@ impl Fetcher {
             batches: Batches::new(Intake::open(mirror, settings.access)?),
             mirror: Arc::clone(mirror),
             remarks: Mutex::default(),
+            sights: Mutex::new(mirror.sights()?),
             news: watch::Sender::new(false),
         }))
+    }
+
+    /// What the mirror has seen and since when, to look at and to add to.
+    pub(crate) fn sights(&self) -> MutexGuard<'_, Sights> {
+        self.sights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which files of a project belong to which release.
