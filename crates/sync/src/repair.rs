@@ -20,7 +20,7 @@ use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Sto
 use strandline_view::Broken;
 use tokio::task::block_in_place;
 
-use crate::fetch::{FetchError, Fetcher, metadata_url};
+use crate::fetch::{FetchError, Fetcher, Patience, metadata_url};
 use crate::stored::{self, RecordError, is_page};
 use crate::upstream::{Answer, Page, Way};
 use crate::{Context, SyncError};
@@ -258,7 +258,8 @@ async fn restore_bodies(
         })?;
         let parts = leaves.iter().filter_map(|leaf| leaf.record).flat_map(|record| [record.told, record.seen]);
         if parts.into_iter().any(|part| lost.contains_key(&part))
-            && let Ok(Answer::Page { page, .. }) = worker.fetcher.patient.page(project, None, Way::Usual).await
+            && let Ok(Answer::Page { page, .. }) =
+                worker.fetcher.patient.page(project, None, Way::Usual, Patience::Again).await
         {
             for leaf in &leaves {
                 let (told, mut seen) = page.record.clone().into_parts();
@@ -508,7 +509,8 @@ async fn fetch_from(worker: &Worker<'_>, naming: &Naming, lost: &Lost) -> Result
     let project = &naming.project;
     let gone =
         |problem: &str| SyncError::from(FetchError::Unusable { project: project.clone(), problem: problem.to_owned() });
-    let Answer::Page { page, .. } = worker.fetcher.patient.page(project, None, Way::Usual).await? else {
+    let Answer::Page { page, .. } = worker.fetcher.patient.page(project, None, Way::Usual, Patience::Again).await?
+    else {
         return Err(gone("upstream has it no more"));
     };
     let url = url_of(naming, lost, &page).ok_or_else(|| gone("upstream lists the file no more"))?;

@@ -182,6 +182,9 @@ pub enum Problem {
     /// No connection, a reset, a time-out, a body that ended early.
     #[error("{0}")]
     Transport(String),
+    /// The answer, or its next part, did not come in the time that is waited for it.
+    #[error("{0}")]
+    TooSlow(String),
     /// Too much.
     #[error("the answer is larger than the limit of {limit} bytes")]
     TooLarge {
@@ -214,9 +217,14 @@ impl UpstreamError {
     pub fn is_transient(&self) -> bool {
         match self.problem {
             Problem::Status { status, .. } => status >= 500 || status == 429 || status == 408,
-            Problem::Transport(_) => true,
+            Problem::Transport(_) | Problem::TooSlow(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether waiting was what it cost.
+    pub(crate) fn is_slow(&self) -> bool {
+        matches!(self.problem, Problem::TooSlow(_))
     }
 
     /// How long upstream wants us to wait before asking again.

@@ -10,7 +10,10 @@ use super::{Followed, Following, Holding};
 use crate::cut::{self, Base, Content};
 use crate::fetch::go_on_without;
 use crate::stored::Earlier;
-use crate::{Fetcher, Logged, Stored, SyncError, Whole};
+use crate::{FetchError, Fetcher, Logged, Stored, SyncError, Whole};
+
+/// In so many rounds a page is asked for in all ways.
+const WAYS: u32 = 3;
 
 impl Following<'_> {
     /// The projects that were held for their pages at the base and still lack the page that they need: the sync does not wait for
@@ -106,6 +109,27 @@ impl Following<'_> {
             }
         }
         broken
+    }
+
+    /// Whether no project that stands in the way will get out of it in this sync: it was asked for in all ways, upstream's answer is
+    /// none, and the change that it is wanted for is as old as `hold_after`, or nothing is published yet that could wait.
+    pub(super) fn waits_in_vain(
+        &self,
+        in_the_way: &BTreeMap<ProjectName, cut::Obstacle>,
+        round: u32,
+    ) -> Result<bool, SyncError> {
+        let answered = |(name, obstacle): (&ProjectName, &cut::Obstacle)| match &self.projects[name].failure {
+            Some(failure) => failure.is_definite(),
+            None => obstacle.hold_reason() == HoldReason::PageMissing,
+        };
+        if in_the_way.is_empty() || round < WAYS || !in_the_way.iter().all(answered) {
+            return Ok(false);
+        }
+        let old = self.broken(in_the_way)?;
+        // What is not there yet may come.
+        let may_come = |name: &ProjectName| self.projects[name].failure.as_ref().is_none_or(FetchError::is_missing);
+        let waits = |name: &ProjectName| !old.contains_key(name) && (self.base.is_some() || may_come(name));
+        Ok(!in_the_way.keys().any(waits))
     }
 
     /// Carries a held project at its last good state; returns the serial of what readers get, or zero if they get nothing.

@@ -142,9 +142,9 @@ pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut A
         let waiting_since = *waiting_since.get_or_insert_with(Instant::now);
         let deadline = *aim.deadline.get_or_insert(waiting_since + settings.cut_timeout);
         let late = Instant::now() >= deadline;
-        let (mut found, mut holding) = following.look(target, late, round)?;
+        let (mut found, mut holding, mut late) = following.look(target, late, round)?;
         if following.look_back(&found).await? {
-            (found, holding) = following.look(target, late, round)?;
+            (found, holding, late) = following.look(target, late, round)?;
         }
 
         // A first snapshot may be of any serial; the second sync goes on from there.
@@ -237,7 +237,8 @@ impl Following<'_> {
     }
 
     /// The cut of what is known, and what is held for it. An error where a broken project stops everything.
-    fn look(&mut self, target: Serial, late: bool, round: u32) -> Result<(cut::Cut<Stored>, Holding), SyncError> {
+    /// Returns also whether the sync goes on waiting: not where it is late, nor where nothing that it waits for can come.
+    fn look(&mut self, target: Serial, late: bool, round: u32) -> Result<(cut::Cut<Stored>, Holding, bool), SyncError> {
         if self.base.is_none() {
             self.unpark(target)?;
             self.promote(target);
@@ -245,6 +246,7 @@ impl Following<'_> {
         let freezes = self.fetcher.settings.on_broken == OnBroken::Freeze;
         let mut holding = if freezes { Holding::new() } else { self.still_held(target)? };
         let mut found = self.cut(target, &holding);
+        let late = late || self.waits_in_vain(&found.in_the_way, round)?;
         // Files alone stop no serial any more: what readers get waits for them, and not what upstream says.
         if late && !freezes && !found.in_the_way.is_empty() {
             for name in found.in_the_way.keys() {
@@ -265,7 +267,7 @@ impl Following<'_> {
                 found = self.cut(target, &holding);
             }
         }
-        Ok((found, holding))
+        Ok((found, holding, late))
     }
 
     /// Reads what the log shows now and did not show before: at its end, and where serials are missing. An event up to

@@ -15,13 +15,14 @@ use crate::{FetchError, Fetcher, Logged, Stored, SyncError, Whole};
 
 impl Following<'_> {
     /// Asks for the pages of held projects in all other ways, where the usual one does not lead to the page that is
-    /// needed: the sync does not wait for them, so there may be no other round.
+    /// needed: the sync does not wait for them, so there may be no other round. Where no answer came in time there is none.
     pub(super) async fn ask_otherwise_for_held(&mut self) -> Result<(), SyncError> {
         for way in [Way::Uncompressed, Way::Origin] {
             let lacks = |followed: &Followed| {
                 let needs = followed.held.as_ref().map(|held| held.needs);
                 let seen = followed.project.pages.iter().map(|page| page.serial).max();
-                needs.is_some_and(|needs| seen.is_none_or(|seen| seen < needs))
+                let slow = followed.failure.as_ref().is_some_and(FetchError::is_slow);
+                !slow && needs.is_some_and(|needs| seen.is_none_or(|seen| seen < needs))
             };
             let names = self.projects.iter().filter(|(_, followed)| lacks(followed)).map(|(name, _)| name.clone());
             self.fetch(names.collect(), way).await?;

@@ -7,7 +7,7 @@ use strandline_store::ReceiveError;
 
 use super::patience::Passing;
 use super::receive::Wanted;
-use crate::upstream::{UpstreamError, without_query};
+use crate::upstream::{Problem, UpstreamError, without_query};
 
 /// A project's page or file could not be had. Nothing of it is kept.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,33 @@ impl FetchError {
         match self {
             Self::Page { .. } | Self::File { .. } | Self::Wrong { .. } | Self::Unusable { .. } => true,
             Self::Record { .. } | Self::Store { .. } => false,
+        }
+    }
+
+    /// Whether upstream was waited for until it was too slow.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.upstream().is_some_and(UpstreamError::is_slow)
+    }
+
+    /// Whether asking again soon is of no use: upstream has answered, and what it said is wrong.
+    pub(crate) fn is_definite(&self) -> bool {
+        match self {
+            Self::Page { source, .. } | Self::File { source, .. } => !source.is_transient(),
+            Self::Wrong { .. } | Self::Unusable { .. } => true,
+            Self::Record { .. } | Self::Store { .. } => false,
+        }
+    }
+
+    /// Whether upstream says that it is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.upstream().is_some_and(|error| matches!(error.problem, Problem::Status { status: 404 | 410, .. }))
+    }
+
+    /// What upstream answered in place of a page or file.
+    fn upstream(&self) -> Option<&UpstreamError> {
+        match self {
+            Self::Page { source, .. } | Self::File { source, .. } => Some(source),
+            _ => None,
         }
     }
 

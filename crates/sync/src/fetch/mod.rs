@@ -26,6 +26,7 @@ use tokio::task::{JoinSet, block_in_place};
 
 pub use self::error::FetchError;
 pub(crate) use self::error::unusable;
+pub(crate) use self::patience::Patience;
 pub(crate) use self::receive::metadata_url;
 pub(crate) use self::units::Finished;
 
@@ -143,6 +144,11 @@ impl Fetcher {
         held.binary_search_by(|held| held.name.cmp(project)).ok().map(|position| &held[position])
     }
 
+    /// How often the page and the files of a project are asked for.
+    fn patience(&self, project: &ProjectName) -> Patience {
+        if self.base_held(project).is_some() { Patience::Once } else { Patience::Again }
+    }
+
     /// How the base lists a project.
     pub fn base_leaf(&self, project: &ProjectName) -> Result<Option<Leaf>, StoreError> {
         match &self.base {
@@ -183,7 +189,7 @@ impl Fetcher {
         way: Way,
         method: Method,
     ) -> Result<Answer, SyncError> {
-        let answer = self.patient.page(project, validator, way).await?;
+        let answer = self.patient.page(project, validator, way, self.patience(project)).await?;
         if !matches!(&answer, Answer::Page { page, .. } if page.record.seen().preamble.form == Form::Html) {
             return Ok(answer);
         }

@@ -10,12 +10,25 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::FetchError;
 use crate::Settings;
-use crate::upstream::{Answer, Event, Upstream, UpstreamError, Validator, Way};
+use crate::upstream::{Answer, Event, Problem, Upstream, UpstreamError, Validator, Way};
 
 /// How often a request is made before its failure counts.
 const ATTEMPTS: usize = 5;
 /// The longest pause that is made because upstream asks for it. An upstream that asks for a longer one is not asked again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long the page of a project that is held is waited for, and the beginning of one of its files, in first pauses (half a
+/// second each): the other projects have to wait as long.
+const HELD: u32 = 10;
+
+/// How often something is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Again, while its failure may pass.
+    Again,
+    /// Once: it could not be had for so long that the sync does not wait for it.
+    Once,
+}
 
 /// A failure that may pass.
 pub(super) trait Passing: fmt::Display {
@@ -65,39 +78,61 @@ impl Patient {
         project: &ProjectName,
         validator: Option<&Validator>,
         way: Way,
+        patience: Patience,
     ) -> Result<Answer, FetchError> {
         let ask = || async {
             let _permit = self.permit().await;
-            self.upstream.page(project, validator, way).await
+            let page = self.upstream.page(project, validator, way);
+            self.soon(patience, page, || format!("{}{project}/", self.upstream.url())).await
         };
-        self.patiently(project, ask).await.map_err(|source| FetchError::Page { project: project.clone(), source })
+        let answer = self.patiently(project, patience, ask).await;
+        answer.map_err(|source| FetchError::Page { project: project.clone(), source })
     }
 
     /// The oldest events after `since`, as [`Upstream::events_since`] gives them.
     pub(crate) async fn events_since(&self, since: Serial) -> Result<Vec<Event>, UpstreamError> {
-        self.patiently("the changelog", || self.upstream.events_since(since)).await
+        self.patiently("the changelog", Patience::Again, || self.upstream.events_since(since)).await
     }
 
     /// The greatest serial of the log.
     pub(crate) async fn last_serial(&self) -> Result<Serial, UpstreamError> {
-        self.patiently("the last serial", || self.upstream.last_serial()).await
+        self.patiently("the last serial", Patience::Again, || self.upstream.last_serial()).await
     }
 
     /// All projects of upstream.
     pub(crate) async fn projects(&self) -> Result<Vec<(DisplayName, Serial)>, UpstreamError> {
-        self.patiently("the list of projects", || self.upstream.projects()).await
+        self.patiently("the list of projects", Patience::Again, || self.upstream.projects()).await
+    }
+
+    /// What is asked for, if it comes soon enough; `url` says what it is.
+    pub(super) async fn soon<T>(
+        &self,
+        patience: Patience,
+        asked: impl Future<Output = Result<T, UpstreamError>>,
+        url: impl FnOnce() -> String,
+    ) -> Result<T, UpstreamError> {
+        if patience == Patience::Again {
+            return asked.await;
+        }
+        let within = self.backoff * HELD;
+        tokio::time::timeout(within, asked).await.unwrap_or_else(|_| {
+            let why =
+                format!("no answer within {} ms; what could not be had before is not waited for", within.as_millis());
+            Err(UpstreamError::new(url(), Problem::TooSlow(why)))
+        })
     }
 
     /// Does something again, with growing pauses, while it fails in a way that may pass.
     pub(super) async fn patiently<T, E: Passing, F: Future<Output = Result<T, E>>>(
         &self,
         what: impl fmt::Display,
+        patience: Patience,
         act: impl FnMut() -> F,
     ) -> Result<T, E> {
         let pauses = ExponentialBuilder::default()
             .with_min_delay(self.backoff)
             .with_max_delay(LONGEST_PAUSE)
-            .with_max_times(ATTEMPTS - 1)
+            .with_max_times(if patience == Patience::Again { ATTEMPTS - 1 } else { 0 })
             .with_jitter();
         act.retry(pauses)
             .when(|error| error.may_pass() && error.asked_pause().is_none_or(|asked| asked <= LONGEST_PAUSE))

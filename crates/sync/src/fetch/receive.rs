@@ -7,7 +7,7 @@ use tokio::task::block_in_place;
 
 use super::error::Failure;
 use super::plan::{Lacking, Part, Plan};
-use super::{FetchError, Fetcher};
+use super::{FetchError, Fetcher, Patience};
 use crate::SyncError;
 use crate::progress::Progress;
 use crate::room::require_room;
@@ -28,6 +28,7 @@ pub(super) struct Wanted<'a> {
     claim: Option<ClaimedSha256>,
     size: Option<u64>,
     most: u64,
+    patience: Patience,
 }
 
 impl Fetcher {
@@ -41,12 +42,15 @@ impl Fetcher {
         let Plan::Have { own, metadata } = plan? else { return Ok(Stored::new(file, Availability::LeftOut)) };
         let (name, told, _) = file;
         let (project, url) = (page.record.name(), page.url(name).unwrap_or_default());
+        // What readers do without already is not waited for.
+        let lacks = self.base_inputs.lacks(project, name, told.sha256);
+        let patience = if lacks { Patience::Once } else { self.patience(project) };
         let (name, url) = (name.as_str(), &*url);
         let entry = match own {
             Part::Here(entry) => entry,
             Part::Lacking(lacking) => {
                 let (size, most) = (told.size, self.settings.max_file_size);
-                self.fetched(Wanted { project, name, url, claim: lacking.claim, size, most }, lacking).await?
+                self.fetched(Wanted { project, name, url, claim: lacking.claim, size, most, patience }, lacking).await?
             }
         };
         let metadata = match metadata {
@@ -55,10 +59,8 @@ impl Fetcher {
             Some(Part::Lacking(lacking)) => {
                 let (name, url) = (format!("{name}.metadata"), metadata_url(url));
                 let (name, url, claim) = (&*name, &*url, lacking.claim);
-                Some(
-                    self.fetched(Wanted { project, name, url, claim, size: None, most: METADATA_MOST }, lacking)
-                        .await?,
-                )
+                let wanted = Wanted { project, name, url, claim, size: None, most: METADATA_MOST, patience };
+                Some(self.fetched(wanted, lacking).await?)
             }
         };
         Ok(Stored::new(file, Availability::Here(entry, metadata)))
@@ -89,19 +91,22 @@ impl Fetcher {
         url: &str,
         (sha256, size): (Sha256, u64),
     ) -> Result<Staged, FetchError> {
-        let wanted = Wanted { project, name, url, claim: Some(sha256.into()), size: Some(size), most: u64::MAX };
+        let (claim, size, most) = (Some(sha256.into()), Some(size), u64::MAX);
+        let wanted = Wanted { project, name, url, claim, size, most, patience: Patience::Again };
         self.received(wanted).await
     }
 
     async fn received(&self, wanted: Wanted<'_>) -> Result<Staged, FetchError> {
-        let received = self.patient.patiently(without_query(wanted.url), || self.receive(wanted)).await;
+        let what = without_query(wanted.url);
+        let received = self.patient.patiently(what, wanted.patience, || self.receive(wanted)).await;
         received.map_err(|failure| failure.of(wanted))
     }
 
     /// One attempt.
     async fn receive(&self, wanted: Wanted<'_>) -> Result<Staged, Failure> {
         let _permit = self.patient.permit().await;
-        let mut stream = self.patient.upstream().file(wanted.url).await?;
+        let answer = self.patient.upstream().file(wanted.url);
+        let mut stream = self.patient.soon(wanted.patience, answer, || without_query(wanted.url).to_owned()).await?;
         let begin = || self.batches.intake.receive(wanted.claim, wanted.size, wanted.most);
         let mut incoming = None;
         let mut gathered = Vec::new();

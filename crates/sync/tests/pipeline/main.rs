@@ -24,4 +24,5 @@ mod raised_renderer;
 mod signed_urls;
 mod support;
 mod unlogged;
+mod waiting;
 mod what_vanishes;

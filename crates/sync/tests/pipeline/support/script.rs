@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::{BoxFuture, pending, ready};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use strandline_model::{
     DisplayName, FileName, Form, Mirrored, Placed, ProjectName, Record, Seen, SeenFile, Serial, Sha256, Timestamp,
@@ -21,6 +21,8 @@ pub(crate) enum Reply {
     Page(Page, Option<&'static str>),
     Missing,
     Fail(Problem),
+    /// With nothing, for as long as it is waited for.
+    Never,
 }
 
 /// How upstream answers when it is asked for a file.
@@ -30,6 +32,8 @@ pub(crate) enum Body {
     /// These bytes, and then the connection breaks.
     Torn(&'static [u8]),
     Fail(Problem),
+    /// Nothing, for as long as it is waited for.
+    Never,
 }
 
 /// What upstream has, and what it was asked for. Answers are taken from the queue of what was asked for; the last one
@@ -259,6 +263,7 @@ impl Upstream for Script {
                     _ => Ok(Answer::Page { page: Box::new(page), validator: current }),
                 }
             }
+            Some(Reply::Never) => return pending().boxed(),
             Some(Reply::Missing) | None => Ok(Answer::Missing),
             Some(Reply::Fail(problem)) => Err(UpstreamError::new(format!("{}{project}/", self.upstream), problem)),
         };
@@ -273,6 +278,7 @@ impl Upstream for Script {
             Some(Body::Bytes(bytes)) => Ok((bytes, None)),
             Some(Body::Torn(bytes)) => Ok((bytes, Some(Err(UpstreamError::new(url, broken))))),
             Some(Body::Fail(problem)) => Err(UpstreamError::new(url, problem)),
+            Some(Body::Never) => return pending().boxed(),
             None => Err(UpstreamError::new(url, status(404))),
         };
         // In pieces, as a network gives them.
