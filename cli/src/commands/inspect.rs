@@ -38,7 +38,7 @@ fn say_snapshots(store: &Store, kept: &Mirror, json: bool) -> Result<(), Failure
     let superseded = kept.superseded()?;
     // Most snapshots have the inputs of the one before.
     let mut counted = HashMap::new();
-    for Recorded { id, snapshot, verified, missed } in kept.snapshots()? {
+    for Recorded { id, snapshot, verified, missed, .. } in kept.snapshots()? {
         let (published, pinned) = (live == Some(id), pins.contains(&id));
         let Snapshot { label, time, listed, held, .. } = &snapshot;
         let instead = superseded.get(&id).map(|new| store.recorded(*new)).transpose()?;

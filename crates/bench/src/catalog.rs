@@ -106,6 +106,7 @@ fn draft(
     Ok(Draft {
         base,
         serial,
+        counted: false,
         time,
         upstream: "http://127.0.0.1:1/simple/".parse()?,
         follow: Follow::Everything,

@@ -44,6 +44,7 @@ pub fn draft(
     Draft {
         base,
         serial,
+        counted: false,
         time,
         upstream: "https://index.example/simple/".parse().expect("a URL"),
         follow: Follow::Everything,

@@ -365,6 +365,20 @@ const MIGRATIONS: &[&str] = &["
     INSERT INTO sight
         SELECT mirror, 0, project, x'af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262', since, since FROM trouble;
     DROP TABLE trouble;
+
+    -- number: which snapshots of a mirror were recorded later; the revisions of one have its number. counted: 1 where the serial is the
+    -- mirror's own count of what changed, and no number of upstream's.
+    ALTER TABLE snapshot ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE snapshot ADD COLUMN counted INTEGER NOT NULL DEFAULT 0;
+    UPDATE snapshot SET number =
+        (SELECT count(DISTINCT earlier.serial) FROM snapshot earlier WHERE earlier.mirror = snapshot.mirror AND earlier.serial <= snapshot.serial);
+    CREATE INDEX snapshot_number ON snapshot (mirror, number, revision);
+    DROP TRIGGER snapshot_is_immutable;
+    CREATE TRIGGER snapshot_is_immutable BEFORE UPDATE OF id, mirror, serial, revision, time, number, counted ON snapshot
+        BEGIN SELECT RAISE(ABORT, 'a snapshot never changes'); END;
+
+    -- 1 from `mirror reset` on, until a snapshot shows what upstream says now of every project.
+    ALTER TABLE mirror ADD COLUMN anew INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// The version that the last migration makes.

@@ -25,8 +25,10 @@ use crate::{Blob, Conclusion, Locked, Recorded, Store, StoreError};
 pub struct Draft {
     /// The verified snapshot that it starts from.
     pub base: Option<Recorded>,
-    /// Upstream's serial.
+    /// Upstream's serial, or the mirror's own count.
     pub serial: Serial,
+    /// Whether it is the mirror's own count.
+    pub counted: bool,
     /// When.
     pub time: Timestamp,
     /// What it is a copy of.
@@ -146,7 +148,7 @@ impl Locked {
         lists: impl FnOnce(Serial, &[ListedProject]) -> Vec<RootList>,
     ) -> Result<Committed, StoreError> {
         let Draft { base, serial, time, upstream, follow, inputs, cutoff, method, .. } = draft;
-        let Draft { changes, stored, held, gone, missing, conclusion, .. } = draft;
+        let Draft { counted, changes, stored, held, gone, missing, conclusion, .. } = draft;
         self.store.transaction(|transaction| {
             let bodies = Bodies { store: &self.store, connection: transaction };
             let (root, new) = (base.as_ref().map(|base| base.snapshot.tree), New::of(changes, stored));
@@ -189,8 +191,8 @@ impl Locked {
                 held,
                 gone,
             };
-            let id = self.insert_snapshot(&bodies, &snapshot)?;
-            Ok(Committed { recorded: Recorded { id, snapshot, verified: false, missed: false }, conclusion })
+            let id = self.insert_snapshot(&bodies, &snapshot, counted)?;
+            Ok(Committed { recorded: Recorded { id, snapshot, verified: false, missed: false, counted }, conclusion })
         })
     }
 
@@ -204,13 +206,18 @@ impl Locked {
         connection.query_row(next, (self.number, serial.get()), |row| row.get(0)).map_err(self.store.sql())
     }
 
-    fn insert_snapshot(&self, bodies: &Bodies<'_>, snapshot: &Snapshot) -> Result<Blake3, StoreError> {
+    fn insert_snapshot(&self, bodies: &Bodies<'_>, snapshot: &Snapshot, counted: bool) -> Result<Blake3, StoreError> {
         let bytes = snapshot.to_bytes();
         let id = Blake3::of(&bytes);
         bodies.write(id, bytes, snapshot.parent)?;
         let Label { serial, revision } = snapshot.label;
-        let insert = "INSERT INTO snapshot (id, mirror, serial, revision, time) VALUES (?1, ?2, ?3, ?4, ?5)";
-        let row = (id.as_bytes(), self.number, serial.get(), revision, snapshot.time.seconds());
+        // A revision of an earlier snapshot is not newer than the snapshots after that.
+        let insert = "INSERT INTO snapshot (id, mirror, serial, revision, time, counted, number)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, coalesce(
+                (SELECT number FROM snapshot WHERE id = ?7 AND serial = ?3),
+                (SELECT max(number) + 1 FROM snapshot WHERE mirror = ?2), 1))";
+        let parent = snapshot.parent.map(|parent| *parent.as_bytes());
+        let row = (id.as_bytes(), self.number, serial.get(), revision, snapshot.time.seconds(), counted, parent);
         bodies.connection.execute(insert, row).map_err(self.store.sql())?;
         Ok(id)
     }
@@ -223,7 +230,7 @@ impl Locked {
     ///
     /// If it is a snapshot of another mirror.
     pub fn verify(&self, committed: Committed) -> Result<Verified, VerifyError> {
-        let Committed { recorded: Recorded { id, snapshot, .. }, conclusion } = committed;
+        let Committed { recorded: Recorded { id, snapshot, counted, .. }, conclusion } = committed;
         assert_eq!(snapshot.mirror, self.name, "it was committed under this lock");
         let store = &self.store;
         let snapshot = {
@@ -244,7 +251,7 @@ impl Locked {
             transaction.execute(verified, [id.as_bytes()]).map_err(store.sql())?;
             conclusion.map_or(Ok(()), |conclusion| self.write_conclusion(transaction, &conclusion))
         })?;
-        Ok(Verified(Recorded { id, snapshot, verified: true, missed: false }))
+        Ok(Verified(Recorded { id, snapshot, verified: true, missed: false, counted }))
     }
 
     /// Commits and verifies a revision of a snapshot: the same state of upstream at the same time, shown by other `inputs` and
@@ -261,6 +268,7 @@ impl Locked {
         let draft = Draft {
             base: Some(old.clone()),
             serial: snapshot.label.serial,
+            counted: old.counted,
             // Retention and look-ups by date take it for the old one.
             time: snapshot.time,
             upstream: snapshot.upstream.clone(),
@@ -280,7 +288,7 @@ impl Locked {
 
     /// Verifies the snapshots that a crash left committed but not verified, and drops those that do not pass.
     pub(crate) fn finish_commits(&self) -> Result<(), StoreError> {
-        let unverified = "SELECT id FROM snapshot WHERE mirror = ?1 AND verified = 0 ORDER BY serial, revision";
+        let unverified = "SELECT id FROM snapshot WHERE mirror = ?1 AND verified = 0 ORDER BY number, revision";
         for id in self.store.rows(unverified, [self.number], |row| blake3(row, 0))? {
             let found = self.store.recorded(id).map_err(VerifyError::from);
             match found.and_then(|found| self.verify(Committed { recorded: found, conclusion: None })) {

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use rusqlite::Connection;
-use strandline_model::{Blake3, ProjectName, RecordBodies, RecordId, Serial, Timestamp, Unit};
+use strandline_model::{Blake3, ProjectName, RecordBodies, RecordId, Serial, Timestamp, Unit, UpstreamUrl};
 
 use crate::bodies::Bodies;
 use crate::packs::NewPack;
@@ -88,6 +88,8 @@ pub struct Conclusion {
     pub held: BTreeSet<ProjectName>,
     /// The projects that had to be read again and were.
     pub reread: BTreeSet<ProjectName>,
+    /// Whether every project was read anew, as [`Locked::reset`] asks.
+    pub anew: bool,
     /// What the mirror had seen for long enough, and has acted on: it is forgotten.
     pub acted_on: BTreeSet<Subject>,
 }
@@ -173,7 +175,19 @@ impl Mirror {
     }
 }
 
+impl Mirror {
+    /// Whether the next sync begins as a first one does ([`Locked::reset`]).
+    pub fn begins_anew(&self) -> Result<bool, StoreError> {
+        self.store.says("SELECT anew FROM mirror WHERE id = ?1", [self.number])
+    }
+}
+
 impl Locked {
+    /// Says that what the mirror is a copy of has another URL from now on. Snapshots keep the one that they were made from.
+    pub fn move_to(&self, upstream: &UpstreamUrl) -> Result<(), StoreError> {
+        self.store.execute("UPDATE mirror SET upstream = ?2 WHERE id = ?1", (self.number, upstream.as_str())).map(drop)
+    }
+
     /// Remembers pages until a snapshot shows what they do, each with its entity tag. The blobs that the units name have landed.
     pub fn record_seen(&self, pages: Vec<(DraftUnit, Option<String>)>) -> Result<(), StoreError> {
         if pages.is_empty() {
@@ -294,10 +308,25 @@ impl Locked {
         })
     }
 
+    /// Has the next sync begin as a first one does, with every blob and snapshot in place: it asks for every project's page whole, and
+    /// takes upstream's serials, also lower ones. What was remembered of upstream's earlier answers is forgotten.
+    pub fn reset(&self) -> Result<(), StoreError> {
+        self.store.transaction(|transaction| {
+            let run = || {
+                for table in ["seen", "validator", "sight", "sweep", "missing_serial"] {
+                    transaction.execute(&format!("DELETE FROM {table} WHERE mirror = ?1"), [self.number])?;
+                }
+                transaction.execute("UPDATE mirror SET anew = 1 WHERE id = ?1", [self.number])
+            };
+            run().map(drop).map_err(self.store.sql())
+        })
+    }
+
     /// Concludes what a sync remembered where no new snapshot was needed: the newest one shows it already.
     pub fn conclude(&self, conclusion: &Conclusion) -> Result<(), StoreError> {
         // Mostly there is nothing to conclude, and to see that takes no write.
-        if conclusion.validations.is_empty() && conclusion.reread.is_empty() && conclusion.acted_on.is_empty() {
+        let Conclusion { validations, reread, anew, acted_on, .. } = conclusion;
+        if validations.is_empty() && reread.is_empty() && acted_on.is_empty() && !anew {
             let waiting = "SELECT EXISTS (SELECT 1 FROM seen WHERE mirror = ?1)
                 OR EXISTS (SELECT 1 FROM adopted WHERE mirror = ?1)";
             if !self.store.says(waiting, [self.number])? {
@@ -309,9 +338,12 @@ impl Locked {
 
     /// The part of a transaction that concludes what a sync remembered.
     pub(crate) fn write_conclusion(&self, connection: &Connection, conclusion: &Conclusion) -> Result<(), StoreError> {
-        let Conclusion { validations, keep_tags, later, held, reread, acted_on } = conclusion;
+        let Conclusion { validations, keep_tags, later, held, reread, anew, acted_on } = conclusion;
         self.forget_sights(connection, acted_on)?;
         let run = || {
+            if *anew {
+                connection.prepare_cached("UPDATE mirror SET anew = 0 WHERE id = ?1")?.execute([self.number])?;
+            }
             if *keep_tags {
                 let keep = "INSERT INTO validator (mirror, project, unit, tag)
                     SELECT mirror, project, unit, tag FROM seen WHERE mirror = ?1 AND tag IS NOT NULL ORDER BY number

@@ -21,6 +21,8 @@ pub struct Recorded {
     pub verified: bool,
     /// Whether an event at or before its serial came to light after it was made, so that it lacks that event.
     pub missed: bool,
+    /// Whether its serial is the mirror's own count of what changed, and no number of upstream's.
+    pub counted: bool,
 }
 
 /// No snapshot is meant by a serial, label or date.
@@ -71,8 +73,8 @@ pub enum SelectError {
     Store(#[from] StoreError),
 }
 
-/// The newest first.
-const NEWEST_FIRST: &str = "ORDER BY serial DESC, revision DESC";
+/// The newest first: the one that was recorded last, whatever its serial is.
+const NEWEST_FIRST: &str = "ORDER BY number DESC, revision DESC";
 
 impl Mirror {
     /// All retained snapshots, the newest first.
@@ -94,8 +96,8 @@ impl Mirror {
 
     /// The newest retained snapshot of exactly this serial.
     pub fn at_serial(&self, serial: Serial) -> Result<Option<Recorded>, StoreError> {
-        let newest = "WHERE mirror = ?1 AND serial = ?2 ORDER BY revision DESC LIMIT 1";
-        Ok(self.query_snapshots(newest, (self.number, serial.get()))?.pop())
+        let newest = format!("WHERE mirror = ?1 AND serial = ?2 {NEWEST_FIRST} LIMIT 1");
+        Ok(self.query_snapshots(&newest, (self.number, serial.get()))?.pop())
     }
 
     /// The retained snapshot with this label.
@@ -106,7 +108,7 @@ impl Mirror {
 
     /// The newest retained snapshot that was recorded at or before `time`.
     pub fn at_time(&self, time: Timestamp) -> Result<Option<Recorded>, StoreError> {
-        let newest = "WHERE mirror = ?1 AND time <= ?2 ORDER BY time DESC, serial DESC, revision DESC LIMIT 1";
+        let newest = "WHERE mirror = ?1 AND time <= ?2 ORDER BY time DESC, number DESC, revision DESC LIMIT 1";
         Ok(self.query_snapshots(newest, (self.number, time.seconds()))?.pop())
     }
 
@@ -133,7 +135,7 @@ impl Mirror {
 
     /// The labels and ids of all snapshots, the oldest first, read from their rows alone, so that a damaged body is no obstacle.
     pub fn labels(&self) -> Result<Vec<(Label, Blake3)>, StoreError> {
-        let query = "SELECT serial, revision, id FROM snapshot WHERE mirror = ?1 ORDER BY serial, revision";
+        let query = "SELECT serial, revision, id FROM snapshot WHERE mirror = ?1 ORDER BY number, revision";
         self.store.rows(query, [self.number], |row| {
             Ok((Label { serial: serial(row, 0)?, revision: row.get(1)? }, blake3(row, 2)?))
         })
@@ -224,9 +226,13 @@ fn recorded(
     condition: &str,
     parameters: impl Params,
 ) -> Result<Vec<Recorded>, StoreError> {
-    let query = format!("SELECT id, verified, missed FROM snapshot {condition}");
-    let found = rows(connection, &query, parameters, |row| Ok((blake3(row, 0)?, row.get(1)?, row.get(2)?)));
+    let query = format!("SELECT id, verified, missed, counted FROM snapshot {condition}");
+    let found = rows(connection, &query, parameters, |row| Ok((blake3(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?)));
     let bodies = Bodies { store, connection };
     let found = found.map_err(store.sql())?.into_iter();
-    found.map(|(id, verified, missed)| Ok(Recorded { id, snapshot: bodies.snapshot(id)?, verified, missed })).collect()
+    let read = |(id, verified, missed, counted)| {
+        let snapshot = bodies.snapshot(id)?;
+        Ok(Recorded { id, snapshot, verified, missed, counted })
+    };
+    found.map(read).collect()
 }

@@ -316,6 +316,7 @@ fn record(
     let draft = Draft {
         base: base.cloned(),
         serial,
+        counted,
         time: now,
         upstream: upstream.url().clone(),
         follow: settings.selection.follow(),

@@ -70,6 +70,7 @@ pub async fn rebuild(rebuild: &Rebuild, context: &Context, mirror: &Locked) -> R
     let draft = Draft {
         base: None,
         serial,
+        counted: false,
         time: now,
         upstream: upstream.url().clone(),
         follow,

@@ -125,7 +125,7 @@ impl Following<'_> {
         if in_the_way.is_empty() || round < WAYS || !in_the_way.iter().all(answered) {
             return Ok(false);
         }
-        let old = self.broken(in_the_way)?;
+        let old = self.broken(in_the_way);
         // What is not there yet may come.
         let may_come = |name: &ProjectName| self.projects[name].failure.as_ref().is_none_or(FetchError::is_missing);
         let waits = |name: &ProjectName| !old.contains_key(name) && (self.base.is_some() || may_come(name));
