@@ -23,6 +23,7 @@ pub(crate) fn in_words(reason: HoldReason) -> &'static str {
         HoldReason::StalePage => "upstream shows a page that is older than its last change",
         HoldReason::PageMissing => "upstream has no page for it",
         HoldReason::BadPage => "its page cannot be used",
+        HoldReason::PageShrunk => "its page lacks most of its files, and no event says why",
         HoldReason::FileMissing => "a file that its page lists cannot be had",
         HoldReason::FileWrong => "a file is not what its page says",
     }

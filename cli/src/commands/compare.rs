@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use strandline_model::trie::Change;
-use strandline_model::{Follow, HoldReason, Leaf, Method, MirrorName, ProjectName, Snapshot};
+use strandline_model::{Follow, Leaf, Method, MirrorName, ProjectName, Snapshot};
 use strandline_store::{Recorded, Store};
 
 use super::inspect::{place, selected};
@@ -35,10 +35,7 @@ impl Side {
     /// Whether the project is carried as an earlier page showed it.
     fn holds_page_of(&self, project: &ProjectName) -> bool {
         let held = self.snapshot().held.iter().find(|held| held.name == *project);
-        held.is_some_and(|held| match held.reason {
-            HoldReason::StalePage | HoldReason::PageMissing | HoldReason::BadPage => true,
-            HoldReason::FileMissing | HoldReason::FileWrong => false,
-        })
+        held.is_some_and(|held| !held.reason.is_of_files())
     }
 
     /// Whether the project came to what it is, or went, without an event.
@@ -191,7 +188,7 @@ fn tell(store: &Store, sides: &[Side; 2], promised: bool, json: bool) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use strandline_model::{Blake3, Gone, Held, Inputs, Label, RecordId, Serial, Timestamp};
+    use strandline_model::{Blake3, Gone, Held, HoldReason, Inputs, Label, RecordId, Serial, Timestamp};
 
     use super::*;
 

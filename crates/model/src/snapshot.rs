@@ -55,6 +55,8 @@ pub enum HoldReason {
     PageMissing,
     /// The page could not be understood.
     BadPage,
+    /// The page lacks most of the project's files, and no event says that they went.
+    PageShrunk,
     /// A file that the page names is not there.
     FileMissing,
     /// A file's bytes are not what the page says.
@@ -68,7 +70,8 @@ impl HoldReason {
         matches!(self, Self::FileMissing | Self::FileWrong)
     }
 
-    const ALL: [Self; 5] = [Self::StalePage, Self::PageMissing, Self::BadPage, Self::FileMissing, Self::FileWrong];
+    const ALL: [Self; 6] =
+        [Self::StalePage, Self::PageMissing, Self::BadPage, Self::PageShrunk, Self::FileMissing, Self::FileWrong];
 }
 
 impl fmt::Display for HoldReason {
@@ -77,6 +80,7 @@ impl fmt::Display for HoldReason {
             Self::StalePage => "stale-page",
             Self::PageMissing => "page-missing",
             Self::BadPage => "bad-page",
+            Self::PageShrunk => "page-shrunk",
             Self::FileMissing => "file-missing",
             Self::FileWrong => "file-wrong",
         })

@@ -399,7 +399,7 @@ impl Mirror {
             let pages = self.pages.get(&name).cloned().unwrap_or_default();
             let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.base };
             let serial = self.serial_at_base(&name);
-            projects.insert(name, Project { base, serial, since, pages });
+            projects.insert(name, Project { base, serial, since, pages, shrunk: false });
         }
         projects
     }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use strandline_model::{FileName, Held, HoldReason, Leaf, Method, ProjectName, Serial, with_causes};
-use strandline_store::Recorded;
+use strandline_store::{Recorded, Subject};
 use tokio::time::Instant;
 
 use crate::fetch::{Fetched, each};
 use crate::progress::Progress;
+use crate::shrunk::Loss;
 use crate::upstream::{Answer, Page, Validator, Way};
 use crate::{Fetcher, Logged, OnBroken, Proposal, Selection, SyncError, Whole};
 
@@ -203,6 +204,35 @@ fn or_held(
     Ok((Arc::new(Whole { earlier: Some(earlier), ..Whole::clone(&whole) }), Some(held)))
 }
 
+/// How a project is held whose page is not believed because of what it has lost; and what the mirror has seen for long enough, if
+/// the page is believed although it has lost that.
+fn held_as_shrunk(
+    fetcher: &Fetcher,
+    project: &ProjectName,
+    page: Option<&Whole>,
+) -> Result<(Option<Held>, Option<Subject>), SyncError> {
+    let subject = Subject::ShrunkPage(project.clone());
+    let leaf = fetcher.base_leaf(project)?.filter(|leaf| leaf.record.is_some());
+    let Some((page, leaf)) = page.zip(leaf) else {
+        fetcher.sights().forget(&subject);
+        return Ok((None, None));
+    };
+    match fetcher.loss(project, &fetcher.base_content(&leaf)?, &[], &page.content) {
+        Loss::Small => Ok((None, None)),
+        Loss::Believed => Ok((None, Some(subject))),
+        Loss::Doubted(_) if fetcher.settings.on_broken == OnBroken::Freeze => {
+            let why = "its page lacks most of its files, and may be a cache's".to_owned();
+            Err(SyncError::Inconsistent { in_the_way: vec![(project.clone(), why)], cut: None })
+        }
+        Loss::Doubted(since) => {
+            let before = fetcher.base_held(project);
+            let (at, since) = before.map_or((leaf.serial, since), |held| (held.at, held.since.min(since)));
+            let (name, needs) = (project.clone(), page.serial.unwrap_or(leaf.serial));
+            Ok((Some(Held { name, reason: HoldReason::PageShrunk, at, needs, since }), None))
+        }
+    }
+}
+
 /// What was found, as the difference from the base.
 fn conclude(
     fetcher: &Fetcher,
@@ -222,7 +252,18 @@ fn conclude(
             projects: known.keys().map(ProjectName::as_str).collect::<Vec<_>>().join(", "),
         });
     }
+    let mut acted_on = BTreeSet::new();
     for (project, known) in known {
+        let page = match &known {
+            Known::Page(_, whole, _) => Some(&**whole),
+            _ => None,
+        };
+        let (hold, believed) = held_as_shrunk(fetcher, &project, page)?;
+        acted_on.extend(believed);
+        if let Some(hold) = hold {
+            held.push(hold);
+            continue;
+        }
         match known {
             Known::Page(_, whole, fault) => {
                 match whole.serial {
@@ -259,7 +300,7 @@ fn conclude(
         }
     }
     let serial = if counted { greatest.next() } else { greatest };
-    let (stored, later, missing, acted_on) = Default::default();
+    let (stored, later, missing) = Default::default();
     let method = Method::Collect;
     Ok(Proposal {
         method,

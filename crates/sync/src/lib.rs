@@ -26,6 +26,7 @@ pub mod render;
 pub mod repair;
 mod room;
 mod settings;
+mod shrunk;
 mod stored;
 pub mod upstream;
 mod withdrawn;

@@ -57,7 +57,7 @@ fn from_10(base: Base<()>, events: &[(u64, Action)], pages: Vec<Seen<()>>) -> Re
             change: Some(action.clone()),
         });
     }
-    let project = Project { base, serial: serial(5), since: serial(10), pages };
+    let project = Project { base, serial: serial(5), since: serial(10), pages, shrunk: false };
     let projects = BTreeMap::from([(&name, &project)]);
     let found = cut::cut(Rule::WHOLE, serial(10), serial(20), &log, &projects, &Named);
     match found.in_the_way.get(&name) {

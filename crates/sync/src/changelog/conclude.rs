@@ -9,6 +9,7 @@ use strandline_store::{CutReport, Subject};
 
 use super::{Followed, Following, Holding, back};
 use crate::cut::{self, Base, Content, State};
+use crate::shrunk::Loss;
 use crate::{Logged, Proposal, Stored, SyncError, Whole};
 
 /// How long after a change without an event an event has to come for the project to be logged again: mirrors that have not seen the
@@ -141,7 +142,8 @@ impl Following<'_> {
         let overlap = self.fetcher.settings.overlap;
         let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
         let (absent, later, held) = (self.absent, BTreeSet::new(), held.into_values().collect());
-        let acted_on = BTreeSet::new();
+        let believed = self.projects.iter().filter(|(_, followed)| followed.loss == Some(Loss::Believed));
+        let acted_on = believed.map(|(name, _)| Subject::ShrunkPage(name.clone())).collect();
         let stored = self.parked.into_values().map(|parked| parked.leaf).collect();
         let method = Method::Changelog;
         Ok(Proposal {
@@ -163,7 +165,12 @@ impl Following<'_> {
     /// Whether the log tells how a project came to be what it is at `at`. An unlogged one is so until its first event that changes
     /// pages and is late enough; one that a rebuild read back, until its page was read as a first sync reads it.
     fn logged(&self, name: &ProjectName, at: Serial) -> Result<Logged, SyncError> {
-        let Followed { project, leaf: Some(leaf), swept, .. } = &self.projects[name] else { return Ok(Logged::Yes) };
+        let Followed { project, leaf: Some(leaf), swept, loss, .. } = &self.projects[name] else {
+            return Ok(Logged::Yes);
+        };
+        if *loss == Some(Loss::Believed) {
+            return Ok(Logged::IfSame);
+        }
         let changes = self.log.of(name).iter().filter(|change| change.serial > self.from && change.serial <= at);
         let changes: Vec<_> = changes.collect();
         // The page alone was believed: that of the sweep, or of a project that was to be read again.

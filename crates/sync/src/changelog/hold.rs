@@ -9,6 +9,7 @@ use strandline_store::Subject;
 use super::{Followed, Following, Holding};
 use crate::cut::{self, Base, Content};
 use crate::fetch::go_on_without;
+use crate::shrunk::Loss;
 use crate::stored::Earlier;
 use crate::{FetchError, Fetcher, Logged, Stored, SyncError, Whole};
 
@@ -35,6 +36,42 @@ impl Following<'_> {
             self.follow_from_leaf(&name, held.needs)?;
         }
         Ok(of_pages)
+    }
+
+    /// Looks at what new pages have lost, and again at what is doubted: an event that came to light may explain it.
+    pub(super) fn look_for_losses(&mut self) -> Result<(), SyncError> {
+        for (name, followed) in &mut self.projects {
+            let Followed { project, leaf: Some(leaf), validates_base: false, .. } = followed else { continue };
+            let Some(page) = project.pages.last() else { continue };
+            if matches!(followed.loss, None | Some(Loss::Doubted(_))) && leaf.record.is_some() {
+                let known = self.fetcher.base_content(leaf)?;
+                let loss = self.fetcher.loss(name, &known, self.log.of(name), &page.content);
+                followed.loss = Some(loss);
+                project.shrunk = matches!(loss, Loss::Doubted(_));
+            }
+        }
+        Ok(())
+    }
+
+    /// How the projects are held whose pages are not believed because of what they have lost, without the serials of what readers
+    /// get. Where an event may still explain it, the page is asked for again first.
+    pub(super) fn shrunk(&self) -> Holding {
+        let hold = |(name, followed): (&ProjectName, &Followed)| {
+            let Followed { project, held, loss: Some(Loss::Doubted(since)), .. } = followed else { return None };
+            let (last, mut newest) = (self.log.of(name).last().map(|change| change.serial), project.pages.iter().rev());
+            let (page, earlier) = (newest.next()?, newest.next());
+            if last.is_some_and(|last| last > self.from) && earlier != Some(page) {
+                return None;
+            }
+            let before = held.as_ref().filter(|held| !held.reason.is_of_files());
+            let since = before.map_or(*since, |held| held.since);
+            let needs = Some(page.serial).max(last).max(before.map(|held| held.needs))?;
+            Some((
+                name.clone(),
+                Held { name: name.clone(), reason: HoldReason::PageShrunk, at: Serial::ZERO, needs, since },
+            ))
+        };
+        self.projects.iter().filter_map(hold).collect()
     }
 
     /// Follows a project that was held for its files by the log, from what the base's leaf says; not where it needs a later page

@@ -38,6 +38,7 @@ use tokio::time::Instant;
 
 use crate::cut::{self, Base, Change, Log, Project, Rule};
 use crate::fetch::LackingFiles;
+use crate::shrunk::Loss;
 use crate::upstream::{Event, Validator, Way};
 use crate::{FetchError, Fetcher, OnBroken, Proposal, Stored, SyncError};
 
@@ -73,6 +74,8 @@ struct Followed {
     lacking: LackingFiles,
     /// Whether it is looked at because it is its turn in the sweep, and not because the log has something of it.
     swept: bool,
+    /// What its newest page has lost without an event; `None` before that was looked at.
+    loss: Option<Loss>,
 }
 
 impl Followed {
@@ -244,7 +247,14 @@ impl Following<'_> {
             self.promote(target);
         }
         let freezes = self.fetcher.settings.on_broken == OnBroken::Freeze;
+        self.look_for_losses()?;
         let mut holding = if freezes { Holding::new() } else { self.still_held(target)? };
+        if freezes {
+            // What the sweep asks for stops nothing.
+            self.projects.retain(|_, followed| !(followed.swept && followed.project.shrunk));
+        } else {
+            holding.extend(self.shrunk());
+        }
         let mut found = self.cut(target, &holding);
         let late = late || self.waits_in_vain(&found.in_the_way, round)?;
         // Files alone stop no serial any more: what readers get waits for them, and not what upstream says.
@@ -332,9 +342,10 @@ impl Following<'_> {
         let held = held.iter().find(|held| held.name == name).cloned();
         let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.from };
         let serial = leaf.as_ref().map(|leaf| leaf.serial).max(needs).unwrap_or(Serial::ZERO);
-        let project = Project { base, serial, since, pages: Vec::new() };
-        let (validates_base, failure, lacking, swept) = (true, None, BTreeMap::new(), false);
-        let followed = Followed { project, leaf, display, validator, validates_base, held, failure, lacking, swept };
+        let project = Project { base, serial, since, pages: Vec::new(), shrunk: false };
+        let (validates_base, failure, lacking, swept, loss) = (true, None, BTreeMap::new(), false, None);
+        let followed =
+            Followed { project, leaf, display, validator, validates_base, held, failure, lacking, swept, loss };
         self.projects.remove(&name);
         Ok(self.projects.entry(name).or_insert(followed))
     }

@@ -87,6 +87,9 @@ impl Following<'_> {
             Asked::Missing | Asked::Nothing => {}
             Asked::Failed(error) => followed.failure = Some(error),
         }
+        if followed.project.pages.len() > before {
+            followed.loss = None;
+        }
         let whole = followed.failure.is_none() && followed.project.pages.len() > before;
         Ok(followed.project.pages.last().filter(|_| whole))
     }

@@ -137,6 +137,8 @@ pub struct Project<F> {
     pub since: Serial,
     /// The pages fetched since M, in the order in which they came.
     pub pages: Vec<Seen<F>>,
+    /// Whether the newest of them has lost so much without an event that it is not believed yet.
+    pub shrunk: bool,
 }
 
 /// How a project stands at the cut.
@@ -185,6 +187,8 @@ pub enum Why {
     Moving,
     /// The page and the log say different things.
     Disagrees,
+    /// The page lacks most of the files, and no event says that they went.
+    Shrunk,
     /// A file that it lists cannot be had.
     File(HoldReason),
 }
@@ -202,6 +206,7 @@ impl Obstacle {
             Why::NoPage => HoldReason::PageMissing,
             Why::Stale | Why::Moving => HoldReason::StalePage,
             Why::Disagrees => HoldReason::BadPage,
+            Why::Shrunk => HoldReason::PageShrunk,
             Why::File(reason) => reason,
         }
     }
@@ -215,6 +220,7 @@ impl fmt::Display for Obstacle {
             Why::Stale => write!(f, "upstream shows an older page")?,
             Why::Moving => write!(f, "it keeps changing, and its changes since serial {since} cannot be followed")?,
             Why::Disagrees => write!(f, "its page and the changelog list different files")?,
+            Why::Shrunk => write!(f, "its page lacks most of its files, and no event says why")?,
             Why::File(HoldReason::FileMissing) => write!(f, "a file that its page lists is not there")?,
             Why::File(_) => write!(f, "a file is not what its page says")?,
         }
@@ -416,6 +422,9 @@ fn determine<F: Clone + PartialEq>(
             None => true,
         };
         let said_twice = || project.pages.iter().rev().nth(1).is_some_and(|earlier| earlier == page);
+        if project.shrunk {
+            return Err(obstacle(Why::Shrunk));
+        }
         if agrees || said_twice() {
             return finished(Standing::So(page.content.clone())).map_err(|reason| obstacle(Why::File(reason)));
         }
@@ -440,7 +449,7 @@ fn obstacle(why: Why, before: &[Change], events: &[Change], needs: Serial, seen:
         Why::NoPage | Why::Stale => before.iter().find(|change| Some(change.serial) > seen),
         // As above, but the event may also come after the cut.
         Why::Moving => events.iter().find(|change| Some(change.serial) > seen).or(before.last()),
-        Why::Disagrees | Why::File(_) => before.last(),
+        Why::Disagrees | Why::Shrunk | Why::File(_) => before.last(),
     };
     Obstacle { since: since.map_or(needs, |change| change.serial), needs, seen, why }
 }
@@ -488,7 +497,7 @@ pub fn promoted<F: Clone + PartialEq>(
     // It has stood so since its last event: the first snapshot may be of any serial from there on.
     let last = events.iter().rfind(|change| change.serial <= at);
     let since = last.map_or(Serial::ZERO, |change| change.serial);
-    Some(Project { base, serial: project.serial, since, pages: project.pages.clone() })
+    Some(Project { base, serial: project.serial, since, pages: project.pages.clone(), shrunk: project.shrunk })
 }
 
 /// What is left of a held project at `at`: its last good state, which is that of the serial `since`, without what the log

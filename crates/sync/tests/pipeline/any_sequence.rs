@@ -362,7 +362,8 @@ impl Run {
             let versions: Vec<_> = each(files).map(|file| file.to_string()).collect();
             script.publish(PROJECTS[project], Some(serial), &versions.join(" "), &names);
         }
-        let settings = Settings { mirror: mirror(at), ..settings(&PROJECTS) };
+        // A page may lose all of its files here, and is believed.
+        let settings = Settings { mirror: mirror(at), accept_drop: true, ..settings(&PROJECTS) };
         sync_store_at(&self.store, &Arc::new(script), &settings, self.time()).unwrap();
         self.model.sync(at);
     }
