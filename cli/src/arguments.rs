@@ -233,6 +233,20 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MirrorCommand {
+    /// Follow upstream anew from the next sync on, where it was set up anew, restored, or gives other serials; every kept serial
+    /// and file stays
+    Reset {
+        /// The mirror
+        name: MirrorName,
+    },
+    /// Say that a mirror's upstream has moved to another address; the next sync goes on from there, and every kept serial stays
+    Move {
+        /// The mirror
+        name: MirrorName,
+        /// Where the same index is now, as the configuration says it, too
+        #[arg(value_name = "URL")]
+        upstream: crate::config::HttpUrl,
+    },
     /// Remove a mirror from the store, with its view and everything it keeps; gc then frees what no other mirror has
     Remove {
         /// The mirror

@@ -258,7 +258,7 @@ impl Judged for FetchError {
 impl Judged for SyncError {
     fn verdict(&self) -> Verdict {
         match self {
-            Self::Inconsistent { .. } | Self::Drop { .. } | Self::LogEndsEarly { .. } => {
+            Self::Inconsistent { .. } | Self::Drop { .. } | Self::LogEndsEarly { .. } | Self::LogLeaps { .. } => {
                 Verdict::new(Exit::Inconsistent, UNCHANGED)
             }
             Self::NoRoom { .. } | Self::NoInodes { .. } => NO_ROOM,

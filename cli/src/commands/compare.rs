@@ -213,7 +213,11 @@ mod tests {
             held: Vec::new(),
             gone: Vec::new(),
         };
-        Side { name: "pypi@9".to_owned(), recorded: Recorded { id, snapshot, verified: true, missed: false, counted: false }, follow }
+        Side {
+            name: "pypi@9".to_owned(),
+            recorded: Recorded { id, snapshot, verified: true, missed: false, counted: false },
+            follow,
+        }
     }
 
     fn leaf(told: u8, seen: u8) -> Leaf {

@@ -1,4 +1,4 @@
-//! `rollback`, `render`, `pin`, `mirror remove` and `gc`.
+//! `rollback`, `render`, `pin`, `mirror …` and `gc`.
 
 use std::sync::Arc;
 
@@ -9,8 +9,11 @@ use strandline_pypi::{Index, Pypi};
 use strandline_store::gc::{self, Collected};
 use strandline_store::{SelectError, Wait, reserve};
 use strandline_sync::render::Made;
+use strandline_sync::upstream::Upstream as _;
 use strandline_sync::{Context, Progress};
+
 use strandline_view::{Freeze, Publisher};
+use url::Url;
 
 use super::{clock, keep_reserve, known, open, say};
 use crate::config::Config;
@@ -102,6 +105,39 @@ pub(crate) fn unpin(config: &Config, mirror: &MirrorName, serial: &str) -> Resul
         tracing::info!("{mirror}: retention decides about serial {label} again");
     } else {
         tracing::info!("{mirror}: serial {label} is not pinned");
+    }
+    Ok(Exit::Done)
+}
+
+/// Has the next sync of a mirror begin as a first one does.
+pub(crate) fn reset_mirror(config: &Config, mirror: &MirrorName) -> Result<Exit, Failure> {
+    let store = open(&config.store)?;
+    known(&store, mirror)?;
+    store.lock(mirror, Wait::Never, clock()())?.reset()?;
+    tracing::info!(
+        "the next sync of `{mirror}` asks upstream for every project anew, and takes its serials; until then readers see what they see now"
+    );
+    Ok(Exit::Done)
+}
+
+/// Notes that a mirror's upstream has another address from now on.
+pub(crate) fn move_mirror(config: &Config, mirror: &MirrorName, upstream: &Url) -> Result<Exit, Failure> {
+    let (_, configured) = config.mirrors(std::slice::from_ref(mirror))?[0];
+    let index = Index::new(configured.index(upstream.clone()))?;
+    let store = open(&config.store)?;
+    known(&store, mirror)?;
+    let locked = store.lock(mirror, Wait::Never, clock()())?;
+    let before = locked.upstream()?.ok_or_else(|| SelectError::NoSnapshot { mirror: mirror.clone() })?;
+    locked.move_to(index.url())?;
+    tracing::info!("`{mirror}` is a copy of {} from now on, and was one of {before}", index.url());
+    let says = Index::new(configured.index(configured.upstream()?))?;
+    if says.url() != index.url() {
+        tracing::warn!(
+            "`{}` still says {}: set `upstream` of `{mirror}` to {}, or its syncs refuse to run",
+            config.path.display(),
+            says.url(),
+            index.url()
+        );
     }
     Ok(Exit::Done)
 }

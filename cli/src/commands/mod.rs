@@ -69,6 +69,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Pin { mirror, serial } => maintain::pin(&read()?, &mirror, &serial),
         Command::Unpin { mirror, serial } => maintain::unpin(&read()?, &mirror, &serial),
         Command::Mirror(MirrorCommand::Remove { name }) => maintain::remove_mirror(&read()?, &name),
+        Command::Mirror(MirrorCommand::Reset { name }) => maintain::reset_mirror(&read()?, &name),
+        Command::Mirror(MirrorCommand::Move { name, upstream }) => maintain::move_mirror(&read()?, &name, &upstream.0),
         Command::Verify { mirror, data, max_age, sample, limit, restart, repair } => {
             let data = data.then_some(verify::Which { max_age, sample, limit, restart });
             verify::verify(&read()?, mirror.as_ref(), data, repair).await

@@ -227,7 +227,8 @@ fn recorded(
     parameters: impl Params,
 ) -> Result<Vec<Recorded>, StoreError> {
     let query = format!("SELECT id, verified, missed, counted FROM snapshot {condition}");
-    let found = rows(connection, &query, parameters, |row| Ok((blake3(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?)));
+    let found =
+        rows(connection, &query, parameters, |row| Ok((blake3(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?)));
     let bodies = Bodies { store, connection };
     let found = found.map_err(store.sql())?.into_iter();
     let read = |(id, verified, missed, counted)| {

@@ -49,12 +49,33 @@ pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<
     let reread = fetcher.mirror.to_reread()?;
     let selected = selected(fetcher).await?;
     for project in selected.iter().cloned().chain(unlisted(fetcher, base, &selected)?) {
-        let leaf = fetcher.base_leaf(&project)?.filter(|_| !reread.contains(&project));
+        let leaf = fetcher.base_leaf(&project)?.filter(|_| base.is_some() && !reread.contains(&project));
         let known_before = leaf.map_or(Known::Nothing, Known::Base);
         known.insert(project, known_before);
     }
     fetcher.progress.projects.store(known.len() as u64, Ordering::Relaxed);
+    pass(fetcher, &mut known).await?;
+    if base.is_some_and(|base| base.counted) && tells_serials(&known) {
+        // The mirror leaves its own count, and all projects get upstream's serials.
+        for known in known.values_mut().filter(|known| matches!(known, Known::Base(_))) {
+            *known = Known::Nothing;
+        }
+        pass(fetcher, &mut known).await?;
+    }
+    conclude(fetcher, base, &selected, known)
+}
 
+/// Whether all pages that came have a serial.
+fn tells_serials(known: &BTreeMap<ProjectName, Known>) -> bool {
+    let mut pages = known.values().filter_map(|known| match known {
+        Known::Page(page, ..) => Some(page.serial),
+        _ => None,
+    });
+    pages.next().is_some_and(|first| first.is_some()) && pages.all(|serial| serial.is_some())
+}
+
+/// Reads all projects until a whole pass brings no change.
+async fn pass(fetcher: &Arc<Fetcher>, known: &mut BTreeMap<ProjectName, Known>) -> Result<(), SyncError> {
     // The settings' patience is for pages that change. It begins after the first pass, and the time at which a pass
     // began decides whether it is late, because the time that its files took says nothing about upstream.
     let mut deadline = None;
@@ -79,7 +100,7 @@ pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<
         }
         if in_the_way.is_empty() {
             if !changed {
-                break;
+                return Ok(());
             }
         } else if late {
             in_the_way.sort();
@@ -89,7 +110,6 @@ pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<
         }
         deadline.get_or_insert_with(|| Instant::now() + fetcher.settings.cut_timeout);
     }
-    conclude(fetcher, base, &selected, known)
 }
 
 /// The selected projects. Where everything is selected, the index's own list of projects says what there is.
@@ -120,7 +140,10 @@ fn unlisted(
 
 async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Result<(ProjectName, Look), SyncError> {
     let (validator, serial) = match &known {
-        Known::Base(leaf) => (fetcher.base_validator(&project, Some(leaf), Method::Collect)?, Some(leaf.serial)),
+        Known::Base(leaf) => {
+            let serial = Some(leaf.serial).filter(|_| !fetcher.base_is_counted());
+            (fetcher.base_validator(&project, Some(leaf), Method::Collect)?, serial)
+        }
         Known::Page(page, whole, _) => (whole.validator.clone(), page.serial),
         Known::Absent | Known::Nothing => (None, None),
     };
@@ -133,7 +156,10 @@ async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Resu
                 Look::Same
             }
             (Some(found), Some(had), _) if found < had => {
-                Look::Stale(format!("its page has serial {found}, and {had} was seen before: a cache may be stale"))
+                let mirror = &fetcher.settings.mirror;
+                Look::Stale(format!(
+                    "its page has serial {found}, and {had} was seen before: a cache may be stale. If the index counts anew, `strandline mirror reset {mirror}` follows it anew"
+                ))
             }
             (_, _, Known::Page(had, ..)) if (&had.record, had.serial) == (&page.record, page.serial) => Look::Same,
             _ => {
@@ -241,8 +267,10 @@ fn conclude(
     known: BTreeMap<ProjectName, Known>,
 ) -> Result<Proposal, SyncError> {
     let before = base.map(|base| &base.snapshot);
-    let mut greatest = before.map_or(Serial::ZERO, |before| before.label.serial);
-    let mut counted = false;
+    let own_count = base.is_some_and(|base| base.counted);
+    let mut counted = own_count && known.values().any(|known| matches!(known, Known::Base(_)));
+    // Upstream's serials may be lower than the mirror's own.
+    let mut greatest = before.filter(|_| counted || !own_count).map_or(Serial::ZERO, |before| before.label.serial);
     let (mut changes, mut absent, mut vanished) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
     let mut held = Vec::new();
     let any = known.values().any(|known| !matches!(known, Known::Absent));
@@ -310,6 +338,7 @@ fn conclude(
         stored,
         held,
         absent,
+        begun_anew: base.is_none(),
         vanished,
         report: None,
         later,

@@ -40,7 +40,7 @@ pub enum SyncError {
     },
     /// The mirror is of another upstream.
     #[error(
-        "mirror `{mirror}` is a copy of {recorded}, and the configuration says {configured}: give a mirror of another upstream another name"
+        "mirror `{mirror}` is a copy of {recorded}, and the configuration says {configured}: if that is another address of the same index, `strandline mirror move {mirror} {configured}` says so; a mirror of another index needs another name"
     )]
     OtherUpstream {
         /// The mirror.
@@ -52,7 +52,7 @@ pub enum SyncError {
     },
     /// Upstream's serials went back.
     #[error(
-        "upstream's serial went back: it says {found}, and mirror `{mirror}` stands at {recorded}. Is it still the same index?"
+        "upstream's serial went back: it says {found}, and mirror `{mirror}` stands at {recorded}. The next sync asks again; if the index was set up anew or restored, `strandline mirror reset {mirror}` follows it anew, with all serials and files in place"
     )]
     SerialWentBack {
         /// The mirror.
@@ -75,6 +75,18 @@ pub enum SyncError {
         end: Serial,
         /// What upstream says.
         found: Serial,
+    },
+    /// The log goes on too far away.
+    #[error(
+        "upstream's changelog of mirror `{mirror}` goes from serial {before} right to {after}, and no index counts so far at once: rows from there on are not taken. The next sync asks again; if the index does go on there, `strandline mirror reset {mirror}` follows it anew, with all serials and files in place"
+    )]
+    LogLeaps {
+        /// The mirror.
+        mirror: MirrorName,
+        /// The last serial before.
+        before: Serial,
+        /// The serial of the first row that is not taken.
+        after: Serial,
     },
     /// Upstream has none of the projects.
     #[error(

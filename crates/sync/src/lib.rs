@@ -96,6 +96,9 @@ pub struct Proposal {
     pub held: Vec<Held>,
     /// The selected projects that upstream does not have.
     pub absent: Vec<ProjectName>,
+    /// Whether this was found as by a first sync, from what upstream says now alone: a project of the base that is neither in it nor
+    /// held is not there any more.
+    pub begun_anew: bool,
     /// The projects of the base that go although no row of the log says so.
     pub vanished: BTreeSet<ProjectName>,
     /// How far it got, where there is a changelog.
@@ -208,6 +211,11 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     let recorded = mirror.record_sights(&mut fetcher.sights());
     let mut proposal = proposed?;
     recorded?;
+    if let Some(base) = &base
+        && proposal.begun_anew
+    {
+        drop_the_rest(store, base, &mut proposal)?;
+    }
     max_drop::check(&context.settings, base.as_ref(), &proposal)?;
     let _until_published = store.postpone_log_copy()?;
     let mut finished = fetcher.finish(proposal.serial, std::mem::take(&mut proposal.changes))?;
@@ -220,6 +228,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
         later: std::mem::take(&mut proposal.later),
         held: proposal.held.iter().map(|held| held.name.clone()).collect(),
         reread,
+        anew: proposal.begun_anew,
         acted_on: std::mem::take(&mut proposal.acted_on),
     };
     // Dropping this removes the staged lists, so it is kept until they are published.
@@ -260,17 +269,21 @@ async fn propose(
     let settings = &fetcher.settings;
     let followed = match base {
         // How a lost catalog's mirror was followed is lost, too: it is found out as at a first sync.
-        Some(base) if rebuild::was_rebuilt(&fetcher.store, base)? => None,
+        Some(base) if fetcher.anew || rebuild::was_rebuilt(&fetcher.store, base)? => None,
         base => base.map(|base| &base.snapshot),
     };
+    // What a cache hid from a double collect is in the log, perhaps before the base's serial; and a serial that the mirror has
+    // counted itself says nothing of the log.
+    let logged = |base: &&Recorded| !fetcher.anew && base.snapshot.method == Method::Changelog;
+    let collected = base.filter(|_| !fetcher.anew);
     let proposal = match settings.method(followed) {
-        Method::Collect => collect::collect(fetcher, base).await,
-        Method::Changelog => match changelog::follow(fetcher, base, aim).await {
+        Method::Collect => collect::collect(fetcher, collected).await,
+        Method::Changelog => match changelog::follow(fetcher, base.filter(logged), aim).await {
             Err(SyncError::Upstream(error)) if error.problem == Problem::NoChangelog => {
                 if settings.may_collect(followed) {
                     // Only beside a list that is one does the answer say something about the index.
                     fetcher.patient.projects().await?;
-                    collect::collect(fetcher, base).await
+                    collect::collect(fetcher, collected).await
                 } else if followed.is_some_and(|base| base.method == Method::Changelog) {
                     Err(SyncError::ChangelogGone { mirror: settings.mirror.clone(), source: error })
                 } else {
@@ -287,6 +300,22 @@ async fn propose(
     proposal
 }
 
+/// Lets the projects of the base go that a proposal which began anew does not have.
+fn drop_the_rest(store: &Store, base: &Recorded, proposal: &mut Proposal) -> Result<(), StoreError> {
+    let stored = proposal.stored.iter().map(|leaf| &leaf.name);
+    let known: BTreeSet<_> = proposal.held.iter().map(|held| &held.name).chain(stored).cloned().collect();
+    for leaf in store.leaves(&base.snapshot)? {
+        if !known.contains(&leaf.name) && !proposal.changes.contains_key(&leaf.name) {
+            // A project that was quarantined or shown without files is missed by no reader.
+            if leaf.listed {
+                proposal.vanished.insert(leaf.name.clone());
+            }
+            proposal.changes.insert(leaf.name, None);
+        }
+    }
+    Ok(())
+}
+
 /// Makes a snapshot of a proposal, and reads it back; where the proposal is what the base is, the snapshot is the base.
 fn record(
     context: &Context,
@@ -300,8 +329,10 @@ fn record(
     let Context { upstream, format, settings, .. } = context;
     let Proposal { method, serial, counted, stored, held, missing, .. } = proposal;
     let Finished { units, inputs, .. } = finished;
-    let serial = match base {
-        Some(base) if counted && units.is_empty() => base.snapshot.label.serial,
+    // Two states are not of one count.
+    let serial = match base.filter(|_| counted) {
+        Some(base) if units.is_empty() => base.snapshot.label.serial,
+        Some(base) if base.counted => serial.max(base.snapshot.label.serial.next()),
         _ => serial,
     };
     if let Some(base) = base

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use strandline_model::{DisplayName, Method, ProjectName, Serial};
+use strandline_model::{DisplayName, ProjectName, Serial};
 use strandline_store::{Recorded, SeenPage};
 
 use super::{Following, back, read_log};
@@ -19,6 +19,9 @@ pub(super) const READ_BACK: u64 = 50_000;
 const ROUND: usize = 100;
 /// A base that is older than this is believed to be upstream's head only if upstream says so.
 const RECENT: Duration = Duration::from_secs(600);
+/// No index counts so far between two rows that follow each other: PyPI has given some thirty million serials in all its years.
+const FAR: u64 = 1_000_000;
+
 impl<'a> Following<'a> {
     /// Reads the log since the base, and finds out which projects it and the configuration are about.
     pub(super) async fn begin(fetcher: &'a Arc<Fetcher>, base: Option<&'a Recorded>) -> Result<Self, SyncError> {
@@ -29,6 +32,7 @@ impl<'a> Following<'a> {
             base,
             from,
             read_since: from,
+            leap: None,
             looked_back: false,
             log: Log::default(),
             sure: from,
@@ -50,24 +54,16 @@ impl<'a> Following<'a> {
         let Self { fetcher, from, .. } = *self;
         let settings = &fetcher.settings;
         let reselected = base.snapshot.follow != settings.selection.follow().id();
-        // What a cache hid from a double collect is in the log, perhaps before the base's serial.
-        let anew = base.snapshot.method != Method::Changelog;
         let reread = fetcher.mirror.to_reread()?;
         // What a page has to reach where no snapshot tells the state: its project's last event that changes pages, which the
         // log has if it is read back far enough.
-        let back =
-            if reselected || anew || !reread.is_empty() { READ_BACK.max(settings.overlap) } else { settings.overlap };
+        let back = if reselected || !reread.is_empty() { READ_BACK.max(settings.overlap) } else { settings.overlap };
         let events = self.read_from(back).await?;
         // A project that is held, is new to the selection, or has an event that the base does not show is known by
         // pages alone.
         let mut unknown: BTreeMap<ProjectName, Serial> = BTreeMap::new();
         for held in &base.snapshot.held {
             unknown.insert(held.name.clone(), held.needs);
-        }
-        for leaf in if anew { fetcher.store.leaves(&base.snapshot)? } else { Vec::new() } {
-            if settings.selection.has(&leaf.name) {
-                unknown.entry(leaf.name).or_insert(Serial::ZERO);
-            }
         }
         // A file that was let back is missing from the base, and no event tells of it.
         let mut unlisted = Vec::new();
@@ -180,7 +176,8 @@ impl<'a> Following<'a> {
         // One more, because serials without holes would give a round number of rows.
         let since = back(self.from, further.saturating_add(1));
         self.read_since = since;
-        let mut events = self.fetcher.patient.events_since(since).await?;
+        let events = self.fetcher.patient.events_since(since).await?;
+        let mut events = self.without_leap(events);
         let last = events.last().map(|event| event.serial);
         if last == Some(self.from) {
             let recent = self.base.is_some_and(|base| (self.fetcher.clock)().since(base.snapshot.time) < RECENT);
@@ -188,10 +185,11 @@ impl<'a> Following<'a> {
                 return Ok(events);
             }
         } else if let Some(last) = last {
-            events.extend(read_log(self.fetcher, last).await?);
+            let more = read_log(self.fetcher, last).await?;
+            events.extend(self.without_leap(more));
         }
         let end = events.last().map_or(Serial::ZERO, |event| event.serial);
-        if self.base.is_some() && end <= self.from {
+        if self.base.is_some() && end <= self.from && self.leap.is_none() {
             // Nothing is new, or the rows end too early.
             let found = self.fetcher.patient.last_serial().await?;
             let (mirror, recorded) = (self.fetcher.settings.mirror.clone(), self.from);
@@ -207,6 +205,22 @@ impl<'a> Following<'a> {
             }
         }
         Ok(events)
+    }
+
+    /// Rows of the log up to where they go on so far away that one of both serials is none of this index: from there on no row is
+    /// taken. A mirror that believed such a row once would stand there for good.
+    pub(super) fn without_leap(&mut self, mut events: Vec<Event>) -> Vec<Event> {
+        let mut before = self.read_since.max(self.from);
+        let far = events.iter().position(|event| {
+            let far = event.serial.get().saturating_sub(before.get()) > FAR;
+            before = if far { before } else { before.max(event.serial) };
+            far
+        });
+        if let Some(far) = far {
+            self.leap = Some((before, events[far].serial));
+            events.truncate(far);
+        }
+        events
     }
 
     /// Takes projects into account that the configuration names and the base does not have; returns how upstream's list has

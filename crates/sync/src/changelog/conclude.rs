@@ -27,7 +27,7 @@ impl Following<'_> {
         swept: Option<&ProjectName>,
         nothing_in_the_way: bool,
     ) -> Result<(Proposal, Option<SyncError>), SyncError> {
-        let (fetcher, base) = (self.fetcher, self.base);
+        let (fetcher, base, leap) = (self.fetcher, self.base, self.leap);
         if nothing_in_the_way {
             fetcher.sights().retain(|seen| !matches!(seen, Subject::Trouble(_)));
         }
@@ -38,12 +38,19 @@ impl Following<'_> {
         if let Some(last) = swept {
             fetcher.mirror.record_sweep(last.as_str(), (fetcher.clock)())?;
         }
-        if nothing_in_the_way {
-            return Ok((cut, None));
-        }
         let unchanged = base.is_some_and(|base| {
             cut.changes.is_empty() && base.snapshot.label.serial == serial && base.snapshot.held == cut.held
         });
+        if let Some((before, after)) = leap {
+            let error = SyncError::LogLeaps { mirror: fetcher.settings.mirror.clone(), before, after };
+            if unchanged {
+                return Err(error);
+            }
+            tracing::warn!("{error}");
+        }
+        if nothing_in_the_way {
+            return Ok((cut, None));
+        }
         if unchanged { Err(inconsistent) } else { Ok((cut, Some(inconsistent))) }
     }
 
@@ -154,6 +161,7 @@ impl Following<'_> {
             stored,
             held,
             absent,
+            begun_anew: self.base.is_none(),
             vanished,
             report,
             later,
@@ -168,6 +176,9 @@ impl Following<'_> {
         let Followed { project, leaf: Some(leaf), swept, loss, .. } = &self.projects[name] else {
             return Ok(Logged::Yes);
         };
+        if self.base.is_none() {
+            return Ok(Logged::Yes);
+        }
         if *loss == Some(Loss::Believed) {
             return Ok(Logged::IfSame);
         }
@@ -175,11 +186,10 @@ impl Following<'_> {
         let changes: Vec<_> = changes.collect();
         // The page alone was believed: that of the sweep, or of a project that was to be read again.
         let by_page = changes.is_empty() && (*swept || matches!(project.base, Base::Unknown(Serial::ZERO)));
-        let by_log = self.base.is_some_and(|base| base.snapshot.method == Method::Changelog);
         let since = if leaf.logged { None } else { self.fetcher.mirror.unlogged_since(name)? };
         let ends = |since: Timestamp| changes.iter().any(|change| change.time.since(since) >= UNLOGGED_FOR);
         Ok(match (leaf.logged, since) {
-            (true, _) if by_page && by_log => Logged::IfSame,
+            (true, _) if by_page => Logged::IfSame,
             (true, _) => Logged::Yes,
             (false, None) if matches!(project.base, Base::Unknown(_)) => Logged::Yes,
             (false, Some(since)) if ends(since) => Logged::Yes,

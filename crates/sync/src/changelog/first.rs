@@ -58,6 +58,10 @@ impl Following<'_> {
             }
         }
         self.absent.retain(|name| !names.contains_key(name));
+        // The list does not have what is quarantined. Other projects that it does not have are gone.
+        for leaf in self.fetcher.base_leaves()?.into_iter().filter(|leaf| !leaf.listed && selection.has(&leaf.name)) {
+            names.entry(leaf.name).or_insert((leaf.display, Serial::ZERO));
+        }
         self.waiting = names;
         self.recall_parked()
     }

@@ -135,8 +135,10 @@ impl Following<'_> {
             let noted = sights.look_whether(Subject::Trouble(name.clone()), now);
             let event = self.log.of(name).iter().find(|change| change.serial >= obstacle.since);
             let since = event.map_or(noted, |change| change.time);
-            if now.since(since) >= settings.hold_after {
-                let followed = &self.projects[name];
+            let followed = &self.projects[name];
+            // What a mirror has that begins anew goes on being shown, from the beginning on.
+            let had = self.base.is_none() && followed.leaf.is_some();
+            if had || now.since(since) >= settings.hold_after {
                 let reason = match (&followed.failure, obstacle.hold_reason()) {
                     (Some(failure), HoldReason::PageMissing) => failure.hold_reason(),
                     (_, reason) => reason,

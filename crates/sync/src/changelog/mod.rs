@@ -100,6 +100,8 @@ struct Following<'a> {
     from: Serial,
     /// The log was read from after this serial on.
     read_since: Serial,
+    /// Where the log goes from one serial to one that is too far away to be believed.
+    leap: Option<(Serial, Serial)>,
     /// Whether it was read further back, for the serials of projects that are not held any more.
     looked_back: bool,
     log: Log,
@@ -151,7 +153,9 @@ pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut A
         }
 
         // A first snapshot may be of any serial; the second sync goes on from there.
-        let nothing_in_the_way = found.in_the_way.is_empty() || (base.is_none() && found.serial.is_some());
+        let known_before = |name: &ProjectName| following.projects[name].leaf.is_some();
+        let nothing_in_the_way = found.in_the_way.is_empty()
+            || (base.is_none() && found.serial.is_some() && !found.in_the_way.keys().any(known_before));
         // Projects that have moved on past the target, in a way that the log does not tell whole, are not determined by
         // asking again. So the sync takes the part that is determined now; if there is none, the target moves on, too.
         let moved_on = base.is_some() && found.in_the_way.values().all(|obstacle| obstacle.why == cut::Why::Moving);
@@ -283,7 +287,8 @@ impl Following<'_> {
     /// Reads what the log shows now and did not show before: at its end, and where serials are missing. An event up to
     /// `head` that came to light counts for the cut, because a page that was fetched may show it.
     async fn read_on(&mut self, head: Serial) -> Result<(), SyncError> {
-        for event in read_log(self.fetcher, self.sure).await? {
+        let events = read_log(self.fetcher, self.sure).await?;
+        for event in self.without_leap(events) {
             let name = &event.project;
             if !self.fetcher.settings.selection.has(name) {
                 self.log.add_other(&event);

@@ -46,6 +46,8 @@ pub struct Fetcher {
     pub(crate) clock: Clock,
     pub(crate) progress: Arc<Progress>,
     base: Option<Recorded>,
+    /// Whether this sync is to begin as a first one does: what the base has says nothing of what upstream has to say.
+    pub(crate) anew: bool,
     /// What decides what the base shows.
     pub(crate) base_inputs: Inputs,
     /// What was withdrawn when the base was made, or when the sync began.
@@ -119,6 +121,7 @@ impl Fetcher {
             clock: clock.clone(),
             progress: progress.clone(),
             base,
+            anew: mirror.begins_anew()?,
             patient: Patient::new(upstream.clone(), settings),
             batches: Batches::new(Intake::open(mirror, settings.access)?),
             mirror: Arc::clone(mirror),
@@ -149,6 +152,19 @@ impl Fetcher {
         if self.base_held(project).is_some() { Patience::Once } else { Patience::Again }
     }
 
+    /// Whether the base's serials are the mirror's own count.
+    pub(crate) fn base_is_counted(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| base.counted)
+    }
+
+    /// All projects as the base lists them.
+    pub(crate) fn base_leaves(&self) -> Result<Vec<Leaf>, StoreError> {
+        match &self.base {
+            Some(base) => block_in_place(|| self.store.leaves(&base.snapshot)),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// How the base lists a project.
     pub fn base_leaf(&self, project: &ProjectName) -> Result<Option<Leaf>, StoreError> {
         match &self.base {
@@ -165,7 +181,7 @@ impl Fetcher {
         leaf: Option<&Leaf>,
         method: Method,
     ) -> Result<Option<Validator>, StoreError> {
-        if self.base.as_ref().is_none_or(|base| base.snapshot.method != method) {
+        if self.anew || self.base.as_ref().is_none_or(|base| base.snapshot.method != method) {
             return Ok(None);
         }
         let Some((leaf, unit)) = leaf.and_then(|leaf| Some((leaf, leaf.unit?))) else { return Ok(None) };
@@ -195,7 +211,7 @@ impl Fetcher {
         }
         let known = self.base_leaf(project)?.and_then(|leaf| leaf.record);
         let known = known.map(|id| block_in_place(|| self.store.record(id))).transpose()?;
-        let is_json = known.is_some_and(|record| record.seen().preamble.form == Form::Json);
+        let is_json = !self.anew && known.is_some_and(|record| record.seen().preamble.form == Form::Json);
         if method != Method::Changelog && !is_json {
             return Ok(answer);
         }
