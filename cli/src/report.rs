@@ -266,6 +266,7 @@ impl Judged for SyncError {
             Self::Upstream(_)
             | Self::ChangelogGone { .. }
             | Self::SerialWentBack { .. }
+            | Self::EndlessLog { .. }
             | Self::NothingFound { .. } => NOT_SYNCED,
             Self::Fetch(inner) => inner.verdict().or(NOT_SYNCED),
             Self::Store(inner) => inner.verdict().or(NOT_SYNCED),

@@ -3,7 +3,8 @@
 //! What always holds:
 //!
 //! 1. Nothing is asked that the [`Guard`] refuses, redirects included.
-//! 2. A body that ends early is an error, and a page is never larger than the limit, packed or unpacked.
+//! 2. A body that ends early or comes too slowly is an error, and a page is never larger than the limit, packed or unpacked. Of
+//!    large pages only one is in memory at a time.
 //! 3. Errors and logs show no credentials and no query of a URL; which credentials go where, [`Logins`] says, anew at
 //!    each redirect.
 //! 4. Nothing is asked twice: the caller decides, by the error's kind, whether to try again.
@@ -14,7 +15,7 @@ use std::error::Error as _;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LOCATION,
     RETRY_AFTER,
@@ -22,12 +23,14 @@ use reqwest::header::{
 use reqwest::redirect::Policy;
 use reqwest::{Method, Request, RequestBuilder, Response, StatusCode};
 use strandline_sync::upstream::{Body, Problem, UpstreamError, Validator, Way};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use url::Url;
 
 use crate::credentials::Logins;
 use crate::decoding::{Unpacker, utf8};
 use crate::guard::{Guard, Refused, Resolver};
+use crate::pace::Pace;
 use crate::url_check::{shown, shown_url};
 
 /// Longest wait for a connection.
@@ -39,6 +42,12 @@ const LONGEST_PAUSE: u64 = 86_400;
 
 /// Longest wait for the end of a quota's window before the next call.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// A page of more than so many bytes, unpacked, is large.
+const LARGE: usize = 8 << 20;
+/// How many times as large as a page a list or a part of the log may be: the greatest index has more projects than any project has
+/// files.
+const LISTS: u64 = 4;
 
 /// No encoding.
 const AS_IT_IS: HeaderValue = HeaderValue::from_static("identity");
@@ -64,6 +73,8 @@ pub(crate) struct Client {
     limits: Limits,
     /// Until when no call is made, because the last one was the last of its quota.
     quiet: Mutex<Option<Instant>>,
+    /// The right to have a large page in memory.
+    large: Arc<Semaphore>,
 }
 
 type SetUp = Box<dyn FnOnce() -> Result<reqwest::Client, Problem> + Send>;
@@ -74,7 +85,26 @@ pub(crate) struct Limits {
     pub(crate) page: u64,
     pub(crate) file: Option<u64>,
     pub(crate) connections: usize,
+    /// In what time an answer has to begin, and the window of [`Pace`].
     pub(crate) idle: Duration,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Page,
+    /// A list or a part of the log.
+    List,
+}
+
+impl Limits {
+    /// The largest answer, in bytes, unpacked.
+    fn of(&self, what: What) -> u64 {
+        match what {
+            What::Page => self.page,
+            What::List => self.page.saturating_mul(LISTS),
+        }
+    }
 }
 
 /// An answer that came whole.
@@ -88,6 +118,8 @@ pub(crate) struct Fetched {
     /// How long it asks to be left alone.
     pub(crate) pause: Option<Duration>,
     pub(crate) body: Vec<u8>,
+    /// As long as this is there, no other large page is read.
+    _large: Option<OwnedSemaphorePermit>,
 }
 
 impl Client {
@@ -107,7 +139,6 @@ impl Client {
             reqwest::Client::builder()
                 .user_agent(concat!("strandline/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT)
-                .read_timeout(limits.idle)
                 .pool_max_idle_per_host(limits.connections)
                 .referer(false)
                 .redirect(Policy::none())
@@ -125,6 +156,7 @@ impl Client {
             logins,
             limits,
             quiet: Mutex::default(),
+            large: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -133,9 +165,10 @@ impl Client {
         self.guard.local_allowed()
     }
 
-    /// Asks for a page, whatever the answer's status.
+    /// Asks for a page or list, whatever the answer's status.
     pub(crate) async fn page(
         &self,
+        what: What,
         url: &Url,
         validator: Option<&Validator>,
         way: Way,
@@ -154,8 +187,9 @@ impl Client {
         {
             headers.insert(IF_NONE_MATCH, tag);
         }
-        let response = self.send(client, guard, request).await?;
-        self.whole(url, response).await
+        let mut pace = Pace::of_whole(self.limits.idle);
+        let response = self.send(client, guard, request, &mut pace).await?;
+        self.whole(what, url, response, pace).await
     }
 
     /// Posts XML, whatever the answer's status. Waits first where an answer has said that the quota is used up, if the wait
@@ -176,8 +210,9 @@ impl Client {
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
         request.headers_mut().insert(ACCEPT_ENCODING, PACKED);
         *request.body_mut() = Some(body.into());
-        let response = self.send(&self.pages, &self.guard, request).await?;
-        self.whole(url, response).await
+        let mut pace = Pace::of_whole(self.limits.idle);
+        let response = self.send(&self.pages, &self.guard, request, &mut pace).await?;
+        self.whole(What::List, url, response, pace).await
     }
 
     /// Asks for a file's bytes.
@@ -187,7 +222,8 @@ impl Client {
         })?;
         let mut request = Request::new(Method::GET, url);
         request.headers_mut().insert(ACCEPT_ENCODING, AS_IT_IS);
-        let response = self.send(self.files(text)?, &self.guard, request).await?;
+        let mut pace = Pace::of_part(self.limits.idle);
+        let response = self.send(self.files(text)?, &self.guard, request, &mut pace).await?;
         if response.status() != StatusCode::OK {
             return Err(UpstreamError::new(shown(text), status_problem(response.status(), response.headers())));
         }
@@ -196,16 +232,20 @@ impl Client {
         if length.is_some_and(|length| length > limit) {
             return Err(UpstreamError::new(shown(text), Problem::TooLarge { limit }));
         }
-        let text = text.to_owned();
-        let mut taken = 0_u64;
-        let bytes = response.bytes_stream().map(move |chunk| {
-            let fail = |problem| UpstreamError::new(shown(&text), problem);
-            let chunk = chunk.map_err(|error| fail(cut_short(problem(error), length, taken)))?;
-            taken += chunk.len() as u64;
-            if taken > limit {
-                return Err(fail(Problem::TooLarge { limit }));
+        let text: Arc<str> = text.into();
+        let bytes = stream::try_unfold((response, pace, 0_u64), move |(mut response, mut pace, taken)| {
+            let text = Arc::clone(&text);
+            async move {
+                let fail = |problem| UpstreamError::new(shown(&text), cut_short(problem, length, taken));
+                let chunk = pace.next(response.chunk()).await.map_err(fail)?;
+                let Some(chunk) = chunk.map_err(|error| fail(problem(error)))? else { return Ok(None) };
+                pace.took(chunk.len());
+                let taken = taken + chunk.len() as u64;
+                if taken > limit {
+                    return Err(fail(Problem::TooLarge { limit }));
+                }
+                Ok(Some((chunk, (response, pace, taken))))
             }
-            Ok(chunk)
         });
         Ok(bytes.boxed())
     }
@@ -221,10 +261,11 @@ impl Client {
         client: &reqwest::Client,
         guard: &Guard,
         mut request: Request,
+        pace: &mut Pace,
     ) -> Result<Response, UpstreamError> {
-        guard.learn().await;
         let asked = shown(request.url().as_str());
         let fail = |problem| UpstreamError::new(&asked, problem);
+        pace.begin(guard.learn()).await.map_err(fail)?;
         for _ in 0..=REDIRECTS {
             guard.check(request.url()).map_err(|Refused(why)| fail(Problem::Forbidden(why)))?;
             let login = self.logins.of(request.url_mut());
@@ -234,7 +275,7 @@ impl Client {
             if let Some(login) = login {
                 builder = builder.basic_auth(login.user, Some(login.password));
             }
-            let response = builder.send().await.map_err(|error| fail(problem(error)))?;
+            let response = pace.begin(builder.send()).await.map_err(fail)?.map_err(|error| fail(problem(error)))?;
             tracing::trace!("{} from {}", response.status(), shown(response.url().as_str()));
             match next.and_then(|next| redirected(next, &response)) {
                 Some(next) => request = next,
@@ -245,9 +286,15 @@ impl Client {
     }
 
     /// Reads the body up to the limit. That of an answer without success stays as it came, because only its status counts.
-    async fn whole(&self, url: &Url, mut response: Response) -> Result<Fetched, UpstreamError> {
+    async fn whole(
+        &self,
+        what: What,
+        url: &Url,
+        mut response: Response,
+        mut pace: Pace,
+    ) -> Result<Fetched, UpstreamError> {
         let fail = |problem| UpstreamError::new(shown(url.as_str()), problem);
-        let limit = self.limits.page;
+        let limit = self.limits.of(what);
         // Of a packed body this is the packed length, which is too much as well if it is over the limit.
         let length = response.content_length();
         if length.is_some_and(|length| length > limit) {
@@ -261,16 +308,24 @@ impl Client {
         let as_it_is = HeaderMap::new();
         let packed = if status == StatusCode::OK { response.headers() } else { &as_it_is };
         let mut body = Unpacker::new(packed, limit).map_err(fail)?;
-        let mut came = 0;
-        while let Some(chunk) = response.chunk().await.map_err(|error| fail(cut_short(problem(error), length, came)))? {
+        let (mut came, mut large) = (0, None);
+        loop {
+            let cut_short = |problem| fail(cut_short(problem, length, came));
+            let chunk = pace.next(response.chunk()).await.map_err(cut_short)?;
+            let Some(chunk) = chunk.map_err(|error| cut_short(problem(error)))? else { break };
+            pace.took(chunk.len());
             came += chunk.len() as u64;
             body.push(&chunk).map_err(fail)?;
+            if large.is_none() && body.size() > LARGE {
+                // Until it is its turn, the rest stays where it is.
+                large = pace.beside(Arc::clone(&self.large).acquire_owned()).await.ok();
+            }
         }
         let mut body = body.finish().map_err(fail)?;
         if status == StatusCode::OK {
             body = utf8(body, &content_type, limit).map_err(fail)?;
         }
-        Ok(Fetched { url: final_url, status, content_type, validator, pause, body })
+        Ok(Fetched { url: final_url, status, content_type, validator, pause, body, _large: large })
     }
 }
 

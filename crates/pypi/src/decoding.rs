@@ -89,6 +89,11 @@ impl Unpacker {
         })
     }
 
+    /// How many bytes are unpacked.
+    pub(crate) fn size(&self) -> usize {
+        self.out.len()
+    }
+
     /// The whole.
     pub(crate) fn finish(self) -> Result<Vec<u8>, Problem> {
         match self.codings.iter().find(|coding| coding.open) {

@@ -254,7 +254,7 @@ mod tests {
         let logins = Logins::take(&mut "http://index.example/".parse().unwrap(), None, None, |_| None).unwrap();
         let limits = Limits { page: 100, file: None, connections: 1, idle: std::time::Duration::from_secs(5) };
         let client = Client::new(logins, guard, None, limits).unwrap();
-        let answer = client.page(&url, None, Way::Usual).await;
+        let answer = client.page(crate::client::What::Page, &url, None, Way::Usual).await;
         answer.map(|fetched| fetched.status.as_u16()).map_err(|error| error.problem)
     }
 

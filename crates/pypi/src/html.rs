@@ -13,7 +13,7 @@ use strandline_sync::upstream::{Page, Problem};
 use url::Url;
 
 use crate::filename::is_release_file;
-use crate::listing::{Claim, Context, Listing, check_api_version, malformed, status};
+use crate::listing::{Claim, Context, Listing, MOST_FILES, check_api_version, malformed, status};
 use crate::url_check::{last_segment, percent_decode, shown};
 
 /// Attributes of a tag.
@@ -31,7 +31,7 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
     let mut listing = Listing::new(context, Preamble::of(Form::Html));
     let mut base: Option<Url> = None;
     let (mut serial, mut project_status, mut reason) = (None, Status::Active, None);
-    let mut is_page = false;
+    let (mut is_page, mut links) = (false, 0);
     for token in Tokenizer::new(text) {
         let Ok(token) = token;
         match token {
@@ -55,6 +55,10 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
                         _ => {}
                     },
                     b"a" => {
+                        links += 1;
+                        if links > MOST_FILES {
+                            return Err(malformed(format!("the page has more than {MOST_FILES} links")));
+                        }
                         is_page |= add(&mut listing, base.as_ref().unwrap_or(context.url), &attributes)?;
                     }
                     _ => {}
@@ -354,6 +358,13 @@ mod tests {
         data-core-metadata of `six-1.0.tar.gz`: `00` is not 64 hexadecimal digits
         provenance of `six-1.0.tar.gz`: the URL `ftp://x/` is neither http nor https
         ");
+    }
+
+    #[test]
+    fn a_page_of_too_many_links_is_none() {
+        let links = |count: usize| format!("Links for six{}", "<a href=x>".repeat(count));
+        assert!(read(&links(MOST_FILES)).is_ok());
+        assert!(read(&links(MOST_FILES + 1)).unwrap_err().to_string().contains("more than 200000 links"));
     }
 
     proptest! {

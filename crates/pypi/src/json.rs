@@ -1,18 +1,20 @@
 //! Reading the Simple API's JSON (PEPs 691, 700, 714, 592, 740 and 792).
 //!
 //! What always holds: fields that are not known are kept as they came; a field of a wrong shape is named with its file, and
-//! left out if it is one of a file; no input panics or recurses without bound. Tested below.
+//! left out if it is one of a file; no input panics or recurses without bound, or takes much more memory than it is long. Tested
+//! below.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use strandline_model::{ClaimedSha256, CoreMetadata, Form, Json, Preamble, Serial, Status, UploadTime, Yanked};
 use strandline_sync::upstream::{Page, Problem};
 
-use crate::listing::{Claim, Context, Listing, check_api_version, malformed, status};
+use crate::listing::{Claim, Context, Listing, MOST_FILES, check_api_version, malformed, status};
 use crate::url_check::shown;
 
 /// A field as it stands on the page; `None` where it is absent or null.
@@ -25,6 +27,42 @@ struct RawStatus<'a> {
     #[serde(borrow, default)]
     reason: Raw<'a>,
 }
+
+/// How many keys an object may have, and how many versions a project: a page of nothing else would be many times its size in
+/// memory.
+const MOST_KEYS: usize = 4_096;
+const MOST_VERSIONS: usize = 100_000;
+
+/// A list of at most so many elements.
+pub(crate) struct List<T, const MOST: usize>(pub(crate) Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for List<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Elements<T, const MOST: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Elements<T, MOST> {
+            type Value = List<T, MOST>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {MOST} elements")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+                let mut list = Vec::new();
+                while let Some(element) = elements.next_element()? {
+                    if list.len() == MOST {
+                        return Err(A::Error::custom(format_args!("{TOO_MANY} {MOST} elements")));
+                    }
+                    list.push(element);
+                }
+                Ok(List(list))
+            }
+        }
+        deserializer.deserialize_seq(Elements(PhantomData))
+    }
+}
+
+/// How the error begins that says that something has too many parts.
+const TOO_MANY: &str = "it has more than";
 
 /// An object whose keys are taken one after the other; what is left then is not known.
 struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
@@ -66,6 +104,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
                 // A file mostly has fewer.
                 let mut pairs = Vec::with_capacity(12);
                 while let Some((Key(key), value)) = map.next_entry()? {
+                    if pairs.len() == MOST_KEYS {
+                        return Err(A::Error::custom(format_args!("{TOO_MANY} {MOST_KEYS} keys")));
+                    }
                     pairs.push((key, value));
                 }
                 Ok(Object(pairs))
@@ -113,8 +154,8 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
             (text.map_or(Status::Active, |text| status(&text)), reason.filter(|text| !text.is_empty()))
         }
     };
-    let versions: Option<Vec<String>> = optional("versions", "a list of texts", page.take("versions"))?;
-    let files: Vec<&RawValue> = required("files", "a list of objects", page.take("files"))?;
+    let versions: Option<List<String, MOST_VERSIONS>> = optional("versions", "a list of texts", page.take("versions"))?;
+    let List(files): List<&RawValue, MOST_FILES> = required("files", "a list of objects", page.take("files"))?;
     let raw_namespaces = page.take_even_null("namespaces");
     let unknown = page.left("").chain(meta.left("/meta")).collect();
     let mut listing = Listing::new(context, Preamble { unknown, ..Preamble::of(Form::Json) });
@@ -128,7 +169,7 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
             Err(problem) => listing.skip_nameless(problem.to_string()),
         }
     }
-    listing.finish(&name, serial, status, versions)
+    listing.finish(&name, serial, status, versions.map(|List(versions)| versions))
 }
 
 /// The namespaces that a project is in, as they came (PEP 752).
@@ -249,7 +290,8 @@ pub(crate) fn optional<'a, T: Deserialize<'a>>(name: &str, expected: &str, raw: 
         serde_json::from_str(raw.get()).map_err(|error| {
             let found: String = raw.get().chars().take(60).collect();
             // serde's message about a choice between shapes says less than the text that was found.
-            let why = if error.is_data() { String::new() } else { format!(" ({error})") };
+            let why = error.to_string();
+            let why = if error.is_data() && !why.starts_with(TOO_MANY) { String::new() } else { format!(" ({why})") };
             malformed(format!("{name} is `{}`{why}; expected {expected}", shown(&found)))
         })
     })

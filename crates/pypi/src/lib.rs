@@ -22,6 +22,7 @@ mod html;
 mod json;
 mod listing;
 mod lists;
+mod pace;
 mod paths;
 mod program;
 mod reach;
@@ -48,14 +49,14 @@ pub use crate::tree::{NoTree, WebTree};
 pub use crate::upstream::{NoDefault, PipEnvironment, default_upstream, default_upstream_in};
 pub use crate::url_check::without_secrets;
 
-use crate::client::{Client, Fetched, Limits};
+use crate::client::{Client, Fetched, Limits, What};
 use crate::credentials::Logins;
 use crate::guard::Guard;
 use crate::listing::Context;
 use crate::url_check::shown;
 
 /// The largest page that is taken unless told otherwise, in bytes.
-pub const MAX_PAGE_SIZE: u64 = 256 << 20;
+pub const MAX_PAGE_SIZE: u64 = 64 << 20;
 
 /// How an index is asked.
 #[derive(Clone)]
@@ -66,7 +67,8 @@ pub struct Settings {
     pub upstream: Url,
     /// A command of the shell that writes upstream's user and password, in a line each. [`Index::new`] runs it.
     pub credential_command: Option<String>,
-    /// Largest page that is taken, in bytes, unpacked.
+    /// Largest page that is taken, in bytes, unpacked. A list of projects, and what the changelog says at once, may be four times
+    /// as large.
     pub max_page_size: u64,
     /// Largest file that is taken, in bytes.
     pub max_file_size: Option<u64>,
@@ -75,7 +77,8 @@ pub struct Settings {
     pub connect_to: Option<String>,
     /// How many idle connections are kept. The sync bounds how many are used at a time.
     pub connections: usize,
-    /// Longest silence of upstream in the middle of an answer that is waited out.
+    /// In what time an answer has to begin, and then to bring 1 KiB for each second of this time, again and again. A page or a list
+    /// has to be there as a whole after ten times as long.
     pub idle_timeout: Duration,
 }
 
@@ -261,13 +264,14 @@ impl Index {
         way: Way,
     ) -> Result<(Url, Fetched), UpstreamError> {
         let url = self.page_url(project);
-        let fetched = self.client.page(&url, validator, way).await?;
+        let what = if project.is_some() { What::Page } else { What::List };
+        let fetched = self.client.page(what, &url, validator, way).await?;
         if !is_missing(fetched.status) || !self.may_be_at_root || !self.is_at_root().await? {
             return Ok((url, fetched));
         }
         match self.page_url(project) {
             same if same == url => Ok((url, fetched)),
-            url => Ok((url.clone(), self.client.page(&url, validator, way).await?)),
+            url => Ok((url.clone(), self.client.page(what, &url, validator, way).await?)),
         }
     }
 
@@ -275,14 +279,14 @@ impl Index {
     /// for once, when something is not below `simple/`.
     async fn is_at_root(&self) -> Result<bool, UpstreamError> {
         let find_out = || async {
-            let list = self.client.page(&self.url, None, Way::Usual).await?;
+            let list = self.client.page(What::List, &self.url, None, Way::Usual).await?;
             if !is_missing(list.status) {
                 let unknown = list.status.is_server_error() || list.status == StatusCode::TOO_MANY_REQUESTS;
                 return if unknown { Err(UpstreamError::new(&self.url, list.status_problem())) } else { Ok(false) };
             }
             let mut root = self.url.clone();
             root.set_path("/");
-            let top = self.client.page(&root, None, Way::Usual).await?;
+            let top = self.client.page(What::List, &root, None, Way::Usual).await?;
             match top.status {
                 StatusCode::OK => Ok(match kind(&top) {
                     Ok(Kind::Json) => root::parse_json(&top.body).is_ok(),

@@ -17,6 +17,9 @@ use url::Url;
 use crate::filename;
 use crate::url_check::{is_local_host, resolve, shown};
 
+/// How many files a page may have: some ten times as many as the largest page of the largest index.
+pub(crate) const MOST_FILES: usize = 200_000;
+
 /// Against what a page is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Context<'a> {
@@ -54,6 +57,34 @@ pub(crate) struct Claim {
     pub(crate) core_metadata: CoreMetadata,
     pub(crate) provenance: Option<String>,
     pub(crate) unknown: UnknownKeys,
+}
+
+/// What a list or log has that nothing could be mirrored by. Dropping it says how much that is, and what the first was: there may
+/// be a million.
+#[derive(Debug, Default)]
+pub(crate) struct LeftOut {
+    count: u64,
+    first: String,
+}
+
+impl LeftOut {
+    /// Adds one; `what` says what it is, and why it is left out.
+    pub(crate) fn add(&mut self, what: impl FnOnce() -> String) {
+        if self.count == 0 {
+            self.first = what();
+        }
+        self.count += 1;
+    }
+}
+
+impl Drop for LeftOut {
+    fn drop(&mut self) {
+        match self.count {
+            0 => {}
+            1 => tracing::warn!("left out: {}", self.first),
+            count => tracing::warn!("left out: {}; and {} more", self.first, count - 1),
+        }
+    }
 }
 
 /// An error about the form of a page.

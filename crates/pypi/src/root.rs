@@ -10,8 +10,11 @@ use serde_json::value::RawValue;
 use strandline_model::{DisplayName, Serial};
 use strandline_sync::upstream::Problem;
 
-use crate::json::{Raw, object, required, serial};
-use crate::listing::{check_api_version, malformed};
+use crate::json::{List, Raw, object, required, serial};
+use crate::listing::{LeftOut, check_api_version, malformed};
+
+/// How many projects a list may have: some three times as many as the largest index.
+const MOST_PROJECTS: usize = 2_000_000;
 
 #[derive(Deserialize)]
 struct RawList<'a> {
@@ -51,23 +54,23 @@ pub(crate) fn parse_with_serial(bytes: &[u8]) -> Result<(Option<Serial>, Vec<(Di
     check_api_version(&required::<String>("meta.api-version", "a text such as `1.4`", meta.api_version)?)?;
     // Upstream's is of no use, so it may be what it likes.
     let last = serial("meta._last-serial", meta.last_serial).unwrap_or_default();
-    let raw: Vec<&RawValue> = required("projects", "a list of objects", list.projects)?;
-    let mut projects = Vec::with_capacity(raw.len());
+    let List(raw): List<&RawValue, MOST_PROJECTS> = required("projects", "a list of objects", list.projects)?;
+    let (mut projects, mut left_out) = (Vec::with_capacity(raw.len()), LeftOut::default());
     for (index, raw) in raw.into_iter().enumerate() {
         let field = |name: &str| format!("projects[{index}]{name}");
         let project: RawProject<'_> =
             object(&field(""), Some(raw))?.ok_or_else(|| malformed(format!("{} is `null`", field(""))))?;
         let name: String = required(&field(".name"), "a text", project.name)?;
         let serial = serial(&field("._last-serial"), project.last_serial)?.unwrap_or(Serial::ZERO);
-        take(&mut projects, &name, serial);
+        take(&mut projects, &name, serial, &mut left_out);
     }
     Ok((last, projects))
 }
 
-fn take(projects: &mut Vec<(DisplayName, Serial)>, name: &str, serial: Serial) {
+fn take(projects: &mut Vec<(DisplayName, Serial)>, name: &str, serial: Serial, left_out: &mut LeftOut) {
     match name.parse() {
         Ok(name) => projects.push((name, serial)),
-        Err(error) => tracing::warn!(%error, "a project is left out"),
+        Err(error) => left_out.add(|| format!("a project: {error}")),
     }
 }
 

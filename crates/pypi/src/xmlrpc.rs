@@ -1,8 +1,8 @@
 //! The changelog, over XML-RPC.
 //!
 //! What always holds: an index that has no changelog is not confused with one that does not answer now; rows come in
-//! the order of their serials, each after the one that was asked from; a row of a name that no project can have is left
-//! out with a warning, because nothing could be mirrored by it. Tested below and in `tests/changelog.rs`.
+//! the order of their serials, each after the one that was asked from; rows of names that no project can have are left
+//! out with a warning, because nothing could be mirrored by them, and a bounded number of them is read. Tested below and in `tests/changelog.rs`.
 
 mod action;
 mod value;
@@ -16,13 +16,15 @@ use url::Url;
 
 use self::value::{Reply, Value};
 use crate::client::{Client, Fetched};
-use crate::listing::malformed;
+use crate::listing::{LeftOut, malformed};
 use crate::url_check::shown;
 
 /// The fault of a server that is asked too much.
 const TOO_MANY: i64 = -32500;
 /// The fault of a server that lacks the method.
 const NO_METHOD: i64 = -32601;
+/// How many answers without a row that can be used are read.
+const USELESS: usize = 1_000;
 /// The last second of the range of [`Timestamp`].
 const LATEST: i64 = 253_402_127_999;
 
@@ -37,14 +39,19 @@ pub(crate) async fn last_serial(client: &Client, index: &Url) -> Result<Serial, 
 pub(crate) async fn events_since(client: &Client, index: &Url, since: Serial) -> Result<Vec<Event>, UpstreamError> {
     let url = endpoint(index)?;
     let mut since = since;
-    loop {
+    let mut left_out = LeftOut::default();
+    for _ in 0..USELESS {
         let value = call(client, &url, "changelog_since_serial", Some(since)).await?;
-        let rows = rows(value, since).map_err(|problem| UpstreamError::new(&url, problem))?;
+        let rows = rows(value, since, &mut left_out).map_err(|problem| UpstreamError::new(&url, problem))?;
         match rows.last {
             Some(last) if rows.events.is_empty() => since = last,
             _ => return Ok(rows.events),
         }
     }
+    tracing::warn!(
+        "{USELESS} answers of the changelog, up to serial {since}, have no row that can be used: it is read no further"
+    );
+    Ok(Vec::new())
 }
 
 /// `list_packages_with_serial`.
@@ -139,7 +146,7 @@ struct Rows {
     last: Option<Serial>,
 }
 
-fn rows(value: Value, since: Serial) -> Result<Rows, Problem> {
+fn rows(value: Value, since: Serial, left_out: &mut LeftOut) -> Result<Rows, Problem> {
     let Value::Array(values) = value else {
         return Err(malformed(format!("the changelog is {}; expected an array", value.kind())));
     };
@@ -176,7 +183,7 @@ fn rows(value: Value, since: Serial) -> Result<Rows, Problem> {
                 let change = action::read(action, version);
                 rows.events.push(Event { serial, project: display.normalise(), display, time, change });
             }
-            Err(error) => tracing::warn!(%serial, %error, "an event is left out"),
+            Err(error) => left_out.add(|| format!("an event, with serial {serial}: {error}")),
         }
     }
     rows.events.sort_by_key(|event| event.serial);
@@ -187,14 +194,14 @@ fn list(value: Value) -> Result<Vec<(DisplayName, Serial)>, Problem> {
     let Value::Struct(members) = value else {
         return Err(malformed(format!("the list of projects is {}; expected a struct", value.kind())));
     };
-    let mut projects = Vec::with_capacity(members.len());
+    let (mut projects, mut left_out) = (Vec::with_capacity(members.len()), LeftOut::default());
     for (name, value) in members {
         match DisplayName::try_from(name) {
             Ok(name) => {
                 let serial = serial(&value, &format!("the serial of `{name}`"))?;
                 projects.push((name, serial));
             }
-            Err(error) => tracing::warn!(%error, "a project is left out"),
+            Err(error) => left_out.add(|| format!("a project: {error}")),
         }
     }
     Ok(projects)
@@ -221,7 +228,7 @@ mod tests {
             row("not a name!", Value::Nil, 1, "create", 13),
             row("Zope.Interface", Value::Nil, -5, "create", 11),
         ]);
-        let rows = rows(log, Serial::try_from(10).unwrap()).unwrap();
+        let rows = rows(log, Serial::try_from(10).unwrap(), &mut LeftOut::default()).unwrap();
         let seen: Vec<_> = rows
             .events
             .iter()
@@ -244,7 +251,7 @@ mod tests {
             Value::Array(vec![row("six", Value::Nil, 1, "create", -1)]),
             Value::Array(vec![row("six", Value::Int(1), 1, "create", 11)]),
         ]
-        .map(|value| rows(value, since).unwrap_err().to_string());
+        .map(|value| rows(value, since, &mut LeftOut::default()).unwrap_err().to_string());
         insta::assert_snapshot!(said.join("\n"), @"
         the changelog is nil; expected an array
         row 0 of the changelog: its form is a text; expected an array

@@ -278,7 +278,7 @@ async fn pages_over_the_limit_packed_or_not() {
 #[test]
 fn limits_that_nobody_set() {
     let settings = Settings::new("https://index.example/".parse().expect("a URL"));
-    assert_eq!((settings.max_page_size, settings.max_file_size), (256 * 1024 * 1024, None));
+    assert_eq!((settings.max_page_size, settings.max_file_size), (64 * 1024 * 1024, None));
     assert_eq!((settings.connections, settings.connect_to), (16, None));
 }
 
@@ -489,4 +489,21 @@ fn settings_that_make_no_sense() {
     connect-to: `origin.example:1`: its port has to be the one that upstream's URL names
     ");
     assert!(matches!(Index::new(Settings::new("data:x".parse().unwrap())), Err(SettingsError::Upstream(_))));
+}
+
+#[tokio::test]
+async fn large_pages_come_one_after_the_other() {
+    let versions = vec!["\"1\""; 3 << 20].join(",");
+    let large = PAGE.replacen("\"files\"", &format!("\"x\":[{versions}],\"files\""), 1);
+    let server = Server::start(move |request| {
+        let body = if request.starts_with("GET /simple/six/") { large.as_bytes() } else { PAGE.as_bytes() };
+        answer("200 OK", &[JSON], body)
+    });
+    let index = server.index();
+    let six = six();
+    let ask = || index.page(&six, None, Way::Usual);
+    let (one, two, three) = tokio::join!(ask(), ask(), ask());
+    for page in [one, two, three] {
+        assert!(matches!(page.unwrap(), Answer::Page { .. }));
+    }
 }

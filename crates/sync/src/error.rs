@@ -88,6 +88,14 @@ pub enum SyncError {
         /// The serial of the first row that is not taken.
         after: Serial,
     },
+    /// The log does not end, and there is no snapshot from which to go on.
+    #[error("mirror `{mirror}`: upstream's changelog does not end: it was read for {rows} rows or 1,000 requests")]
+    EndlessLog {
+        /// The mirror.
+        mirror: MirrorName,
+        /// How many rows one sync reads.
+        rows: usize,
+    },
     /// Upstream has none of the projects.
     #[error(
         "upstream {upstream} has none of the selected projects ({projects}): is that the URL of a package index, and are the names right?"

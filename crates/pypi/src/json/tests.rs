@@ -398,6 +398,23 @@ fn what_is_skipped_is_counted_and_not_all_of_it_is_named() {
     assert_eq!((page.skipped.count(), page.skipped.named().len()), (100, 32));
 }
 
+#[test]
+fn a_page_of_too_many_parts_is_none() {
+    let of = |count: usize, part: &str| vec![part; count].join(",");
+    let whole = |rest: &str| read(&format!(r#"{{"meta":{{"api-version":"1.4"}},"name":"six",{rest}}}"#));
+    let said = |rest: &str| whole(rest).unwrap_err().to_string();
+    let versions = |count| format!(r#""files":[],"versions":[{}]"#, of(count, r#""1""#));
+    assert!(said(&versions(100_001)).contains("more than 100000 elements"));
+    assert!(said(&format!(r#""files":[{}]"#, of(200_001, "0"))).contains("more than 200000 elements"));
+    let page_of_keys = format!("{{{}}}", of(4_097, r#""":0"#));
+    assert!(read(&page_of_keys).unwrap_err().to_string().contains("more than 4096 keys"));
+    // As many as that are read; a file with more keys is skipped, and no other.
+    assert_eq!(whole(&versions(100_000)).unwrap().record.seen().versions, ["1"]);
+    let good = format!(r#"{{"filename":"six-1.tar.gz","url":"six-1.tar.gz","hashes":{{"sha256":"{DIGEST}"}}}}"#);
+    let read = read(&page(&format!(r#"{good},{{"filename":"six-2.tar.gz",{}}}"#, of(4_096, r#""":0"#)))).unwrap();
+    assert_eq!((read.record.files().len(), read.skipped.count()), (1, 1));
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

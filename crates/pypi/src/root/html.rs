@@ -11,8 +11,8 @@ use strandline_model::{DisplayName, Serial};
 use strandline_sync::upstream::Problem;
 use url::Url;
 
-use super::take;
-use crate::listing::{check_api_version, malformed};
+use super::{MOST_PROJECTS, take};
+use crate::listing::{LeftOut, check_api_version, malformed};
 use crate::url_check::resolve;
 
 /// What a list in HTML says.
@@ -103,19 +103,26 @@ pub(crate) fn parse(bytes: &[u8], list: &Url) -> Result<HtmlList, Problem> {
                     link.text.push_str(&String::from_utf8_lossy(&more));
                 }
             }
-            Token::EndTag(tag) if tag.name.as_slice() == b"a" => links.extend(open.take()),
+            Token::EndTag(tag) if tag.name.as_slice() == b"a" => {
+                links.extend(open.take());
+                if links.len() > MOST_PROJECTS {
+                    return Err(malformed(format!("the list has more than {MOST_PROJECTS} links")));
+                }
+            }
             _ => {}
         }
     }
     let from = base.unwrap_or_else(|| list.clone());
     let own = from.join(".").unwrap_or(from);
     let place = place(&links, &own);
+    let mut left_out = LeftOut::default();
     let mut found = HtmlList { projects: Vec::new(), names_files: false, is_list: false };
     for link in links {
         if link.place == place {
             found.names_files |= link.is_file;
             leads_elsewhere |= !link.is_named();
-            take(&mut found.projects, if link.is_named() { link.name() } else { &link.directory }, Serial::ZERO);
+            let name = if link.is_named() { link.name() } else { &link.directory };
+            take(&mut found.projects, name, Serial::ZERO, &mut left_out);
         } else {
             leads_elsewhere |= !is_above(&own, &format!("{}{}/", link.place, link.directory));
         }

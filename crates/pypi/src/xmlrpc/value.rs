@@ -10,8 +10,8 @@ use quick_xml::events::Event;
 
 /// How deep values may be nested.
 const DEEPEST: usize = 16;
-/// How many values a response may hold: twenty times the rows of the greatest list that there is.
-const MOST: usize = 20_000_000;
+/// How many values a response may hold: some five times as many as the greatest list that there is.
+const MOST: usize = 4_000_000;
 
 /// A value of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use strandline_model::{DisplayName, ProjectName, Serial};
 use strandline_store::{Recorded, SeenPage};
 
-use super::{Following, back, read_log};
+use super::reading::Budget;
+use super::{Following, back};
 use crate::cut::{Log, Seen};
 use crate::upstream::{Event, Validator};
 use crate::{Fetcher, Selection, SyncError};
@@ -19,9 +20,6 @@ pub(super) const READ_BACK: u64 = 50_000;
 const ROUND: usize = 100;
 /// A base that is older than this is believed to be upstream's head only if upstream says so.
 const RECENT: Duration = Duration::from_secs(600);
-/// No index counts so far between two rows that follow each other: PyPI has given some thirty million serials in all its years.
-const FAR: u64 = 1_000_000;
-
 impl<'a> Following<'a> {
     /// Reads the log since the base, and finds out which projects it and the configuration are about.
     pub(super) async fn begin(fetcher: &'a Arc<Fetcher>, base: Option<&'a Recorded>) -> Result<Self, SyncError> {
@@ -35,6 +33,8 @@ impl<'a> Following<'a> {
             leap: None,
             looked_back: false,
             log: Log::default(),
+            budget: Budget::default(),
+            is_cut_off: false,
             sure: from,
             projects: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -177,7 +177,7 @@ impl<'a> Following<'a> {
         let since = back(self.from, further.saturating_add(1));
         self.read_since = since;
         let events = self.fetcher.patient.events_since(since).await?;
-        let mut events = self.without_leap(events);
+        let mut events = self.without_leap(since, events);
         let last = events.last().map(|event| event.serial);
         if last == Some(self.from) {
             let recent = self.base.is_some_and(|base| (self.fetcher.clock)().since(base.snapshot.time) < RECENT);
@@ -185,8 +185,7 @@ impl<'a> Following<'a> {
                 return Ok(events);
             }
         } else if let Some(last) = last {
-            let more = read_log(self.fetcher, last).await?;
-            events.extend(self.without_leap(more));
+            events.extend(self.read_log(last).await?);
         }
         let end = events.last().map_or(Serial::ZERO, |event| event.serial);
         if self.base.is_some() && end <= self.from && self.leap.is_none() {
@@ -197,7 +196,7 @@ impl<'a> Following<'a> {
                 return Err(SyncError::SerialWentBack { mirror, recorded, found });
             }
             if found > recorded {
-                let more = read_log(self.fetcher, end).await?;
+                let more = self.read_log(end).await?;
                 if more.is_empty() {
                     return Err(SyncError::LogEndsEarly { mirror, recorded, end, found });
                 }
@@ -205,22 +204,6 @@ impl<'a> Following<'a> {
             }
         }
         Ok(events)
-    }
-
-    /// Rows of the log up to where they go on so far away that one of both serials is none of this index: from there on no row is
-    /// taken. A mirror that believed such a row once would stand there for good.
-    pub(super) fn without_leap(&mut self, mut events: Vec<Event>) -> Vec<Event> {
-        let mut before = self.read_since.max(self.from);
-        let far = events.iter().position(|event| {
-            let far = event.serial.get().saturating_sub(before.get()) > FAR;
-            before = if far { before } else { before.max(event.serial) };
-            far
-        });
-        if let Some(far) = far {
-            self.leap = Some((before, events[far].serial));
-            events.truncate(far);
-        }
-        events
     }
 
     /// Takes projects into account that the configuration names and the base does not have; returns how upstream's list has

@@ -26,6 +26,7 @@ mod conclude;
 mod first;
 mod hold;
 mod pages;
+mod reading;
 mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,10 +37,11 @@ use strandline_model::{DisplayName, Held, Leaf, Method, ProjectName, Serial, Tim
 use strandline_store::Recorded;
 use tokio::time::Instant;
 
+use self::reading::Budget;
 use crate::cut::{self, Base, Change, Log, Project, Rule};
 use crate::fetch::LackingFiles;
 use crate::shrunk::Loss;
-use crate::upstream::{Event, Validator, Way};
+use crate::upstream::{Validator, Way};
 use crate::{FetchError, Fetcher, OnBroken, Proposal, Stored, SyncError};
 
 /// The longest pause between two rounds.
@@ -105,6 +107,9 @@ struct Following<'a> {
     /// Whether it was read further back, for the serials of projects that are not held any more.
     looked_back: bool,
     log: Log,
+    budget: Budget,
+    /// Whether the log goes on where this sync has stopped to read it.
+    is_cut_off: bool,
     /// Up to this serial the sync waits for no more rows of the log: no serial is missing, or it was taken for a hole
     /// when the sync began.
     sure: Serial,
@@ -197,19 +202,6 @@ fn before(now: Timestamp, by: Duration) -> Timestamp {
     Timestamp::from_seconds(seconds.max(0)).unwrap_or(now)
 }
 
-/// Everything after `since`, as far as the log goes.
-async fn read_log(fetcher: &Fetcher, mut since: Serial) -> Result<Vec<Event>, SyncError> {
-    let mut events = Vec::new();
-    loop {
-        let mut more = fetcher.patient.events_since(since).await?;
-        match more.last() {
-            Some(last) => since = last.serial,
-            None => return Ok(events),
-        }
-        events.append(&mut more);
-    }
-}
-
 impl Following<'_> {
     /// The greatest serial that the log has shown.
     fn head(&self) -> Serial {
@@ -234,6 +226,7 @@ impl Following<'_> {
         // If no page was fetched and no row is waited for, the rest of the log would change nothing.
         if self.base.is_none() || !self.projects.is_empty() || self.sure < *head {
             self.read_on(*head).await?;
+            self.drop_later_pages();
             self.follow_swept_by_log()?;
         }
         if self.base.is_none() {
@@ -287,8 +280,7 @@ impl Following<'_> {
     /// Reads what the log shows now and did not show before: at its end, and where serials are missing. An event up to
     /// `head` that came to light counts for the cut, because a page that was fetched may show it.
     async fn read_on(&mut self, head: Serial) -> Result<(), SyncError> {
-        let events = read_log(self.fetcher, self.sure).await?;
-        for event in self.without_leap(events) {
+        for event in self.read_log(self.sure).await? {
             let name = &event.project;
             if !self.fetcher.settings.selection.has(name) {
                 self.log.add_other(&event);
@@ -375,7 +367,7 @@ impl Following<'_> {
             return Ok(false);
         }
         self.looked_back = true;
-        for event in read_log(self.fetcher, since).await? {
+        for event in self.read_log(since).await? {
             if back.contains(&event.project) {
                 self.log.add_known(&event);
             }

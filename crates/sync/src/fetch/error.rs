@@ -139,6 +139,10 @@ impl Passing for Failure {
         }
     }
 
+    fn is_slow(&self) -> bool {
+        matches!(self, Self::Upstream(error) if error.is_slow())
+    }
+
     fn asked_pause(&self) -> Option<Duration> {
         match self {
             Self::Upstream(error) => error.retry_after(),

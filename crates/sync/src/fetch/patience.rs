@@ -7,6 +7,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable as _};
 use strandline_model::{DisplayName, ProjectName, Serial};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use super::FetchError;
 use crate::Settings;
@@ -14,6 +15,8 @@ use crate::upstream::{Answer, Event, Problem, Upstream, UpstreamError, Validator
 
 /// How often a request is made before its failure counts.
 const ATTEMPTS: usize = 5;
+/// For how long a request is made again, in first pauses (half a second each): what is slow is not waited for five times.
+const REPEATED: u32 = 90;
 /// The longest pause that is made because upstream asks for it. An upstream that asks for a longer one is not asked again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -35,6 +38,9 @@ pub(super) trait Passing: fmt::Display {
     /// Whether asking again may help.
     fn may_pass(&self) -> bool;
 
+    /// Whether waiting was what it cost.
+    fn is_slow(&self) -> bool;
+
     /// How long upstream wants us to wait before asking again.
     fn asked_pause(&self) -> Option<Duration>;
 }
@@ -42,6 +48,10 @@ pub(super) trait Passing: fmt::Display {
 impl Passing for UpstreamError {
     fn may_pass(&self) -> bool {
         self.is_transient()
+    }
+
+    fn is_slow(&self) -> bool {
+        self.is_slow()
     }
 
     fn asked_pause(&self) -> Option<Duration> {
@@ -134,8 +144,13 @@ impl Patient {
             .with_max_delay(LONGEST_PAUSE)
             .with_max_times(if patience == Patience::Again { ATTEMPTS - 1 } else { 0 })
             .with_jitter();
+        let begun = Instant::now();
+        let may_pass = |error: &E| {
+            let slow = error.is_slow() && begun.elapsed() >= self.backoff * REPEATED;
+            !slow && error.may_pass() && error.asked_pause().is_none_or(|asked| asked <= LONGEST_PAUSE)
+        };
         act.retry(pauses)
-            .when(|error| error.may_pass() && error.asked_pause().is_none_or(|asked| asked <= LONGEST_PAUSE))
+            .when(may_pass)
             .adjust(|error, pause| pause.map(|pause| error.asked_pause().unwrap_or(pause)))
             .notify(|error, pause| tracing::info!("trying again in {} ms: {what}: {error}", pause.as_millis()))
             .await

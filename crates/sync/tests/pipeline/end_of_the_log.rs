@@ -1,6 +1,7 @@
 //! Where upstream's log ends: an answer that may have been cut off, or that ends before upstream's last serial, is not the end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use strandline_faultkit::{World, now};
 use strandline_model::Timestamp;
@@ -55,4 +56,49 @@ fn a_log_that_ends_before_the_last_serial_is_not_nothing_new() {
         let refused = sync_store_at(&world.open(), &script, &following(&["beta"]), later);
         assert!(matches!(refused, Err(SyncError::LogEndsEarly { .. })), "{kept}: {refused:?}");
     }
+}
+
+#[test]
+fn a_log_that_does_not_end_is_read_in_parts() {
+    // Rows of people, of a project that is not selected, and of projects that upstream has no page of.
+    for names in [&["beta"][..], &["gamma"], &["delta", "epsilon"]] {
+        let (world, script) = at_the_end_of(7);
+        let settings = Settings { cut_timeout: Duration::ZERO, ..following(&["beta", "delta", "epsilon"]) };
+        world.sync(&script, &settings).unwrap();
+        script.give_at_once(1);
+        script.claim_last(1 << 40);
+        let change = |number: u64| (names.len() == 2 && number == 8).then_some(Action::Create);
+        let rows = (8..2_500).zip(names.iter().cycle());
+        script.log(rows.map(|(number, name)| event(number, name, change(number))));
+        let mut reached = vec![];
+        for _ in 0..3 {
+            script.asked();
+            reached.push(world.sync(&script, &settings).unwrap().label.serial.get());
+            assert!(script.asked().len() < 4_000);
+        }
+        assert!(reached[0] > 900 && reached[0] < 1_008 && reached[2] > 2_000, "{reached:?}");
+        // A first sync has no serial that it could go on from.
+        let first = World::new().sync(&script, &settings);
+        assert!(matches!(first, Err(SyncError::EndlessLog { .. })), "{first:?}");
+    }
+}
+
+#[test]
+fn what_a_page_shows_beyond_the_part_that_is_read_is_not_believed() {
+    let (world, script) = at_the_end_of(7);
+    let settings = Settings { cut_timeout: Duration::ZERO, ..following(&["beta"]) };
+    script.give_at_once(1);
+    script.claim_last(1 << 40);
+    script.publish("beta", Some(2_000), "1 2", &[("beta-2.tar.gz", b"beta 2")]);
+    let add = || Action::AddFile("2".to_owned(), "beta-2.tar.gz".to_owned());
+    let change = |number: u64| {
+        [(9, Action::NewRelease("2".to_owned())), (2_000, add())].into_iter().find(|(at, _)| *at == number)
+    };
+    script.log((8..2_001).map(|number| event(number, "beta", change(number).map(|(_, action)| action))));
+    // Up to there the log alone tells of the release, and no file of it.
+    let done = world.sync(&script, &settings).unwrap();
+    assert!(done.label.serial.get() < 1_008 && done.held.is_empty(), "{done:?}");
+    assert_eq!(world.served("simple/beta/index.v1_json").unwrap().lines().count(), 3);
+    assert_eq!(world.sync(&script, &settings).unwrap().label.serial.get(), 2_000);
+    assert_eq!(world.served("simple/beta/index.v1_json").unwrap().lines().count(), 4);
 }
