@@ -152,23 +152,19 @@ impl Following<'_> {
 
     /// Whether no project that stands in the way will get out of it in this sync: it was asked for in all ways, upstream's answer is
     /// none, and the change that it is wanted for is as old as `hold_after`, or nothing is published yet that could wait.
-    pub(super) fn waits_in_vain(
-        &self,
-        in_the_way: &BTreeMap<ProjectName, cut::Obstacle>,
-        round: u32,
-    ) -> Result<bool, SyncError> {
+    pub(super) fn waits_in_vain(&self, in_the_way: &BTreeMap<ProjectName, cut::Obstacle>, round: u32) -> bool {
         let answered = |(name, obstacle): (&ProjectName, &cut::Obstacle)| match &self.projects[name].failure {
             Some(failure) => failure.is_definite(),
             None => obstacle.hold_reason() == HoldReason::PageMissing,
         };
         if in_the_way.is_empty() || round < WAYS || !in_the_way.iter().all(answered) {
-            return Ok(false);
+            return false;
         }
         let old = self.broken(in_the_way);
         // What is not there yet may come.
         let may_come = |name: &ProjectName| self.projects[name].failure.as_ref().is_none_or(FetchError::is_missing);
         let waits = |name: &ProjectName| !old.contains_key(name) && (self.base.is_some() || may_come(name));
-        Ok(!in_the_way.keys().any(waits))
+        !in_the_way.keys().any(waits)
     }
 
     /// Carries a held project at its last good state; returns the serial of what readers get, or zero if they get nothing.

@@ -253,7 +253,7 @@ impl Following<'_> {
             holding.extend(self.shrunk());
         }
         let mut found = self.cut(target, &holding);
-        let late = late || self.waits_in_vain(&found.in_the_way, round)?;
+        let late = late || self.waits_in_vain(&found.in_the_way, round);
         // Files alone stop no serial any more: what readers get waits for them, and not what upstream says.
         if late && !freezes && !found.in_the_way.is_empty() {
             for name in found.in_the_way.keys() {
