@@ -32,6 +32,7 @@ mod snapshot_ids;
 mod spellings;
 mod support;
 mod up;
+mod upstream_moves;
 mod upstream_requests;
 mod verify_finds;
 mod what_pages_say;

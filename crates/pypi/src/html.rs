@@ -113,11 +113,19 @@ fn add(listing: &mut Listing<'_>, base: &Url, attributes: &Attributes) -> Result
             Some(Err(error)) => Err(malformed(format!("{}: {error}", of("data-core-metadata")))),
         },
     };
+    // No standard has these two, but some indexes do, and a size is what a download is held to.
+    let bad = |name: &str, text: &str, what: &str| malformed(format!("{} is `{}`, no {what}", of(name), shown(text)));
+    let number =
+        attributes.get("data-size").map(|text| text.trim().parse().map_err(|_| bad("data-size", &text, "size")));
+    let upload_time = attributes
+        .get("data-upload-time")
+        .map(|text| text.trim().parse().map_err(|_| bad("data-upload-time", &text, "time")));
+    let (number, upload_time) = (number.transpose(), upload_time.transpose());
     let claim = Claim {
         needed: url.and_then(|url| Ok((url, sha256?))),
-        size: None,
+        size: listing.usable(number),
         requires_python: attributes.get("data-requires-python"),
-        upload_time: None,
+        upload_time: listing.usable(upload_time),
         yanked: attributes.get("data-yanked").map_or(Yanked::No, Yanked::Yes),
         core_metadata: listing.usable(core_metadata).unwrap_or(CoreMetadata::Absent),
         provenance: attributes.get("data-provenance"),
@@ -143,6 +151,30 @@ mod tests {
         let project: ProjectName = "six".parse().unwrap();
         let url: Url = BASE.parse().unwrap();
         parse(text.as_bytes(), Context { project: &project, url: &url, local_allowed: false })
+    }
+
+    #[test]
+    fn sizes_and_times_that_no_standard_has() {
+        for (said, size, time) in [
+            ("data-size=7 data-upload-time=2024-01-02T03:04:05Z", Some(7), Some("2024-01-02T03:04:05.000000Z")),
+            (
+                "data-size=' 7 ' data-upload-time='2024-01-02T05:04:05.5+02:00'",
+                Some(7),
+                Some("2024-01-02T03:04:05.500000Z"),
+            ),
+            ("data-size=0", Some(0), None),
+            ("data-size=-7 data-upload-time=noon", None, None),
+            ("data-size=7kB data-upload-time=''", None, None),
+            ("data-size=99999999999999999999", None, None),
+        ] {
+            let page = read(&format!("<a href=six-1.0.tar.gz#sha256={DIGEST} {said}>x</a>")).unwrap();
+            let file = page.record.told().files.values().next().unwrap();
+            assert_eq!(
+                (file.size, file.upload_time.as_ref().map(ToString::to_string).as_deref()),
+                (size, time),
+                "{said}"
+            );
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use strandline_model::{DisplayName, Serial, Timestamp};
+use strandline_sync::cut::Action;
 use strandline_sync::upstream::{Event, Problem, UpstreamError};
 use url::Url;
 
@@ -152,13 +153,12 @@ fn rows(value: Value, since: Serial, left_out: &mut LeftOut) -> Result<Rows, Pro
     };
     let mut rows = Rows { events: Vec::with_capacity(values.len()), last: None };
     for (index, value) in values.into_iter().enumerate() {
-        let wrong = |field: &str, found: &Value, expected: &str| {
-            malformed(format!("row {index} of the changelog: its {field} is {}; expected {expected}", found.kind()))
-        };
         let row = match value {
             Value::Array(row) => <[Value; 5]>::try_from(row)
                 .map_err(|row| malformed(format!("row {index} of the changelog has {} fields, not 5", row.len())))?,
-            other => return Err(wrong("form", &other, "an array")),
+            other => {
+                return Err(malformed(format!("row {index} of the changelog is {}; expected an array", other.kind())));
+            }
         };
         let [project, version, time, action, number] = row;
         let serial = serial(&number, &format!("row {index} of the changelog: its serial"))?;
@@ -167,20 +167,24 @@ fn rows(value: Value, since: Serial, left_out: &mut LeftOut) -> Result<Rows, Pro
                 "row {index} of the changelog has serial {serial}, though those after {since} were asked for"
             )));
         }
-        let version = match version {
-            Value::Nil => None,
-            Value::Text(text) => Some(text).filter(|text| !text.is_empty()),
-            other => return Err(wrong("version", &other, "a text or nil")),
-        };
-        let Value::Int(time) = time else { return Err(wrong("time", &time, "a number")) };
-        let Value::Text(action) = action else { return Err(wrong("action", &action, "a text")) };
-        let Value::Text(project) = project else { return Err(wrong("project", &project, "a text")) };
         rows.last = rows.last.max(Some(serial));
+        let Value::Text(project) = project else {
+            left_out.add(|| format!("an event, with serial {serial}: its project is {}", project.kind()));
+            continue;
+        };
+        // Whatever a row says that cannot be read: something happened to its project, and the project's page shows it.
+        let change = match (action, version) {
+            (Value::Text(action), Value::Nil) => action::read(action, None),
+            (Value::Text(action), Value::Text(text)) => {
+                action::read(action, Some(text).filter(|text| !text.is_empty()))
+            }
+            _ => Some(Action::Unknown),
+        };
         match DisplayName::try_from(project) {
             Ok(display) => {
                 // Times are upstream's clock and only ever a measure of age: one out of range is clamped.
-                let time = Timestamp::from_seconds(time.clamp(0, LATEST)).expect("clamped into the range");
-                let change = action::read(action, version);
+                let time = if let Value::Int(time) = time { time.clamp(0, LATEST) } else { 0 };
+                let time = Timestamp::from_seconds(time).expect("clamped into the range");
                 rows.events.push(Event { serial, project: display.normalise(), display, time, change });
             }
             Err(error) => left_out.add(|| format!("an event, with serial {serial}: {error}")),
@@ -195,22 +199,25 @@ fn list(value: Value) -> Result<Vec<(DisplayName, Serial)>, Problem> {
         return Err(malformed(format!("the list of projects is {}; expected a struct", value.kind())));
     };
     let (mut projects, mut left_out) = (Vec::with_capacity(members.len()), LeftOut::default());
+    let (mut wrong, mut is_list) = (None, false);
     for (name, value) in members {
         match DisplayName::try_from(name) {
             Ok(name) => {
-                let serial = serial(&value, &format!("the serial of `{name}`"))?;
-                projects.push((name, serial));
+                let serial = serial(&value, &format!("the serial of `{name}`"));
+                wrong = wrong.or_else(|| serial.as_ref().err().cloned());
+                is_list |= serial.is_ok();
+                // A project without a usable serial is there all the same: its page tells the serial.
+                projects.push((name, serial.unwrap_or(Serial::ZERO)));
             }
             Err(error) => left_out.add(|| format!("a project: {error}")),
         }
     }
-    Ok(projects)
+    // Where no member has a serial, it is a struct of something else.
+    wrong.filter(|_| !is_list).map_or(Ok(projects), Err)
 }
 
 #[cfg(test)]
 mod tests {
-    use strandline_sync::cut::Action;
-
     use super::*;
 
     fn text(text: &str) -> Value {
@@ -249,17 +256,47 @@ mod tests {
             Value::Array(vec![Value::Array(vec![text("x")])]),
             Value::Array(vec![row("six", Value::Nil, 1, "create", 10)]),
             Value::Array(vec![row("six", Value::Nil, 1, "create", -1)]),
-            Value::Array(vec![row("six", Value::Int(1), 1, "create", 11)]),
         ]
         .map(|value| rows(value, since, &mut LeftOut::default()).unwrap_err().to_string());
         insta::assert_snapshot!(said.join("\n"), @"
         the changelog is nil; expected an array
-        row 0 of the changelog: its form is a text; expected an array
+        row 0 of the changelog is a text; expected an array
         row 0 of the changelog has 1 fields, not 5
         row 0 of the changelog has serial 10, though those after 10 were asked for
         row 0 of the changelog: its serial is -1, not a serial
-        row 0 of the changelog: its version is a number; expected a text or nil
         ");
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_read_costs_that_field() {
+        let since = Serial::try_from(10).unwrap();
+        let of = |fields: [Value; 5]| Value::Array(fields.into());
+        let log = Value::Array(vec![
+            row("six", Value::Int(1), 1, "create", 11),
+            of([text("six"), Value::Nil, text("noon"), text("create"), Value::Int(12)]),
+            of([text("six"), Value::Nil, Value::Int(1), Value::Nil, Value::Int(13)]),
+            of([Value::Nil, Value::Nil, Value::Int(1), text("create"), Value::Int(14)]),
+        ]);
+        let mut left_out = LeftOut::default();
+        let rows = rows(log, since, &mut left_out).unwrap();
+        let seen: Vec<_> =
+            rows.events.iter().map(|event| (event.serial.get(), event.time.seconds(), event.change.clone())).collect();
+        assert_eq!(
+            seen,
+            [(11, 1, Some(Action::Unknown)), (12, 0, Some(Action::Create)), (13, 1, Some(Action::Unknown))]
+        );
+        assert_eq!(rows.last.map(Serial::get), Some(14), "a row of no project is no hole");
+
+        let members = [("six", Value::Int(5)), ("idna", Value::Int(-5)), ("attrs", Value::Nil)];
+        let of = |members: &[(&str, Value)]| {
+            list(Value::Struct(members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()))
+        };
+        let listed: Vec<_> =
+            of(&members).unwrap().into_iter().map(|(name, serial)| (name.to_string(), serial.get())).collect();
+        assert_eq!(listed.len(), 3);
+        assert!(listed.contains(&("six".to_owned(), 5)) && listed.contains(&("idna".to_owned(), 0)), "{listed:?}");
+        assert!(of(&members[1..]).is_err(), "a struct in which nothing has a serial is no list");
+        assert!(of(&[]).unwrap().is_empty());
     }
 
     #[test]

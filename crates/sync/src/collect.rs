@@ -141,7 +141,7 @@ fn unlisted(
 async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Result<(ProjectName, Look), SyncError> {
     let (validator, serial) = match &known {
         Known::Base(leaf) => {
-            let serial = Some(leaf.serial).filter(|_| !fetcher.base_is_counted());
+            let serial = Some(leaf.serial).filter(|_| fetcher.base_count().is_none());
             (fetcher.base_validator(&project, Some(leaf), Method::Collect)?, serial)
         }
         Known::Page(page, whole, _) => (whole.validator.clone(), page.serial),
@@ -267,10 +267,15 @@ fn conclude(
     known: BTreeMap<ProjectName, Known>,
 ) -> Result<Proposal, SyncError> {
     let before = base.map(|base| &base.snapshot);
-    let own_count = base.is_some_and(|base| base.counted);
-    let mut counted = own_count && known.values().any(|known| matches!(known, Known::Base(_)));
+    let own_count = fetcher.base_count();
+    let counted = known.values().any(|known| match known {
+        Known::Page(page, ..) => page.serial.is_none(),
+        Known::Base(_) => own_count.is_some(),
+        Known::Absent | Known::Nothing => false,
+    });
     // Upstream's serials may be lower than the mirror's own.
-    let mut greatest = before.filter(|_| counted || !own_count).map_or(Serial::ZERO, |before| before.label.serial);
+    let before_this = before.map(|before| before.label.serial).filter(|_| own_count.is_none());
+    let mut greatest = before_this.max(own_count.filter(|_| counted)).unwrap_or(Serial::ZERO);
     let (mut changes, mut absent, mut vanished) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
     let mut held = Vec::new();
     let any = known.values().any(|known| !matches!(known, Known::Absent));
@@ -294,10 +299,7 @@ fn conclude(
         }
         match known {
             Known::Page(_, whole, fault) => {
-                match whole.serial {
-                    Some(serial) => greatest = greatest.max(serial),
-                    None => counted = true,
-                }
+                greatest = greatest.max(whole.serial.unwrap_or(Serial::ZERO));
                 let (whole, hold) = or_held(fetcher, &project, whole, fault)?;
                 held.extend(hold);
                 changes.insert(project, Some(whole));

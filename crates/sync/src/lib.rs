@@ -329,10 +329,8 @@ fn record(
     let Context { upstream, format, settings, .. } = context;
     let Proposal { method, serial, counted, stored, held, missing, .. } = proposal;
     let Finished { units, inputs, .. } = finished;
-    // Two states are not of one count.
-    let serial = match base.filter(|_| counted) {
-        Some(base) if units.is_empty() => base.snapshot.label.serial,
-        Some(base) if base.counted => serial.max(base.snapshot.label.serial.next()),
+    let serial = match base {
+        Some(base) if counted && units.is_empty() => base.snapshot.label.serial,
         _ => serial,
     };
     if let Some(base) = base

@@ -102,6 +102,10 @@ impl<'a> Following<'a> {
                 self.log.add_other(event);
             }
         }
+        for (name, (_, serial)) in &listed {
+            let needs = self.needs_by_list(name, *serial);
+            unknown.entry(name.clone()).and_modify(|known| *known = needs.max(*known));
+        }
         let names: BTreeSet<_> = self.log.projects().cloned().chain(unknown.keys().cloned()).collect();
         for name in names.into_iter().filter(|name| settings.selection.has(name)) {
             let needs = unknown.get(&name).copied();

@@ -32,7 +32,9 @@ impl Following<'_> {
         let mut events = self.read_from(READ_BACK).await?;
         if events.last().is_none_or(|last| last.serial < self.from) {
             // The list has a number that the log, read after it, does not have: it is not used.
-            self.from = self.from.min(self.fetcher.patient.last_serial().await?);
+            let last = self.fetcher.patient.last_serial().await?;
+            let serials = list.iter().map(|(_, serial)| *serial);
+            self.from = serials.filter(|serial| *serial <= last).max().unwrap_or(Serial::ZERO);
             events = self.read_from(READ_BACK).await?;
         }
         for event in events {
@@ -111,7 +113,8 @@ impl Following<'_> {
                 && let Some((name, (display, listed))) = self.waiting.pop_first()
             {
                 if !self.projects.contains_key(&name) {
-                    self.follow_project(name.clone(), Some(Serial::ZERO), &[])?;
+                    let needs = self.needs_by_list(&name, listed);
+                    self.follow_project(name.clone(), Some(needs), &[])?;
                 }
                 let followed = self.projects.get_mut(&name).expect("it is followed");
                 (followed.display, followed.project.serial) = (display, listed);
@@ -119,7 +122,9 @@ impl Following<'_> {
             }
             let Some(asked) = running.join_next().await else { break };
             let (name, asked) = asked.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-            if let Some(page) = self.take(&name, asked)? {
+            let needs = self.projects.get(&name).map_or(Serial::ZERO, |followed| followed.project.base.needs());
+            // A page that is too old stands in the way, and is asked for again.
+            if let Some(page) = self.take(&name, asked)?.filter(|page| page.serial >= needs) {
                 files += page.content.files.len();
                 whole.insert(name);
             }
@@ -129,6 +134,13 @@ impl Following<'_> {
             }
         }
         self.park(&whole)
+    }
+
+    /// The serial that a project's page has to reach because upstream's list has it. Where the log goes back to the project's last
+    /// event, the log says that better: after an event about people upstream goes on showing an older page, for a day, and the
+    /// log is read further back than that.
+    pub(super) fn needs_by_list(&self, name: &ProjectName, listed: Serial) -> Serial {
+        if listed <= self.from && self.log.first(name).is_none() { listed } else { Serial::ZERO }
     }
 
     /// Remembers the newest pages of these projects, and keeps no more of them than that.

@@ -134,7 +134,10 @@ impl Following<'_> {
         for (name, obstacle) in in_the_way {
             let noted = sights.look_whether(Subject::Trouble(name.clone()), now);
             let event = self.log.of(name).iter().find(|change| change.serial >= obstacle.since);
-            let since = event.map_or(noted, |change| change.time);
+            // Of a project that the log does not have, the last event was before all that was read.
+            let before_all = || noted.min(self.log.begins().unwrap_or(noted));
+            let old = matches!(self.projects[name].project.base, Base::Unknown(_)) && self.log.first(name).is_none();
+            let since = event.map_or_else(|| if old { before_all() } else { noted }, |change| change.time);
             let followed = &self.projects[name];
             // What a mirror has that begins anew goes on being shown, from the beginning on.
             let had = self.base.is_none() && followed.leaf.is_some();

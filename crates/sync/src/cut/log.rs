@@ -66,27 +66,31 @@ pub struct Log {
 }
 
 impl Log {
-    /// Adds an event; one that is there already changes nothing. Returns whether it is new.
+    /// Adds an event; one that is there already changes nothing. Returns whether it is new. A serial may be that of several rows.
     pub fn add(&mut self, event: &Event) -> bool {
-        if self.serials.insert(event.serial, event.time).is_some() {
-            return false;
-        }
-        self.add_known(event);
-        true
+        self.serials.insert(event.serial, event.time);
+        self.add_known(event)
     }
 
     /// Adds an event of a project whose serial was seen before, as [`add_other`](Self::add_other) does; one that is there
-    /// already changes nothing.
-    pub fn add_known(&mut self, event: &Event) {
+    /// already changes nothing. Returns whether it is new.
+    pub fn add_known(&mut self, event: &Event) -> bool {
         let names = self.names.entry(event.project.clone()).or_default();
-        if names.insert(event.serial, event.display.clone()).is_some() {
-            return;
+        let is_new = names.insert(event.serial, event.display.clone()).is_none();
+        let Some(action) = event.change.clone() else { return is_new };
+        let changes = self.changes.entry(event.project.clone()).or_default();
+        let change = Change { serial: event.serial, time: event.time, action };
+        let position = changes.partition_point(|earlier| earlier.serial <= change.serial);
+        if changes[..position]
+            .iter()
+            .rev()
+            .take_while(|earlier| earlier.serial == change.serial)
+            .any(|one| *one == change)
+        {
+            return false;
         }
-        if let Some(action) = event.change.clone() {
-            let changes = self.changes.entry(event.project.clone()).or_default();
-            let position = changes.partition_point(|change| change.serial < event.serial);
-            changes.insert(position, Change { serial: event.serial, time: event.time, action });
-        }
+        changes.insert(position, change);
+        true
     }
 
     /// Adds an event of a project that is not selected: it only shows that its serial is not missing.
@@ -133,6 +137,11 @@ impl Log {
     /// The greatest serial that was seen.
     pub fn head(&self) -> Option<Serial> {
         self.serials.last_key_value().map(|(serial, _)| *serial)
+    }
+
+    /// When the first event that was read happened.
+    pub fn begins(&self) -> Option<Timestamp> {
+        self.serials.first_key_value().map(|(_, time)| *time)
     }
 
     /// When the first event after a serial happened, if there is one.

@@ -117,6 +117,11 @@ pub enum Base<F> {
 }
 
 impl<F> Base<F> {
+    /// The serial that its page has to reach, whatever the log has of it.
+    pub fn needs(&self) -> Serial {
+        if let Self::Unknown(needs) = self { *needs } else { Serial::ZERO }
+    }
+
     /// What a snapshot has.
     pub fn of(content: Content<F>) -> Self {
         if content.status == Status::Quarantined { Self::Quarantined } else { Self::Known(content) }

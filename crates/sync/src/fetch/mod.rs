@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 use strandline_model::{
-    ClaimedSha256, Form, Format, Held, HoldReason, Inputs, Leaf, Method, ProjectName, Record, Unit, with_causes,
+    ClaimedSha256, Form, Format, Held, HoldReason, Inputs, Leaf, Method, ProjectName, Record, Serial, Unit, with_causes,
 };
 use strandline_store::{Intake, Locked, Recorded, Remarks, Sights, Store, StoreError};
 use tokio::sync::watch;
@@ -152,9 +152,9 @@ impl Fetcher {
         if self.base_held(project).is_some() { Patience::Once } else { Patience::Again }
     }
 
-    /// Whether the base's serials are the mirror's own count.
-    pub(crate) fn base_is_counted(&self) -> bool {
-        self.base.as_ref().is_some_and(|base| base.counted)
+    /// How far the mirror has counted by itself, if the base's serials are its own count.
+    pub(crate) fn base_count(&self) -> Option<Serial> {
+        self.base.as_ref().filter(|base| base.counted).map(|base| base.snapshot.label.serial)
     }
 
     /// All projects as the base lists them.

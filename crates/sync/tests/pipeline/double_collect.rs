@@ -138,8 +138,9 @@ fn a_page_that_went_back_is_a_stale_cache() {
     let then = |number, version| Reply::Page(page("Alpha", Some(number), version, &[ALPHA]), None);
     script.pages("Alpha", [then(4, "0")]);
     let names = in_the_way(world.sync(&script, &impatient(&["Alpha", "beta"])));
-    let why = "its page has serial 4, and 5 was seen before: a cache may be stale";
-    assert_eq!(names.into_iter().collect::<Vec<_>>(), [(name("alpha"), why.to_owned())]);
+    let why = "its page has serial 4, and 5 was seen before: a cache may be stale. ";
+    assert_eq!(names.keys().collect::<Vec<_>>(), [&name("alpha")]);
+    assert!(names[&name("alpha")].starts_with(why), "{names:?}");
     assert_eq!(world.version("alpha").unwrap(), "1");
 
     // Within one sync as well, and it is asked for again until it is what was seen.

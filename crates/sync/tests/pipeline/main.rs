@@ -21,6 +21,7 @@ mod publishing;
 mod purge;
 mod quarantine;
 mod raised_renderer;
+mod serials;
 mod shrunk_pages;
 mod signed_urls;
 mod support;

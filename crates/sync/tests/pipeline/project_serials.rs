@@ -175,7 +175,7 @@ fn a_project_that_is_read_again_does_not_need_the_serial_of_an_event_about_peopl
 fn a_first_sync_takes_serials_from_the_list_where_the_log_does_not_go_back() {
     let (world, script) = (World::new(), script());
     // All of this is long before what is read of the log.
-    script.publish("old", Some(5), "1", &[]);
+    script.publish("old", Some(6), "1", &[]);
     script.publish("older", Some(6), "1", &[]);
     script.list("OLD", 6);
     script.list("older", 5);
@@ -196,7 +196,7 @@ fn a_first_sync_takes_serials_from_the_list_where_the_log_does_not_go_back() {
 #[test]
 fn a_project_that_enters_the_selection_is_as_upstream_lists_it() {
     let (world, script) = synced();
-    script.publish("gamma", Some(3), "1", &[]);
+    script.publish("gamma", Some(4), "1", &[]);
     script.list("GAMMA", 4);
     world.sync(&script, &patient(&["Alpha", "beta", "gamma"])).unwrap();
     stands(&world, "8 Alpha:8 beta:7 GAMMA:4");
