@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
-use strandline_model::{FileName, Held, Hidden, Label, Method, MirrorName, ProjectName, Timestamp, UpstreamUrl};
+use strandline_model::{FileName, Gone, Held, Hidden, Label, Method, MirrorName, ProjectName, Timestamp, UpstreamUrl};
 use strandline_store::{SkippedOf, Store, Usage, Withdrawal};
 
 use super::purge;
@@ -40,6 +40,8 @@ pub(crate) struct MirrorStatus {
     /// How far the newest snapshot is behind upstream's log, as of the last sync: the log is not asked here.
     pub(crate) lag: Option<Lag>,
     pub(crate) held: Vec<Held>,
+    /// The projects that went without an event of the changelog.
+    pub(crate) gone: Vec<Gone>,
     /// The files that alone are not shown of their projects.
     pub(crate) lacking: Vec<LackingFile>,
     /// The keys of pages in JSON that this program does not know, as JSON pointers, each with the number of the projects whose page
@@ -156,6 +158,7 @@ impl MirrorStatus {
                 rounds: last.cut.map(|cut| cut.rounds),
             }),
             lag,
+            gone: latest.as_ref().map(|latest| latest.gone.clone()).unwrap_or_default(),
             held: latest.map(|latest| latest.held).unwrap_or_default(),
             lacking: lacking.collect(),
             unknown_keys,

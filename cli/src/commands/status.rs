@@ -2,7 +2,7 @@
 
 use indicatif::HumanBytes;
 use serde_json::json;
-use strandline_model::{Method, Timestamp};
+use strandline_model::{Gone, Method, Timestamp};
 use strandline_store::Store;
 
 use super::mirror_status::{LackingFile, Lag, MirrorSize, MirrorStatus, SkippedElements, StoreStatus};
@@ -89,6 +89,11 @@ fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> Result<(), Failure> {
             held.at,
             held.needs,
             held.since
+        );
+    }
+    for Gone { name, serial } in &status.gone {
+        say!(
+            "  gone       {name}: its page is missing, upstream does not list it, and no event says so; it was at serial {serial}"
         );
     }
     for LackingFile { project, filename, reason } in &status.lacking {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_model::{FileName, Held, HoldReason, Leaf, Method, ProjectName, Serial, with_causes};
+use strandline_model::{FileName, Held, HoldReason, Leaf, Method, ProjectName, Serial, Timestamp, with_causes};
 use strandline_store::{Recorded, Subject};
 use tokio::time::Instant;
 
@@ -62,7 +62,8 @@ pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<
         }
         pass(fetcher, &mut known).await?;
     }
-    conclude(fetcher, base, &selected, known)
+    let doubted = doubted(fetcher, &selected, &known).await?;
+    conclude(fetcher, base, &selected, known, &doubted)
 }
 
 /// Whether all pages that came have a serial.
@@ -110,6 +111,50 @@ async fn pass(fetcher: &Arc<Fetcher>, known: &mut BTreeMap<ProjectName, Known>) 
         }
         deadline.get_or_insert_with(|| Instant::now() + fetcher.settings.cut_timeout);
     }
+}
+
+/// The projects of the base that have no page now and are not believed to be gone, because the index lists them or its list cannot
+/// be had; with the time since when the mirror has seen no page.
+async fn doubted(
+    fetcher: &Fetcher,
+    selected: &BTreeSet<ProjectName>,
+    known: &BTreeMap<ProjectName, Known>,
+) -> Result<BTreeMap<ProjectName, Timestamp>, SyncError> {
+    let mut missing = BTreeMap::new();
+    let now = (fetcher.clock)();
+    for (project, _) in known.iter().filter(|(_, known)| matches!(known, Known::Absent)) {
+        if fetcher.base_leaf(project)?.is_some() {
+            let since = fetcher.sights().look_whether(Subject::MissingPage(project.clone()), now);
+            missing.insert(project.clone(), since);
+        }
+    }
+    fetcher.sights().retain(|seen| !matches!(seen, Subject::MissingPage(name) if !missing.contains_key(name)));
+    if fetcher.settings.selection == Selection::Everything {
+        missing.retain(|project, _| selected.contains(project));
+    } else if missing.values().any(|since| fetcher.asks_list(*since, now)) {
+        match fetcher.patient.projects().await {
+            Ok(list) => {
+                let listed: BTreeSet<_> = list.into_iter().map(|(display, _)| display.normalise()).collect();
+                missing.retain(|project, _| listed.contains(project));
+                for project in missing.keys() {
+                    // It is asked again after as long a time.
+                    let subject = Subject::MissingPage(project.clone());
+                    fetcher.sights().forget(&subject);
+                    fetcher.sights().look_whether(subject, now);
+                }
+            }
+            Err(error) => {
+                tracing::warn!("whether projects without a page are gone is not known: {}", with_causes(&error));
+            }
+        }
+    }
+    if let Some(project) = missing.keys().next()
+        && fetcher.settings.on_broken == OnBroken::Freeze
+    {
+        let why = "upstream has no page for it, and does not say that it is gone".to_owned();
+        return Err(SyncError::Inconsistent { in_the_way: vec![(project.clone(), why)], cut: None });
+    }
+    Ok(missing)
 }
 
 /// The selected projects. Where everything is selected, the index's own list of projects says what there is.
@@ -251,12 +296,17 @@ fn held_as_shrunk(
             Err(SyncError::Inconsistent { in_the_way: vec![(project.clone(), why)], cut: None })
         }
         Loss::Doubted(since) => {
-            let before = fetcher.base_held(project);
-            let (at, since) = before.map_or((leaf.serial, since), |held| (held.at, held.since.min(since)));
-            let (name, needs) = (project.clone(), page.serial.unwrap_or(leaf.serial));
-            Ok((Some(Held { name, reason: HoldReason::PageShrunk, at, needs, since }), None))
+            let needs = page.serial.unwrap_or(leaf.serial);
+            Ok((Some(as_before(fetcher, &leaf, HoldReason::PageShrunk, needs, since)), None))
         }
     }
+}
+
+/// A project that is held as the base has it.
+fn as_before(fetcher: &Fetcher, leaf: &Leaf, reason: HoldReason, needs: Serial, since: Timestamp) -> Held {
+    let before = fetcher.base_held(&leaf.name);
+    let (at, since) = before.map_or((leaf.serial, since), |held| (held.at, held.since.min(since)));
+    Held { name: leaf.name.clone(), reason, at, needs, since }
 }
 
 /// What was found, as the difference from the base.
@@ -265,6 +315,7 @@ fn conclude(
     base: Option<&Recorded>,
     selected: &BTreeSet<ProjectName>,
     known: BTreeMap<ProjectName, Known>,
+    doubted: &BTreeMap<ProjectName, Timestamp>,
 ) -> Result<Proposal, SyncError> {
     let before = base.map(|base| &base.snapshot);
     let own_count = fetcher.base_count();
@@ -305,7 +356,12 @@ fn conclude(
                 changes.insert(project, Some(whole));
             }
             Known::Absent => {
-                if fetcher.base_leaf(&project)?.is_some() {
+                if let Some(leaf) = fetcher.base_leaf(&project)? {
+                    if let Some(since) = doubted.get(&project) {
+                        held.push(as_before(fetcher, &leaf, HoldReason::PageMissing, leaf.serial, *since));
+                        continue;
+                    }
+                    acted_on.insert(Subject::MissingPage(project.clone()));
                     vanished.insert(project.clone());
                 }
                 changes.insert(project.clone(), None);
@@ -346,5 +402,6 @@ fn conclude(
         later,
         missing,
         acted_on,
+        gone: Vec::new(),
     })
 }

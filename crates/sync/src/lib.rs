@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use strandline_model::{FileName, Format, Held, Label, Leaf, ProjectName, Serial, Timestamp, with_causes};
+use strandline_model::{FileName, Format, Gone, Held, Label, Leaf, ProjectName, Serial, Timestamp, with_causes};
 use strandline_store::{
     Conclusion, CutReport, Draft, LastSync, Locked, Recorded, Store, StoreError, Subject, Verified,
 };
@@ -107,6 +107,8 @@ pub struct Proposal {
     pub later: BTreeSet<ProjectName>,
     /// Serials up to `serial` that the log has not shown.
     pub missing: Vec<Serial>,
+    /// The projects that went without a row of the log, sorted by name.
+    pub gone: Vec<Gone>,
     /// What the mirror has seen for long enough, and what is acted on with this.
     pub acted_on: BTreeSet<Subject>,
 }
@@ -327,7 +329,7 @@ fn record(
     staging: &Staging<'_>,
 ) -> Result<Verified, SyncError> {
     let Context { upstream, format, settings, .. } = context;
-    let Proposal { method, serial, counted, stored, held, missing, .. } = proposal;
+    let Proposal { method, serial, counted, stored, held, gone, missing, .. } = proposal;
     let Finished { units, inputs, .. } = finished;
     let serial = match base {
         Some(base) if counted && units.is_empty() => base.snapshot.label.serial,
@@ -336,7 +338,7 @@ fn record(
     if let Some(base) = base
         && units.is_empty()
         && stored.is_empty()
-        && is_same(base, method, serial, &held, settings)
+        && is_same(base, method, serial, &held, &gone, settings)
     {
         let verified = mirror.verified(base.clone(), Some(&base.snapshot))?;
         mirror.conclude(&conclusion)?;
@@ -356,7 +358,7 @@ fn record(
         changes: units,
         stored,
         held,
-        gone: Vec::new(),
+        gone,
         missing: Some(missing),
         conclusion: Some(conclusion),
     };
@@ -385,10 +387,11 @@ fn catch_up_beside(fetcher: &Fetcher, publisher: &Publisher) -> Result<JoinSet<(
     Ok(beside)
 }
 
-fn is_same(base: &Recorded, method: Method, serial: Serial, held: &[Held], settings: &Settings) -> bool {
+fn is_same(base: &Recorded, method: Method, serial: Serial, held: &[Held], gone: &[Gone], settings: &Settings) -> bool {
     let base = &base.snapshot;
     let follow = settings.selection.follow().id();
-    (base.method, base.label.serial, &base.held[..], base.follow) == (method, serial, held, follow)
+    (base.method, base.label.serial, &base.held[..], &base.gone[..], base.follow)
+        == (method, serial, held, gone, follow)
 }
 
 fn require_same_upstream(context: &Context, mirror: &Locked) -> Result<(), SyncError> {

@@ -32,6 +32,7 @@ impl<'a> Following<'a> {
             read_since: from,
             leap: None,
             looked_back: false,
+            asked_list: false,
             log: Log::default(),
             budget: Budget::default(),
             is_cut_off: false,
@@ -185,7 +186,7 @@ impl<'a> Following<'a> {
         let last = events.last().map(|event| event.serial);
         if last == Some(self.from) {
             let recent = self.base.is_some_and(|base| (self.fetcher.clock)().since(base.snapshot.time) < RECENT);
-            if recent && events.len() % ROUND != 0 {
+            if recent && !events.len().is_multiple_of(ROUND) {
                 return Ok(events);
             }
         } else if let Some(last) = last {

@@ -97,6 +97,11 @@ impl Following<'_> {
         }
         let mut vanished: BTreeSet<_> = self.dropped.iter().cloned().collect();
         let mut changes: BTreeMap<_, _> = self.dropped.iter().map(|name| (name.clone(), None)).collect();
+        let gone = self.gone(serial);
+        for (name, followed) in self.projects.iter().filter(|(_, followed)| followed.gone) {
+            vanished.extend(followed.leaf.as_ref().map(|_| name.clone()));
+            changes.insert(name.clone(), None);
+        }
         for (name, state) in states {
             let (at, content) = match state {
                 State::Untouched => {
@@ -150,7 +155,8 @@ impl Following<'_> {
         let missing = self.log.missing(self.read_since.max(back(serial, overlap)), serial);
         let (absent, later, held) = (self.absent, BTreeSet::new(), held.into_values().collect());
         let believed = self.projects.iter().filter(|(_, followed)| followed.loss == Some(Loss::Believed));
-        let acted_on = believed.map(|(name, _)| Subject::ShrunkPage(name.clone())).collect();
+        let believed = believed.map(|(name, _)| Subject::ShrunkPage(name.clone()));
+        let acted_on = believed.chain(gone.iter().map(|gone| Subject::MissingPage(gone.name.clone()))).collect();
         let stored = self.parked.into_values().map(|parked| parked.leaf).collect();
         let method = Method::Changelog;
         Ok(Proposal {
@@ -167,6 +173,7 @@ impl Following<'_> {
             later,
             missing,
             acted_on,
+            gone,
         })
     }
 

@@ -25,6 +25,7 @@ mod begin;
 mod conclude;
 mod first;
 mod hold;
+mod missing;
 mod pages;
 mod reading;
 mod sweep;
@@ -78,6 +79,10 @@ struct Followed {
     swept: bool,
     /// What its newest page has lost without an event; `None` before that was looked at.
     loss: Option<Loss>,
+    /// Where upstream's last answer is that there is no page: since when the mirror has seen that.
+    missing: Option<Timestamp>,
+    /// Whether it is believed to be gone although no event says so.
+    gone: bool,
 }
 
 impl Followed {
@@ -106,6 +111,8 @@ struct Following<'a> {
     leap: Option<(Serial, Serial)>,
     /// Whether it was read further back, for the serials of projects that are not held any more.
     looked_back: bool,
+    /// Whether upstream's list was asked for, because of projects without a page.
+    asked_list: bool,
     log: Log,
     budget: Budget,
     /// Whether the log goes on where this sync has stopped to read it.
@@ -229,6 +236,7 @@ impl Following<'_> {
             self.drop_later_pages();
             self.follow_swept_by_log()?;
         }
+        self.look_for_gone().await?;
         if self.base.is_none() {
             // Upstream has moved on while everything was fetched, so a first sync aims at the log's head as it is now.
             *head = self.head();
@@ -252,6 +260,8 @@ impl Following<'_> {
         } else {
             holding.extend(self.shrunk());
         }
+        holding.append(&mut self.hold_missing(freezes)?);
+        holding.retain(|name, _| !self.projects[name].gone);
         let mut found = self.cut(target, &holding);
         let late = late || self.waits_in_vain(&found.in_the_way, round);
         // Files alone stop no serial any more: what readers get waits for them, and not what upstream says.
@@ -340,9 +350,20 @@ impl Following<'_> {
         let since = if matches!(base, Base::Unknown(_)) { Serial::ZERO } else { self.from };
         let serial = leaf.as_ref().map(|leaf| leaf.serial).max(needs).unwrap_or(Serial::ZERO);
         let project = Project { base, serial, since, pages: Vec::new(), shrunk: false };
-        let (validates_base, failure, lacking, swept, loss) = (true, None, BTreeMap::new(), false, None);
-        let followed =
-            Followed { project, leaf, display, validator, validates_base, held, failure, lacking, swept, loss };
+        let followed = Followed {
+            project,
+            leaf,
+            display,
+            validator,
+            validates_base: true,
+            held,
+            failure: None,
+            lacking: BTreeMap::new(),
+            swept: false,
+            loss: None,
+            missing: None,
+            gone: false,
+        };
         self.projects.remove(&name);
         Ok(self.projects.entry(name).or_insert(followed))
     }
@@ -384,7 +405,7 @@ impl Following<'_> {
         let projects = self
             .projects
             .iter()
-            .filter(|(name, _)| !holding.contains_key(*name))
+            .filter(|(name, followed)| !holding.contains_key(*name) && !followed.gone)
             .map(|(name, followed)| (name, &followed.project))
             .collect();
         let found = cut::cut(Rule::WHOLE, self.from, target, &self.log, &projects, &*self.fetcher.format);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use strandline_model::{Leaf, Method, ProjectName, Serial};
+use strandline_store::Subject;
 
 use super::{Followed, Following};
 use crate::cut::Seen;
@@ -65,6 +66,18 @@ impl Following<'_> {
         if !matches!(asked, Asked::Nothing) {
             followed.failure = None;
         }
+        match asked {
+            Asked::Page { .. } | Asked::NotModified => {
+                followed.missing = None;
+                self.fetcher.sights().forget(&Subject::MissingPage(name.clone()));
+            }
+            Asked::Missing => {
+                let since = self.look_at_missing(name)?;
+                self.projects.entry(name.clone()).and_modify(|followed| followed.missing = since);
+            }
+            Asked::Failed(_) | Asked::Nothing => followed.missing = None,
+        }
+        let followed = self.projects.get_mut(name).expect("it was there a moment ago");
         let before = followed.project.pages.len();
         match asked {
             Asked::Page { seen, validator, failure, lacking } => {

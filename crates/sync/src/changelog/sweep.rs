@@ -28,11 +28,12 @@ impl Following<'_> {
         // since.
         let count =
             count.min(usize::try_from(base.snapshot.projects / SWEEP_SHARE).unwrap_or(usize::MAX).max(SWEEP_AT_ONCE));
-        if count == 0 {
-            return Ok(None);
-        }
-        let turn = self.fetcher.store.leaves_after(&base.snapshot, &last, count)?;
+        let mut turn =
+            if count == 0 { Vec::new() } else { self.fetcher.store.leaves_after(&base.snapshot, &last, count)? };
         let last = turn.last().map(|leaf| leaf.name.clone());
+        let in_doubt = self.in_doubt()?;
+        turn.retain(|leaf| in_doubt.iter().all(|doubted| doubted.name != leaf.name));
+        turn.extend(in_doubt);
         let asked =
             |leaf: &Leaf| self.projects.get(&leaf.name).is_some_and(|of| of.needs_page(self.log.of(&leaf.name)));
         // A project that the selection does not have any more is dropped, whatever its page says.
@@ -45,17 +46,26 @@ impl Following<'_> {
         for leaf in quiet {
             // A page that is older, missing or broken says nothing that the changelog does not. After events about people
             // a page may say an older serial for as long as a cache keeps it, a day or so, and be none: what is new in it is
-            // found at the next turn.
+            // found at the next turn. That there is none is looked at again in the next sync, and after a while believed.
             let followed = &self.projects[&leaf.name];
+            if followed.missing.is_some() {
+                continue;
+            }
             let usable = followed.project.pages.last().is_some_and(|page| page.serial >= leaf.serial);
             if !usable || followed.validates_base || followed.failure.is_some() {
-                match self.log.last(&leaf.name, self.head()) {
-                    Some(_) => drop(self.follow_project(leaf.name, None, &[])?),
-                    None => drop(self.projects.remove(&leaf.name)),
-                }
+                self.leave_to_log(leaf.name)?;
             }
         }
         Ok(last)
+    }
+
+    /// Follows a project of the sweep by the log alone, if that has something of it.
+    pub(super) fn leave_to_log(&mut self, name: ProjectName) -> Result<(), SyncError> {
+        match self.log.last(&name, self.head()) {
+            Some(_) => drop(self.follow_project(name, None, &[])?),
+            None => drop(self.projects.remove(&name)),
+        }
+        Ok(())
     }
 
     /// A swept project that the log has an event of is followed by the log, from what the base has, so that its page

@@ -98,6 +98,13 @@ impl Log {
         self.serials.insert(event.serial, event.time);
     }
 
+    /// Takes the last event of a project for its removal.
+    pub(crate) fn take_for_removal(&mut self, project: &ProjectName) {
+        if let Some(last) = self.changes.get_mut(project).and_then(|changes| changes.last_mut()) {
+            last.action = Action::RemoveProject;
+        }
+    }
+
     /// The events of a project that may have changed its page, by serial.
     pub fn of(&self, project: &ProjectName) -> &[Change] {
         self.changes.get(project).map_or(&[], Vec::as_slice)

@@ -11,6 +11,7 @@ mod double_collect;
 mod end_of_the_log;
 mod file_downloads;
 mod follow_changelog;
+mod gone;
 mod held_for_files;
 mod how_it_is_followed;
 mod lacking_files;

@@ -317,6 +317,10 @@ impl Upstream for Script {
             }
             _ => None,
         });
-        ready(Ok(listed.collect())).boxed()
+        // What is listed by hand is so without a page, too.
+        let is_page =
+            |name: &ProjectName| matches!(state.pages.get(name).and_then(VecDeque::front), Some(Reply::Page(..)));
+        let by_hand = state.listed.iter().filter(|(name, _)| !is_page(name) && !state.unlisted.contains(*name));
+        ready(Ok(listed.chain(by_hand.map(|(_, listed)| listed.clone())).collect())).boxed()
     }
 }
