@@ -203,6 +203,7 @@ fn status_has_every_key_whatever_is_known() {
     let world = World::new(index, "source = \"warehouse\"");
     let status = || serde_json::from_str::<Value>(&world.done(&["status", "--json"])).unwrap();
     let of_a_mirror = [
+        "collects_from",
         "gone",
         "held",
         "lacking",
@@ -211,6 +212,7 @@ fn status_has_every_key_whatever_is_known() {
         "method",
         "mirror",
         "missed_late_event",
+        "no_changelog_since",
         "projects",
         "published",
         "published_since",

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 use strandline_model::{FileName, Gone, Held, Hidden, Label, Method, MirrorName, ProjectName, Timestamp, UpstreamUrl};
-use strandline_store::{SkippedOf, Store, Usage, Withdrawal};
+use strandline_store::{SkippedOf, Store, Subject, Usage, Withdrawal};
+use strandline_sync::collects_from;
 
 use super::purge;
 use crate::report::Failure;
@@ -17,6 +18,10 @@ pub(crate) struct MirrorStatus {
     pub(crate) upstream: Option<UpstreamUrl>,
     /// How upstream's state was found for the newest snapshot.
     pub(crate) method: Option<Method>,
+    /// Since when upstream has said that it has no changelog any more, where the mirror follows that.
+    pub(crate) no_changelog_since: Option<Timestamp>,
+    /// When the mirror does without from then on, if upstream goes on saying so and the configuration does not name a method.
+    pub(crate) collects_from: Option<Timestamp>,
     /// The snapshot that readers see.
     pub(crate) published: Option<Label>,
     /// When `live` was switched to it.
@@ -117,14 +122,21 @@ pub(crate) struct StoreSize {
 
 impl MirrorStatus {
     /// Asks the store how a mirror stands.
-    pub(crate) fn of(store: &Arc<Store>, mirror: &MirrorName, usage: Option<&Usage>) -> Result<Self, Failure> {
+    /// `automatic`: the configuration does not name a method.
+    pub(crate) fn of(
+        store: &Arc<Store>,
+        mirror: &MirrorName,
+        automatic: bool,
+        usage: Option<&Usage>,
+    ) -> Result<Self, Failure> {
         let (mut latest, mut state, mut last, mut kept) = (None, None, None, Vec::new());
-        let (mut unknown_keys, mut skipped) = (BTreeMap::new(), BTreeMap::new());
+        let (mut unknown_keys, mut skipped, mut no_changelog_since) = (BTreeMap::new(), BTreeMap::new(), None);
         // The store has no row of a mirror that no process has ever locked.
         if let Some(mirror) = store.mirror(mirror)? {
             latest = mirror.latest_verified()?.map(|latest| latest.snapshot);
             (state, last, kept) = (mirror.view_state()?, mirror.last_sync()?, mirror.snapshots()?);
             (unknown_keys, skipped) = (mirror.unknown_keys()?, mirror.skipped()?);
+            no_changelog_since = mirror.sights()?.of(&Subject::MissingChangelog).map(|sight| sight.first);
         }
         let inputs = latest.as_ref().map(|latest| store.inputs(latest)).transpose()?.unwrap_or_default();
         let lacking = inputs.lacking.into_keys().map(|(project, filename)| {
@@ -143,6 +155,8 @@ impl MirrorStatus {
             mirror: mirror.clone(),
             upstream: latest.as_ref().map(|latest| latest.upstream.clone()),
             method: latest.as_ref().map(|latest| latest.method),
+            no_changelog_since,
+            collects_from: no_changelog_since.filter(|_| automatic).map(collects_from),
             published: published.map(|published| published.snapshot.label),
             published_since: state.map(|state| state.switched),
             recorded: latest.as_ref().map(|latest| latest.label),

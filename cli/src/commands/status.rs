@@ -21,8 +21,8 @@ pub(crate) fn status(config: &Config, json: bool) -> Result<Exit, Failure> {
     let usage = store.usage()?;
     let mut exit = Exit::Done;
     let mut mirrors = Vec::new();
-    for (name, _) in config.mirrors(&[])? {
-        let mirror = MirrorStatus::of(&store, name, usage.as_ref())?;
+    for (name, configured) in config.mirrors(&[])? {
+        let mirror = MirrorStatus::of(&store, name, configured.settings(name).method.is_none(), usage.as_ref())?;
         if !mirror.held.is_empty() || !mirror.lacking.is_empty() {
             exit = Exit::Held;
         }
@@ -55,6 +55,15 @@ fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> Result<(), Failure> {
         None => "",
     };
     say!("  upstream   {upstream}{method}");
+    match (status.no_changelog_since, status.collects_from) {
+        (Some(since), Some(from)) => say!(
+            "  NO CHANGELOG since {since}, says upstream; if it still says so at {from}, every page is read twice instead from then on"
+        ),
+        (Some(since), None) => {
+            say!("  NO CHANGELOG since {since}, says upstream; `source = \"simple\"` reads every page twice instead");
+        }
+        (None, _) => {}
+    }
     match (status.published, status.published_since) {
         (Some(published), Some(since)) => say!("  published  serial {published} since {since}"),
         _ => say!("  published  nothing yet"),

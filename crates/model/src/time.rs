@@ -31,6 +31,12 @@ impl Timestamp {
         self.0
     }
 
+    /// The time so much later, in whole seconds; the last there is where that is out of range.
+    #[must_use]
+    pub fn later(self, by: std::time::Duration) -> Self {
+        Self(i64::try_from(by.as_secs()).map_or(END - 1, |by| self.0.saturating_add(by).min(END - 1)))
+    }
+
     /// Whole seconds from `earlier` to this; zero when `earlier` is later (clocks do step back).
     pub fn since(self, earlier: Self) -> std::time::Duration {
         std::time::Duration::from_secs(u64::try_from(self.0 - earlier.0).unwrap_or(0))

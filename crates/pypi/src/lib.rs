@@ -393,7 +393,9 @@ impl Upstream for Index {
     fn projects(&self) -> BoxFuture<'_, Result<Vec<(DisplayName, Serial)>, UpstreamError>> {
         async move {
             match xmlrpc::projects(&self.client, &self.url).await {
-                Err(UpstreamError { problem: Problem::NoChangelog, .. }) => self.listed_projects().await,
+                Err(UpstreamError { problem: Problem::NoChangelog | Problem::Malformed(_), .. }) => {
+                    self.listed_projects().await
+                }
                 other => other,
             }
         }

@@ -93,13 +93,18 @@ fn request(method: &str, parameter: Option<Serial>) -> String {
 fn reply(method: &str, fetched: &Fetched) -> Result<Value, Problem> {
     match fetched.status {
         StatusCode::OK => {}
-        StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
-            return Err(Problem::NoChangelog);
-        }
+        StatusCode::FORBIDDEN
+        | StatusCode::NOT_FOUND
+        | StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::GONE
+        | StatusCode::NOT_IMPLEMENTED => return Err(Problem::NoChangelog),
         _ => return Err(fetched.status_problem()),
     }
-    if !matches!(fetched.media_type().as_str(), "text/xml" | "application/xml") {
-        return Err(Problem::NoChangelog);
+    // A page for people, such as a proxy's or one about maintenance, says nothing about the index.
+    let kind = fetched.media_type();
+    if !matches!(kind.as_str(), "text/xml" | "application/xml") {
+        let why = "if the index has no changelog, `source = \"simple\"` says so";
+        return Err(malformed(format!("the answer to {method} is `{}`, not XML; {why}", shown(&kind))));
     }
     let text = std::str::from_utf8(&fetched.body)
         .map_err(|error| malformed(format!("the answer to {method} is not UTF-8: {error}")))?;

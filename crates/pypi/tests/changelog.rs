@@ -86,10 +86,11 @@ async fn rows_that_cannot_be_mirrored_do_not_end_the_log() {
 #[tokio::test]
 async fn an_index_without_a_changelog() {
     for (status, kind) in [
+        ("403 Forbidden", "content-type: text/html"),
         ("404 Not Found", "content-type: text/plain"),
         ("405 Method Not Allowed", XML),
+        ("410 Gone", XML),
         ("501 Not Implemented", XML),
-        ("200 OK", "content-type: text/html"),
     ] {
         let server = Server::start(move |_| answer(status, &[kind], b"<html></html>"));
         assert_eq!(server.index().last_serial().await.unwrap_err().problem, Problem::NoChangelog, "{status}");
@@ -107,6 +108,18 @@ async fn an_index_that_does_not_answer_now() {
         let error = server.index().last_serial().await.unwrap_err();
         assert_eq!(error.retry_after(), Some(Duration::from_secs(12)));
         assert!(error.is_transient());
+    }
+    for (status, kind) in [
+        ("200 OK", "content-type: text/html"),
+        ("200 OK", "content-type: application/json"),
+        ("204 No Content", XML),
+        ("401 Unauthorized", XML),
+        ("302 Found", "content-type: text/html"),
+    ] {
+        let server = Server::start(move |_| answer(status, &[kind], b"<html></html>"));
+        let error = server.index().last_serial().await.unwrap_err();
+        assert_ne!(error.problem, Problem::NoChangelog, "{status} {kind}");
+        assert!(!error.is_transient(), "{error}");
     }
     let server = Server::start(|_| answer("503 Service Unavailable", &[XML], b""));
     assert!(server.index().last_serial().await.unwrap_err().is_transient());

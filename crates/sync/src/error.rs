@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use strandline_model::{MirrorName, ProjectName, Serial, UpstreamUrl};
+use strandline_model::{MirrorName, ProjectName, Serial, Timestamp, UpstreamUrl};
 use strandline_store::{CutReport, StoreError, VerifyError};
 use strandline_view::ViewError;
 
@@ -19,11 +19,20 @@ pub enum SyncError {
     Upstream(#[from] UpstreamError),
     /// The mirror follows a changelog that is not there today.
     #[error(
-        "mirror `{mirror}` follows upstream's changelog, which is not there now. The next sync asks again; if the index has none any more, `source = \"simple\"` reads every page twice instead"
+        "mirror `{mirror}` follows upstream's changelog, which is not there now{}. The next sync asks again. {}",
+        since.map_or_else(String::new, |since| format!(", nor was it since {since}")),
+        match collects_from {
+            Some(from) => format!("If it is still not there at {from}, every page is read twice instead from then on; `source = \"warehouse\"` prevents that"),
+            None => "If the index has none any more, `source = \"simple\"` reads every page twice instead".to_owned(),
+        }
     )]
     ChangelogGone {
         /// The mirror.
         mirror: MirrorName,
+        /// Since when upstream has said so; `None` where it did not say it beside a list that is one.
+        since: Option<Timestamp>,
+        /// From when on the mirror does not follow it any more, should upstream go on saying so.
+        collects_from: Option<Timestamp>,
         /// What upstream answered.
         source: UpstreamError,
     },

@@ -18,6 +18,7 @@ mod error;
 mod fetch;
 mod lacking;
 mod max_drop;
+mod no_changelog;
 mod open;
 mod progress;
 pub mod purge;
@@ -45,6 +46,7 @@ use tokio::task::{JoinSet, block_in_place};
 pub use error::SyncError;
 pub use fetch::{FetchError, Fetcher};
 pub use max_drop::MaxDrop;
+pub use no_changelog::collects_from;
 pub use open::open;
 pub use progress::Progress;
 pub use settings::{OnBroken, Selection, Settings};
@@ -282,22 +284,33 @@ async fn propose(
         Method::Collect => collect::collect(fetcher, collected).await,
         Method::Changelog => match changelog::follow(fetcher, base.filter(logged), aim).await {
             Err(SyncError::Upstream(error)) if error.problem == Problem::NoChangelog => {
-                if settings.may_collect(followed) {
+                if followed.is_some_and(|base| base.method == Method::Changelog) {
+                    no_changelog::believe(fetcher, error).await?;
+                } else if settings.may_collect(followed) {
                     // Only beside a list that is one does the answer say something about the index.
                     fetcher.patient.projects().await?;
-                    collect::collect(fetcher, collected).await
-                } else if followed.is_some_and(|base| base.method == Method::Changelog) {
-                    Err(SyncError::ChangelogGone { mirror: settings.mirror.clone(), source: error })
                 } else {
-                    Err(error.into())
+                    return Err(error.into());
                 }
+                collect::collect(fetcher, collected).await
             }
             proposal => proposal,
         },
     };
+    let proposal = proposal.map(|proposal| settle_changelog(fetcher, proposal));
     // Where no file came in, the task is still waiting; dropping the set cancels it.
     if *fetcher.news.borrow() {
         beside.join_all().await;
+    }
+    proposal
+}
+
+/// A changelog that was read is not missing. One that is done without is forgotten with the snapshot.
+fn settle_changelog(fetcher: &Fetcher, mut proposal: Proposal) -> Proposal {
+    let (missing, mut sights) = (Subject::MissingChangelog, fetcher.sights());
+    match proposal.method {
+        Method::Changelog => sights.forget(&missing),
+        Method::Collect => proposal.acted_on.extend(sights.of(&missing).map(|_| missing)),
     }
     proposal
 }

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use strandline_faultkit::{World, invariants};
-use strandline_model::{Form, Method};
+use strandline_faultkit::{World, invariants, now};
+use strandline_model::{Form, Method, Timestamp};
 use strandline_sync::cut::Action;
-use strandline_sync::{OnBroken, Settings, SyncError};
+use strandline_sync::{OnBroken, Outcome, Settings, SyncError};
 
-use crate::support::script::{Reply, Script, add, changed, event, page, two};
-use crate::support::{Syncs as _, settings};
+use crate::support::script::{Reply, Script, add, changed, event, page, status, two};
+use crate::support::{Syncs as _, settings, sync_store_at};
 
 /// An index of so many projects, with a log.
 fn index_of(count: u64) -> (Arc<Script>, Vec<String>) {
@@ -60,6 +60,79 @@ fn a_log_that_is_not_there_for_a_moment_changes_nothing() {
     assert_eq!(method(&world), Method::Collect);
     assert_eq!(world.sync(&script, &auto(&names)).unwrap().changed, 0);
     assert_eq!(method(&world), Method::Collect);
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_seconds(now().seconds() + seconds).unwrap()
+}
+
+/// Since when upstream says that it has no log, and from when on the mirror does without, as the failure says; in seconds.
+fn gone_since(result: &Result<Outcome, SyncError>) -> (Option<i64>, Option<i64>) {
+    let Err(SyncError::ChangelogGone { since, collects_from, .. }) = result else { unreachable!("{result:?}") };
+    let seconds = |time: Timestamp| time.seconds() - now().seconds();
+    (since.map(seconds), collects_from.map(seconds))
+}
+
+const HOUR: i64 = 3600;
+const DAYS: i64 = 86_400;
+
+#[test]
+fn a_log_that_upstream_says_for_three_days_that_it_has_not_is_done_without() {
+    let (world, (script, names)) = (World::new(), index_of(101));
+    let sync = |seconds| sync_store_at(&world.open(), &script, &auto(&names), at(seconds));
+    sync(0).unwrap();
+    let log = script.take_log();
+    // What a cache hid while the log was followed does not stay hidden: all pages are read anew.
+    script.pages("p000", [Reply::Page(page("p000", Some(1), "1", &[]), Some("\"tag\""))]);
+    script.asked();
+    for (seconds, lists) in [(HOUR, 1), (HOUR + 60, 0), (2 * HOUR, 1), (3 * DAYS + HOUR - 1, 1)] {
+        assert_eq!(gone_since(&sync(seconds)), (Some(HOUR), Some(3 * DAYS + HOUR)), "after {seconds} s");
+        assert_eq!(Script::count(&script.asked(), "projects"), lists, "the list is long: after {seconds} s");
+    }
+    script.publish("p001", Some(102), "1 2", &[]);
+    let done = sync(3 * DAYS + HOUR).unwrap();
+    assert_eq!((done.label.to_string(), method(&world)), ("102".to_owned(), Method::Collect));
+    assert_eq!(world.version("p001").unwrap(), "1 2");
+    assert!(script.asked().contains(&"page p000".to_owned()), "without a tag");
+    // It stays so.
+    script.log(log);
+    sync(4 * DAYS).unwrap();
+    assert_eq!(method(&world), Method::Collect);
+    assert!(!script.asked().contains(&"log".to_owned()));
+}
+
+#[test]
+fn a_log_that_is_there_in_between_is_not_done_without() {
+    let (world, (script, names)) = (World::new(), index_of(101));
+    let sync = |seconds| sync_store_at(&world.open(), &script, &auto(&names), at(seconds));
+    sync(0).unwrap();
+    let log = script.take_log();
+    assert_eq!(gone_since(&sync(DAYS)).0, Some(DAYS));
+    script.log(log);
+    sync(2 * DAYS).unwrap();
+    let log = script.take_log();
+    // An answer that is none, or one without a list beside it, says nothing either way.
+    assert_eq!(gone_since(&sync(3 * DAYS)).0, Some(3 * DAYS));
+    script.fail_lists(Some(status(503)));
+    for seconds in [4 * DAYS, 6 * DAYS, 7 * DAYS] {
+        assert_eq!(gone_since(&sync(seconds)), (Some(3 * DAYS), None));
+    }
+    script.fail_lists(None);
+    script.log(log);
+    sync(8 * DAYS).unwrap();
+    assert_eq!(method(&world), Method::Changelog);
+}
+
+#[test]
+fn a_log_that_the_configuration_names_is_never_done_without() {
+    let (world, (script, names)) = (World::new(), index_of(5));
+    let named = Settings { method: Some(Method::Changelog), ..auto(&names) };
+    let sync = |seconds| sync_store_at(&world.open(), &script, &named, at(seconds));
+    sync(0).unwrap();
+    drop(script.take_log());
+    for seconds in [DAYS, 4 * DAYS, 9 * DAYS] {
+        assert_eq!(gone_since(&sync(seconds)), (Some(DAYS), None));
+    }
 }
 
 #[test]

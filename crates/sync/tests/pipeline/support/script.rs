@@ -51,6 +51,8 @@ pub(crate) struct State {
     /// What upstream says is the log's last serial, whatever the log has.
     last: Option<Serial>,
     unlisted: BTreeSet<ProjectName>,
+    /// Why the list cannot be had, if so.
+    listless: Option<Problem>,
     /// What the list says of a project in another way than its page does.
     listed: BTreeMap<ProjectName, (DisplayName, Serial)>,
 }
@@ -206,6 +208,11 @@ impl Script {
         self.state().unlisted.remove(&name(project));
     }
 
+    /// From now on the list of projects cannot be had, or can again.
+    pub(crate) fn fail_lists(&self, problem: Option<Problem>) {
+        self.state().listless = problem;
+    }
+
     /// From now on upstream's list has a project so, whatever its page says.
     pub(crate) fn list(&self, display: &str, number: u64) {
         self.state().listed.insert(name(display), (display.parse().unwrap(), serial(number)));
@@ -309,6 +316,9 @@ impl Upstream for Script {
     fn projects(&self) -> BoxFuture<'_, Result<Vec<(DisplayName, Serial)>, UpstreamError>> {
         let mut state = self.state();
         state.asked.push("projects".to_owned());
+        if let Some(problem) = state.listless.clone() {
+            return ready(Err(UpstreamError::new(&self.upstream, problem))).boxed();
+        }
         let pages = state.pages.iter().filter(|(name, _)| !state.unlisted.contains(*name)).map(|(_, replies)| replies);
         let listed = pages.filter_map(|replies| match replies.front() {
             Some(Reply::Page(page, _)) => {
