@@ -170,6 +170,7 @@ fn repaired_in_words(repaired: &Repaired) -> String {
                 BytesFrom::Itself => "its file is whole, and has its row again".to_owned(),
                 BytesFrom::Copy(path) => format!("taken from `{}`", path.display()),
                 BytesFrom::Record(project) => format!("made again from the record of {project}"),
+                BytesFrom::Inside(path) => format!("taken out of `{path}` again"),
                 BytesFrom::Upstream(upstream) => format!("fetched again from {upstream}"),
             };
             let aside = aside.as_ref().map(|path| format!("; what was there is `{}` now", path.display()));

@@ -16,6 +16,11 @@ pub trait Releases {
     fn is_of_release(&self, project: &ProjectName, filename: &str, version: &str) -> Option<bool>;
 }
 
+/// The bytes of a release file, in any order.
+pub trait ReadSeek: io::Read + io::Seek {}
+
+impl<T: io::Read + io::Seek> ReadSeek for T {}
+
 /// How the pages of projects and the lists of all projects are written and read back. Everything is a pure function of what is
 /// given: the same project has the same pages on every machine.
 pub trait Format: Releases + Debug + Send + Sync {
@@ -37,6 +42,12 @@ pub trait Format: Releases + Debug + Send + Sync {
     /// The first choice may be upstream's own path, so that lock files go on to hold; the second, for when other bytes are
     /// there already, is made from the digest and the name.
     fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2];
+
+    /// The metadata file that stands inside a release file; `None` where it has none, or none that can be taken out.
+    fn metadata_inside(&self, name: &FileName, file: &mut dyn ReadSeek) -> Option<Vec<u8>> {
+        let _ = (name, file);
+        None
+    }
 
     /// Where the lists of all projects stand, sorted.
     fn list_paths(&self) -> Vec<TreePath>;

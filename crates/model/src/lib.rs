@@ -33,7 +33,7 @@ pub use at::{At, InvalidAt};
 pub use causes::with_causes;
 pub use digest::{Blake3, ClaimedSha256, DigestMismatch, Hasher, InvalidDigest, Sha256, read_chunks};
 pub use follow::Follow;
-pub use format::{BadRecord, Format, Formats, ListedProject, Releases, Rendered};
+pub use format::{BadRecord, Format, Formats, ListedProject, ReadSeek, Releases, Rendered};
 pub use json::Json;
 pub use name::{DisplayName, InvalidName, MirrorName, ProjectName};
 pub use path::{InvalidPath, TreePath};

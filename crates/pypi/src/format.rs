@@ -3,11 +3,11 @@
 use std::io;
 
 use strandline_model::{
-    BadRecord, ClaimedSha256, FileName, Format, ListedProject, Mirrored, ProjectName, Releases, Rendered, Serial,
-    TreePath,
+    BadRecord, ClaimedSha256, FileName, Format, ListedProject, Mirrored, ProjectName, ReadSeek, Releases, Rendered,
+    Serial, TreePath,
 };
 
-use crate::{filename, lists, paths, render};
+use crate::{filename, lists, paths, render, wheel};
 
 /// Pages and lists as a Python package index has them (PEPs 503 and 691), in HTML and JSON. The JSON page of a project is the one
 /// that is read back.
@@ -40,6 +40,10 @@ impl Format for Pypi {
     /// The first choice is upstream's own path, if it has the form `packages/xx/yy/REST/FILENAME`.
     fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
         paths::file_paths(name, sha256, url)
+    }
+
+    fn metadata_inside(&self, name: &FileName, file: &mut dyn ReadSeek) -> Option<Vec<u8>> {
+        wheel::metadata(name.as_str(), file)
     }
 
     fn list_paths(&self) -> Vec<TreePath> {

@@ -31,6 +31,7 @@ mod root;
 mod tree;
 mod upstream;
 mod url_check;
+mod wheel;
 mod xmlrpc;
 
 use std::sync::atomic::{AtomicBool, Ordering};

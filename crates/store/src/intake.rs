@@ -11,6 +11,7 @@
 mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -182,6 +183,11 @@ impl Staged {
     /// Whether these bytes have both of these digests.
     pub fn is(&self, blob: Blake3, sha256: Sha256) -> bool {
         self.blake3 == blob && self.sha256 == sha256
+    }
+
+    /// Opens the bytes, to be read.
+    pub fn open(&self) -> Result<File, DiskError> {
+        File::open(&self.file.path).map_err(|source| DiskError::new("read", &self.file.path, source))
     }
 
     /// The SHA-256 of the bytes.

@@ -26,6 +26,17 @@ pub struct Remarks {
 }
 
 impl Remarks {
+    /// Adds something that cannot be used, in words; of much, only that it is there.
+    pub fn add_skipped(&mut self, what: String) {
+        if self.skipped.contains(&what) {
+            return;
+        }
+        self.skipped_count += 1;
+        if self.skipped.len() < KEYS_MOST {
+            self.skipped.insert(what);
+        }
+    }
+
     /// The rows that say so: a kind and a text each.
     fn rows(&self) -> BTreeSet<(i64, Cow<'_, str>)> {
         let unknown = self.unknown.iter().take(KEYS_MOST).map(|key| (UNKNOWN, key.into()));

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use strandline_model::{
-    Blake3, CoreMetadata, Entry, Format, Label, Leaf, MirrorName, Mirrored, ProjectName, Record, RecordId, Rendered,
-    Sha256, Source, Unit, UpstreamUrl,
+    Blake3, CoreMetadata, Entry, FileName, Format, Label, Leaf, MirrorName, Mirrored, ProjectName, Record, RecordId,
+    Rendered, Sha256, Source, TreePath, Unit, UpstreamUrl,
 };
 use strandline_store::verify::{Damage, Naming};
 use strandline_store::{Access, Intake, Locked, Mirror, ReceiveError, Staged, Store, StoreError, Wait};
@@ -86,6 +86,8 @@ pub enum BytesFrom {
     Record(ProjectName),
     /// From upstream.
     Upstream(UpstreamUrl),
+    /// It is metadata, and was taken out of this file again.
+    Inside(TreePath),
 }
 
 /// Something that is damaged yet.
@@ -502,7 +504,33 @@ async fn fetch(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Resul
             }
         }
     }
-    Ok(Err(refused))
+    Ok(match block_in_place(|| inside(workers, owner, lost))? {
+        Some(found) => Ok(found),
+        None => Err(refused),
+    })
+}
+
+/// The metadata that is lost, out of the file that it is of.
+fn inside(workers: &[Worker<'_>], owner: &Worker<'_>, lost: &Lost) -> Result<Option<Found>, SyncError> {
+    let store = &owner.context.store;
+    for naming in &lost.named_by {
+        let (Some(path), Some(worker)) =
+            (naming.path.as_str().strip_suffix(".metadata"), worker_of(workers, &naming.mirror))
+        else {
+            continue;
+        };
+        let unit = store.undamaged_units(&[naming.unit])?.into_iter().flatten().next();
+        let Some(file) = unit.as_ref().and_then(|unit| unit.entry(path)) else { continue };
+        let Ok(name) = FileName::of(&naming.project, file.path.file_name()) else { continue };
+        let Ok(mut bytes) = store.open_blob(file.blob) else { continue };
+        if let Some(found) = worker.context.format.metadata_inside(&name, &mut bytes)
+            && Blake3::of(&found) == lost.blob
+        {
+            let staged = owner.fetcher.batches.intake.stage(&found).map_err(StoreError::from)?;
+            return Ok(Some((staged, BytesFrom::Inside(file.path.clone()))));
+        }
+    }
+    Ok(None)
 }
 
 async fn fetch_from(worker: &Worker<'_>, naming: &Naming, lost: &Lost) -> Result<Staged, SyncError> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_model::{
     ClaimedSha256, DisplayName, Entry, FileName, HoldReason, InvalidRecord, Mirrored, Placed, ProjectName, Record,
-    Releases, Seen, SeenFile, Serial, Told, ToldFile, TreePath, Unit, Yanked, is_skipped, versions_left,
+    Releases, Seen, SeenFile, Serial, Sha256, Told, ToldFile, TreePath, Unit, Yanked, is_skipped, versions_left,
 };
 use strandline_store::{Store, StoreError};
 
@@ -57,6 +57,11 @@ impl Stored {
             Availability::Lacking | Availability::LeftOut => (None, None),
         };
         own.into_iter().chain(metadata)
+    }
+
+    /// What its metadata file is, if it has one.
+    pub(crate) fn metadata(&self) -> Option<Sha256> {
+        self.placed().and_then(|placed| placed.metadata)
     }
 
     /// Where it stands, if it is here.

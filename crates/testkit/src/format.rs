@@ -6,7 +6,8 @@ use std::io;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use strandline_model::{
     BadRecord, ClaimedSha256, CoreMetadata, DisplayName, FileName, Form, Format, ListedProject, Mirrored, Placed,
-    ProjectName, Record, Releases, Rendered, Seen, SeenFile, Serial, Sha256, Told, ToldFile, TreePath, Yanked,
+    ProjectName, ReadSeek, Record, Releases, Rendered, Seen, SeenFile, Serial, Sha256, Told, ToldFile, TreePath,
+    Yanked,
 };
 
 /// Pages and lists as plain lines.
@@ -14,6 +15,7 @@ use strandline_model::{
 /// A page has the project's name, its serial, its versions with spaces between them, and a line for each file: name, path,
 /// SHA-256, size, whether it is yanked, and the SHA-256 of its metadata or `-`. A list has `json` or `html`, with `-NUMBER` where the format's number is not 1, the serial, and
 /// `DISPLAY-NAME:SERIAL` for each project, with spaces between them; any list is read back. File names look like `NAME-VERSION.ENDING`.
+/// A wheel that begins with `with ` has the rest of its bytes as its metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plain {
     /// The number of the format.
@@ -91,6 +93,13 @@ impl Format for Plain {
         [own.unwrap_or_else(|| made.clone()), made]
     }
 
+    fn metadata_inside(&self, name: &FileName, file: &mut dyn ReadSeek) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok()?;
+        name.as_str().strip_suffix(".whl")?;
+        bytes.strip_prefix(b"with ").map(<[u8]>::to_vec)
+    }
+
     fn list_paths(&self) -> Vec<TreePath> {
         self.lists.iter().map(|name| simple(name)).collect()
     }
@@ -157,6 +166,10 @@ impl<F: Format> Format for Raised<F> {
 
     fn file_paths(&self, name: &FileName, sha256: ClaimedSha256, url: &str) -> [TreePath; 2] {
         self.0.file_paths(name, sha256, url)
+    }
+
+    fn metadata_inside(&self, name: &FileName, file: &mut dyn ReadSeek) -> Option<Vec<u8>> {
+        self.0.metadata_inside(name, file)
     }
 
     fn list_paths(&self) -> Vec<TreePath> {

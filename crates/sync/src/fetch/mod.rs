@@ -32,6 +32,7 @@ pub(crate) use self::units::Finished;
 
 use self::batch::Batches;
 use self::patience::Patient;
+use self::receive::differs;
 use crate::cut::{Content, ReleasesOf};
 use crate::progress::Progress;
 use crate::stored::{self, Availability, RecordError, Stored};
@@ -226,9 +227,10 @@ impl Fetcher {
     pub(crate) async fn content_of_page(&self, page: &Page) -> Result<Fetched, SyncError> {
         let (record, project) = (&page.record, page.record.name());
         let (unknown, skipped) = (record.seen().unknown_keys(), page.skipped.named().clone());
-        self.remark(project, Remarks { unknown, skipped, skipped_count: page.skipped.count() });
+        let before = self.remark(project, Remarks { unknown, skipped, skipped_count: page.skipped.count() });
         let (mut whole, mut failures, mut lacking) = (true, Vec::new(), BTreeMap::new());
         let files = self.files(page).await?;
+        self.remark_compared(project, &files, before)?;
         let contents = record.files().zip(files).map(|(file, fetched)| {
             fetched.or_else(|failure| {
                 whole = false;
@@ -249,8 +251,39 @@ impl Fetcher {
         Ok(Fetched { content, whole, failures, lacking })
     }
 
-    fn remark(&self, project: &ProjectName, remarks: Remarks) {
-        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), remarks);
+    /// Notes this of a project; returns what this sync has noted before.
+    fn remark(&self, project: &ProjectName, remarks: Remarks) -> Remarks {
+        let before = self.remarks.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), remarks);
+        before.unwrap_or_default()
+    }
+
+    /// Adds to what is noted of a project.
+    fn remark_skipped(&self, project: &ProjectName, what: String) {
+        let mut remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
+        remarks.entry(project.clone()).or_default().add_skipped(what);
+    }
+
+    /// Notes again of which files the metadata was found to be another than what stands in them: that is looked at once, when the
+    /// file comes.
+    fn remark_compared(
+        &self,
+        project: &ProjectName,
+        files: &[Result<Stored, FetchError>],
+        before: Remarks,
+    ) -> Result<(), SyncError> {
+        let mut named = before.skipped;
+        if self.base.is_some() {
+            named.extend(block_in_place(|| self.mirror.skipped_of(project))?.named);
+        }
+        for noted in named {
+            let is_of = |stored: &Stored| {
+                stored.metadata().is_some_and(|metadata| noted.starts_with(&differs(stored.name(), metadata)))
+            };
+            if files.iter().flatten().any(is_of) {
+                self.remark_skipped(project, noted);
+            }
+        }
+        Ok(())
     }
 
     /// Brings the files of a page into the store; returns, for each in the order of the record, what is there now or why it

@@ -10,7 +10,6 @@ use strandline_store::{Blob, StoreError};
 use tokio::sync::OnceCell;
 
 use super::Fetcher;
-use super::error::unusable;
 use crate::SyncError;
 use crate::room::require_room;
 
@@ -20,8 +19,10 @@ pub(super) enum Plan {
     Have {
         /// The file.
         own: Part,
-        /// Its metadata file.
+        /// Its metadata file, as far as upstream has one or the base does.
         metadata: Option<Part>,
+        /// Whether the base has that metadata file there.
+        in_base: bool,
     },
     /// Nothing: it is withdrawn from the mirror, or upstream does not say what it should be.
     LeaveOut,
@@ -55,8 +56,9 @@ type Listed<'a> = (&'a FileName, &'a ToldFile, &'a SeenFile);
 
 /// The entries and blobs that the base and the store have of a record's files.
 struct Known {
-    /// The project as the base has it.
+    /// The project as the base has it, and what upstream said of it then, where the project has files without metadata.
     base: Option<Unit>,
+    record: Option<Record>,
     /// Blobs of the store, by what they are claimed to be.
     blobs: BTreeMap<ClaimedSha256, Option<Blob>>,
     /// What is lacking, by claim and size: the wheels of a release mostly have one and the same metadata file.
@@ -66,6 +68,17 @@ struct Known {
 impl Known {
     fn blob(&self, claim: ClaimedSha256) -> Option<Blob> {
         self.blobs.get(&claim).copied().flatten()
+    }
+
+    fn is_in_base(&self, part: &Part) -> bool {
+        let Part::Here(entry) = part else { return false };
+        self.base.as_ref().and_then(|base| base.entry(entry.path.as_str())) == Some(entry)
+    }
+
+    /// Whether upstream had no metadata of a file when the base was made.
+    fn had_no_metadata(&self, name: &FileName) -> bool {
+        let seen = self.record.as_ref().and_then(|record| record.seen().files.get(name));
+        seen.is_some_and(|seen| seen.core_metadata == CoreMetadata::Absent)
     }
 
     fn lacking(&mut self, path: TreePath, claim: Option<ClaimedSha256>, size: Option<u64>) -> Part {
@@ -98,7 +111,9 @@ impl Fetcher {
         });
         let claims: Vec<_> = claims.flatten().collect();
         let blobs = claims.iter().copied().zip(self.batches.intake.find_all(&claims)?).collect();
-        let mut known = Known { base, blobs, lacking: BTreeMap::new() };
+        let without = record.seen().files.values().any(|seen| seen.core_metadata == CoreMetadata::Absent);
+        let before = base.as_ref().filter(|_| without).map(|base| self.record(base)).transpose()?;
+        let mut known = Known { base, record: before, blobs, lacking: BTreeMap::new() };
 
         let mut plans = Vec::with_capacity(in_base.len());
         for (file, in_base) in record.files().zip(in_base) {
@@ -111,8 +126,9 @@ impl Fetcher {
                 Some(entry) => Part::Here(entry),
                 None => self.plan_file(&mut known, file, sha256)?,
             };
-            let metadata = plan_metadata(project, &mut known, file.2, own.path(), is_in_base);
-            plans.push(metadata.map(|metadata| Plan::Have { own, metadata }));
+            let metadata = plan_metadata(&mut known, file, own.path(), is_in_base);
+            let in_base = metadata.as_ref().is_some_and(|metadata| known.is_in_base(metadata));
+            plans.push(Ok(Plan::Have { own, metadata, in_base }));
         }
         let is_lacking = |plan: &Result<Plan, _>| matches!(plan, Ok(Plan::Have { own: Part::Lacking(..), .. }));
         let to_come = record.files().zip(&plans).filter(|(_, plan)| is_lacking(plan));
@@ -126,7 +142,8 @@ impl Fetcher {
         Ok(plans)
     }
 
-    fn paths_of(&self, (name, _, seen): Listed<'_>, sha256: ClaimedSha256) -> [TreePath; 2] {
+    /// Where a file may stand: the second place is for where the pool has other bytes at the first.
+    pub(super) fn paths_of(&self, (name, _, seen): Listed<'_>, sha256: ClaimedSha256) -> [TreePath; 2] {
         self.format.file_paths(name, sha256, seen.url.as_deref().unwrap_or_default())
     }
 
@@ -153,27 +170,23 @@ impl Fetcher {
     }
 }
 
-/// The metadata file of a file that stands at `own`, if it has one; `in_base` says whether the base has the file.
-fn plan_metadata(
-    project: &ProjectName,
-    known: &mut Known,
-    seen: &SeenFile,
-    own: &TreePath,
-    in_base: bool,
-) -> Result<Option<Part>, SyncError> {
+/// The metadata file of a file that stands at `own`, if it has one and its path has room for that; `in_base` says whether the base has
+/// the file.
+fn plan_metadata(known: &mut Known, (name, _, seen): Listed<'_>, own: &TreePath, in_base: bool) -> Option<Part> {
+    let path = own.metadata().ok()?;
+    let entry = known.base.as_ref().filter(|_| in_base).and_then(|base| base.entry(path.as_str()));
     let claim = match seen.core_metadata {
-        CoreMetadata::Absent => return Ok(None),
+        // What the base shows was taken out of the file then, too.
+        CoreMetadata::Absent if known.had_no_metadata(name) => return entry.cloned().map(Part::Here),
+        CoreMetadata::Absent => return None,
         CoreMetadata::Unhashed => None,
         CoreMetadata::Hashed(claim) => Some(claim),
     };
-    let path =
-        own.metadata().map_err(|_| unusable(project, format!("the path `{own}` leaves no room for `.metadata`")))?;
-    let entry = known.base.as_ref().filter(|_| in_base).and_then(|base| base.entry(path.as_str()));
     if let Some(entry) = entry.filter(|entry| claim.is_none_or(|claim| claim == entry.sha256.into())) {
-        return Ok(Some(Part::Here(entry.clone())));
+        return Some(Part::Here(entry.clone()));
     }
-    Ok(Some(match claim.and_then(|claim| known.blob(claim)) {
+    Some(match claim.and_then(|claim| known.blob(claim)) {
         Some(blob) => Part::Here(blob.at(path)),
         None => known.lacking(path, claim, None),
-    }))
+    })
 }

@@ -15,6 +15,7 @@ mod gone;
 mod held_for_files;
 mod how_it_is_followed;
 mod lacking_files;
+mod metadata_inside;
 mod mirrors_of_two_kinds;
 mod power_failure;
 mod project_serials;
