@@ -79,17 +79,15 @@ pub struct Validation {
 pub struct Conclusion {
     /// With what to ask for pages from now on.
     pub validations: Vec<Validation>,
-    /// Whether the entity tags of the pages that are remembered count from now on, too: so it is after a first sync,
-    /// which parks its pages.
-    pub keep_tags: bool,
+    /// Whether every project was read anew, as by a first sync and as [`Locked::reset`] asks. Such a sync parks its pages, so the
+    /// entity tags of the pages that are remembered count from now on, too.
+    pub anew: bool,
     /// The projects whose remembered pages the next sync still needs. All others are forgotten.
     pub later: BTreeSet<ProjectName>,
     /// The projects whose adopted files still wait for a snapshot: those that are held. All others are forgotten.
     pub held: BTreeSet<ProjectName>,
     /// The projects that had to be read again and were.
     pub reread: BTreeSet<ProjectName>,
-    /// Whether every project was read anew, as [`Locked::reset`] asks.
-    pub anew: bool,
     /// What the mirror had seen for long enough, and has acted on: it is forgotten.
     pub acted_on: BTreeSet<Subject>,
 }
@@ -338,13 +336,11 @@ impl Locked {
 
     /// The part of a transaction that concludes what a sync remembered.
     pub(crate) fn write_conclusion(&self, connection: &Connection, conclusion: &Conclusion) -> Result<(), StoreError> {
-        let Conclusion { validations, keep_tags, later, held, reread, anew, acted_on } = conclusion;
+        let Conclusion { validations, anew, later, held, reread, acted_on } = conclusion;
         self.forget_sights(connection, acted_on)?;
         let run = || {
             if *anew {
                 connection.prepare_cached("UPDATE mirror SET anew = 0 WHERE id = ?1")?.execute([self.number])?;
-            }
-            if *keep_tags {
                 let keep = "INSERT INTO validator (mirror, project, unit, tag)
                     SELECT mirror, project, unit, tag FROM seen WHERE mirror = ?1 AND tag IS NOT NULL ORDER BY number
                     ON CONFLICT (mirror, project) DO UPDATE SET unit = excluded.unit, tag = excluded.tag";

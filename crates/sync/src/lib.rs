@@ -228,11 +228,10 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     let (absent, report) = (std::mem::take(&mut proposal.absent), proposal.report);
     let conclusion = Conclusion {
         validations: std::mem::take(&mut finished.validations),
-        keep_tags: base.is_none(),
+        anew: proposal.begun_anew,
         later: std::mem::take(&mut proposal.later),
         held: proposal.held.iter().map(|held| held.name.clone()).collect(),
         reread,
-        anew: proposal.begun_anew,
         acted_on: std::mem::take(&mut proposal.acted_on),
     };
     // Dropping this removes the staged lists, so it is kept until they are published.
