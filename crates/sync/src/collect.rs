@@ -4,7 +4,8 @@
 //! moment between the two passes at which all of them were true at once. It is weaker than the cut by changelog,
 //! because a cache in between can answer the same twice.
 //!
-//! A file that cannot be had stops nothing, unless a broken project is to stop everything: what readers get of its project waits
+//! A project whose page cannot be had, or stays older than is known, is held as it was, and the others go on. A file that cannot
+//! be had stops nothing, unless a broken project is to stop everything: what readers get of its project waits
 //! for it (`lacking.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use crate::fetch::{Fetched, each};
 use crate::progress::Progress;
 use crate::shrunk::Loss;
 use crate::upstream::{Answer, Page, Validator, Way};
-use crate::{Fetcher, Logged, OnBroken, Proposal, Selection, SyncError, Whole};
+use crate::{FetchError, Fetcher, Logged, OnBroken, Proposal, Selection, SyncError, Whole};
 
 /// What is known of a selected project.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ enum Known {
     Page(Arc<Page>, Arc<Whole>, Option<HoldReason>),
     /// Upstream has no such project.
     Absent,
+    /// Its page cannot be had, or not the one that is needed, of at least this serial: the others do not wait for it.
+    Broken(HoldReason, Serial),
     /// Nothing yet.
     Nothing,
 }
@@ -38,8 +41,15 @@ enum Known {
 enum Look {
     Same,
     Changed(Known),
-    /// A page that is older than the one we have: a cache answers.
-    Stale(String),
+    /// Its page is older than one of this serial, which is known to be: a cache answers. Waiting may help where no other way of
+    /// asking was left to be tried.
+    Stale {
+        why: String,
+        needs: Serial,
+        waits: bool,
+    },
+    /// Its page cannot be had.
+    Failed(Box<FetchError>),
 }
 
 /// Reads all selected projects until a whole pass brings no change, or the settings' patience ends.
@@ -47,20 +57,21 @@ pub async fn collect(fetcher: &Arc<Fetcher>, base: Option<&Recorded>) -> Result<
     let mut known = BTreeMap::new();
     // A project with a file that was let back lacks it in the base.
     let reread = fetcher.mirror.to_reread()?;
-    let selected = selected(fetcher).await?;
+    let listed = listed(fetcher).await?;
+    let selected: BTreeSet<_> = listed.keys().cloned().collect();
     for project in selected.iter().cloned().chain(unlisted(fetcher, base, &selected)?) {
         let leaf = fetcher.base_leaf(&project)?.filter(|_| base.is_some() && !reread.contains(&project));
         let known_before = leaf.map_or(Known::Nothing, Known::Base);
         known.insert(project, known_before);
     }
     fetcher.progress.projects.store(known.len() as u64, Ordering::Relaxed);
-    pass(fetcher, &mut known).await?;
+    pass(fetcher, &mut known, &listed).await?;
     if base.is_some_and(|base| base.counted) && tells_serials(&known) {
         // The mirror leaves its own count, and all projects get upstream's serials.
         for known in known.values_mut().filter(|known| matches!(known, Known::Base(_))) {
             *known = Known::Nothing;
         }
-        pass(fetcher, &mut known).await?;
+        pass(fetcher, &mut known, &listed).await?;
     }
     let doubted = doubted(fetcher, &selected, &known).await?;
     conclude(fetcher, base, &selected, known, &doubted)
@@ -75,21 +86,47 @@ fn tells_serials(known: &BTreeMap<ProjectName, Known>) -> bool {
     pages.next().is_some_and(|first| first.is_some()) && pages.all(|serial| serial.is_some())
 }
 
-/// Reads all projects until a whole pass brings no change.
-async fn pass(fetcher: &Arc<Fetcher>, known: &mut BTreeMap<ProjectName, Known>) -> Result<(), SyncError> {
+/// Reads all projects until a whole pass brings no change. A project whose page stays broken is left as it was, unless such a
+/// project is to stop everything, or no page can be had; it is not asked for again.
+async fn pass(
+    fetcher: &Arc<Fetcher>,
+    known: &mut BTreeMap<ProjectName, Known>,
+    listed: &BTreeMap<ProjectName, Serial>,
+) -> Result<(), SyncError> {
+    let freezes = fetcher.settings.on_broken == OnBroken::Freeze;
+    let (mut first_failure, mut stale) = (None, Vec::new());
     // The settings' patience is for pages that change. It begins after the first pass, and the time at which a pass
     // began decides whether it is late, because the time that its files took says nothing about upstream.
     let mut deadline = None;
     loop {
         let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let looks = known.iter().map(|(project, known)| look(fetcher.clone(), project.clone(), known.clone()));
+        let asked = known.iter().filter(|(_, known)| !matches!(known, Known::Broken(..)));
+        let looks = asked.map(|(project, known)| {
+            let listed = listed.get(project).copied().unwrap_or(Serial::ZERO);
+            look(fetcher.clone(), project.clone(), known.clone(), listed)
+        });
         let looks = each(fetcher.settings.connections, looks).await?;
         let mut in_the_way = Vec::new();
         let mut changed = false;
         for (project, look) in looks {
             match look {
                 Look::Same => {}
-                Look::Stale(why) => in_the_way.push((project, why)),
+                Look::Failed(error) if freezes => return Err(SyncError::Fetch(error)),
+                Look::Failed(error) => {
+                    tracing::warn!("{}", with_causes(&*error));
+                    known.insert(project, Known::Broken(error.hold_reason(), Serial::ZERO));
+                    first_failure.get_or_insert(error);
+                }
+                Look::Stale { why, needs, waits } if !freezes && (late || !waits) => {
+                    tracing::warn!("{project}: {why}");
+                    known.insert(project.clone(), Known::Broken(HoldReason::StalePage, needs));
+                    stale.push((project, why));
+                }
+                Look::Stale { why, .. } => in_the_way.push((project, why)),
+                Look::Changed(_) if late && !freezes => {
+                    tracing::warn!("{project}: its page keeps changing");
+                    known.insert(project, Known::Broken(HoldReason::StalePage, Serial::ZERO));
+                }
                 Look::Changed(now) => {
                     changed = true;
                     if late {
@@ -97,6 +134,15 @@ async fn pass(fetcher: &Arc<Fetcher>, known: &mut BTreeMap<ProjectName, Known>) 
                     }
                     known.insert(project, now);
                 }
+            }
+        }
+        // Where no page is good, it is upstream that is broken, and no project.
+        if !known.values().any(|known| matches!(known, Known::Base(_) | Known::Page(..))) {
+            if let Some(error) = first_failure {
+                return Err(SyncError::Fetch(error));
+            }
+            if !stale.is_empty() {
+                return Err(SyncError::Inconsistent { in_the_way: stale, cut: None });
             }
         }
         if in_the_way.is_empty() {
@@ -157,12 +203,14 @@ async fn doubted(
     Ok(missing)
 }
 
-/// The selected projects. Where everything is selected, the index's own list of projects says what there is.
-async fn selected(fetcher: &Fetcher) -> Result<BTreeSet<ProjectName>, SyncError> {
+/// The selected projects. Where everything is selected, the index's own list of projects says what there is, and their serials if
+/// it has any.
+async fn listed(fetcher: &Fetcher) -> Result<BTreeMap<ProjectName, Serial>, SyncError> {
     Ok(match &fetcher.settings.selection {
-        Selection::Projects(names) => names.keys().cloned().collect(),
+        Selection::Projects(names) => names.keys().map(|name| (name.clone(), Serial::ZERO)).collect(),
         Selection::Everything => {
-            fetcher.patient.projects().await?.into_iter().map(|(name, _)| name.normalise()).collect()
+            let list = fetcher.patient.projects().await?;
+            list.into_iter().map(|(name, serial)| (name.normalise(), serial)).collect()
         }
     })
 }
@@ -183,16 +231,59 @@ fn unlisted(
     }
 }
 
-async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Result<(ProjectName, Look), SyncError> {
+/// Asks for a project's page, in other ways as well where it is older than upstream's list says; returns also the serial of what
+/// upstream shows, if it is older still.
+async fn ask(
+    fetcher: &Fetcher,
+    project: &ProjectName,
+    validator: Option<&Validator>,
+    had: Option<Serial>,
+    listed: Serial,
+) -> Result<(Answer, Option<Serial>), SyncError> {
+    let older = |answer: &Answer| {
+        let shows = match answer {
+            Answer::NotModified => had,
+            Answer::Page { page, .. } => page.serial,
+            Answer::Missing => None,
+        };
+        shows.filter(|shows| *shows < listed)
+    };
+    for way in [Way::Usual, Way::Uncompressed] {
+        let answer = fetcher.page(project, validator, way, Method::Collect).await?;
+        if older(&answer).is_none() {
+            return Ok((answer, None));
+        }
+    }
+    let answer = fetcher.page(project, validator, Way::Origin, Method::Collect).await?;
+    let older = older(&answer);
+    Ok((answer, older))
+}
+
+/// Looks at a project, which has the serial `listed` in upstream's list, or a later one.
+async fn look(
+    fetcher: Arc<Fetcher>,
+    project: ProjectName,
+    known: Known,
+    listed: Serial,
+) -> Result<(ProjectName, Look), SyncError> {
     let (validator, serial) = match &known {
         Known::Base(leaf) => {
             let serial = Some(leaf.serial).filter(|_| fetcher.base_count().is_none());
             (fetcher.base_validator(&project, Some(leaf), Method::Collect)?, serial)
         }
         Known::Page(page, whole, _) => (whole.validator.clone(), page.serial),
-        Known::Absent | Known::Nothing => (None, None),
+        Known::Absent | Known::Nothing | Known::Broken(..) => (None, None),
     };
-    let look = match fetcher.page(&project, validator.as_ref(), Way::Usual, Method::Collect).await? {
+    let answer = match ask(&fetcher, &project, validator.as_ref(), serial, listed).await {
+        Ok((_, Some(older))) => {
+            let why = format!("its page has serial {older}, and upstream's list says {listed}: a cache is stale");
+            return Ok((project, Look::Stale { why, needs: listed, waits: false }));
+        }
+        Ok((answer, None)) => answer,
+        Err(SyncError::Fetch(error)) if error.is_upstreams() => return Ok((project, Look::Failed(error))),
+        Err(error) => return Err(error),
+    };
+    let look = match answer {
         Answer::NotModified => Look::Same,
         Answer::Missing if matches!(known, Known::Absent) => Look::Same,
         Answer::Missing => Look::Changed(Known::Absent),
@@ -202,9 +293,10 @@ async fn look(fetcher: Arc<Fetcher>, project: ProjectName, known: Known) -> Resu
             }
             (Some(found), Some(had), _) if found < had => {
                 let mirror = &fetcher.settings.mirror;
-                Look::Stale(format!(
+                let why = format!(
                     "its page has serial {found}, and {had} was seen before: a cache may be stale. If the index counts anew, `strandline mirror reset {mirror}` follows it anew"
-                ))
+                );
+                Look::Stale { why, needs: had, waits: true }
             }
             (_, _, Known::Page(had, ..)) if (&had.record, had.serial) == (&page.record, page.serial) => Look::Same,
             _ => {
@@ -322,14 +414,14 @@ fn conclude(
     let counted = known.values().any(|known| match known {
         Known::Page(page, ..) => page.serial.is_none(),
         Known::Base(_) => own_count.is_some(),
-        Known::Absent | Known::Nothing => false,
+        Known::Absent | Known::Nothing | Known::Broken(..) => false,
     });
     // Upstream's serials may be lower than the mirror's own.
     let before_this = before.map(|before| before.label.serial).filter(|_| own_count.is_none());
     let mut greatest = before_this.max(own_count.filter(|_| counted)).unwrap_or(Serial::ZERO);
     let (mut changes, mut absent, mut vanished) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
     let mut held = Vec::new();
-    let any = known.values().any(|known| !matches!(known, Known::Absent));
+    let any = known.values().any(|known| !matches!(known, Known::Absent | Known::Broken(..)));
     if !any && !known.is_empty() {
         return Err(SyncError::NothingFound {
             upstream: fetcher.patient.upstream().url().clone(),
@@ -369,6 +461,19 @@ fn conclude(
             }
             Known::Base(leaf) => {
                 held.extend(fetcher.base_held(&leaf.name).filter(|held| held.reason.is_of_files()).cloned());
+            }
+            Known::Broken(reason, needs) => {
+                let now = (fetcher.clock)();
+                let for_files = fetcher.base_held(&project).filter(|held| held.reason.is_of_files());
+                held.push(match fetcher.base_leaf(&project)? {
+                    // What it is held for is what it still lacks.
+                    _ if let Some(held) = for_files => held.clone(),
+                    Some(leaf) => as_before(fetcher, &leaf, reason, needs.max(leaf.serial), now),
+                    None => {
+                        let since = fetcher.base_held(&project).map_or(now, |held| held.since);
+                        Held { name: project, reason, at: Serial::ZERO, needs, since }
+                    }
+                });
             }
             Known::Nothing => {}
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use strandline_faultkit::{World, invariants, mirror};
 use strandline_model::Label;
-use strandline_sync::SyncError;
+use strandline_sync::{OnBroken, Settings, SyncError};
 
 use crate::support::script::{Reply, Script, changed, name, page, serial};
 use crate::support::{Syncs as _, impatient, in_the_way, settings};
@@ -17,6 +17,11 @@ fn script() -> Arc<Script> {
     script.publish("Alpha", Some(5), "1", &[ALPHA]);
     script.publish("beta", Some(7), "1", &[("beta-1.tar.gz", b"the bytes of beta 1")]);
     Arc::new(script)
+}
+
+/// Where a broken project is to stop everything.
+fn freezing() -> Settings {
+    Settings { on_broken: OnBroken::Freeze, ..impatient(&["Alpha", "beta"]) }
 }
 
 fn at(number: u64) -> Label {
@@ -105,13 +110,13 @@ fn a_change_without_a_serial_is_seen_too() {
 }
 
 #[test]
-fn a_page_that_keeps_changing_is_named_and_nothing_is_published() {
+fn a_page_that_keeps_changing_is_named_and_nothing_is_published_where_that_is_asked_for() {
     let (world, script) = (World::new(), script());
     world.sync(&script, &settings(&["Alpha", "beta"])).unwrap();
     let before = invariants::essence(&world.root());
     let then = |number: u64| Reply::Page(page("Alpha", Some(number), &number.to_string(), &[ALPHA]), None);
     script.pages("Alpha", (8..100).map(then));
-    let names = in_the_way(world.sync(&script, &impatient(&["Alpha", "beta"])));
+    let names = in_the_way(world.sync(&script, &freezing()));
     assert_eq!(names.into_iter().collect::<Vec<_>>(), [(name("alpha"), "its page keeps changing".to_owned())]);
     assert_eq!(invariants::essence(&world.root()), before);
     let last = world.mirror().last_sync().unwrap().unwrap();
@@ -137,7 +142,7 @@ fn a_page_that_went_back_is_a_stale_cache() {
     world.sync(&script, &settings(&["Alpha", "beta"])).unwrap();
     let then = |number, version| Reply::Page(page("Alpha", Some(number), version, &[ALPHA]), None);
     script.pages("Alpha", [then(4, "0")]);
-    let names = in_the_way(world.sync(&script, &impatient(&["Alpha", "beta"])));
+    let names = in_the_way(world.sync(&script, &freezing()));
     let why = "its page has serial 4, and 5 was seen before: a cache may be stale. ";
     assert_eq!(names.keys().collect::<Vec<_>>(), [&name("alpha")]);
     assert!(names[&name("alpha")].starts_with(why), "{names:?}");

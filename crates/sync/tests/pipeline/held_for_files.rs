@@ -313,7 +313,10 @@ fn a_double_collect_holds_and_goes_on_in_the_same_way() {
     }
     // An older page of a cache is the base's.
     script.pages("Alpha", [Reply::Page(page("Alpha", Some(5), "1", &[ONE]), None)]);
-    let stale = in_the_way(world.sync(&script, &collecting(patient())));
+    let done = world.sync(&script, &collecting(patient())).unwrap();
+    assert_eq!(held(&done), [(HoldReason::FileMissing, 5, 8)]);
+    let freeze = Settings { on_broken: OnBroken::Freeze, ..collecting(patient()) };
+    let stale = in_the_way(world.sync(&script, &freeze));
     assert!(stale[&crate::support::script::name("alpha")].contains("a cache may be stale"), "{stale:?}");
     moves_on(&script, 8, &[ONE, TWO], &[TWO.0]);
     let over = Settings { hold_after: Duration::ZERO, ..collecting(patient()) };

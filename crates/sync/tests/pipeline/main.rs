@@ -5,6 +5,7 @@
 
 mod adopting;
 mod any_sequence;
+mod broken_pages;
 mod crash_purge;
 mod crash_sync;
 mod double_collect;

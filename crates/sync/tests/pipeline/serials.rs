@@ -268,6 +268,7 @@ fn a_double_collect_takes_lower_serials_after_a_reset() {
     let (world, script) = (World::new(), upstream(500));
     world.sync(&script, &by(Method::Collect)).unwrap();
     let script = upstream(8);
+    script.publish("alpha", Some(7), "1 2", &[]);
     script.publish("beta", Some(8), "1 2", &[]);
     let impatient = Settings { cut_timeout: Duration::ZERO, ..by(Method::Collect) };
     let refused = world.sync(&script, &impatient).unwrap_err();
