@@ -21,6 +21,9 @@ pub struct InvalidTimestamp(String);
 const END: i64 = 253_402_128_000;
 
 impl Timestamp {
+    /// The last one.
+    pub const LAST: Self = Self(END - 1);
+
     /// Takes seconds since 1970; an error for any outside the range.
     pub fn from_seconds(seconds: i64) -> Result<Self, InvalidTimestamp> {
         if (0..END).contains(&seconds) { Ok(Self(seconds)) } else { Err(InvalidTimestamp(seconds.to_string())) }
@@ -34,7 +37,7 @@ impl Timestamp {
     /// The time so much later, in whole seconds; the last there is where that is out of range.
     #[must_use]
     pub fn later(self, by: std::time::Duration) -> Self {
-        Self(i64::try_from(by.as_secs()).map_or(END - 1, |by| self.0.saturating_add(by).min(END - 1)))
+        i64::try_from(by.as_secs()).map_or(Self::LAST, |by| Self(self.0.saturating_add(by)).min(Self::LAST))
     }
 
     /// Whole seconds from `earlier` to this; zero when `earlier` is later (clocks do step back).

@@ -26,8 +26,6 @@ const TOO_MANY: i64 = -32500;
 const NO_METHOD: i64 = -32601;
 /// How many answers without a row that can be used are read.
 const USELESS: usize = 1_000;
-/// The last second of the range of [`Timestamp`].
-const LATEST: i64 = 253_402_127_999;
 
 /// `changelog_last_serial`.
 pub(crate) async fn last_serial(client: &Client, index: &Url) -> Result<Serial, UpstreamError> {
@@ -188,7 +186,7 @@ fn rows(value: Value, since: Serial, left_out: &mut LeftOut) -> Result<Rows, Pro
         match DisplayName::try_from(project) {
             Ok(display) => {
                 // Times are upstream's clock and only ever a measure of age: one out of range is clamped.
-                let time = if let Value::Int(time) = time { time.clamp(0, LATEST) } else { 0 };
+                let time = if let Value::Int(time) = time { time.clamp(0, Timestamp::LAST.seconds()) } else { 0 };
                 let time = Timestamp::from_seconds(time).expect("clamped into the range");
                 rows.events.push(Event { serial, project: display.normalise(), display, time, change });
             }
@@ -247,7 +245,10 @@ mod tests {
             .map(|event| (event.serial.get(), event.display.as_str(), event.change.clone(), event.time.seconds()))
             .collect();
         let released = Some(Action::NewRelease("1.0".to_owned()));
-        assert_eq!(seen, [(11, "Zope.Interface", Some(Action::Create), 0), (12, "six", released, LATEST)]);
+        assert_eq!(
+            seen,
+            [(11, "Zope.Interface", Some(Action::Create), 0), (12, "six", released, Timestamp::LAST.seconds())]
+        );
         assert_eq!(rows.events[0].project.as_str(), "zope-interface");
         assert_eq!(rows.last, Serial::try_from(13).ok());
     }

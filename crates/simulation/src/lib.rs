@@ -353,7 +353,7 @@ impl Mirror {
                 self.read_log();
             }
             let deadline = *deadline.get_or_insert(self.now + self.weather.patience.as_secs_f64());
-            let target = self.log.without_holes(self.base, settled).min(head);
+            let target = self.log.without_holes(self.base, |_, time| time < settled).min(head);
             let (found, holding) = self.cut(target);
             let found_more = found.serial.is_some_and(|serial| serial > self.base);
             let moved_on = found.in_the_way.values().all(|obstacle| obstacle.why == Why::Moving);

@@ -114,6 +114,7 @@ pub fn collect(
 ) -> Result<Collected, StoreError> {
     let path = store.root.join("locks/gc");
     let _alone = Lock::take(&path, "the store's `strandline gc`", &now.to_string())?;
+    store.settle_times(now)?;
     plan(store, keep, grace, now)?.execute(store)
 }
 

@@ -14,6 +14,7 @@ mod aside;
 mod blobs;
 mod bodies;
 mod catalog;
+mod clock;
 mod commit;
 pub mod gc;
 mod intake;

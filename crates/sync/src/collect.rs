@@ -356,7 +356,7 @@ fn or_held(
     fault: Option<HoldReason>,
 ) -> Result<(Arc<Whole>, Option<Held>), SyncError> {
     let before = fetcher.base_held(project).filter(|held| held.reason.is_of_files());
-    let since = before.map_or_else(|| (fetcher.clock)(), |held| held.since);
+    let since = before.map_or_else(|| (fetcher.clock)(), |held| fetcher.past(held.since));
     if !fetcher.holds_for_files(project, &whole.content, since) {
         return Ok((whole, None));
     }

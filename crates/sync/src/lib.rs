@@ -161,6 +161,7 @@ impl Context {
 pub async fn sync(context: &Context) -> Result<Outcome, SyncError> {
     let Context { store, settings, .. } = context;
     let mirror = Arc::new(store.lock(&settings.mirror, settings.wait, context.now())?);
+    store.settle_times(context.now())?;
     let done = in_parts(context, &mirror).await;
     let failure = done.as_ref().err().map(|error| with_causes(error));
     // The operator needs the error that stopped the sync more than one that says that it could not be recorded.

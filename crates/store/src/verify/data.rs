@@ -129,6 +129,7 @@ fn begin(
     report: &mut Report,
 ) -> Result<i64, StoreError> {
     let Some(now) = data.now else { return Ok(NOT_RECORDED) };
+    store.settle_checks(now)?;
     let interrupted = if whole { unfinished(store, mirrors)? } else { None };
     if let Some((number, began)) = interrupted.filter(|_| !data.restart) {
         report.resumed = Some(began);

@@ -4,6 +4,7 @@
 
 mod adopted_files;
 mod catalog;
+mod clock;
 mod commits;
 mod earlier_records;
 mod gc;

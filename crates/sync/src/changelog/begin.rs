@@ -185,7 +185,8 @@ impl<'a> Following<'a> {
         let mut events = self.without_leap(since, events);
         let last = events.last().map(|event| event.serial);
         if last == Some(self.from) {
-            let recent = self.base.is_some_and(|base| (self.fetcher.clock)().since(base.snapshot.time) < RECENT);
+            let (now, base) = ((self.fetcher.clock)(), self.base.map(|base| base.snapshot.time));
+            let recent = base.is_some_and(|base| base <= now && now.since(base) < RECENT);
             if recent && !events.len().is_multiple_of(ROUND) {
                 return Ok(events);
             }

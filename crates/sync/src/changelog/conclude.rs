@@ -98,6 +98,7 @@ impl Following<'_> {
         let mut vanished: BTreeSet<_> = self.dropped.iter().cloned().collect();
         let mut changes: BTreeMap<_, _> = self.dropped.iter().map(|name| (name.clone(), None)).collect();
         let gone = self.gone(serial);
+        self.fetcher.sights().retain(|seen| !matches!(seen, Subject::MissingSerial(hole) if *hole <= serial));
         for (name, followed) in self.projects.iter().filter(|(_, followed)| followed.gone) {
             vanished.extend(followed.leaf.as_ref().map(|_| name.clone()));
             changes.insert(name.clone(), None);
@@ -194,7 +195,8 @@ impl Following<'_> {
         // The page alone was believed: that of the sweep, or of a project that was to be read again.
         let by_page = changes.is_empty() && (*swept || matches!(project.base, Base::Unknown(Serial::ZERO)));
         let since = if leaf.logged { None } else { self.fetcher.mirror.unlogged_since(name)? };
-        let ends = |since: Timestamp| changes.iter().any(|change| change.time.since(since) >= UNLOGGED_FOR);
+        let ends =
+            |since: Timestamp| changes.iter().any(|change| self.fetcher.past(change.time).since(since) >= UNLOGGED_FOR);
         Ok(match (leaf.logged, since) {
             (true, _) if by_page => Logged::IfSame,
             (true, _) => Logged::Yes,

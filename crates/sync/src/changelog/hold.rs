@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use strandline_model::{Held, HoldReason, Method, ProjectName, Serial};
+use strandline_model::{Blake3, Held, HoldReason, Method, ProjectName, Serial};
 use strandline_store::Subject;
 
 use super::{Followed, Following, Holding};
@@ -113,7 +113,7 @@ impl Following<'_> {
         let Followed { project, held, lacking, .. } = &self.projects[name];
         let last = self.log.of(name).iter().rfind(|change| change.serial <= at);
         let since = held.as_ref().map(|held| held.since).or(last.map(|change| change.time));
-        let since = since.unwrap_or_else(|| (self.fetcher.clock)());
+        let since = since.map_or_else(|| (self.fetcher.clock)(), |since| self.fetcher.past(since));
         if !self.fetcher.holds_for_files(name, content, since) {
             return None;
         }
@@ -132,12 +132,15 @@ impl Following<'_> {
         sights.retain(|seen| !matches!(seen, Subject::Trouble(name) if !in_the_way.contains_key(name)));
         let mut broken = Holding::new();
         for (name, obstacle) in in_the_way {
-            let noted = sights.look_whether(Subject::Trouble(name.clone()), now);
+            let what = Blake3::of(obstacle.since.to_string().as_bytes());
+            let noted = sights.look(Subject::Trouble(name.clone()), what, now);
             let event = self.log.of(name).iter().find(|change| change.serial >= obstacle.since);
             // Of a project that the log does not have, the last event was before all that was read.
             let before_all = || noted.min(self.log.begins().unwrap_or(noted));
             let old = matches!(self.projects[name].project.base, Base::Unknown(_)) && self.log.first(name).is_none();
             let since = event.map_or_else(|| if old { before_all() } else { noted }, |change| change.time);
+            // Upstream's clock may be ahead, and this mirror slow to ask.
+            let since = since.min(noted);
             let followed = &self.projects[name];
             // What a mirror has that begins anew goes on being shown, from the beginning on.
             let had = self.base.is_none() && followed.leaf.is_some();

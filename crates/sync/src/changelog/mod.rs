@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_model::{DisplayName, Held, Leaf, Method, ProjectName, Serial, Timestamp};
-use strandline_store::Recorded;
+use strandline_store::{Recorded, Subject};
 use tokio::time::Instant;
 
 use self::reading::Budget;
@@ -138,7 +138,7 @@ pub async fn follow(fetcher: &Arc<Fetcher>, base: Option<&Recorded>, aim: &mut A
     aim.unfinished = false;
     let begun = before(clock(), settings.settle);
     let mut following = Following::begin(fetcher, base).await?;
-    following.sure = following.log.without_holes(following.from, begun);
+    following.sure = following.without_holes(begun);
     following.gather().await?;
     // A first sync asks again for a page that it has asked for already only if the project stands in the way.
     let mut wanted = BTreeSet::new();
@@ -241,7 +241,18 @@ impl Following<'_> {
             // Upstream has moved on while everything was fetched, so a first sync aims at the log's head as it is now.
             *head = self.head();
         }
-        Ok(self.log.without_holes(self.from, settled).min(*head))
+        Ok(self.without_holes(settled).min(*head))
+    }
+
+    /// The greatest serial with no missing one before it that may still come to light, as of the log that is read. A missing serial
+    /// is believed to be a hole where the row after it is older than `settled`, by upstream's clock, or this mirror has seen it
+    /// missing since before then, by its own: upstream's may be ahead. Times are whole seconds, rounded down: a row of that
+    /// very second may be younger.
+    fn without_holes(&self, settled: Timestamp) -> Serial {
+        let (now, mut sights) = ((self.fetcher.clock)(), self.fetcher.sights());
+        self.log.without_holes(self.from, |missing, time| {
+            time < settled || sights.look_whether(Subject::MissingSerial(missing), now) < settled
+        })
     }
 
     /// The cut of what is known, and what is held for it. An error where a broken project stops everything.

@@ -171,16 +171,19 @@ impl Log {
         missing
     }
 
-    /// The greatest serial with no missing one before it. Serials have holes, and a row may become visible late, so a
-    /// missing serial is believed to be a hole only when the row after it is older than `settled`. Times are whole
-    /// seconds, rounded down: a row of that very second may be younger.
-    pub fn without_holes(&self, from: Serial, settled: Timestamp) -> Serial {
-        let mut sure = from;
-        for (serial, time) in self.serials.range(from.next()..) {
-            if *serial != sure.next() && *time >= settled {
-                break;
+    /// The greatest serial with no missing one before it that may still come to light. Serials have holes, and a row may become
+    /// visible late: `is_hole` says, of the first of some serials that are missing and of the time of the row after them, whether
+    /// they are believed to be one. It is asked about all of them, also about those after the first that is not.
+    pub fn without_holes(&self, from: Serial, mut is_hole: impl FnMut(Serial, Timestamp) -> bool) -> Serial {
+        let (mut sure, mut next, mut settled) = (from, from.next(), true);
+        for (serial, time) in self.serials.range(next..) {
+            if *serial != next {
+                settled &= is_hole(next, *time);
             }
-            sure = *serial;
+            if settled {
+                sure = *serial;
+            }
+            next = serial.next();
         }
         sure
     }

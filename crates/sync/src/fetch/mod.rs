@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 use strandline_model::{
-    ClaimedSha256, Form, Format, Held, HoldReason, Inputs, Leaf, Method, ProjectName, Record, Serial, Unit, with_causes,
+    ClaimedSha256, Form, Format, Held, HoldReason, Inputs, Leaf, Method, ProjectName, Record, Serial, Timestamp, Unit,
+    with_causes,
 };
 use strandline_store::{Intake, Locked, Recorded, Remarks, Sights, Store, StoreError};
 use tokio::sync::watch;
@@ -130,6 +131,12 @@ impl Fetcher {
             sights: Mutex::new(mirror.sights()?),
             news: watch::Sender::new(false),
         }))
+    }
+
+    /// When something happened, by upstream's clock or as it was remembered. One of the clocks was ahead where that lies in the
+    /// future: it counts as now.
+    pub(crate) fn past(&self, time: Timestamp) -> Timestamp {
+        time.min((self.clock)())
     }
 
     /// What the mirror has seen and since when, to look at and to add to.

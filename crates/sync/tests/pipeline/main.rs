@@ -6,6 +6,7 @@
 mod adopting;
 mod any_sequence;
 mod broken_pages;
+mod clocks;
 mod crash_purge;
 mod crash_sync;
 mod double_collect;
