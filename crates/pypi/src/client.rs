@@ -7,22 +7,24 @@
 //!    large pages only one is in memory at a time.
 //! 3. Errors and logs show no credentials and no query of a URL; which credentials go where, [`Logins`] says, anew at
 //!    each redirect.
-//! 4. Nothing is asked twice: the caller decides, by the error's kind, whether to try again.
+//! 4. Nothing is asked twice: the caller decides, by the error's kind, whether to try again. Of a file that breaks off, [`download`]
+//!    asks for the rest.
 //!
 //! Tested in `tests/client.rs`.
+//!
+//! [`download`]: crate::download
 
 use std::error::Error as _;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LOCATION,
     RETRY_AFTER,
 };
 use reqwest::redirect::Policy;
 use reqwest::{Method, Request, RequestBuilder, Response, StatusCode};
-use strandline_sync::upstream::{Body, Problem, UpstreamError, Validator, Way};
+use strandline_sync::upstream::{Problem, UpstreamError, Validator, Way};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use url::Url;
@@ -31,7 +33,7 @@ use crate::credentials::Logins;
 use crate::decoding::{Unpacker, utf8};
 use crate::guard::{Guard, Refused, Resolver};
 use crate::pace::Pace;
-use crate::url_check::{shown, shown_url};
+use crate::url_check::shown;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -70,7 +72,7 @@ pub(crate) struct Client {
     /// For [`Way::Origin`], where the settings name an address.
     origin: Option<(reqwest::Client, Arc<Guard>)>,
     logins: Logins,
-    limits: Limits,
+    pub(crate) limits: Limits,
     /// Until when no call is made, because the last one was the last of its quota.
     quiet: Mutex<Option<Instant>>,
     /// The right to have a large page in memory.
@@ -215,44 +217,15 @@ impl Client {
         self.whole(What::List, url, response, pace).await
     }
 
-    /// Asks for a file's bytes.
-    pub(crate) async fn file(&self, text: &str) -> Result<Body, UpstreamError> {
-        let url: Url = text.parse().map_err(|error| {
-            UpstreamError::new(shown_url(text), Problem::Forbidden(format!("it is not a URL: {error}")))
-        })?;
-        let mut request = Request::new(Method::GET, url);
-        request.headers_mut().insert(ACCEPT_ENCODING, AS_IT_IS);
-        let mut pace = Pace::of_part(self.limits.idle);
-        let response = self.send(self.files(text)?, &self.guard, request, &mut pace).await?;
-        if response.status() != StatusCode::OK {
-            return Err(UpstreamError::new(shown(text), status_problem(response.status(), response.headers())));
-        }
-        let limit = self.limits.file.unwrap_or(u64::MAX);
-        let length = response.content_length();
-        if length.is_some_and(|length| length > limit) {
-            return Err(UpstreamError::new(shown(text), Problem::TooLarge { limit }));
-        }
-        let text: Arc<str> = text.into();
-        let bytes = stream::try_unfold((response, pace, 0_u64), move |(mut response, mut pace, taken)| {
-            let text = Arc::clone(&text);
-            async move {
-                let fail = |problem| UpstreamError::new(shown(&text), cut_short(problem, length, taken));
-                let chunk = pace.next(response.chunk()).await.map_err(fail)?;
-                let Some(chunk) = chunk.map_err(|error| fail(problem(error)))? else { return Ok(None) };
-                pace.took(chunk.len());
-                let taken = taken + chunk.len() as u64;
-                if taken > limit {
-                    return Err(fail(Problem::TooLarge { limit }));
-                }
-                Ok(Some((chunk, (response, pace, taken))))
-            }
-        });
-        Ok(bytes.boxed())
-    }
-
     /// The client for what comes as it is, which is about to be asked for `url`.
     fn files(&self, url: &str) -> Result<&reqwest::Client, UpstreamError> {
         self.files.as_ref().map_err(|problem| UpstreamError::new(shown(url), problem.clone()))
+    }
+
+    /// Asks for something as it is, and goes where redirects lead.
+    pub(crate) async fn send_for_file(&self, request: Request, pace: &mut Pace) -> Result<Response, UpstreamError> {
+        let client = self.files(request.url().as_str())?;
+        self.send(client, &self.guard, request, pace).await
     }
 
     /// Asks, and goes where redirects lead: as a page could lead there, with the credentials of where each leads to.
@@ -341,7 +314,7 @@ impl Fetched {
     }
 }
 
-fn status_problem(status: StatusCode, headers: &HeaderMap) -> Problem {
+pub(crate) fn status_problem(status: StatusCode, headers: &HeaderMap) -> Problem {
     Problem::Status { status: status.as_u16(), retry_after: pause(headers) }
 }
 
@@ -382,7 +355,7 @@ pub(crate) fn problem(error: reqwest::Error) -> Problem {
 }
 
 /// As `problem`, with how much of a body of known length had come.
-fn cut_short(problem: Problem, length: Option<u64>, came: u64) -> Problem {
+pub(crate) fn cut_short(problem: Problem, length: Option<u64>, came: u64) -> Problem {
     match (problem, length) {
         (Problem::Transport(why), Some(length)) if came < length => {
             Problem::Transport(format!("expected {length} bytes, {came} came: {why}"))

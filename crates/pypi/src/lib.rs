@@ -15,6 +15,7 @@
 mod client;
 mod credentials;
 mod decoding;
+mod download;
 mod filename;
 mod format;
 mod guard;
@@ -34,6 +35,7 @@ mod url_check;
 mod wheel;
 mod xmlrpc;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -152,7 +154,7 @@ pub enum SettingsError {
 pub struct Index {
     upstream: UpstreamUrl,
     url: Url,
-    client: Client,
+    client: Arc<Client>,
     /// Whether it has shown a page in JSON or a changelog: then a page in HTML, which lacks sizes and times, is one that
     /// something on the way has made of it.
     /// Its URL names nothing but a host.
@@ -189,7 +191,7 @@ impl Index {
         let client =
             Client::new(logins, guard, origin, limits).map_err(|error| SettingsError::Client(with_causes(&error)))?;
         let (names_files, at_root) = (AtomicBool::new(false), OnceCell::new());
-        Ok(Self { upstream, url, client, may_be_at_root, at_root, names_files })
+        Ok(Self { upstream, url, client: Arc::new(client), may_be_at_root, at_root, names_files })
     }
 }
 
@@ -380,7 +382,7 @@ impl Upstream for Index {
     }
 
     fn file<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Body, UpstreamError>> {
-        self.client.file(url).boxed()
+        download::file(&self.client, url).boxed()
     }
 
     fn last_serial(&self) -> BoxFuture<'_, Result<Serial, UpstreamError>> {

@@ -92,8 +92,8 @@ impl Patient {
     ) -> Result<Answer, FetchError> {
         let ask = || async {
             let _permit = self.permit().await;
-            let page = self.upstream.page(project, validator, way);
-            self.soon(patience, page, || format!("{}{project}/", self.upstream.url())).await
+            let (page, url) = (self.upstream.page(project, validator, way), self.upstream.url());
+            soon(self.deadline(patience), page, || format!("{url}{project}/")).await
         };
         let answer = self.patiently(project, patience, ask).await;
         answer.map_err(|source| FetchError::Page { project: project.clone(), source })
@@ -114,22 +114,9 @@ impl Patient {
         self.patiently("the list of projects", Patience::Again, || self.upstream.projects()).await
     }
 
-    /// What is asked for, if it comes soon enough; `url` says what it is.
-    pub(super) async fn soon<T>(
-        &self,
-        patience: Patience,
-        asked: impl Future<Output = Result<T, UpstreamError>>,
-        url: impl FnOnce() -> String,
-    ) -> Result<T, UpstreamError> {
-        if patience == Patience::Again {
-            return asked.await;
-        }
-        let within = self.backoff * HELD;
-        tokio::time::timeout(within, asked).await.unwrap_or_else(|_| {
-            let why =
-                format!("no answer within {} ms; what could not be had before is not waited for", within.as_millis());
-            Err(UpstreamError::new(url(), Problem::TooSlow(why)))
-        })
+    /// Until when an answer has to begin that is asked for now; `None` where it has the time that every answer has.
+    pub(super) fn deadline(&self, patience: Patience) -> Option<Instant> {
+        (patience == Patience::Once).then(|| Instant::now() + self.backoff * HELD)
     }
 
     /// Does something again, with growing pauses, while it fails in a way that may pass.
@@ -155,4 +142,17 @@ impl Patient {
             .notify(|error, pause| tracing::info!("trying again in {} ms: {what}: {error}", pause.as_millis()))
             .await
     }
+}
+
+/// What is asked for, if it comes in time; `url` says what it is.
+pub(super) async fn soon<T>(
+    deadline: Option<Instant>,
+    asked: impl Future<Output = Result<T, UpstreamError>>,
+    url: impl FnOnce() -> String,
+) -> Result<T, UpstreamError> {
+    let Some(deadline) = deadline else { return asked.await };
+    tokio::time::timeout_at(deadline, asked).await.unwrap_or_else(|_| {
+        let why = "it does not come at once, and what could not be had before is not waited for";
+        Err(UpstreamError::new(url(), Problem::TooSlow(why.to_owned())))
+    })
 }

@@ -8,6 +8,7 @@ use strandline_store::{ReceiveError, Staged, StoreError};
 use tokio::task::block_in_place;
 
 use super::error::Failure;
+use super::patience::soon;
 use super::plan::{Lacking, Part, Plan};
 use super::{FetchError, Fetcher, Patience};
 use crate::progress::Progress;
@@ -18,6 +19,8 @@ use crate::{OnBroken, SyncError};
 
 /// How many bytes of a file are gathered before they are hashed and written.
 const CHUNK: usize = 256 << 10;
+/// How much of a file that is not waited for has to come at once, in bytes.
+const BEGINNING: usize = 5 << 10;
 /// The largest metadata file that is taken, in bytes.
 const METADATA_MOST: u64 = 64 << 20;
 
@@ -73,12 +76,11 @@ impl Fetcher {
                         Some(metadata)
                     }
                     Err(SyncError::Fetch(error)) if error.is_upstreams() => {
-                        let own = self.metadata_inside(name, &entry, inside)?;
-                        if own.is_none() && self.settings.on_broken == OnBroken::Freeze {
+                        if self.settings.on_broken == OnBroken::Freeze {
                             return Err(SyncError::Fetch(error));
                         }
                         self.remark_skipped(project, with_causes(&*error));
-                        own
+                        self.metadata_inside(name, &entry, inside)?
                     }
                     Err(error) => return Err(error),
                 }
@@ -208,13 +210,17 @@ impl Fetcher {
     /// One attempt.
     async fn receive(&self, wanted: Wanted<'_>) -> Result<Staged, Failure> {
         let _permit = self.patient.permit().await;
-        let answer = self.patient.upstream().file(wanted.url);
-        let mut stream = self.patient.soon(wanted.patience, answer, || without_query(wanted.url).to_owned()).await?;
+        let (url, deadline) = (|| without_query(wanted.url).to_owned(), self.patient.deadline(wanted.patience));
+        let mut stream = soon(deadline, self.patient.upstream().file(wanted.url), url).await?;
         let begin = || self.batches.intake.receive(wanted.claim, wanted.size, wanted.most);
         let mut incoming = None;
         let mut gathered = Vec::new();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk?;
+        let mut came = 0;
+        loop {
+            let chunk =
+                soon(deadline.filter(|_| came < BEGINNING), async { stream.next().await.transpose() }, url).await?;
+            let Some(chunk) = chunk else { break };
+            came += chunk.len();
             Progress::add(&self.progress.bytes, chunk.len() as u64);
             gathered.extend_from_slice(&chunk);
             if gathered.len() >= CHUNK {

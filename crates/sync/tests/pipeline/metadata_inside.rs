@@ -113,9 +113,11 @@ fn a_file_of_which_none_can_be_had_is_shown_without() {
         assert_eq!((metadata(&world).unwrap().as_bytes(), skipped(&world).len()), (INSIDE, 0), "{body:?}");
     }
     // Where nothing that is broken is to be published, it is not.
-    let script = upstream(SHUT, hashed(INSIDE), None);
-    let refused = World::new().sync(&script, &Settings { on_broken: OnBroken::Freeze, ..settings(&["alpha"]) });
-    assert!(matches!(refused, Err(SyncError::Fetch(_))), "{refused:?}");
+    for file in [SHUT, WHEEL] {
+        let script = upstream(file, hashed(INSIDE), None);
+        let refused = World::new().sync(&script, &Settings { on_broken: OnBroken::Freeze, ..settings(&["alpha"]) });
+        assert!(matches!(refused, Err(SyncError::Fetch(_))), "{refused:?}");
+    }
 }
 
 #[test]
