@@ -39,7 +39,7 @@ pub enum ReceiveError {
         expected: u64,
     },
     /// It is larger than what is taken at all.
-    #[error("it is larger than the limit of {limit} bytes (`max-file-size`)")]
+    #[error("it is larger than the limit of {limit} bytes (`max-file-size`, or what is free beside `min-free`)")]
     OverLimit {
         /// In bytes.
         limit: u64,

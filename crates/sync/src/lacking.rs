@@ -20,6 +20,7 @@ impl Fetcher {
             stored.is_lacking() && !is_known(stored) && (self.clock)().since(since) < self.settings.hold_after
         };
         let none_is_here = || stored().all(|stored| stored.placed().is_none());
+        let waits = |stored: &Stored| waits(stored) || stored.is_lacking() && self.has_left_files(project);
         stored().any(waits) || (stored().any(Stored::is_lacking) && none_is_here())
     }
 

@@ -7,6 +7,12 @@ use crate::{Settings, SyncError};
 /// How many files and directories have to be free beside those that are to come: what a batch and the view need.
 const INODES: u64 = 1_000;
 
+/// How many bytes can be fetched without filling the disk.
+pub(crate) fn free(store: &Store, settings: &Settings) -> Result<u64, SyncError> {
+    let free = store.disk().free(store.root()).map_err(StoreError::from)?;
+    Ok(free.bytes.saturating_sub(settings.min_free))
+}
+
 /// Refuses to fetch so many bytes in so many files if that would fill the disk. Where there is nothing to fetch, next to
 /// nothing is needed.
 pub(crate) fn require_room(store: &Store, settings: &Settings, needed: u64, files: u64) -> Result<(), SyncError> {

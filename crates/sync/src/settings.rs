@@ -39,6 +39,8 @@ pub struct Settings {
     pub overlap: u64,
     /// The time in which the sweep asks for every page once, because some changes are not in the changelog.
     pub recheck: Duration,
+    /// How long the files of one project may keep the others of a sync waiting.
+    pub longest: Duration,
     /// How long a project may be broken before it is carried at its last good state.
     pub hold_after: Duration,
     /// What a sync does with it then.
@@ -77,6 +79,7 @@ impl Settings {
             settle: Duration::from_secs(10),
             overlap: 5_000,
             recheck: Duration::from_hours(7 * 24),
+            longest: Duration::from_secs(120),
             hold_after: Duration::from_secs(600),
             on_broken: OnBroken::Hold,
             max_drop: MaxDrop::default(),

@@ -127,6 +127,9 @@ pub(super) enum Failure {
     Upstream(#[from] UpstreamError),
     #[error("{0}")]
     Receive(#[from] ReceiveError),
+    /// It is left for the next sync.
+    #[error("{0}")]
+    Left(UpstreamError),
 }
 
 impl Passing for Failure {
@@ -135,7 +138,7 @@ impl Passing for Failure {
         match self {
             Self::Upstream(error) => error.is_transient(),
             Self::Receive(ReceiveError::Digest(_) | ReceiveError::TooShort { .. }) => true,
-            Self::Receive(_) => false,
+            Self::Receive(_) | Self::Left(_) => false,
         }
     }
 
@@ -146,7 +149,7 @@ impl Passing for Failure {
     fn asked_pause(&self) -> Option<Duration> {
         match self {
             Self::Upstream(error) => error.retry_after(),
-            Self::Receive(_) => None,
+            Self::Receive(_) | Self::Left(_) => None,
         }
     }
 }
@@ -155,7 +158,7 @@ impl Failure {
     pub(super) fn of(self, wanted: Wanted<'_>) -> FetchError {
         let (project, filename) = (wanted.project.clone(), wanted.name.to_owned());
         match self {
-            Self::Upstream(source) => FetchError::File { project, filename, source },
+            Self::Upstream(source) | Self::Left(source) => FetchError::File { project, filename, source },
             Self::Receive(source @ ReceiveError::Disk(_)) => FetchError::Store { project, filename, source },
             Self::Receive(source) => {
                 FetchError::Wrong { project, filename, url: without_query(wanted.url).to_owned(), source }

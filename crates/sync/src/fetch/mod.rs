@@ -2,7 +2,7 @@
 //!
 //! A [`Fetcher`] serves one sync. The blobs that it fetches are in the store, but nothing names them, until
 //! [`Fetcher::finish`] has made them durable and has made the units that name them. `patience.rs` asks upstream with
-//! patience; `plan.rs` finds out which files of a page the store has already, `receive.rs` receives the rest,
+//! patience; `plan.rs` finds out which files of a page the store has already, `receive.rs` receives the rest (`turn.rs`: within a time),
 //! `batch.rs` makes it durable in batches, and `units.rs` renders pages and makes units.
 
 mod batch;
@@ -10,6 +10,7 @@ mod error;
 mod patience;
 mod plan;
 mod receive;
+mod turn;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ pub(crate) use self::units::Finished;
 use self::batch::Batches;
 use self::patience::Patient;
 use self::receive::differs;
+use self::turn::Turns;
 use crate::cut::{Content, ReleasesOf};
 use crate::progress::Progress;
 use crate::stored::{self, Availability, RecordError, Stored};
@@ -56,6 +58,7 @@ pub struct Fetcher {
     withdrawn: BTreeSet<ClaimedSha256>,
     /// Where it comes from.
     pub(crate) patient: Patient,
+    turns: Turns,
     /// Where it goes.
     pub(crate) batches: Batches,
     /// Declared after `batches`, because the process that takes the lock next has an intake of its own.
@@ -122,6 +125,7 @@ impl Fetcher {
             settings: settings.clone(),
             clock: clock.clone(),
             progress: progress.clone(),
+            turns: Turns::new(base.as_ref().map(|_| settings.longest)),
             base,
             anew: mirror.begins_anew()?,
             patient: Patient::new(upstream.clone(), settings),
@@ -262,6 +266,11 @@ impl Fetcher {
     fn remark(&self, project: &ProjectName, remarks: Remarks) -> Remarks {
         let before = self.remarks.lock().unwrap_or_else(PoisonError::into_inner).insert(project.clone(), remarks);
         before.unwrap_or_default()
+    }
+
+    /// Whether files of a project were left for the next sync, because they take too long.
+    pub(crate) fn has_left_files(&self, project: &ProjectName) -> bool {
+        self.turns.has_left(project)
     }
 
     /// Adds to what is noted of a project.

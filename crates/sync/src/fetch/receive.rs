@@ -6,13 +6,15 @@ use futures_util::StreamExt as _;
 use strandline_model::{ClaimedSha256, Entry, FileName, ProjectName, SeenFile, Sha256, ToldFile, with_causes};
 use strandline_store::{ReceiveError, Staged, StoreError};
 use tokio::task::block_in_place;
+use tokio::time::Instant;
 
 use super::error::Failure;
-use super::patience::soon;
+use super::patience::{Passing as _, soon};
 use super::plan::{Lacking, Part, Plan};
+use super::turn::Kind;
 use super::{FetchError, Fetcher, Patience};
 use crate::progress::Progress;
-use crate::room::require_room;
+use crate::room::{free, require_room};
 use crate::stored::{Availability, Stored};
 use crate::upstream::{Page, without_query};
 use crate::{OnBroken, SyncError};
@@ -34,6 +36,7 @@ pub(super) struct Wanted<'a> {
     size: Option<u64>,
     most: u64,
     patience: Patience,
+    pub(super) kind: Kind,
 }
 
 impl Fetcher {
@@ -56,7 +59,8 @@ impl Fetcher {
             Part::Here(entry) => (entry, None, Patience::Once),
             Part::Lacking(lacking) => {
                 let (size, most, claim) = (told.size, self.settings.max_file_size, lacking.claim);
-                let wanted = Wanted { project, name: name.as_str(), url, claim, size, most, patience };
+                let kind = Kind::File;
+                let wanted = Wanted { project, name: name.as_str(), url, claim, size, most, patience, kind };
                 let (entry, inside) = self.fetched(wanted, lacking, Some(name)).await?;
                 (entry, inside, patience)
             }
@@ -69,7 +73,8 @@ impl Fetcher {
                 let (name_of, url, claim) = (&*of_metadata, &*url, lacking.claim);
                 // Nothing is lost with it where the file has the same inside.
                 let patience = if inside.is_some() { Patience::Once } else { patience };
-                let wanted = Wanted { project, name: name_of, url, claim, size: None, most: METADATA_MOST, patience };
+                let (size, most, kind) = (None, METADATA_MOST, Kind::Metadata);
+                let wanted = Wanted { project, name: name_of, url, claim, size, most, patience, kind };
                 match self.fetched(wanted, lacking, None).await {
                     Ok((metadata, _)) => {
                         self.compare_metadata(project, name, &metadata, inside.as_deref());
@@ -171,6 +176,12 @@ impl Fetcher {
         let inside = OnceLock::new();
         let fetch = || async {
             require_room(&self.store, &self.settings, wanted.size.unwrap_or(0), 1)?;
+            // What says no size may have no end.
+            let most = match wanted.size {
+                Some(_) => wanted.most,
+                None => wanted.most.min(free(&self.store, &self.settings)?),
+            };
+            let wanted = Wanted { most, ..wanted };
             Progress::add(&self.progress.files, 1);
             let staged = self.received(wanted).await?;
             Progress::add(&self.progress.files_done, 1);
@@ -197,19 +208,27 @@ impl Fetcher {
         (sha256, size): (Sha256, u64),
     ) -> Result<Staged, FetchError> {
         let (claim, size, most) = (Some(sha256.into()), Some(size), u64::MAX);
-        let wanted = Wanted { project, name, url, claim, size, most, patience: Patience::Again };
+        let (patience, kind) = (Patience::Again, Kind::File);
+        let wanted = Wanted { project, name, url, claim, size, most, patience, kind };
         self.received(wanted).await
     }
 
     async fn received(&self, wanted: Wanted<'_>) -> Result<Staged, FetchError> {
         let what = without_query(wanted.url);
         let received = self.patient.patiently(what, wanted.patience, || self.receive(wanted)).await;
-        received.map_err(|failure| failure.of(wanted))
+        received.map_err(|failure| {
+            if failure.is_slow() {
+                self.turns.was_slow(wanted);
+            }
+            failure.of(wanted)
+        })
     }
 
     /// One attempt.
     async fn receive(&self, wanted: Wanted<'_>) -> Result<Staged, Failure> {
         let _permit = self.patient.permit().await;
+        self.turns.begin(wanted)?;
+        let begun = Instant::now();
         let (url, deadline) = (|| without_query(wanted.url).to_owned(), self.patient.deadline(wanted.patience));
         let mut stream = soon(deadline, self.patient.upstream().file(wanted.url), url).await?;
         let begin = || self.batches.intake.receive(wanted.claim, wanted.size, wanted.most);
@@ -221,6 +240,7 @@ impl Fetcher {
                 soon(deadline.filter(|_| came < BEGINNING), async { stream.next().await.transpose() }, url).await?;
             let Some(chunk) = chunk else { break };
             came += chunk.len();
+            self.turns.check(begun, came as u64, wanted)?;
             Progress::add(&self.progress.bytes, chunk.len() as u64);
             gathered.extend_from_slice(&chunk);
             if gathered.len() >= CHUNK {

@@ -162,3 +162,69 @@ fn a_young_project_is_waited_for_where_its_page_may_still_come() {
     assert_eq!(held(&world.sync(&script, &young).unwrap()), []);
     assert!(world.version("alpha").is_some());
 }
+
+/// A mirror, and an upstream that has uploaded many files of alpha and one of beta since.
+fn with_many_files() -> (World, Arc<Script>, Vec<String>) {
+    let (world, script) = (World::new(), upstream());
+    world.sync(&script, &at_once()).unwrap();
+    let names: Vec<_> = (2..40).map(|version| format!("alpha-{version}.tar.gz")).collect();
+    let mut files: Vec<(&str, &'static [u8])> = vec![("alpha-1.tar.gz", b"alpha 1")];
+    files.extend(names.iter().map(|name| (name.as_str(), FILE.1)));
+    // Each has bytes of its own, so that each is to be fetched.
+    for (file, number) in files.iter_mut().zip(0_u32..).skip(1) {
+        file.1 = Box::leak(format!("file {number}").into_boxed_str()).as_bytes();
+    }
+    script.log(names.iter().zip(8..).map(|(file, number)| event(number, "alpha", add(file))));
+    script.publish("alpha", Some(105), "1 2", &files);
+    script.publish("beta", Some(110), "2", &[("beta-1.tar.gz", b"beta 1")]);
+    script.log([event(110, "beta", two(Action::NewRelease))]);
+    script.asked();
+    (world, script, names)
+}
+
+fn files_asked(script: &Script) -> usize {
+    script.asked().iter().filter(|asked| asked.starts_with("file ")).count()
+}
+
+#[test]
+fn a_project_whose_files_take_long_is_held_and_goes_on_with_the_next_sync() {
+    let (world, script, names) = with_many_files();
+    let settings = Settings { longest: Duration::ZERO, ..at_once() };
+    let (mut asked, mut syncs) = (0, 0);
+    loop {
+        syncs += 1;
+        let done = world.sync(&script, &settings).unwrap();
+        assert_eq!((done.label.serial.get(), done.lacking.len()), (110, 0));
+        assert_eq!(world.version("beta").as_deref(), Some("2"));
+        asked += files_asked(&script);
+        if done.held.is_empty() || syncs > 100 {
+            break;
+        }
+        assert_eq!(held(&done), [("alpha", HoldReason::FileMissing)]);
+        assert_eq!(world.version("alpha").as_deref(), Some("1"));
+    }
+    // No file was fetched twice, and readers get all of them.
+    assert!(syncs > 1 && syncs <= 100, "{syncs}");
+    assert_eq!(asked, names.len());
+    assert_eq!(world.served("simple/alpha/index.v1_json").unwrap().lines().count(), 4 + names.len());
+    // A first sync takes the time that it takes.
+    let first = World::new();
+    assert_eq!(held(&first.sync(&script, &settings).unwrap()), []);
+}
+
+#[test]
+fn after_some_files_that_were_too_slow_no_other_of_the_project_is_begun() {
+    for body in [Body::Fail(Problem::TooSlow("slow".to_owned())), Body::Fail(status(404))] {
+        let (world, script, names) = with_many_files();
+        for name in &names {
+            script.files(&url(name), [body.clone()]);
+        }
+        let done = world.sync(&script, &at_once()).unwrap();
+        assert_eq!((done.label.serial.get(), done.held.len() + done.lacking.len() > 0), (110, true));
+        let asked = files_asked(&script);
+        match body {
+            Body::Fail(Problem::TooSlow(_)) => assert!((3..20).contains(&asked), "{asked}"),
+            _ => assert!(asked >= names.len(), "{asked}"),
+        }
+    }
+}
