@@ -66,7 +66,7 @@ fn what_is_not_what_was_claimed_leaves_nothing() {
     assert_eq!(refused(b"12345", None, Some(4), 100), "expected 4 bytes, got more");
     assert_eq!(refused(b"12345", None, Some(6), 100), "expected 6 bytes, got 5");
     assert_eq!(refused(b"", None, Some(1), 100), "expected 1 bytes, got 0");
-    let over = "it is larger than the limit of 4 bytes (`max-file-size`)";
+    let over = "it is larger than the limit of 4 bytes (`max-file-size`, or what is free beside `min-free`)";
     assert_eq!(refused(b"12345", None, None, 4), over);
     assert_eq!(refused(b"12345", Some(claim(b"12345")), Some(5), 4), over);
     let wrong = refused(b"12345", Some(claim(b"54321")), Some(5), 100);

@@ -125,8 +125,9 @@ impl Following<'_> {
         Some(Held { name: name.clone(), reason, at: Serial::ZERO, needs, since })
     }
 
-    /// The projects that have stood in the way for longer than `hold_after`, without the serials of what readers get.
-    pub(super) fn broken(&self, in_the_way: &BTreeMap<ProjectName, cut::Obstacle>) -> Holding {
+    /// The projects that have stood in the way for longer than `hold_after`, without the serials of what readers get; all of them,
+    /// if it is to be `at_once`.
+    pub(super) fn broken(&self, in_the_way: &BTreeMap<ProjectName, cut::Obstacle>, at_once: bool) -> Holding {
         let Fetcher { settings, clock, .. } = &**self.fetcher;
         let (now, mut sights) = (clock(), self.fetcher.sights());
         sights.retain(|seen| !matches!(seen, Subject::Trouble(name) if !in_the_way.contains_key(name)));
@@ -144,7 +145,7 @@ impl Following<'_> {
             let followed = &self.projects[name];
             // What a mirror has that begins anew goes on being shown, from the beginning on.
             let had = self.base.is_none() && followed.leaf.is_some();
-            if had || now.since(since) >= settings.hold_after {
+            if at_once || had || now.since(since) >= settings.hold_after {
                 let reason = match (&followed.failure, obstacle.hold_reason()) {
                     (Some(failure), HoldReason::PageMissing) => failure.hold_reason(),
                     (_, reason) => reason,
@@ -166,7 +167,7 @@ impl Following<'_> {
         if in_the_way.is_empty() || round < WAYS || !in_the_way.iter().all(answered) {
             return false;
         }
-        let old = self.broken(in_the_way);
+        let old = self.broken(in_the_way, false);
         // What is not there yet may come.
         let may_come = |name: &ProjectName| self.projects[name].failure.as_ref().is_none_or(FetchError::is_missing);
         let waits = |name: &ProjectName| !old.contains_key(name) && (self.base.is_some() || may_come(name));

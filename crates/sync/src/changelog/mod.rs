@@ -285,7 +285,12 @@ impl Following<'_> {
         // No project is held before patience has ended; but where a broken project is to stop everything, it stops a
         // part, too.
         if (late || freezes) && !found.in_the_way.is_empty() {
-            let broken = self.broken(&found.in_the_way);
+            // A first sync shows the others and does without these, as no reader misses them. Where there are no others, it is upstream
+            // that is broken.
+            let others =
+                !self.parked.is_empty() || self.projects.keys().any(|name| !found.in_the_way.contains_key(name));
+            let at_once = self.base.is_none() && found.serial.is_none() && others && !freezes;
+            let broken = self.broken(&found.in_the_way, at_once);
             if freezes && !broken.is_empty() && (late || found.serial.is_some_and(|serial| serial > self.from)) {
                 self.remember_after(self.from)?;
                 return Err(self.inconsistent(&found.in_the_way, round));

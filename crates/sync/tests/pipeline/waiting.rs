@@ -151,10 +151,16 @@ fn a_first_sync_does_not_wait_for_what_waiting_cannot_mend() {
 #[test]
 fn a_young_project_is_waited_for_where_its_page_may_still_come() {
     let young = Settings { hold_after: Duration::from_secs(10 << 30), ..following() };
-    // What is wrong and young fails a first sync at once: nothing is published yet that could wait for it.
+    // What is wrong and young is held by a first sync: no reader misses it. Where nothing else is there, upstream is broken.
     let (world, script) = (World::new(), upstream());
     script.pages("alpha", [Reply::Fail(Problem::Malformed("no page".to_owned()))]);
-    assert_eq!(in_the_way(world.sync(&script, &young)).len(), 1);
+    let done = world.sync(&script, &young).unwrap();
+    assert_eq!((held(&done), done.published), (vec![("alpha", HoldReason::BadPage)], true));
+    let (world, script) = (World::new(), upstream());
+    for name in ["alpha", "beta"] {
+        script.pages(name, [Reply::Fail(Problem::Malformed("no page".to_owned()))]);
+    }
+    assert_eq!(in_the_way(world.sync(&script, &young)).len(), 2);
     // What is not there yet is waited for.
     let came = page("alpha", Some(5), "1", &[("alpha-1.tar.gz", b"alpha 1")]);
     let later = [Reply::Missing, Reply::Missing, Reply::Missing, Reply::Missing, Reply::Page(came, None)];
