@@ -309,6 +309,8 @@ impl Histories {
         self.world.upstream.world().set_late(0.0, Duration::ZERO, 0);
         std::thread::sleep(Duration::from_millis(350));
         self.world.upstream.world().skip_serials(60_000);
+        // That is some days, and no page stays as it is for longer than a day.
+        self.world.upstream.world().set_page_age(Duration::from_millis(300));
         self.world.done(&["purge", "purged==1.0", "--mirror", "purging", "--undo"]);
         let path = self.world.path("strandline.toml");
         let configured = fs::read_to_string(&path).unwrap();

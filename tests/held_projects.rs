@@ -496,7 +496,7 @@ fn a_serial_that_goes_backwards_is_refused() {
     let fault = Fault::Stale { age: Age::StuckAt(earlier.0), not_found: true, flapping: false };
     world.upstream.fault(Rule::new(On::Path("/pypi".to_owned()), fault));
     let (now, then) = (world.newest(), earlier.1);
-    world.run(&["sync"]).ended(1).says(&["serial went back", &now, &then, "same index"]);
+    world.run(&["sync"]).ended(1).says(&["serial went back", &now, &then, "strandline mirror reset pypi"]);
     assert_eq!((world.live(), world.log()), (live, log));
     world.upstream.clear_faults();
     is_whole(&world);
