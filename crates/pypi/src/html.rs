@@ -393,10 +393,20 @@ mod tests {
     }
 
     #[test]
+    fn of_a_name_with_two_digests_none_is_used() {
+        let other = DIGEST.replace('9', "8");
+        let link = |digest: &str| format!("<a href=\"six-1.0.tar.gz#sha256={digest}\">x</a>");
+        let page = read(&[link(DIGEST), link(&other)].concat()).unwrap();
+        assert_eq!(page.record.files().map(|(_, told, _)| told.sha256).collect::<Vec<_>>(), [None]);
+        let named = page.skipped.named().first().unwrap();
+        assert!(named.contains(DIGEST) && named.contains(&other), "{named}");
+    }
+
+    #[test]
     fn a_page_of_too_many_links_is_none() {
         let links = |count: usize| format!("Links for six{}", "<a href=x>".repeat(count));
         assert!(read(&links(MOST_FILES)).is_ok());
-        assert!(read(&links(MOST_FILES + 1)).unwrap_err().to_string().contains("more than 200000 links"));
+        assert!(read(&links(MOST_FILES + 1)).unwrap_err().to_string().contains("more than 100000 links"));
     }
 
     proptest! {

@@ -17,8 +17,8 @@ use url::Url;
 use crate::filename;
 use crate::url_check::{is_local_host, resolve, shown};
 
-/// How many files a page may have: some ten times as many as the largest page of the largest index.
-pub(crate) const MOST_FILES: usize = 200_000;
+/// How many files a page may have: several times as many as the largest page of the largest index.
+pub(crate) const MOST_FILES: usize = 100_000;
 
 /// Against what a page is read.
 #[derive(Debug, Clone, Copy)]
@@ -161,8 +161,9 @@ impl<'a> Listing<'a> {
                 self.files.insert(filename, (told, seen));
             }
             Some(known) if known == Some(sha256) => {}
-            Some(_) => {
-                let why = format!("`{}` stands on the page twice, and not with one digest", filename.as_str());
+            Some(known) => {
+                let known = known.map_or_else(String::new, |known| format!(": {known} and {sha256}"));
+                let why = format!("`{}` stands on the page twice, and not with one digest{known}", filename.as_str());
                 self.add_named(filename, why);
             }
         }

@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
 use strandline_model::{
     ClaimedSha256, Form, Format, Held, HoldReason, Inputs, Leaf, Method, ProjectName, Record, Serial, Timestamp, Unit,
     with_causes,
@@ -309,17 +310,19 @@ impl Fetcher {
         let plans = block_in_place(|| self.plan(project, record))?;
         // A project of thousands of files has no more requests under way than the semaphore lets through; `ahead`
         // bounds how many files wait for it.
-        let mut waiting = Vec::with_capacity(record.files().len());
-        for (file, plan) in record.files().zip(plans) {
-            waiting.push(self.file(page, file, plan));
-        }
         let ahead = self.settings.connections * 2;
-        let mut files = stream::iter(waiting).buffered(ahead);
-        let mut all = Vec::with_capacity(record.files().len());
-        while let Some(file) = files.next().await {
-            all.push(match file {
-                Err(SyncError::Fetch(error)) if error.is_upstreams() => Err(*error),
-                other => Ok(other?),
+        let mut waiting = record.files().zip(plans);
+        let (mut running, mut all) = (FuturesOrdered::new(), Vec::with_capacity(record.files().len()));
+        loop {
+            while running.len() < ahead
+                && let Some((file, plan)) = waiting.next()
+            {
+                running.push_back(self.file(page, file, plan));
+            }
+            all.push(match running.next().await {
+                None => break,
+                Some(Err(SyncError::Fetch(error))) if error.is_upstreams() => Err(*error),
+                Some(other) => Ok(other?),
             });
         }
         Ok(all)
