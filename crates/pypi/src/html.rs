@@ -5,25 +5,14 @@
 //! is none, because sign-in pages, maintenance pages and listings of directories are HTML, too; no input panics. Tested
 //! below.
 
-use std::collections::BTreeMap;
-
-use html5gum::{HtmlString, Spanned, Token, Tokenizer};
 use strandline_model::{CoreMetadata, Form, Preamble, Serial, Status, UnknownKeys, Yanked};
 use strandline_sync::upstream::{Page, Problem};
 use url::Url;
 
 use crate::filename::is_release_file;
 use crate::listing::{Claim, Context, Listing, MOST_FILES, check_api_version, malformed, status};
+use crate::markup::{self, Part, Scripts, Tag};
 use crate::url_check::{last_segment, percent_decode, shown};
-
-/// Attributes of a tag.
-struct Attributes(BTreeMap<HtmlString, Spanned<HtmlString, ()>>);
-
-impl Attributes {
-    fn get(&self, name: &str) -> Option<String> {
-        self.0.get(name.as_bytes()).map(|value| String::from_utf8_lossy(value).into_owned())
-    }
-}
 
 /// Reads a page.
 pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem> {
@@ -32,42 +21,38 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
     let mut base: Option<Url> = None;
     let (mut serial, mut project_status, mut reason) = (None, Status::Active, None);
     let (mut is_page, mut links) = (false, 0);
-    for token in Tokenizer::new(text) {
-        let Ok(token) = token;
-        match token {
-            Token::StartTag(tag) => {
-                let attributes = Attributes(tag.attributes);
-                match tag.name.as_slice() {
-                    b"base" if base.is_none() => {
-                        if let Some(href) = attributes.get("href") {
-                            base = Some(listing.url(context.url, "the page's base", href.trim())?.0);
-                        }
+    for part in markup::parts(text, Scripts::Read) {
+        match part {
+            Part::Start(tag) => match tag.name.as_str() {
+                "base" if base.is_none() => {
+                    if let Some(href) = tag.get("href") {
+                        base = Some(listing.url(context.url, "the page's base", href.trim())?.0);
                     }
-                    b"meta" => match (attributes.get("name").as_deref(), attributes.get("content")) {
-                        (Some("pypi:repository-version"), Some(version)) => {
-                            check_api_version(&version)?;
-                            is_page = true;
-                        }
-                        (Some("pypi:project-status"), Some(text)) => project_status = status(&text),
-                        (Some("pypi:project-status-reason"), Some(text)) => {
-                            reason = Some(text).filter(|text| !text.is_empty());
-                        }
-                        _ => {}
-                    },
-                    b"a" => {
-                        links += 1;
-                        if links > MOST_FILES {
-                            return Err(malformed(format!("the page has more than {MOST_FILES} links")));
-                        }
-                        is_page |= add(&mut listing, base.as_ref().unwrap_or(context.url), &attributes)?;
+                }
+                "meta" => match (tag.get("name"), tag.get("content")) {
+                    (Some("pypi:repository-version"), Some(version)) => {
+                        check_api_version(version)?;
+                        is_page = true;
+                    }
+                    (Some("pypi:project-status"), Some(text)) => project_status = status(text),
+                    (Some("pypi:project-status-reason"), Some(text)) => {
+                        reason = Some(text.to_owned()).filter(|text| !text.is_empty());
                     }
                     _ => {}
+                },
+                "a" => {
+                    links += 1;
+                    if links > MOST_FILES {
+                        return Err(malformed(format!("the page has more than {MOST_FILES} links")));
+                    }
+                    is_page |= add(&mut listing, base.as_ref().unwrap_or(context.url), &tag)?;
                 }
-            }
+                _ => {}
+            },
             // As indexes have called their pages since before there was a standard.
-            Token::String(text) => is_page |= String::from_utf8_lossy(&text).contains("Links for"),
-            Token::Comment(comment) => serial = serial_of(&comment).or(serial),
-            _ => {}
+            Part::Text(text) => is_page |= text.contains("Links for"),
+            Part::Comment(comment) => serial = serial_of(&comment).or(serial),
+            Part::End(_) => {}
         }
     }
     if !is_page {
@@ -81,13 +66,13 @@ pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem>
 }
 
 /// `SERIAL 123`, as the last comment of a page says it.
-fn serial_of(comment: &[u8]) -> Option<Serial> {
-    std::str::from_utf8(comment).ok()?.trim().strip_prefix("SERIAL ")?.trim().parse().ok()
+fn serial_of(comment: &str) -> Option<Serial> {
+    comment.trim().strip_prefix("SERIAL ")?.trim().parse().ok()
 }
 
 /// Adds the file that a link leads to, and returns whether it leads to one; an error where its digest is not given.
-fn add(listing: &mut Listing<'_>, base: &Url, attributes: &Attributes) -> Result<bool, Problem> {
-    let Some(href) = attributes.get("href") else { return Ok(false) };
+fn add(listing: &mut Listing<'_>, base: &Url, tag: &Tag) -> Result<bool, Problem> {
+    let Some(href) = tag.get("href") else { return Ok(false) };
     let href = href.trim_matches([' ', '\t', '\n', '\r', '\x0c']);
     let (path, fragment) = href.split_once('#').unwrap_or((href, ""));
     let last = path.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
@@ -103,7 +88,7 @@ fn add(listing: &mut Listing<'_>, base: &Url, attributes: &Attributes) -> Result
     let digest =
         digest.ok_or_else(|| malformed(format!("{} is missing; a file without it is not mirrored", of("#sha256="))))?;
     let sha256 = digest.parse().map_err(|error| malformed(format!("{}: {error}", of("#sha256="))));
-    let core_metadata = attributes.get("data-core-metadata").or_else(|| attributes.get("data-dist-info-metadata"));
+    let core_metadata = tag.get("data-core-metadata").or_else(|| tag.get("data-dist-info-metadata"));
     let core_metadata = match core_metadata {
         None => Ok(None),
         Some(text) if text.is_empty() || text == "false" => Ok(None),
@@ -115,20 +100,18 @@ fn add(listing: &mut Listing<'_>, base: &Url, attributes: &Attributes) -> Result
     };
     // No standard has these two, but some indexes do, and a size is what a download is held to.
     let bad = |name: &str, text: &str, what: &str| malformed(format!("{} is `{}`, no {what}", of(name), shown(text)));
-    let number =
-        attributes.get("data-size").map(|text| text.trim().parse().map_err(|_| bad("data-size", &text, "size")));
-    let upload_time = attributes
-        .get("data-upload-time")
-        .map(|text| text.trim().parse().map_err(|_| bad("data-upload-time", &text, "time")));
+    let number = tag.get("data-size").map(|text| text.trim().parse().map_err(|_| bad("data-size", text, "size")));
+    let upload_time = tag.get("data-upload-time");
+    let upload_time = upload_time.map(|text| text.trim().parse().map_err(|_| bad("data-upload-time", text, "time")));
     let (number, upload_time) = (number.transpose(), upload_time.transpose());
     let claim = Claim {
         needed: url.and_then(|url| Ok((url, sha256?))),
         size: listing.usable(number),
-        requires_python: attributes.get("data-requires-python"),
+        requires_python: tag.get("data-requires-python").map(str::to_owned),
         upload_time: listing.usable(upload_time),
-        yanked: attributes.get("data-yanked").map_or(Yanked::No, Yanked::Yes),
+        yanked: tag.get("data-yanked").map_or(Yanked::No, |reason| Yanked::Yes(reason.to_owned())),
         core_metadata: listing.usable(core_metadata).unwrap_or(CoreMetadata::Absent),
-        provenance: attributes.get("data-provenance"),
+        provenance: tag.get("data-provenance").map(str::to_owned),
         unknown: UnknownKeys::new(),
         filename,
     };

@@ -23,6 +23,7 @@ mod html;
 mod json;
 mod listing;
 mod lists;
+mod markup;
 mod pace;
 mod paths;
 mod program;

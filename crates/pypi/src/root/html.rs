@@ -6,13 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use html5gum::{DefaultEmitter, Token, Tokenizer};
 use strandline_model::{DisplayName, Serial};
 use strandline_sync::upstream::Problem;
 use url::Url;
 
 use super::{MOST_PROJECTS, take};
 use crate::listing::{LeftOut, check_api_version, malformed};
+use crate::markup::{self, Part, Scripts};
 use crate::url_check::resolve;
 
 /// What a list in HTML says.
@@ -65,45 +65,36 @@ impl Link {
 /// Reads a list that was found at `list`.
 pub(crate) fn parse(bytes: &[u8], list: &Url) -> Result<HtmlList, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("the list is not UTF-8: {error}")))?;
-    let mut emitter = DefaultEmitter::default();
-    emitter.naively_switch_states(true);
     let mut base: Option<Url> = None;
     let (mut links, mut says_so, mut leads_elsewhere) = (Vec::new(), false, false);
     let mut open: Option<Link> = None;
-    for token in Tokenizer::new_with_emitter(text, emitter) {
-        let Ok(token) = token;
-        match token {
-            Token::StartTag(tag) => {
-                let attribute =
-                    |name: &[u8]| tag.attributes.get(name).map(|value| String::from_utf8_lossy(value).into_owned());
-                match tag.name.as_slice() {
-                    b"a" => {
-                        let from = base.as_ref().unwrap_or(list);
-                        if let Some(href) = attribute(b"href") {
-                            open = Link::new(from, href.trim());
-                            leads_elsewhere |= open.is_none() && !is_above(from, href.trim());
-                        }
+    for part in markup::parts(text, Scripts::Opaque) {
+        match part {
+            Part::Start(tag) => match tag.name.as_str() {
+                "a" => {
+                    let from = base.as_ref().unwrap_or(list);
+                    if let Some(href) = tag.get("href") {
+                        open = Link::new(from, href.trim());
+                        leads_elsewhere |= open.is_none() && !is_above(from, href.trim());
                     }
-                    b"base" if base.is_none() => {
-                        base = attribute(b"href").and_then(|href| Some(resolve(list, href.trim()).ok()?.0));
-                    }
-                    b"meta" => {
-                        if let (Some("pypi:repository-version"), Some(version)) =
-                            (attribute(b"name").as_deref(), attribute(b"content"))
-                        {
-                            check_api_version(&version)?;
-                            says_so = true;
-                        }
-                    }
-                    _ => {}
                 }
-            }
-            Token::String(more) => {
+                "base" if base.is_none() => {
+                    base = tag.get("href").and_then(|href| Some(resolve(list, href.trim()).ok()?.0));
+                }
+                "meta" => {
+                    if let (Some("pypi:repository-version"), Some(version)) = (tag.get("name"), tag.get("content")) {
+                        check_api_version(version)?;
+                        says_so = true;
+                    }
+                }
+                _ => {}
+            },
+            Part::Text(more) => {
                 if let Some(link) = &mut open {
-                    link.text.push_str(&String::from_utf8_lossy(&more));
+                    link.text.push_str(&more);
                 }
             }
-            Token::EndTag(tag) if tag.name.as_slice() == b"a" => {
+            Part::End(name) if name == "a" => {
                 links.extend(open.take());
                 if links.len() > MOST_PROJECTS {
                     return Err(malformed(format!("the list has more than {MOST_PROJECTS} links")));
