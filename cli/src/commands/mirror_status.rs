@@ -16,6 +16,8 @@ use crate::report::Failure;
 pub(crate) struct MirrorStatus {
     pub(crate) mirror: MirrorName,
     pub(crate) upstream: Option<UpstreamUrl>,
+    /// Whether the next sync begins as a first one does, as `strandline mirror reset` asks.
+    pub(crate) begins_anew: bool,
     /// How upstream's state was found for the newest snapshot.
     pub(crate) method: Option<Method>,
     /// Since when upstream has said that it has no changelog any more, where the mirror follows that.
@@ -130,10 +132,12 @@ impl MirrorStatus {
         usage: Option<&Usage>,
     ) -> Result<Self, Failure> {
         let (mut latest, mut state, mut last, mut kept) = (None, None, None, Vec::new());
+        let (mut upstream, mut begins_anew) = (None, false);
         let (mut unknown_keys, mut skipped, mut no_changelog_since) = (BTreeMap::new(), BTreeMap::new(), None);
         // The store has no row of a mirror that no process has ever locked.
         if let Some(mirror) = store.mirror(mirror)? {
             latest = mirror.latest_verified()?.map(|latest| latest.snapshot);
+            (upstream, begins_anew) = (mirror.upstream()?, mirror.begins_anew()?);
             (state, last, kept) = (mirror.view_state()?, mirror.last_sync()?, mirror.snapshots()?);
             (unknown_keys, skipped) = (mirror.unknown_keys()?, mirror.skipped()?);
             no_changelog_since = mirror.sights()?.of(&Subject::MissingChangelog).map(|sight| sight.first);
@@ -153,7 +157,8 @@ impl MirrorStatus {
         });
         Ok(Self {
             mirror: mirror.clone(),
-            upstream: latest.as_ref().map(|latest| latest.upstream.clone()),
+            upstream,
+            begins_anew,
             method: latest.as_ref().map(|latest| latest.method),
             no_changelog_since,
             collects_from: no_changelog_since.filter(|_| automatic).map(collects_from),

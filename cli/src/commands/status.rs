@@ -55,6 +55,9 @@ fn tell_mirror(status: &MirrorStatus, now: Timestamp) -> Result<(), Failure> {
         None => "",
     };
     say!("  upstream   {upstream}{method}");
+    if status.begins_anew {
+        say!("  RESET      the next sync asks for every project anew");
+    }
     match (status.no_changelog_since, status.collects_from) {
         (Some(since), Some(from)) => say!(
             "  NO CHANGELOG since {since}, says upstream; if it still says so at {from}, every page is read twice instead from then on"

@@ -46,7 +46,7 @@ const LONGEST_PAUSE: u64 = 86_400;
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// A page of more than so many bytes, unpacked, is large.
-const LARGE: usize = 8 << 20;
+const LARGE: usize = 2 << 20;
 /// How many times as large as a page a list or a part of the log may be: the greatest index has more projects than any project has
 /// files.
 const LISTS: u64 = 4;

@@ -172,7 +172,10 @@ impl Mirror {
 impl Locked {
     /// Marks the snapshots from a serial on as having missed an event of that serial. Returns how many were not marked yet.
     pub fn mark_missed(&self, from: Serial) -> Result<usize, StoreError> {
-        let mark = "UPDATE snapshot SET missed = 1 WHERE mirror = ?1 AND serial >= ?2 AND missed = 0";
+        // Those from before upstream counted otherwise are of another log.
+        let mark = "UPDATE snapshot SET missed = 1 WHERE mirror = ?1 AND serial >= ?2 AND missed = 0 AND counted = 0
+            AND NOT EXISTS (SELECT 1 FROM snapshot later WHERE later.mirror = snapshot.mirror
+                AND later.number > snapshot.number AND later.serial < snapshot.serial)";
         self.store.execute(mark, (self.number, from.get()))
     }
 

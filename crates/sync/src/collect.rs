@@ -124,8 +124,10 @@ async fn pass(
                 }
                 Look::Stale { why, .. } => in_the_way.push((project, why)),
                 Look::Changed(_) if late && !freezes => {
-                    tracing::warn!("{project}: its page keeps changing");
-                    known.insert(project, Known::Broken(HoldReason::StalePage, Serial::ZERO));
+                    let why = "its page keeps changing".to_owned();
+                    tracing::warn!("{project}: {why}");
+                    known.insert(project.clone(), Known::Broken(HoldReason::StalePage, Serial::ZERO));
+                    stale.push((project, why));
                 }
                 Look::Changed(now) => {
                     changed = true;
@@ -268,7 +270,7 @@ async fn look(
 ) -> Result<(ProjectName, Look), SyncError> {
     let (validator, serial) = match &known {
         Known::Base(leaf) => {
-            let serial = Some(leaf.serial).filter(|_| fetcher.base_count().is_none());
+            let serial = Some(known_serial(&fetcher, leaf)).filter(|_| fetcher.base_count().is_none());
             (fetcher.base_validator(&project, Some(leaf), Method::Collect)?, serial)
         }
         Known::Page(page, whole, _) => (whole.validator.clone(), page.serial),
@@ -296,7 +298,7 @@ async fn look(
                 let why = format!(
                     "its page has serial {found}, and {had} was seen before: a cache may be stale. If the index counts anew, `strandline mirror reset {mirror}` follows it anew"
                 );
-                Look::Stale { why, needs: had, waits: true }
+                Look::Stale { why, needs: had, waits: fetcher.base_held(&project).is_none() }
             }
             (_, _, Known::Page(had, ..)) if (&had.record, had.serial) == (&page.record, page.serial) => Look::Same,
             _ => {
@@ -394,6 +396,13 @@ fn held_as_shrunk(
     }
 }
 
+/// The serial that a project's page has at least, as the base knows it. Of a project that is held for its page, the line may have one
+/// of another count, from before a reset.
+fn known_serial(fetcher: &Fetcher, leaf: &Leaf) -> Serial {
+    let held = fetcher.base_held(&leaf.name).filter(|held| !held.reason.is_of_files());
+    held.map_or(leaf.serial, |held| held.needs)
+}
+
 /// A project that is held as the base has it.
 fn as_before(fetcher: &Fetcher, leaf: &Leaf, reason: HoldReason, needs: Serial, since: Timestamp) -> Held {
     let before = fetcher.base_held(&leaf.name);
@@ -428,6 +437,9 @@ fn conclude(
             projects: known.keys().map(ProjectName::as_str).collect::<Vec<_>>().join(", "),
         });
     }
+    // Where upstream counts otherwise from now on, what the base has says nothing of what a page needs.
+    let counts_otherwise = base.is_none() || own_count.is_some() && !counted;
+    let known_serial = |leaf: &Leaf| if counts_otherwise { Serial::ZERO } else { known_serial(fetcher, leaf) };
     let mut acted_on = BTreeSet::new();
     for (project, known) in known {
         let page = match &known {
@@ -450,7 +462,7 @@ fn conclude(
             Known::Absent => {
                 if let Some(leaf) = fetcher.base_leaf(&project)? {
                     if let Some(since) = doubted.get(&project) {
-                        held.push(as_before(fetcher, &leaf, HoldReason::PageMissing, leaf.serial, *since));
+                        held.push(as_before(fetcher, &leaf, HoldReason::PageMissing, known_serial(&leaf), *since));
                         continue;
                     }
                     acted_on.insert(Subject::MissingPage(project.clone()));
@@ -468,7 +480,7 @@ fn conclude(
                 held.push(match fetcher.base_leaf(&project)? {
                     // What it is held for is what it still lacks.
                     _ if let Some(held) = for_files => held.clone(),
-                    Some(leaf) => as_before(fetcher, &leaf, reason, needs.max(leaf.serial), now),
+                    Some(leaf) => as_before(fetcher, &leaf, reason, needs.max(known_serial(&leaf)), now),
                     None => {
                         let since = fetcher.base_held(&project).map_or(now, |held| held.since);
                         Held { name: project, reason, at: Serial::ZERO, needs, since }

@@ -32,7 +32,7 @@ impl Fetcher {
         page: &Content<Stored>,
     ) -> Loss {
         let subject = Subject::ShrunkPage(project.clone());
-        let Some(lost) = self.lost(project, known, changes, page).filter(|_| !self.anew) else {
+        let Some(lost) = self.lost(project, known, changes, page) else {
             self.sights().forget(&subject);
             return Loss::Small;
         };

@@ -144,6 +144,9 @@ impl Following<'_> {
         for (name, hold) in due {
             let last = self.log.of(name).iter().rfind(|change| change.serial <= serial);
             let kept = self.carry(name, serial, &mut changes)?;
+            if let Some(failure) = &self.projects[name].failure {
+                tracing::warn!("{}", with_causes(failure));
+            }
             // The event that it was held for may come after this serial; then it needs its last event up to this serial.
             let known = if hold.needs <= serial { hold.needs } else { Serial::ZERO };
             let needs = last.map_or(hold.needs, |last| last.serial.max(known));

@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 
 use super::begin::READ_BACK;
 use super::pages::Asked;
-use super::{Following, Parked};
+use super::reading::FAR;
+use super::{Following, Parked, back};
 use crate::cut::{self, Action, Base, Seen};
 use crate::upstream::{Validator, Way};
 use crate::{Logged, Selection, SyncError, Whole};
@@ -28,13 +29,22 @@ impl Following<'_> {
     pub(super) async fn begin_anew(&mut self) -> Result<(), SyncError> {
         let selection = &self.fetcher.settings.selection;
         let list = self.fetcher.patient.projects().await?;
-        self.from = list.iter().map(|(_, serial)| *serial).max().unwrap_or(Serial::ZERO);
+        let serials = || list.iter().map(|(_, serial)| *serial);
+        let greatest = |at_most| serials().filter(|serial| *serial <= at_most).max();
+        self.from = serials().max().unwrap_or(Serial::ZERO);
         let mut events = self.read_from(READ_BACK).await?;
         if events.last().is_none_or(|last| last.serial < self.from) {
             // The list has a number that the log, read after it, does not have: it is not used.
             let last = self.fetcher.patient.last_serial().await?;
-            let serials = list.iter().map(|(_, serial)| *serial);
-            self.from = serials.filter(|serial| *serial <= last).max().unwrap_or(Serial::ZERO);
+            self.from = greatest(last).unwrap_or(Serial::ZERO);
+            events = self.read_from(READ_BACK).await?;
+        }
+        if let [alone] = &events[..]
+            && let Some(next) = greatest(back(alone.serial, FAR))
+            && !serials().any(|serial| serial > next && serial < alone.serial)
+        {
+            // One row is far beyond all others, and nothing but its own project is there.
+            self.from = next;
             events = self.read_from(READ_BACK).await?;
         }
         for event in events {
@@ -123,9 +133,12 @@ impl Following<'_> {
             let Some(asked) = running.join_next().await else { break };
             let (name, asked) = asked.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
             let needs = self.projects.get(&name).map_or(Serial::ZERO, |followed| followed.project.base.needs());
-            // A page that is too old stands in the way, and is asked for again.
-            if let Some(page) = self.take(&name, asked)?.filter(|page| page.serial >= needs) {
-                files += page.content.files.len();
+            // A page that is too old stands in the way, and is asked for again; so does one that lost most of its files.
+            let came = self.take(&name, asked)?.filter(|page| page.serial >= needs);
+            if let Some(count) = came.map(|page| page.content.files.len())
+                && !self.look_for_loss(&name)?
+            {
+                files += count;
                 whole.insert(name);
             }
             if whole.len() >= every || files >= PARKED_FILES {

@@ -40,17 +40,27 @@ impl Following<'_> {
 
     /// Looks at what new pages have lost, and again at what is doubted: an event that came to light may explain it.
     pub(super) fn look_for_losses(&mut self) -> Result<(), SyncError> {
-        for (name, followed) in &mut self.projects {
-            let Followed { project, leaf: Some(leaf), validates_base: false, .. } = followed else { continue };
-            let Some(page) = project.pages.last() else { continue };
-            if matches!(followed.loss, None | Some(Loss::Doubted(_))) && leaf.record.is_some() {
-                let known = self.fetcher.base_content(leaf)?;
-                let loss = self.fetcher.loss(name, &known, self.log.of(name), &page.content);
-                followed.loss = Some(loss);
-                project.shrunk = matches!(loss, Loss::Doubted(_));
+        let names: Vec<_> = self.projects.keys().cloned().collect();
+        names.iter().try_for_each(|name| self.look_for_loss(name).map(drop))
+    }
+
+    /// The same for one project; returns whether its newest page is doubted.
+    pub(super) fn look_for_loss(&mut self, name: &ProjectName) -> Result<bool, SyncError> {
+        let Some(followed) = self.projects.get_mut(name) else { return Ok(false) };
+        let Followed { project, leaf: Some(leaf), validates_base: false, .. } = followed else { return Ok(false) };
+        let Some(page) = project.pages.last() else { return Ok(false) };
+        if matches!(followed.loss, None | Some(Loss::Doubted(_))) && leaf.record.is_some() {
+            let known = self.fetcher.base_content(leaf)?;
+            let mut changes = self.log.of(name);
+            if self.base.is_none() {
+                // The log was read from long before what the mirror has.
+                changes = &changes[changes.partition_point(|change| change.serial <= leaf.serial)..];
             }
+            let loss = self.fetcher.loss(name, &known, changes, &page.content);
+            followed.loss = Some(loss);
+            project.shrunk = matches!(loss, Loss::Doubted(_));
         }
-        Ok(())
+        Ok(project.shrunk)
     }
 
     /// How the projects are held whose pages are not believed because of what they have lost, without the serials of what readers

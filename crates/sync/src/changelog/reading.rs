@@ -10,7 +10,7 @@ use crate::upstream::Event;
 const ROWS: usize = 1_000_000;
 const REQUESTS: usize = 1_000;
 /// No index counts so far between two rows that follow each other: PyPI has given some thirty million serials in all its years.
-const FAR: u64 = 1_000_000;
+pub(super) const FAR: u64 = 1_000_000;
 /// After so many answers upstream is asked where the log ends.
 const ANSWERS: usize = 10;
 

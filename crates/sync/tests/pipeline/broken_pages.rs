@@ -109,6 +109,12 @@ fn a_page_that_stays_old_or_keeps_changing_holds_its_project_alone() {
     let done = world.sync(&script, &impatient()).unwrap();
     assert_eq!(held(&done), [("alpha", HoldReason::StalePage, 5, 5)]);
     assert_eq!(world.version("alpha").as_deref(), Some("1"));
+    // Where all do, upstream is what is wrong.
+    for name in ["alpha", "beta"] {
+        let changing = (40..90).map(|number| Reply::Page(page(name, Some(number), &format!("1 {number}"), &[]), None));
+        script.pages(name, changing);
+    }
+    assert_eq!(crate::support::in_the_way(world.sync(&script, &impatient())).len(), 2);
 }
 
 /// The list has the serials of the projects, and a cache has kept a page for longer.

@@ -219,7 +219,7 @@ fn a_first_sync_goes_on_with_a_page_that_says_an_older_serial_than_the_list() {
     let (world, script) = (World::new(), script());
     script.pages("beta", [Reply::Missing]);
     script.log([event(8, "beta", add("beta-2.tar.gz"))]);
-    let stops = Settings { park_every: 1, ..patient(NAMES) };
+    let stops = Settings { park_every: 1, on_broken: OnBroken::Freeze, ..patient(NAMES) };
     in_the_way(world.sync(&script, &stops));
     script.log([people(9, "Alpha"), event(10, "beta", Action::RemoveProject)]);
     script.list("Alpha", 9);

@@ -10,7 +10,7 @@ use strandline_store::{Store, Wait};
 use strandline_sync::cut::Action;
 use strandline_sync::{MaxDrop, Method, Selection, Settings, SyncError};
 
-use crate::support::script::{Reply, Script, add, event, page, serial, two};
+use crate::support::script::{Reply, Script, add, event, page, serial, status, two};
 use crate::support::{Syncs as _, settings};
 
 const NAMES: &[&str] = &["alpha", "beta"];
@@ -80,13 +80,33 @@ fn a_number_that_the_log_does_not_have_moves_no_first_sync() {
     assert_eq!(world.list(), "8 alpha:7 beta:8");
 }
 
+/// The list, too, has the number of a row that cannot be.
+#[test]
+fn a_row_that_is_far_away_and_alone_moves_no_first_sync_and_no_reset() {
+    for synced in [false, true] {
+        let (world, script) = (World::new(), upstream(8));
+        if synced {
+            world.sync(&script, &following()).unwrap();
+            reset(&world);
+        }
+        let far = 900_000_000;
+        script.publish("odd", Some(far), "1", &[]);
+        script.log([event(far, "odd", Action::Create)]);
+        let everything = Settings { selection: Selection::Everything, ..following() };
+        assert_eq!(world.sync(&script, &everything).unwrap().label.serial.get(), 8, "{synced}");
+        script.publish("beta", Some(9), "1 2", &[]);
+        script.insert([event(9, "beta", two(Action::NewRelease))]);
+        assert_eq!(world.sync(&script, &everything).unwrap().label.serial.get(), 9, "{synced}");
+    }
+}
+
 #[test]
 fn an_index_that_goes_on_far_away_is_followed_there_after_a_reset() {
     let (world, script) = (World::new(), upstream(8));
     world.sync(&script, &following()).unwrap();
     let far = 20_000_000;
     script.publish("beta", Some(far), "1 2", &[]);
-    script.log([event(far, "beta", two(Action::NewRelease))]);
+    script.log([event(far - 1, "other", Action::Create), event(far, "beta", two(Action::NewRelease))]);
     assert!(matches!(world.sync(&script, &following()), Err(SyncError::LogLeaps { .. })));
     reset(&world);
     assert_eq!(world.sync(&script, &following()).unwrap().label.serial.get(), far);
@@ -135,9 +155,9 @@ fn a_page_that_is_older_than_the_list_says_is_stale() {
 /// Two things may happen under one number.
 #[test]
 fn rows_with_one_serial_all_count() {
+    const FILES: [(&str, &[u8]); 2] = [("beta-1.tar.gz", b"beta 1"), ("beta-2.tar.gz", b"beta 2")];
     let (world, script) = (World::new(), upstream(8));
     world.sync(&script, &following()).unwrap();
-    const FILES: [(&str, &[u8]); 2] = [("beta-1.tar.gz", b"beta 1"), ("beta-2.tar.gz", b"beta 2")];
     script.publish("alpha", Some(9), "1 2", &[]);
     script.publish("beta", Some(9), "1", &FILES);
     script.log([
@@ -277,11 +297,72 @@ fn a_double_collect_takes_lower_serials_after_a_reset() {
     assert_eq!(world.sync(&script, &impatient).unwrap().label.to_string(), "8");
 }
 
+/// What the mirror has of a project that is held while the count changes has a number of the old one.
+#[test]
+fn a_project_that_is_held_while_the_count_changes_comes_back() {
+    let impatient = Settings { cut_timeout: Duration::ZERO, ..by(Method::Collect) };
+    for resets in [false, true] {
+        let (world, script) = (World::new(), Arc::new(Script::new()));
+        let number = |number: u64| resets.then_some(100_000 + number);
+        for round in 0..40 {
+            script.publish("alpha", number(round), &format!("1 {round}"), &[]);
+            script.publish("beta", number(round), &format!("1 {round}"), &[]);
+            world.sync(&script, &impatient).unwrap();
+        }
+        let script = upstream(8);
+        if resets {
+            reset(&world);
+        }
+        script.pages("alpha", [Reply::Fail(status(503))]);
+        let label = world.sync(&script, &impatient).unwrap().label;
+        assert_eq!(label.serial, serial(8), "{resets}");
+        let done = world.sync(&script, &impatient).unwrap();
+        assert_eq!((done.held.len(), done.label), (1, label), "{resets}");
+        script.publish("alpha", Some(7), "1 2 3", &[]);
+        assert_eq!(world.sync(&script, &impatient).unwrap().held, [], "{resets}");
+        assert_eq!(world.version("alpha").as_deref(), Some("1 2 3"));
+    }
+}
+
+/// An index that lost its files shows whole pages, and a mirror that begins anew does not believe them more than another.
+#[test]
+fn a_reset_believes_no_page_that_lost_its_files() {
+    for method in [Method::Changelog, Method::Collect] {
+        let (world, script) = (World::new(), upstream(8));
+        script.log([event(9, "beta", Action::Unknown)]);
+        script.publish("beta", Some(9), "1", &[("beta-1.tar.gz", b"beta 1")]);
+        world.sync(&script, &by(method)).unwrap();
+        reset(&world);
+        script.publish("beta", Some(9), "1", &[]);
+        let done = world.sync(&script, &by(method)).unwrap();
+        let held: Vec<_> = done.held.iter().map(|held| held.reason).collect();
+        assert_eq!(held, [HoldReason::PageShrunk], "{method}");
+        script.publish("beta", Some(9), "1", &[("beta-1.tar.gz", b"beta 1")]);
+        assert_eq!(world.sync(&script, &by(method)).unwrap().held, [], "{method}");
+    }
+}
+
+/// Snapshots of another count lack nothing that happens in this one.
+#[test]
+fn a_late_event_marks_no_snapshot_from_before_a_reset() {
+    let (world, script) = (World::new(), upstream(500));
+    world.sync(&script, &following()).unwrap();
+    let script = upstream(8);
+    script.log([event(10, "beta", None)]);
+    reset(&world);
+    world.sync(&script, &following()).unwrap();
+    script.insert([event(9, "beta", None)]);
+    world.sync(&script, &following()).unwrap();
+    let marked: Vec<_> = world.mirror().snapshots().unwrap().iter().map(|recorded| recorded.missed).collect();
+    assert_eq!((labels(&world).len(), marked.last()), (marked.len(), Some(&false)));
+    assert!(marked.contains(&true));
+}
+
 /// A revision of an earlier serial, as a withdrawal makes one, is not what the next sync begins from.
 #[test]
 fn a_revision_of_an_earlier_serial_is_not_the_newest() {
-    let (world, script) = (World::new(), upstream(8));
     const FILE: (&str, &[u8]) = ("beta-1.tar.gz", b"beta 1");
+    let (world, script) = (World::new(), upstream(8));
     script.publish("beta", Some(8), "1", &[FILE]);
     world.sync(&script, &following()).unwrap();
     script.publish("beta", Some(9), "1", &[]);

@@ -161,6 +161,7 @@ fn a_young_project_is_waited_for_where_its_page_may_still_come() {
         script.pages(name, [Reply::Fail(Problem::Malformed("no page".to_owned()))]);
     }
     assert_eq!(in_the_way(world.sync(&script, &young)).len(), 2);
+    let (world, script) = (World::new(), upstream());
     // What is not there yet is waited for.
     let came = page("alpha", Some(5), "1", &[("alpha-1.tar.gz", b"alpha 1")]);
     let later = [Reply::Missing, Reply::Missing, Reply::Missing, Reply::Missing, Reply::Page(came, None)];
