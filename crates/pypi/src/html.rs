@@ -14,14 +14,21 @@ use crate::listing::{Claim, Context, Listing, MOST_FILES, check_api_version, mal
 use crate::markup::{self, Part, Scripts, Tag};
 use crate::url_check::{last_segment, percent_decode, shown};
 
+/// How many elements a page may have, of any kind.
+const MOST_TAGS: usize = 10 * MOST_FILES;
+
 /// Reads a page.
 pub(crate) fn parse(bytes: &[u8], context: Context<'_>) -> Result<Page, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(format!("the page is not UTF-8: {error}")))?;
     let mut listing = Listing::new(context, Preamble::of(Form::Html));
     let mut base: Option<Url> = None;
     let (mut serial, mut project_status, mut reason) = (None, Status::Active, None);
-    let (mut is_page, mut links) = (false, 0);
+    let (mut is_page, mut links, mut tags) = (false, 0, 0);
     for part in markup::parts(text, Scripts::Read) {
+        tags += usize::from(matches!(part, Part::Start(_)));
+        if tags > MOST_TAGS {
+            return Err(malformed(format!("the page has more than {MOST_TAGS} tags")));
+        }
         match part {
             Part::Start(tag) => match tag.name.as_str() {
                 "base" if base.is_none() => {
@@ -389,6 +396,9 @@ mod tests {
     fn a_page_of_too_many_links_is_none() {
         let links = |count: usize| format!("Links for six{}", "<a href=x>".repeat(count));
         assert!(read(&links(MOST_FILES)).is_ok());
+        let tags = |count: usize| format!("Links for six{}", "<b>".repeat(count));
+        assert!(read(&tags(MOST_TAGS)).is_ok());
+        assert!(read(&tags(MOST_TAGS + 1)).unwrap_err().to_string().contains("more than 1000000 tags"));
         assert!(read(&links(MOST_FILES + 1)).unwrap_err().to_string().contains("more than 100000 links"));
     }
 
