@@ -176,11 +176,19 @@ pub async fn sync(context: &Context) -> Result<Outcome, SyncError> {
     done
 }
 
+/// How many turns of `longest` one sync gives to projects whose files take long: the next mirror waits for it.
+const TURNS: u32 = 5;
+
 /// A sync, in as many parts as it takes until it is where upstream was when it began.
 async fn in_parts(context: &Context, mirror: &Arc<Locked>) -> Result<Outcome, SyncError> {
     let mut aim = changelog::Aim::default();
     let mut done = part(context, mirror, &mut aim).await?;
-    while aim.unfinished {
+    let mut turns = 1;
+    while aim.unfinished || (aim.goes_on && turns < TURNS) {
+        if !aim.unfinished {
+            // The others may have moved on meanwhile.
+            (aim, turns) = (changelog::Aim::default(), turns + 1);
+        }
         match part(context, mirror, &mut aim).await {
             Ok(next) => done = Outcome { before: done.before, changed: done.changed + next.changed, ..next },
             Err(rest @ SyncError::Inconsistent { .. }) => {
@@ -238,6 +246,7 @@ async fn part(context: &Context, mirror: &Arc<Locked>, aim: &mut changelog::Aim)
     // Dropping this removes the staged lists, so it is kept until they are published.
     let staging = Staging::new(mirror);
     let verified = record(context, mirror, base.as_ref(), proposal, finished, conclusion, &staging)?;
+    aim.goes_on = fetcher.goes_on();
     drop(fetcher);
 
     // Something may have been withdrawn since its file was fetched.

@@ -57,6 +57,8 @@ pub struct Aim {
     deadline: Option<Instant>,
     /// Whether the last cut was a part of the way only, and the rest is still waited for.
     pub unfinished: bool,
+    /// Whether files were left because their project took too long, and others came: the sync goes on with them.
+    pub goes_on: bool,
 }
 
 /// A project that is followed in this sync.

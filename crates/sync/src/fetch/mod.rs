@@ -274,6 +274,11 @@ impl Fetcher {
         self.turns.has_left(project)
     }
 
+    /// Whether files of some project were left, and others came.
+    pub(crate) fn goes_on(&self) -> bool {
+        *self.news.borrow() && self.turns.have_left()
+    }
+
     /// Adds to what is noted of a project.
     fn remark_skipped(&self, project: &ProjectName, what: String) {
         let mut remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);

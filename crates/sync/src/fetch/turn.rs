@@ -2,7 +2,7 @@
 //!
 //! What always holds: where there is a snapshot that readers get meanwhile, no file of a project is begun later than `longest` after
 //! its first one, and a file that comes slowly is broken off then; after a few files of a project were too slow, no other one is begun.
-//! A project of which some were left is held and not taken for one that upstream does not give: the next sync goes on with it.
+//! A project of which some were left is held and not taken for one that upstream does not give: the next sync goes on with it, and so do a few further parts of this one.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -87,6 +87,11 @@ impl Turns {
     /// Counts a file of a project that was too slow.
     pub(super) fn was_slow(&self, wanted: Wanted<'_>) {
         self.turn(wanted, |turn| turn.slow += 1);
+    }
+
+    /// Whether files of any project were left.
+    pub(super) fn have_left(&self) -> bool {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).values().any(|turn| turn.left)
     }
 
     /// Whether files of a project were left for the next sync.
