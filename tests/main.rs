@@ -30,6 +30,7 @@ mod repair;
 mod resource_limits;
 mod snapshot_ids;
 mod spellings;
+mod stuck_stores;
 mod support;
 mod up;
 mod upstream_moves;
