@@ -66,3 +66,33 @@ fn unknown_keys_are_kept_and_named_once() {
     world.done(&["sync"]);
     assert_eq!(status(&world)["unknown_keys"], json!({ "/alternate-locations": 1 }));
 }
+
+#[test]
+fn a_project_whose_page_lost_its_files_or_is_missing_is_held_and_named() {
+    let world = mirrored();
+    let pages = |world: &World| {
+        let live = world.live().into_iter();
+        live.filter(|(path, _)| path.starts_with("simple/six/") || path.starts_with("simple/idna/")).collect::<Vec<_>>()
+    };
+    let before = pages(&world);
+    change_page(&world, "six", |page| page["files"] = json!([]));
+    world.upstream.override_path("/simple/idna/", Response::new(404));
+    for _ in 0..2 {
+        let said = world.run(&["sync"]).ended(4).err;
+        for words in ["its page lacks most of its files, and no event says why (page-shrunk)", "(page-missing)"] {
+            assert!(said.contains(words), "{said}");
+        }
+        assert_eq!(pages(&world), before, "readers see what they saw");
+    }
+    assert_eq!(world.log().len(), 2, "nothing more was recorded the second time");
+    check(&world, &["--store", "store"], &text(&world.log()[0]["id"]), &SHOW).ended(0);
+    let held = status(&world)["held"].take();
+    assert_eq!((&held[0]["reason"], &held[1]["reason"]), (&json!("page-missing"), &json!("page-shrunk")));
+    let said = world.run(&["status"]).ended(4).out;
+    assert!(said.contains("held       six: its page lacks most of its files"), "{said}");
+
+    world.upstream.remove_override("/simple/idna/");
+    world.run(&["sync", "--accept-drop"]).ended(0);
+    assert!(!String::from_utf8_lossy(&world.live()["simple/six/index.html"]).contains(".whl"));
+    assert_eq!(status(&world)["held"], json!([]));
+}
