@@ -1,6 +1,7 @@
 //! The sweep: all pages are asked for in turn, slowly, for changes that are not in the log.
 
 use strandline_model::{Leaf, ProjectName, Timestamp};
+use strandline_store::Subject;
 
 use super::Following;
 use crate::SyncError;
@@ -10,6 +11,9 @@ use crate::upstream::Way;
 /// One sync sweeps at most one in `SWEEP_SHARE` of all pages, or `SWEEP_AT_ONCE` pages if that is more.
 const SWEEP_SHARE: u64 = 7;
 const SWEEP_AT_ONCE: usize = 1_000;
+/// Where more pages than this are missing at once, and more than half of those that were asked for, it is upstream that is broken.
+const MISSING_AT_ONCE: usize = 10;
+
 impl Following<'_> {
     /// Asks for the pages whose turn it is in the sweep, and follows the projects whose page is not the base's although
     /// they have no event. Returns the last project of the turn; `None` if it was no project's turn.
@@ -31,7 +35,8 @@ impl Following<'_> {
         let mut turn =
             if count == 0 { Vec::new() } else { self.fetcher.store.leaves_after(&base.snapshot, &last, count)? };
         let last = turn.last().map(|leaf| leaf.name.clone());
-        let in_doubt = self.in_doubt()?;
+        let mut in_doubt = self.in_doubt()?;
+        in_doubt.truncate(SWEEP_AT_ONCE);
         turn.retain(|leaf| in_doubt.iter().all(|doubted| doubted.name != leaf.name));
         turn.extend(in_doubt);
         let asked =
@@ -43,6 +48,7 @@ impl Following<'_> {
             self.follow_project(leaf.name.clone(), Some(leaf.serial), &[])?.swept = true;
         }
         self.fetch(quiet.iter().map(|leaf| leaf.name.clone()).collect(), Way::Usual).await?;
+        self.doubt_upstream(&quiet);
         for leaf in quiet {
             // A page that is older, missing or broken says nothing that the changelog does not. After events about people
             // a page may say an older serial for as long as a cache keeps it, a day or so, and be none: what is new in it is
@@ -57,6 +63,24 @@ impl Following<'_> {
             }
         }
         Ok(last)
+    }
+
+    /// Lets missing pages say nothing about their projects where they say something about upstream.
+    fn doubt_upstream(&mut self, asked: &[Leaf]) {
+        let is_missing = |leaf: &&Leaf| self.projects.get(&leaf.name).is_some_and(|of| of.missing.is_some());
+        let missing: Vec<_> = asked.iter().filter(is_missing).map(|leaf| leaf.name.clone()).collect();
+        if missing.len() <= MISSING_AT_ONCE || missing.len() * 2 <= asked.len() {
+            return;
+        }
+        tracing::warn!(
+            "upstream has no page for {} of {} projects, which says nothing about them",
+            missing.len(),
+            asked.len()
+        );
+        for name in missing {
+            self.fetcher.sights().forget(&Subject::MissingPage(name.clone()));
+            self.projects.entry(name).and_modify(|followed| followed.missing = None);
+        }
     }
 
     /// Follows a project of the sweep by the log alone, if that has something of it.

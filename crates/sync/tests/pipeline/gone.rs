@@ -201,6 +201,38 @@ fn a_project_that_never_had_a_page_goes_as_well() {
     assert_eq!(mirror.stands(), (true, None, vec!["gamma 8".to_owned()]));
 }
 
+/// An index that answers 404 to everything says something about itself.
+#[test]
+fn where_most_pages_are_missing_at_once_no_project_is_in_doubt() {
+    let (world, script) = (World::new(), Arc::new(Script::new()));
+    for number in 1..=20 {
+        let name = format!("p{number:02}");
+        script.publish(&name, Some(number), "1", &[]);
+        script.log([event(number, &name, Action::Create)]);
+    }
+    let (selection, method) = (Selection::Everything, Some(Method::Changelog));
+    let mirror = Mirror { world, script, settings: Settings { selection, method, ..settings(&[]) } };
+    mirror.sync(0);
+    mirror.sync(0);
+    for (seconds, missing, held) in [(SWEPT, 1..=20, 0), (2 * SWEPT, 1..=11, 0), (3 * SWEPT, 1..=10, 10)] {
+        for number in 1..=20 {
+            let name = format!("p{number:02}");
+            script_page(&mirror.script, &name, number, missing.contains(&number));
+        }
+        mirror.sync(seconds);
+        assert_eq!(mirror.sync(seconds + 20 * MINUTE).held.len(), held, "after {seconds} s");
+    }
+}
+
+/// From now on a project has its page, or has none.
+fn script_page(script: &Script, name: &str, number: u64, missing: bool) {
+    if missing {
+        script.pages(name, [Reply::Missing]);
+    } else {
+        script.publish(name, Some(number), "1", &[]);
+    }
+}
+
 /// An index may show nothing at all of what it has quarantined.
 #[test]
 fn a_quarantined_project_without_a_page_is_not_gone() {
