@@ -176,7 +176,8 @@ async fn doubted(
             missing.insert(project.clone(), since);
         }
     }
-    fetcher.sights().retain(|seen| !matches!(seen, Subject::MissingPage(name) if !missing.contains_key(name)));
+    let is_there = |name: &ProjectName| !matches!(known.get(name), Some(Known::Absent | Known::Broken(..)));
+    fetcher.sights().retain(|seen| !matches!(seen, Subject::MissingPage(name) if is_there(name)));
     if fetcher.settings.selection == Selection::Everything {
         missing.retain(|project, _| selected.contains(project));
     } else if missing.values().any(|since| fetcher.asks_list(*since, now)) {
@@ -374,14 +375,10 @@ fn or_held(
 fn held_as_shrunk(
     fetcher: &Fetcher,
     project: &ProjectName,
-    page: Option<&Whole>,
+    page: &Whole,
 ) -> Result<(Option<Held>, Option<Subject>), SyncError> {
     let subject = Subject::ShrunkPage(project.clone());
-    let leaf = fetcher.base_leaf(project)?.filter(|leaf| leaf.record.is_some());
-    let Some((page, leaf)) = page.zip(leaf) else {
-        fetcher.sights().forget(&subject);
-        return Ok((None, None));
-    };
+    let Some(leaf) = fetcher.base_leaf(project)?.filter(|leaf| leaf.record.is_some()) else { return Ok((None, None)) };
     match fetcher.loss(project, &fetcher.base_content(&leaf)?, &[], &page.content) {
         Loss::Small => Ok((None, None)),
         Loss::Believed => Ok((None, Some(subject))),
@@ -442,11 +439,15 @@ fn conclude(
     let known_serial = |leaf: &Leaf| if counts_otherwise { Serial::ZERO } else { known_serial(fetcher, leaf) };
     let mut acted_on = BTreeSet::new();
     for (project, known) in known {
-        let page = match &known {
-            Known::Page(_, whole, _) => Some(&**whole),
-            _ => None,
+        let (hold, believed) = match &known {
+            Known::Page(_, whole, _) => held_as_shrunk(fetcher, &project, whole)?,
+            // What is no answer says nothing either way.
+            Known::Broken(..) => (None, None),
+            _ => {
+                fetcher.sights().forget(&Subject::ShrunkPage(project.clone()));
+                (None, None)
+            }
         };
-        let (hold, believed) = held_as_shrunk(fetcher, &project, page)?;
         acted_on.extend(believed);
         if let Some(hold) = hold {
             held.push(hold);

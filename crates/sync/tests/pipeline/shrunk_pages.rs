@@ -9,7 +9,7 @@ use strandline_model::{HoldReason, Timestamp};
 use strandline_sync::cut::Action;
 use strandline_sync::{Method, OnBroken, Outcome, Settings, SyncError};
 
-use crate::support::script::{Reply, Script, add, changed, event, page, serial, two};
+use crate::support::script::{Reply, Script, add, changed, event, page, serial, status, two};
 use crate::support::{Syncs as _, settings, sync_store_at};
 
 const FILES: [(&str, &[u8]); 4] = [
@@ -110,6 +110,22 @@ fn a_page_that_is_whole_again_was_never_believed() {
             mirror.sync(seconds);
             assert_eq!(mirror.stands(), (held, shown), "{method} after {seconds} s");
         }
+    }
+}
+
+/// Between looks that agree, an answer that is none says nothing either way.
+#[test]
+fn a_page_that_cannot_be_had_in_between_changes_nothing() {
+    for method in [Method::Collect, Method::Changelog] {
+        let mirror = Mirror::new(method);
+        mirror.shows(5, &[0]);
+        mirror.sync(8 * DAY);
+        mirror.script.pages("Alpha", [Reply::Fail(status(403))]);
+        let done = mirror.sync(8 * DAY + 60);
+        assert_eq!((done.held.len(), mirror.stands().1), (1, vec![0, 1, 2]), "{method}");
+        mirror.shows(5, &[0]);
+        mirror.sync(8 * DAY + LONG);
+        assert_eq!(mirror.stands(), (None, vec![0]), "{method}");
     }
 }
 
