@@ -414,6 +414,19 @@ fn paths_names_and_serials_are_checked() {
     assert_eq!("2026-11-23T15:10:00.9+01:00".parse::<Timestamp>().unwrap().to_string(), "2026-11-23T14:10:00Z");
 }
 
+#[test]
+fn a_time_goes_up_to_the_last_that_can_be_written() {
+    use std::time::Duration;
+    assert_eq!(Timestamp::LAST.to_string(), "9999-12-29T23:59:59Z");
+    assert_eq!(Timestamp::LAST.to_string().parse(), Ok(Timestamp::LAST));
+    let day = Duration::from_secs(86_400);
+    let time: Timestamp = "2028-02-28T12:00:00Z".parse().unwrap();
+    assert_eq!(time.later(day).to_string(), "2028-02-29T12:00:00Z");
+    for by in [day, Duration::from_secs(u64::MAX), Duration::from_secs(i64::MAX.unsigned_abs())] {
+        assert_eq!(Timestamp::LAST.later(by), Timestamp::LAST, "{by:?}");
+    }
+}
+
 proptest! {
     /// Names are compared without being normalised first: that has to come to the same.
     #[test]

@@ -51,16 +51,15 @@ impl Fetcher {
         changes: &[Change],
         page: &Content<Stored>,
     ) -> Option<Blake3> {
+        // An index that keeps only its newest files shows others each time, and as many.
+        let is_less = |content: &Content<Stored>| page.files.len().saturating_mul(2) < content.files.len();
         // A row that is not understood may have removed them. A page of a quarantined project shows no file.
-        if page.status == Status::Quarantined || changes.iter().any(|change| change.action == Action::Unknown) {
+        let explained = || changes.iter().any(|change| change.action == Action::Unknown);
+        if !is_less(known) || page.status == Status::Quarantined || explained() {
             return None;
         }
         let last = changes.last().map_or(Serial::ZERO, |change| change.serial);
-        let left = carried(known, Serial::ZERO, changes, last, self.releases_of(project))?;
-        // An index that keeps only its newest files shows others each time, and as many.
-        if page.files.len().saturating_mul(2) >= left.files.len() {
-            return None;
-        }
+        let left = carried(known, Serial::ZERO, changes, last, self.releases_of(project)).filter(is_less)?;
         let lost: Vec<_> =
             left.files.keys().map(String::as_str).filter(|name| !page.files.contains_key(*name)).collect();
         Some(Blake3::of(lost.join("\n").as_bytes()))

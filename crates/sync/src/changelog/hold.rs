@@ -50,13 +50,19 @@ impl Following<'_> {
         let Followed { project, leaf: Some(leaf), validates_base: false, .. } = followed else { return Ok(false) };
         let Some(page) = project.pages.last() else { return Ok(false) };
         if matches!(followed.loss, None | Some(Loss::Doubted(_))) && leaf.record.is_some() {
-            let known = self.fetcher.base_content(leaf)?;
+            let loaded;
+            let known = if let Base::Known(known) = &project.base {
+                known
+            } else {
+                loaded = self.fetcher.base_content(leaf)?;
+                &loaded
+            };
             let mut changes = self.log.of(name);
             if self.base.is_none() {
                 // The log was read from long before what the mirror has.
                 changes = &changes[changes.partition_point(|change| change.serial <= leaf.serial)..];
             }
-            let loss = self.fetcher.loss(name, &known, changes, &page.content);
+            let loss = self.fetcher.loss(name, known, changes, &page.content);
             followed.loss = Some(loss);
             project.shrunk = matches!(loss, Loss::Doubted(_));
         }
