@@ -75,7 +75,7 @@ fn configure(world: &World) {
 }
 
 /// Syncs; what stands in the way is waited for this many seconds.
-fn sync(world: &World, patience: u64) -> strandline_sync::Outcome {
+pub(crate) fn sync(world: &World, patience: u64) -> strandline_sync::Outcome {
     let context = context(world, Duration::from_secs(patience));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(strandline_sync::sync(&context)).unwrap()

@@ -1,8 +1,9 @@
 //! Mirrors that an earlier program was stuck with: today's goes on by itself, or by the one command that its message names.
 //!
 //! `tests/fixtures/stuck/` has a store for each state. They were made once, by the program with which the format was frozen
-//! (catalog 10), in 2023 by its clock; [`STATES`] says how. A store that was landed is never made anew. The index seems to
-//! be at a host without a port, because snapshots name it: a proxy, which the fake index plays, too, leads there.
+//! (catalog 10), in 2023 by its clock; [`STATES`] says how, and an ignored test makes those that are missing. A store that was
+//! landed is never made anew. The index seems to be at a host without a port, because snapshots name it: a proxy, which the
+//! fake index plays, too, leads there.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +13,8 @@ use std::time::Duration;
 
 use strandline_testkit::{Age, Endpoint, Fault, On, Response, Rule, START_MS, Upstream, World as Index};
 
-use crate::kept_stores::{fixtures, tar};
+use crate::kept_stores::{fixtures, sync, tar};
+use crate::snapshot_ids::NAMED;
 use crate::support::tools::program;
 use crate::support::truth::{equals_upstream, live, upstreams};
 use crate::support::world::{Run, World, eventually, wheel};
@@ -321,6 +323,42 @@ const STATES: &[State] = &[
         project: "six",
         out: by_itself,
     },
+    // It is there, and is another.
+    State {
+        name: "metadata-that-is-wrong",
+        configuration: COLLECT,
+        made: |before| {
+            release(before.index(), "six", "1.0");
+            before.index().fault(Rule::new(On::Kind(Endpoint::Metadata), Fault::Corrupt));
+            before.sync();
+        },
+        now: |index| {
+            release(index, "six", "1.0");
+            index.fault(Rule::new(On::Kind(Endpoint::Metadata), Fault::Corrupt));
+        },
+        configuration_now: COLLECT,
+        project: "six",
+        out: by_itself,
+    },
+    // A project went without a row: its page is gone, and the list does not have it any more.
+    State {
+        name: "gone-without-a-row",
+        configuration: LOG,
+        made: |before| {
+            release(before.index(), "idna", "1.0");
+            release(before.index(), "six", "1.0");
+            before.sync();
+            before.index().fault(Rule::new(On::Path(page_path("idna")), Fault::Gone));
+            before.sync_at("2023-12-20 00:00:00");
+        },
+        now: |index| {
+            index.world().skip_serials(3);
+            release(index, "six", "1.0");
+        },
+        configuration_now: LOG,
+        project: "idna",
+        out: after_three_days,
+    },
     // The machine's clock was a hundred years ahead in one sync, so the sweep seems to be done until then.
     State {
         name: "clock-was-ahead",
@@ -425,6 +463,18 @@ fn but_for_idna(mirror: &Mirror) {
     world.upstream.clear_faults();
     world.upstream.remove_override(&page_path("idna"));
     by_itself(mirror);
+}
+
+/// The next syncs, by a clock that is the index's, where the index seems to be at another URL.
+fn after_three_days(mirror: &Mirror) {
+    let world = &mirror.0;
+    mirror.run(&["mirror", "move", "pypi", &format!("{NAMED}/simple/")]).ended(0);
+    world.upstream.advance(Duration::from_hours(60 * 24));
+    for _ in 0..3 {
+        world.upstream.advance(Duration::from_hours(2 * 24));
+        sync(world, 1);
+    }
+    equals_upstream(world);
 }
 
 /// A host that no name server is asked for: its label is longer than DNS has.
