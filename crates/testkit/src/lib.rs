@@ -43,7 +43,7 @@
 //! | where files are | [`Upstream::file_base`] |
 //! | small pages of the changelog, rate limits | [`Upstream::changelog_limit`], [`Upstream::rate_limit`] |
 //! | one more cache, with faults of its own | [`Upstream::edge`] |
-//! | any other answer | [`Upstream::override_path`] |
+//! | any other answer | [`Upstream::override_path`], [`Upstream::change_answers`] |
 //! | stale pages and 404s, flapping nodes | [`Fault::Stale`] |
 //! | a label below the content | [`Fault::Label`] |
 //! | 5xx, 429 | [`Fault::Status`] |

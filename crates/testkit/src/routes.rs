@@ -10,7 +10,7 @@ use crate::faults::{Asked, Endpoint, Label, Plan};
 use crate::http::{Delivery, Request, Response};
 use crate::project::normalise;
 use crate::render::{self, Context};
-use crate::server::Shared;
+use crate::server::{Changed, Shared};
 use crate::world::World;
 
 /// The forms a page comes in, in the server's order of preference.
@@ -182,6 +182,8 @@ impl Shared {
             drip: plan.drip,
         };
         let set = settings.overrides.get(&request.path).cloned();
+        let changed = settings.changed.clone();
+        let method = method.to_owned();
         let call = call.map(|call| {
             let answered = settings.xmlrpc && settings.serials;
             let limited = if answered { settings.take_call(now_ms) } else { Limited::default() };
@@ -215,6 +217,9 @@ impl Shared {
             let middle = body.len() / 2;
             body[middle] ^= 1;
             response.body = body.into();
+        }
+        if let Some(Changed(change)) = changed {
+            response = change(&request.path, &method, response);
         }
         (response, delivery)
     }

@@ -52,12 +52,26 @@ impl Counts {
     }
 }
 
+/// What becomes of an answer, by the path that was asked for and the XML-RPC method, if there is one.
+type Change = dyn Fn(&str, &str, Response) -> Response + Send + Sync;
+
+/// A [`Change`].
+#[derive(Clone)]
+pub(crate) struct Changed(pub(crate) Arc<Change>);
+
+impl fmt::Debug for Changed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Changed").finish_non_exhaustive()
+    }
+}
+
 /// The knobs that are not faults.
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) faults: Faults,
     pub(crate) overrides: HashMap<String, Response>,
+    pub(crate) changed: Option<Changed>,
     pub(crate) json: bool,
     pub(crate) serials: bool,
     pub(crate) xmlrpc: bool,
@@ -187,6 +201,7 @@ impl Upstream {
             settings: Mutex::new(Settings {
                 faults: Faults::new(0),
                 overrides: HashMap::new(),
+                changed: None,
                 json: true,
                 serials: true,
                 xmlrpc: true,
@@ -297,6 +312,17 @@ impl Upstream {
     /// Takes an override away.
     pub fn remove_override(&self, path: &str) {
         self.shared.settings().overrides.remove(path);
+    }
+
+    /// From now on gives what `change` makes of each answer: of the path (decoded, without query), the XML-RPC method (empty where
+    /// there is none), and the answer as it would have been. It is called by several threads at once. Faults of delivery still apply.
+    pub fn change_answers(&self, change: impl Fn(&str, &str, Response) -> Response + Send + Sync + 'static) {
+        self.shared.settings().changed = Some(Changed(Arc::new(change)));
+    }
+
+    /// Gives the answers as they are again.
+    pub fn keep_answers(&self) {
+        self.shared.settings().changed = None;
     }
 
     // What kind of index it is.

@@ -4,7 +4,7 @@ use std::io::{self, Read as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use strandline_testkit::{Age, Endpoint, Fault, Label, On, Rule, Upload, Upstream, World};
+use strandline_testkit::{Age, Endpoint, Fault, Label, On, Response, Rule, Upload, Upstream, World};
 
 use crate::client::{JSON, call, get, numbers, page, send};
 
@@ -260,4 +260,21 @@ fn a_file_may_be_late_or_gone_while_its_page_is_there() {
     assert_eq!(get(&upstream, &path, &[]).unwrap().status, 404);
     upstream.clear_faults();
     assert_eq!(get(&upstream, &path, &[]).unwrap().status, 200);
+}
+
+#[test]
+fn an_answer_is_what_it_is_made_into() -> io::Result<()> {
+    let (upstream, serial) = still()?;
+    upstream.change_answers(|path, method, answer| match (path, method) {
+        ("/simple/six/", "") => Response { status: 203, ..answer },
+        ("/pypi", "changelog_last_serial") => Response::new(200).body("seven"),
+        _ => answer,
+    });
+    assert_eq!(get(&upstream, "/simple/six/", &[])?.status, 203);
+    assert_eq!(get(&upstream, "/simple/", &[])?.status, 200);
+    assert_eq!(call(&upstream, "changelog_last_serial", None)?.text(), "seven");
+    assert_eq!(numbers(&call(&upstream, "list_packages_with_serial", None)?), [serial]);
+    upstream.keep_answers();
+    assert_eq!(get(&upstream, "/simple/six/", &[])?.status, 200);
+    Ok(())
 }
