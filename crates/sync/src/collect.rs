@@ -12,8 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_model::{FileName, Held, HoldReason, Leaf, Method, ProjectName, Serial, Timestamp, with_causes};
-use strandline_store::{Recorded, Subject};
+use strandline_model::{
+    FileName, Held, HoldReason, Leaf, Method, ProjectName, Serial, Snapshot, Timestamp, with_causes,
+};
+use strandline_store::{Recorded, StoreError, Subject};
 use tokio::time::Instant;
 
 use crate::fetch::{Fetched, each};
@@ -407,7 +409,43 @@ fn as_before(fetcher: &Fetcher, leaf: &Leaf, reason: HoldReason, needs: Serial, 
     Held { name: leaf.name.clone(), reason, at, needs, since }
 }
 
-/// What was found, as the difference from the base.
+/// How a project is held whose page cannot be had; `known_serial` says what a page of it has at least.
+fn broken(
+    fetcher: &Fetcher,
+    project: ProjectName,
+    reason: HoldReason,
+    needs: Serial,
+    known_serial: &dyn Fn(&Leaf) -> Serial,
+) -> Result<Held, SyncError> {
+    let (now, before) = ((fetcher.clock)(), fetcher.base_held(&project));
+    // What it is held for is what it still lacks.
+    if let Some(held) = before.filter(|held| held.reason.is_of_files()) {
+        return Ok(held.clone());
+    }
+    Ok(match fetcher.base_leaf(&project)? {
+        Some(leaf) => as_before(fetcher, &leaf, reason, needs.max(known_serial(&leaf)), now),
+        None => {
+            let since = before.map_or(now, |held| held.since);
+            Held { name: project, reason, at: Serial::ZERO, needs, since }
+        }
+    })
+}
+
+/// The projects of the base that are not selected any more. If the base's selection was of the same names, there are none.
+fn unselected(
+    fetcher: &Fetcher,
+    before: Option<&Snapshot>,
+    selected: &BTreeSet<ProjectName>,
+) -> Result<Vec<ProjectName>, StoreError> {
+    let (Some(before), Selection::Projects(_)) = (before, &fetcher.settings.selection) else { return Ok(Vec::new()) };
+    if before.follow == fetcher.settings.selection.follow().id() {
+        return Ok(Vec::new());
+    }
+    let names = fetcher.store.leaves(before)?.into_iter().map(|leaf| leaf.name);
+    Ok(names.filter(|name| !selected.contains(name)).collect())
+}
+
+/// What was found, as the difference from the base. One match decides for each kind of what is known, so it is long.
 fn conclude(
     fetcher: &Fetcher,
     base: Option<&Recorded>,
@@ -475,33 +513,13 @@ fn conclude(
             Known::Base(leaf) => {
                 held.extend(fetcher.base_held(&leaf.name).filter(|held| held.reason.is_of_files()).cloned());
             }
-            Known::Broken(reason, needs) => {
-                let now = (fetcher.clock)();
-                let for_files = fetcher.base_held(&project).filter(|held| held.reason.is_of_files());
-                held.push(match fetcher.base_leaf(&project)? {
-                    // What it is held for is what it still lacks.
-                    _ if let Some(held) = for_files => held.clone(),
-                    Some(leaf) => as_before(fetcher, &leaf, reason, needs.max(known_serial(&leaf)), now),
-                    None => {
-                        let since = fetcher.base_held(&project).map_or(now, |held| held.since);
-                        Held { name: project, reason, at: Serial::ZERO, needs, since }
-                    }
-                });
-            }
+            Known::Broken(reason, needs) => held.push(broken(fetcher, project, reason, needs, &known_serial)?),
             Known::Nothing => {}
         }
     }
-    // Projects of the base that are not selected any more go. If the base's selection was of the same names, there are
-    // none.
-    if let (Some(before), Selection::Projects(_)) = (before, &fetcher.settings.selection)
-        && before.follow != fetcher.settings.selection.follow().id()
-    {
-        for leaf in fetcher.store.leaves(before)? {
-            if !selected.contains(&leaf.name) {
-                vanished.insert(leaf.name.clone());
-                changes.insert(leaf.name, None);
-            }
-        }
+    for name in unselected(fetcher, before, selected)? {
+        vanished.insert(name.clone());
+        changes.insert(name, None);
     }
     let serial = if counted { greatest.next() } else { greatest };
     let (stored, later, missing) = Default::default();
