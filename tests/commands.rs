@@ -203,6 +203,7 @@ fn status_has_every_key_whatever_is_known() {
     let world = World::new(index, "source = \"warehouse\"");
     let status = || serde_json::from_str::<Value>(&world.done(&["status", "--json"])).unwrap();
     let of_a_mirror = [
+        "begins_anew",
         "collects_from",
         "gone",
         "held",
