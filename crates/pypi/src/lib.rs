@@ -156,8 +156,6 @@ pub struct Index {
     upstream: UpstreamUrl,
     url: Url,
     client: Arc<Client>,
-    /// Whether it has shown a page in JSON or a changelog: then a page in HTML, which lacks sizes and times, is one that
-    /// something on the way has made of it.
     /// Its URL names nothing but a host.
     may_be_at_root: bool,
     /// Whether it is at the root of its host and not at `simple/`, once that is known.
